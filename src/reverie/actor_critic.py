@@ -1,0 +1,319 @@
+"""Behaviour learned inside the dream: actor, critic, lambda-returns and the two losses (paper Section 2.3, Eqs. 3-6).
+
+Shapes: N dreams, H horizon, F features, A action; "..." any leading axes. Alignment (drawing in `replay.py`):
+
+    dream state k     0     1    ...   H-1   H
+    action out of k   u0    u1         u_{H-1}          log pi(u_k | f_k) is scored by G_k - v_k
+    reward, continue  r0    r1         r_{H-1}          predicted FROM state k; G_k includes r_k
+    value             v0    v1         v_{H-1} v_H      v_H only bootstraps
+    target            G0    G1         G_{H-1}
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from numpy.polynomial.hermite import hermgauss
+from torch import Tensor, nn
+
+from .networks import MLP
+from .ops import one_hot_mode, one_hot_sample
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Policy(Protocol):
+    """A distribution over actions (..., A), made by the actor from features."""
+
+    def noise(self, generator: torch.Generator | None = None) -> Tensor: ...
+    def sample(self, noise: Tensor | None = None) -> Tensor: ...
+    def mode(self) -> Tensor: ...
+    def log_prob(self, action: Tensor) -> Tensor: ...
+    def entropy(self) -> Tensor: ...
+
+
+class OneHotPolicy:
+    """Discrete actions as one-hot vectors, with straight-through gradients. stats (..., A) are logits."""
+
+    def __init__(self, stats: Tensor) -> None:
+        self.log_probs = stats.float().log_softmax(-1)
+
+    @staticmethod
+    def stats_dim(action_dim: int) -> int:
+        return action_dim
+
+    def noise(self, generator: torch.Generator | None = None) -> Tensor:
+        return torch.rand(self.log_probs.shape[:-1], device=self.log_probs.device, generator=generator)
+
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """noise (...) uniform in [0, 1) -> (..., A), exactly one-hot."""
+        return one_hot_sample(self.log_probs.exp(), self.noise() if noise is None else noise)
+
+    def mode(self) -> Tensor:
+        """The most likely action. -> (..., A)."""
+        return one_hot_mode(self.log_probs.exp())
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """action (..., A) one-hot -> (...)."""
+        return (self.log_probs * action).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """In nats, at most ln A. -> (...)."""
+        return -(self.log_probs.exp() * self.log_probs).sum(-1)
+
+
+class TruncatedNormalPolicy:
+    """Gaussian cut off at [-1, 1], the released code's policy for continuous control. stats (..., 2A).
+
+    mean = tanh(m), std = 2 sigmoid(s / 2) + 0.1, between 0.1 and 2.1, 1.1 at the start (FACTS.md 1.12).
+    """
+
+    def __init__(self, stats: Tensor) -> None:
+        mean, raw = stats.float().chunk(2, -1)
+        self.mean, self.std = torch.tanh(mean), 2 * torch.sigmoid(raw / 2) + 0.1
+        self.alpha, self.beta = (-1 - self.mean) / self.std, (1 - self.mean) / self.std
+        self.cdf_alpha = torch.special.ndtr(self.alpha)
+        self.mass = (torch.special.ndtr(self.beta) - self.cdf_alpha).clamp(min=1e-6)
+
+    @staticmethod
+    def stats_dim(action_dim: int) -> int:
+        return 2 * action_dim
+
+    def noise(self, generator: torch.Generator | None = None) -> Tensor:
+        return torch.rand(self.mean.shape, device=self.mean.device, generator=generator)
+
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """Inverse-CDF draw, differentiable. noise (..., A) uniform -> (..., A) in [-1, 1]."""
+        noise = self.noise() if noise is None else noise
+        quantile = (self.cdf_alpha + noise * self.mass).clamp(1e-6, 1 - 1e-6)
+        action = self.mean + self.std * torch.special.ndtri(quantile)
+        return action + (action.clamp(-1 + 1e-6, 1 - 1e-6) - action).detach()  # clip; the gradient passes
+
+    def mode(self) -> Tensor:
+        """The mean before cutting. -> (..., A)."""
+        return self.mean
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Density, summed over action dimensions. action (..., A) -> (...)."""
+        scaled = (action - self.mean) / self.std
+        return (-0.5 * scaled**2 - _HALF_LOG_2PI - torch.log(self.std) - torch.log(self.mass)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Closed form, summed over dimensions; 0.686 each at the start, at most ln 2. -> (...)."""
+
+        def density(x: Tensor) -> Tensor:
+            return torch.exp(-0.5 * x**2 - _HALF_LOG_2PI)
+
+        edges = (self.alpha * density(self.alpha) - self.beta * density(self.beta)) / (2 * self.mass)
+        return (_HALF_LOG_2PI + 0.5 + torch.log(self.std * self.mass) + edges).sum(-1)
+
+
+class TanhNormalPolicy:
+    """Gaussian squashed by tanh into (-1, 1). stats (..., 2A): mean and raw scale of the Gaussian; std in 0.1..2.1.
+
+    The mean is kept within +-5 (5 tanh(m / 5)), as in DreamerV1: beyond that tanh has no gradient.
+    """
+
+    # Gauss-Hermite quadrature gives E f(x) for Gaussian x, so the entropy needs no random numbers.
+    _NODES, _WEIGHTS = (torch.tensor(x, dtype=torch.float32) for x in hermgauss(15))
+
+    def __init__(self, stats: Tensor) -> None:
+        mean, raw = stats.float().chunk(2, -1)
+        self.mean, self.std = 5 * torch.tanh(mean / 5), 2 * torch.sigmoid(raw / 2) + 0.1
+
+    @staticmethod
+    def stats_dim(action_dim: int) -> int:
+        return 2 * action_dim
+
+    def noise(self, generator: torch.Generator | None = None) -> Tensor:
+        return torch.randn(self.mean.shape, device=self.mean.device, generator=generator)
+
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """Reparameterised draw. noise (..., A) standard normal -> (..., A) in (-1, 1)."""
+        return torch.tanh(self.mean + self.std * (self.noise() if noise is None else noise))
+
+    def mode(self) -> Tensor:
+        """tanh of the Gaussian's mean. -> (..., A)."""
+        return torch.tanh(self.mean)
+
+    @staticmethod
+    def _log_slope(x: Tensor) -> Tensor:
+        """log(1 - tanh(x)^2), without cancellation."""
+        return 2 * (math.log(2) - x - nn.functional.softplus(-2 * x))
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Density, summed over action dimensions. action (..., A) in (-1, 1) -> (...)."""
+        x = torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6))
+        scaled = (x - self.mean) / self.std
+        gaussian = -0.5 * scaled**2 - _HALF_LOG_2PI - torch.log(self.std)
+        return (gaussian - self._log_slope(x)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Gaussian entropy + E[log(1 - tanh^2)] by quadrature, summed over dimensions. -> (...)."""
+        nodes, weights = self._NODES.to(self.mean), self._WEIGHTS.to(self.mean)
+        slopes = self._log_slope(self.mean.unsqueeze(-1) + self.std.unsqueeze(-1) * math.sqrt(2) * nodes)
+        expected = (slopes * weights).sum(-1) / math.sqrt(math.pi)
+        return (_HALF_LOG_2PI + 0.5 + torch.log(self.std) + expected).sum(-1)
+
+
+POLICIES: dict[str, type[OneHotPolicy] | type[TruncatedNormalPolicy] | type[TanhNormalPolicy]] = {
+    "onehot": OneHotPolicy,
+    "trunc_normal": TruncatedNormalPolicy,
+    "tanh_normal": TanhNormalPolicy,
+}
+
+
+class Actor(nn.Module):
+    """pi(u_k | f_k), Eq. 3: features to a policy. feat (..., F) -> Policy over (..., A)."""
+
+    def __init__(
+        self,
+        feat_dim: int,
+        action_dim: int,
+        *,
+        policy: str = "onehot",
+        layers: int = 4,
+        hidden_dim: int = 400,
+        norm: bool = True,
+        activation: str = "elu",
+    ) -> None:
+        super().__init__()
+        self.policy = POLICIES[policy]
+        self.mlp = MLP(
+            feat_dim,
+            self.policy.stats_dim(action_dim),
+            layers=layers,
+            hidden_dim=hidden_dim,
+            norm=norm,
+            activation=activation,
+        )
+
+    def forward(self, feat: Tensor) -> Policy:
+        return self.policy(self.mlp(feat))
+
+
+class Critic(nn.Module):
+    """v(f_k), Eq. 3: the expected lambda-return from a state, its own reward included. feat (..., F) -> (...)."""
+
+    def __init__(
+        self, feat_dim: int, *, layers: int = 4, hidden_dim: int = 400, norm: bool = True, activation: str = "elu"
+    ) -> None:
+        super().__init__()
+        self.mlp = MLP(feat_dim, 1, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        return self.mlp(feat).squeeze(-1).float()
+
+    @torch.no_grad()
+    def copy_from(self, other: Critic) -> None:
+        """Become an exact copy; how the slow critic follows, every `slow_critic_every` updates (FACTS.md 1.13)."""
+        for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
+            mine.copy_(theirs)
+
+
+def compute_lambda_returns(
+    rewards: Tensor, values: Tensor, continues: Tensor, *, gamma: float = 0.99, lambda_: float = 0.95
+) -> Tensor:
+    """TD(lambda) targets, paper Eq. 4:  G_k = r_k + gamma c_k ((1 - lambda) v_{k+1} + lambda G_{k+1}).
+
+    rewards (N, H), continues (N, H), values (N, H + 1) whose last column only bootstraps -> (N, H).
+    lambda 0 is the one-step target, lambda 1 the Monte-Carlo return cut off by the bootstrap. Raises ValueError when
+    values lack their bootstrap: an off-by-one is a shape error here, not a worse agent.
+    """
+    if rewards.shape != continues.shape or values.shape[1] != rewards.shape[1] + 1:
+        raise ValueError(
+            f"rewards and continues must be (N, H) and values (N, H + 1), got {tuple(rewards.shape)}, "
+            f"{tuple(continues.shape)} and {tuple(values.shape)}"
+        )
+    discounts = gamma * continues
+    one_step = rewards + discounts * (1 - lambda_) * values[:, 1:]
+    future, returns = values[:, -1], []
+    for one_step_k, discount_k in zip(reversed(one_step.unbind(1)), reversed(discounts.unbind(1)), strict=True):
+        future = one_step_k + discount_k * lambda_ * future
+        returns.append(future)
+    return torch.stack(returns[::-1], 1)
+
+
+def compute_discount_weights(continues: Tensor, *, gamma: float = 0.99) -> Tensor:
+    """How likely, and how discounted, state k is reached at all: w_k = prod_{j<k} gamma c_j, so w_0 = 1.
+
+    continues (N, H) -> (N, H), without gradient. The continue of k itself is not in w_k: with it, the action that
+    reaches the goal would get no gradient (FACTS.md B6).
+    """
+    discounts = gamma * continues.detach()
+    return torch.cat([torch.ones_like(discounts[:, :1]), discounts[:, :-1]], 1).cumprod(1)
+
+
+def compute_actor_loss(
+    policy: Policy,
+    action: Tensor,
+    targets: Tensor,
+    baseline: Tensor,
+    weights: Tensor,
+    *,
+    actor_grad: str = "reinforce",
+    actor_grad_mix: float = 0.1,
+    entropy_scale: float = 1e-3,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The actor's loss, paper Eq. 6. policy over (N, H, A); action (N, H, A); the rest (N, H) -> (), metrics.
+
+    reinforce: -log pi(u_k | f_k) sg(G_k - v_k), unbiased, for discrete actions.
+    dynamics:  -G_k, differentiated through the dream (rewards, values, dynamics, sampled actions), low variance.
+    both:      mix * dynamics + (1 - mix) * reinforce.
+    minus entropy_scale * entropy, all weighted by how likely state k is reached, averaged over N and H.
+    """
+    score = policy.log_prob(action.detach()) * (targets - baseline).detach()
+    if actor_grad == "reinforce":
+        objective = score
+    elif actor_grad == "dynamics":
+        objective = targets
+    elif actor_grad == "both":
+        objective = actor_grad_mix * targets + (1 - actor_grad_mix) * score
+    else:
+        raise ValueError(f"actor_grad must be 'reinforce', 'dynamics' or 'both', got '{actor_grad}'")
+    entropy = policy.entropy()
+    loss = -(weights.detach() * (objective + entropy_scale * entropy)).mean()
+    with torch.no_grad():
+        advantage = targets - baseline
+        metrics = {"entropy": entropy.mean(), "advantage": advantage.mean(), "advantage_std": advantage.std()}
+    return loss, metrics
+
+
+def compute_critic_loss(values: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The critic's squared error to the lambda-returns, paper Eq. 5. All (N, H) -> (), metrics.
+
+    Weighted by how likely state k is reached; no gradient into the targets.
+    """
+    error = values - targets.detach()
+    loss = 0.5 * (weights.detach() * error**2).mean()
+    with torch.no_grad():
+        metrics = {"value": values.mean(), "target": targets.mean(), "error": error.abs().mean()}
+    return loss, metrics
+
+
+def demo() -> None:
+    """Print shapes, then the returns of a three-step example that can be checked by hand (FACTS.md 1.19)."""
+    torch.manual_seed(0)
+    feat = torch.randn(6, 15, 1224)
+    for name in POLICIES:
+        policy = Actor(1224, 4, policy=name)(feat)
+        print(f"{name:13} feat {tuple(feat.shape)} -> action {tuple(policy.sample().shape)}, ", end="")
+        print(f"entropy {policy.entropy().mean():.3f} nats")
+    print(f"critic        feat {tuple(feat.shape)} -> value {tuple(Critic(1224)(feat).shape)}")
+    returns = compute_lambda_returns(
+        rewards=torch.tensor([[0.0, 0.0, 1.0]]),
+        values=torch.tensor([[0.5, 0.4, 0.3, 2.0]]),
+        continues=torch.tensor([[1.0, 1.0, 0.0]]),
+        gamma=0.9,
+        lambda_=0.95,
+    )
+    print("lambda-returns", [round(x, 7) for x in returns[0].tolist()])
+    if not torch.allclose(returns, torch.tensor([[0.7605675, 0.8685, 1.0]]), atol=1e-6):
+        raise AssertionError("lambda-returns are broken (paper Eq. 4)")
+    print("ok: equal to the numbers worked out by hand; the bootstrap 2.0 is cut off by the terminal state")
+
+
+if __name__ == "__main__":
+    demo()

@@ -1,0 +1,155 @@
+"""Saving and loading, without pickle: tensors in safetensors, the rest in JSON and YAML, directories renamed into place.
+
+    agent/ (what `save` writes)    config.yaml  spec.json  weights.safetensors
+    a training checkpoint adds     optimizers.safetensors  state.json; the replay is an append-only log beside them
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .config import Config, load_file as load_config, to_dict
+from .envs.spaces import Spec
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .train import DreamerV2
+
+FORMAT = 1  # raised when a file's meaning changes; older formats must stay loadable
+
+
+def write_atomically(path: Path, files: Mapping[str, Any]) -> None:
+    """Make directory `path` hold `files` {name: tensors or text}: written beside it, synced, then renamed."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, content in files.items():
+        if isinstance(content, str):
+            (temporary / name).write_text(content, encoding="utf-8")
+        else:
+            save_file(content, temporary / name)
+        with open(temporary / name, "rb") as file:
+            os.fsync(file.fileno())
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.replace(path, old)
+    os.replace(temporary, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def agent_files(agent: DreamerV2) -> dict[str, Any]:
+    """What describes a trained agent completely: settings, the task's spaces, weights."""
+    weights = {key: value.detach().cpu().contiguous() for key, value in agent.state_dict().items()}
+    return {
+        "config.yaml": yaml.safe_dump(to_dict(agent.config), sort_keys=False),
+        "spec.json": json.dumps({"format": FORMAT, **agent.spec.to_dict()}, indent=1),
+        "weights.safetensors": weights,
+    }
+
+
+def optimizer_tensors(agent: DreamerV2) -> dict[str, Tensor]:
+    """Adam's moments and step counts, flat: "name/parameter index/moment"."""
+    return {
+        f"{name}/{index}/{moment}": value.detach().cpu().contiguous()
+        for name, optimizer in agent.optimizers.items()
+        for index, moments in optimizer.state_dict()["state"].items()
+        for moment, value in moments.items()
+    }
+
+
+def restore_optimizers(agent: DreamerV2, tensors: Mapping[str, Tensor]) -> None:
+    """Inverse of `optimizer_tensors`."""
+    for name, optimizer in agent.optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            owner, index, moment = key.split("/")
+            if owner == name:
+                state.setdefault(int(index), {})[moment] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_checkpoint(path: Path, agent: DreamerV2, state: Mapping[str, Any]) -> None:
+    """A training checkpoint; `state` is whatever JSON can hold. torch's own RNG is added."""
+    tensors = optimizer_tensors(agent) | {"rng/torch/state": torch.get_rng_state()}
+    text = json.dumps({"format": FORMAT, "updates": agent.updates, **state})
+    write_atomically(path, agent_files(agent) | {"optimizers.safetensors": tensors, "state.json": text})
+
+
+def load_checkpoint(path: Path, agent: DreamerV2) -> dict[str, Any]:
+    """Restore weights, optimisers and torch's RNG into `agent`; -> the rest of the state. Raises UserError."""
+    state = _read_json(path / "state.json")
+    load_weights(path, agent)
+    tensors = _tensors(path / "optimizers.safetensors")
+    torch.set_rng_state(tensors.pop("rng/torch/state"))
+    restore_optimizers(agent, tensors)
+    agent.updates = int(state["updates"])
+    return state
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first ("best" not among them)."""
+    return sorted(p for p in (run / "checkpoints").glob("step-*") if (p / "state.json").exists())
+
+
+def find_agent(path: str | Path) -> Path:
+    """The directory with the weights: `path` itself, or the newest checkpoint of the run. Raises UserError."""
+    path = Path(path)
+    if (path / "weights.safetensors").exists():
+        return path
+    found = checkpoints(path)
+    if found:
+        return found[-1]
+    what = "has no checkpoint yet" if (path / "config.yaml").exists() else "is not a run or a saved agent"
+    raise UserError(f"{path} {what}.", "Give the directory of `reverie train --run` or of `agent.save`.")
+
+
+def read_agent(path: Path) -> tuple[Config, Spec]:
+    """Settings and spaces of a saved agent. Raises UserError."""
+    spec = _read_json(path / "spec.json")
+    if spec.pop("format", None) != FORMAT:
+        raise UserError(f"{path} was written by another version of reverie.", "Load it with that version.")
+    try:
+        return load_config(path / "config.yaml"), Spec.from_dict(spec)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path / 'spec.json'} is damaged ({error}).", "Use another checkpoint.") from error
+
+
+def load_weights(path: Path, module: nn.Module, *, only: str = "") -> None:
+    """Load weights into a module; `only` takes those below that name. Raises UserError if they do not fit."""
+    weights = _tensors(path / "weights.safetensors")
+    if only:
+        weights = {key[len(only) + 1 :]: value for key, value in weights.items() if key.startswith(f"{only}.")}
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).split("\n")[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(f"the weights in {path} do not fit this configuration: {first}") from error
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read {path}: {error}.", "The file is damaged; use another checkpoint.") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}.", "The file is damaged; use another checkpoint.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings.", "The file is damaged; use another checkpoint.")
+    return values

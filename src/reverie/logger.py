@@ -1,0 +1,102 @@
+"""What a run writes down: metrics.jsonl, episodes.jsonl, TensorBoard events, and optionally Weights & Biases.
+
+Tensors become floats only here, when a line is written: training itself never waits for a number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .errors import UserError
+
+
+class Logger:
+    """Collects metrics between lines and writes their means."""
+
+    def __init__(self, run: Path, *, env_steps: int, tensorboard: bool = True, wandb: bool = False) -> None:
+        """Continue the files of `run` at `env_steps`: lines of a future that a crash undid are dropped."""
+        self.run = run
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        for name in ("metrics.jsonl", "episodes.jsonl"):
+            _forget_after(run / name, env_steps)
+        self.writer: Any = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=env_steps or None)
+        self.wandb = _start_wandb(run) if wandb else None
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Remember one update's metrics (0-d tensors, still on their device)."""
+        for key, value in metrics.items():
+            self.sums[key] = self.sums[key] + value if key in self.sums else value.clone()
+        self.count += 1
+
+    def write(self, numbers: Mapping[str, float], *, env_steps: int) -> dict[str, float]:
+        """One line: the given numbers and the means of what was added since the last line. -> that line."""
+        means = {key: float(value) / self.count for key, value in self.sums.items()}
+        self.sums, self.count = {}, 0
+        line = {"env_steps": env_steps, **numbers, **means}
+        _append(self.run / "metrics.jsonl", line)
+        for key, value in line.items():
+            if self.writer is not None:
+                self.writer.add_scalar(key, value, env_steps)
+        if self.writer is not None:
+            self.writer.flush()
+        if self.wandb is not None:
+            self.wandb.log(line, step=env_steps)
+        return line
+
+    def episode(self, values: Mapping[str, Any]) -> None:
+        """One line of episodes.jsonl."""
+        _append(self.run / "episodes.jsonl", values)
+
+    def close(self) -> None:
+        """Flush and close the writers."""
+        if self.writer is not None:
+            self.writer.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file; a half-written last line is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def _append(path: Path, values: Mapping[str, Any]) -> None:
+    clean = {
+        k: None if isinstance(v, float) and not math.isfinite(v) else round(v, 6) if isinstance(v, float) else v
+        for k, v in values.items()
+    }
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(clean) + "\n")
+
+
+def _forget_after(path: Path, env_steps: int) -> None:
+    kept = [line for line in read_lines(path) if line.get("env_steps", 0) <= env_steps]
+    if path.exists():
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+
+def _start_wandb(run: Path) -> Any:
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise UserError("log.wandb needs a package that is not installed.", "pip install 'reverie[wandb]'") from error
+    return wandb.init(project="reverie", name=run.name, dir=str(run), resume="allow", id=run.name)

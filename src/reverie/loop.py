@@ -1,0 +1,408 @@
+"""The loop: act, remember, learn the world, dream, repeat. Everything a run owns is made, saved and restored here."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import yaml
+from gymnasium.vector import VectorEnv
+
+from . import checkpoint
+from .collect import Collector, Episode
+from .config import Config, flatten, load_file, to_dict
+from .envs import EnvLike, make_vector
+from .envs.spaces import Spec, make_spec
+from .errors import UserError
+from .evaluate import Evaluation, evaluate, write_gif
+from .logger import Logger, read_lines
+from .replay import Replay
+from .screen import Screen
+from .train import DreamerV2, to_batch
+
+#: Settings that may differ when a run is continued; everything else makes it another run.
+MAY_CHANGE = ("train.env_steps", "train.minutes", "train.eval_", "train.checkpoint_", "train.log_", "compute.", "log.")
+
+
+@dataclass
+class Clock:
+    """All counters of a run. Updates are owed to steps: `train_ratio` per step after the prefill, plus `pretrain`."""
+
+    env_steps: int = 0
+    updates: int = 0
+    seconds: float = 0.0  # of training: collecting and learning, without evaluations
+    prefilled: int = 0  # env_steps when learning began; 0 before
+    best: float | None = None  # best evaluation so far
+    spent: dict[str, float] = field(default_factory=lambda: {"env": 0.0, "replay": 0.0, "update": 0.0})
+
+    def updates_due(self, ratio: float, pretrain: int) -> int:
+        """How many updates the steps so far have earned and not yet received."""
+        if not self.prefilled:
+            return 0
+        return pretrain + int(ratio * (self.env_steps - self.prefilled)) - self.updates
+
+    def achieved_ratio(self, pretrain: int) -> float:
+        """Updates per environment step since learning began."""
+        return max(0, self.updates - pretrain) / max(1, self.env_steps - self.prefilled)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to `part`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            self.spent[part] += elapsed
+            self.seconds += elapsed
+
+
+def options_of(config: Config) -> dict[str, Any]:
+    """The keyword arguments of `make_env` from the settings."""
+    names = ("actions", "image_size", "grayscale", "pixels", "action_repeat", "time_limit")
+    return {name: getattr(config.env, name) for name in names}
+
+
+def make_envs(config: Config, env: EnvLike | None, count: int) -> VectorEnv:
+    """`count` environments of the run's task."""
+    source = config.env.id if env is None else env
+    return make_vector(source, count, backend=config.env.backend, **options_of(config))
+
+
+class Run:
+    """One training run in one directory; `Run(...).train()` starts it or goes on where it stopped."""
+
+    def __init__(self, config: Config, directory: str | Path, env: EnvLike | None = None) -> None:
+        self.config, self.directory = config, Path(directory)
+        prepare_directory(self.directory, config)
+        seed_everything(config)
+        train, replay = config.train, config.replay
+        self.envs = make_envs(config, env, config.env.num_envs)
+        self.env = env
+        self.spec = _spec_of(self.envs)
+        self.agent = DreamerV2(config, self.spec)
+        self.replay = Replay(
+            self.spec.shapes,
+            self.spec.action.size,
+            capacity=replay.replay_capacity,
+            streams=config.env.num_envs,
+            seed=train.seed,
+            prioritize=replay.prioritize,
+            priority_share=replay.priority_share,
+            directory=self.directory / "ring" if replay.storage == "disk" else None,
+        )
+        self.collector = Collector(self.envs, seed=train.seed)
+        self.player = self.agent.player(num_envs=config.env.num_envs, mode="explore", seed=train.seed + 1)
+        self.rng = np.random.default_rng(train.seed)
+        self.clock = Clock()
+        self.evaluation: Evaluation | None = None
+        self.recent: list[float] = []
+        self._eval_envs: VectorEnv | None = None
+        self._stop = False
+        self.resumed = self._restore()
+        self.logger = Logger(
+            self.directory,
+            env_steps=self.clock.env_steps,
+            tensorboard=config.log.tensorboard,
+            wandb=config.log.wandb,
+        )
+
+    # ------------------------------------------------------------------------------------------------------- the loop
+
+    def train(self, screen: Screen | None = None) -> DreamerV2:
+        """Run to `env_steps` or `minutes`, whichever comes first; evaluate and save at the end."""
+        screen = screen or Screen(quiet=True)
+        screen.start(self)
+        settings, clock = self.config.train, self.clock
+        written = saved = time.monotonic()
+        last_eval = clock.env_steps
+        with _on_signals(self.stop):
+            for row, episodes in self._timed_rows():
+                self.replay.add(row)
+                clock.env_steps = self.collector.steps
+                self._note(episodes)
+                if not clock.prefilled and clock.env_steps >= settings.prefill and self._can_learn():
+                    clock.prefilled = clock.env_steps
+                while clock.updates_due(settings.train_ratio, settings.pretrain) > 0 and not self.finished():
+                    self.update()
+                if time.monotonic() - written >= settings.log_every:
+                    self.write(screen)
+                    written = time.monotonic()
+                if settings.eval_every and clock.env_steps - last_eval >= settings.eval_every:
+                    last_eval = clock.env_steps
+                    self.evaluate(screen)
+                if time.monotonic() - saved >= settings.checkpoint_every:
+                    self.save()
+                    saved = time.monotonic()
+                screen.tick(self)
+                if self.finished():
+                    break
+        self.write(screen)
+        self.save()  # before the evaluation: an interrupted evaluation loses nothing
+        if not self._stop:
+            self.evaluate(screen)
+            self.save()
+        screen.stop(self)
+        self.close()
+        return self.agent
+
+    def finished(self) -> bool:
+        """Has the run reached its end, or been asked to stop?"""
+        limit = self.config.train.minutes * 60
+        enough = self.clock.env_steps >= self.config.train.env_steps or (limit > 0 and self.clock.seconds >= limit)
+        return enough or self._stop
+
+    def stop(self) -> None:
+        """Ask the loop to end after the current update, with a checkpoint."""
+        self._stop = True
+
+    def _timed_rows(self) -> Iterator[tuple[dict[str, np.ndarray], list[Episode]]]:
+        rows = self.collector.rows(self._act)
+        while True:
+            with self.clock.timed("env"):
+                item = next(rows)
+            yield item
+
+    def _act(self, obs: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
+        if not self.clock.prefilled:
+            return self.spec.action.random(self.rng, len(is_first))
+        return self.player.act(obs, is_first)
+
+    def _can_learn(self) -> bool:
+        return self.replay.can_sample(self.config.train.seq_len)
+
+    def update(self) -> None:
+        """One update of everything, from one batch."""
+        with self.clock.timed("replay"):
+            batch = to_batch(
+                self.replay.sample(self.config.train.batch_size, self.config.train.seq_len), self.agent.device
+            )
+        with self.clock.timed("update"):
+            posterior, metrics = self.agent.train_world_model(batch)
+            metrics |= self.agent.train_actor_critic(posterior, batch.is_terminal)
+            self.logger.add(metrics)
+        self.clock.updates += 1
+
+    # ---------------------------------------------------------------------------------------------- numbers and files
+
+    def _note(self, episodes: list[Episode]) -> None:
+        for episode in episodes:
+            self.recent = [*self.recent[-19:], episode.score]
+            phase = "train" if self.clock.prefilled else "prefill"
+            self.logger.episode(self._stamp(phase) | {"return": episode.score, "length": episode.length})
+
+    def _stamp(self, phase: str) -> dict[str, Any]:
+        steps = self.clock.env_steps
+        frames = steps * self.config.env.action_repeat
+        return {"phase": phase, "env_steps": steps, "frames": frames, "seconds": round(self.clock.seconds, 2)}
+
+    def write(self, screen: Screen) -> None:
+        """One line of metrics."""
+        clock, total = self.clock, max(1e-9, sum(self.clock.spent.values()))
+        numbers: dict[str, float] = {
+            "updates": clock.updates,
+            "frames": clock.env_steps * self.config.env.action_repeat,
+            "seconds": clock.seconds,
+            "replay/steps": len(self.replay),
+            "train/ratio": clock.achieved_ratio(self.config.train.pretrain),
+            "speed/env_steps_per_second": clock.env_steps / max(1e-9, clock.seconds),
+            "speed/updates_per_second": clock.updates / max(1e-9, clock.spent["update"]),
+        }
+        numbers |= {f"time/{part}": spent / total for part, spent in clock.spent.items()}
+        if self.recent:
+            numbers["episode/return"] = float(np.mean(self.recent))
+        screen.metrics = self.logger.write(numbers, env_steps=clock.env_steps)
+
+    def evaluate(self, screen: Screen) -> Evaluation:
+        """Play evaluation episodes in environments of their own, with a player and random numbers of its own."""
+        settings = self.config.train
+        if self._eval_envs is None:
+            count = 1 if isinstance(self.env, gym.Env) else min(self.config.env.num_envs, settings.eval_episodes)
+            self._eval_envs = make_envs(self.config, _twin(self.env), count)
+        player = self.agent.player(num_envs=self._eval_envs.num_envs, mode=settings.eval_mode, seed=settings.seed + 2)
+        film = self.config.log.video
+        result = evaluate(
+            self._eval_envs, player.act, settings.eval_episodes, seed=10_000 + 1000 * settings.seed, film=film
+        )
+        self.evaluation = result
+        stamp = self._stamp("eval")
+        for score, length in zip(result.scores, result.lengths, strict=True):
+            self.logger.episode(stamp | {"return": score, "length": length})
+        numbers = {"eval/return": result.mean, "eval/ci95": result.interval, "eval/length": float(np.mean(result.lengths))}
+        self.logger.write(numbers, env_steps=self.clock.env_steps)
+        if result.frames:
+            write_gif(self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif", result.frames)
+        if self.clock.best is None or result.mean > self.clock.best:
+            self.clock.best = result.mean
+            checkpoint.write_atomically(self.directory / "checkpoints" / "best", checkpoint.agent_files(self.agent))
+        screen.evaluated(self, result)
+        return result
+
+    def save(self) -> None:
+        """A checkpoint of everything, and the end of those that are no longer kept."""
+        folder = self.directory / "checkpoints"
+        self.replay.save(self.directory / "replay")
+        state = {
+            "clock": asdict(self.clock),
+            "replay": {"counts": self.replay.counts.tolist(), "rng": self.replay.rng.bit_generator.state},
+            "rng": self.rng.bit_generator.state,
+            "recent": self.recent,
+        }
+        checkpoint.save_checkpoint(folder / f"step-{self.clock.env_steps:012d}", self.agent, state)
+        kept = checkpoint.checkpoints(self.directory)
+        for path in kept[: -self.config.log.keep_checkpoints]:
+            checkpoint.shutil.rmtree(path)
+        oldest = json.loads((checkpoint.checkpoints(self.directory)[0] / "state.json").read_text())
+        self.replay.prune(self.directory / "replay", np.array(oldest["replay"]["counts"]))
+
+    def _restore(self) -> bool:
+        """Continue from the newest checkpoint, if there is one. Unfinished episodes are cut: the tasks start anew."""
+        found = checkpoint.checkpoints(self.directory)
+        if not found:
+            return False
+        state = checkpoint.load_checkpoint(found[-1], self.agent)
+        self.clock = Clock(**state["clock"])
+        self.replay.load(self.directory / "replay", np.array(state["replay"]["counts"]))
+        self.replay.rng.bit_generator.state = state["replay"]["rng"]
+        self.rng.bit_generator.state = state["rng"]
+        self.collector.steps, self.recent = self.clock.env_steps, list(state["recent"])
+        self.collector.seed += self.clock.env_steps  # other starts than the first time
+        return True
+
+    def close(self) -> None:
+        """Close environments and files."""
+        self.logger.close()
+        self.envs.close()
+        if self._eval_envs is not None:
+            self._eval_envs.close()
+
+    def history(self) -> list[dict[str, Any]]:
+        """All episodes so far, as in episodes.jsonl."""
+        return read_lines(self.directory / "episodes.jsonl")
+
+
+# ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def prepare_directory(directory: Path, config: Config) -> None:
+    """Create the run's directory, or check that it holds this very run. Raises UserError; changes nothing then."""
+    known = directory / "config.yaml"
+    if known.exists():
+        old, new = flatten(load_file(known)), flatten(config)
+        changed = [k for k in new if old.get(k) != new[k] and not k.startswith(MAY_CHANGE)]
+        if changed:
+            told = ", ".join(f"{k} = {old.get(k)!r} (asked for {new[k]!r})" for k in changed[:4])
+            more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+            raise UserError(
+                f"{directory} holds another run: {told}{more}.",
+                "Choose another --run, or repeat the settings that it was started with.",
+            )
+    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} exists and is not the directory of a run.", "Choose another --run.")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / ".write-test").write_text("")
+        (directory / ".write-test").unlink()
+        known.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {directory} ({error.strerror}).", "Choose another --run.") from error
+    if not (directory / "provenance.json").exists():
+        (directory / "provenance.json").write_text(json.dumps(provenance(config), indent=1), encoding="utf-8")
+
+
+def provenance(config: Config) -> dict[str, Any]:
+    """Where numbers come from: command, commit, versions, hardware, seed, protocol."""
+    return {
+        "command": shlex.join(sys.argv),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": _commit(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "gymnasium": gym.__version__,
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "seed": config.train.seed,
+        "protocol": asdict(config.env),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, if the package runs from one."""
+    where = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=where, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def seed_everything(config: Config) -> None:
+    """Seed torch and set its threads. NumPy generators are seeded where they are made; nothing else draws numbers."""
+    torch.manual_seed(config.train.seed)
+    if config.compute.threads:
+        torch.set_num_threads(config.compute.threads)
+
+
+def _spec_of(envs: VectorEnv) -> Spec:
+    return envs.get_attr("agent_spec")[0]
+
+
+def _twin(env: EnvLike | None) -> EnvLike | None:
+    """An environment for evaluation beside the one that training uses."""
+    if not isinstance(env, gym.Env):
+        return env
+    try:
+        return copy.deepcopy(env)
+    except Exception as error:
+        raise UserError(
+            f"the environment instance cannot be copied for evaluation ({error}).",
+            "Pass a function that makes the environment instead of an instance.",
+        ) from error
+
+
+@contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run in order: checkpoint, then exit. A second Ctrl-C ends it at once."""
+    old: dict[int, Any] = {}
+
+    def handler(number: int, frame: Any) -> None:
+        stop()
+        signal.signal(number, old[number])
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            old[number] = signal.signal(number, handler)
+    except ValueError:  # not in the main thread: leave signals alone
+        pass
+    try:
+        yield
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)
+
+
+__all__ = ["Clock", "Run", "make_envs", "make_spec", "options_of", "prepare_directory", "provenance"]

@@ -1,0 +1,410 @@
+"""The networks: what turns observations into embeddings, and features into predictions.
+
+Shapes (used in every file): B batch, T time, E embedding, F features [deter, stoch], "..." any leading axes. Images
+are (..., C, H, W) floats in [-0.5, 0.5] inside the networks and (..., H, W, C) uint8 everywhere else.
+Everything here takes plain arguments: no configuration object, no batch, no environment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .ops import REWARD_TRANSFORMS, squared_error, symlog
+
+NORM_EPS = 1e-3  # Keras' LayerNormalization default, which the released code uses (FACTS.md 1.6)
+ACTIVATIONS = {"elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
+def init_glorot(module: nn.Module) -> None:
+    """Glorot-uniform weights and zero biases, the Keras defaults that the released code relies on (FACTS.md 1.5).
+
+    Use as `network.apply(init_glorot)`. There is no special initialisation of output layers in DreamerV2.
+    """
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each pixel, as Keras does on NHWC. x (N, C, H, W) -> (N, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class MLP(nn.Sequential):
+    """`layers` x (Linear, LayerNorm or nothing, activation), then a Linear to `output_dim` if given.
+
+    x (..., input_dim) -> (..., output_dim), or (..., hidden_dim) without an output layer.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int | None,
+        *,
+        layers: int,
+        hidden_dim: int,
+        norm: bool = True,
+        activation: str = "elu",
+    ) -> None:
+        modules: list[nn.Module] = []
+        size = input_dim
+        for _ in range(layers):
+            modules.append(nn.Linear(size, hidden_dim))
+            if norm:
+                modules.append(nn.LayerNorm(hidden_dim, eps=NORM_EPS))
+            modules.append(ACTIVATIONS[activation]())
+            size = hidden_dim
+        if output_dim is not None:
+            modules.append(nn.Linear(size, output_dim))
+        super().__init__(*modules)
+        self.output_dim = size if output_dim is None else output_dim
+        self.apply(init_glorot)
+
+
+class NormGRUCell(nn.Module):
+    """The recurrent cell h' = f(x, h) of DreamerV2. x (B, X), h (B, D) -> (B, D). Released code, `GRUCell`.
+
+    Not `nn.GRUCell`: one Linear makes all three gates and a LayerNorm spans them; the reset gate multiplies the whole
+    candidate; the update gate starts with a bias of -1, so a new cell keeps 73 % of its state (FACTS.md 1.6).
+    """
+
+    def __init__(self, input_dim: int, rnn_hidden_dim: int, *, norm: bool = True) -> None:
+        super().__init__()
+        self.gates = nn.Linear(input_dim + rnn_hidden_dim, 3 * rnn_hidden_dim)
+        self.norm = nn.LayerNorm(3 * rnn_hidden_dim, eps=NORM_EPS) if norm else nn.Identity()
+        self.apply(init_glorot)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        reset, candidate, update = self.norm(self.gates(torch.cat([x, h], -1))).chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update - 1)
+        return update * candidate + (1 - update) * h
+
+
+# ------------------------------------------------------------------------------------------------ observations -> E
+
+
+def conv_sizes(size: int, *, kernel: int = 4, stride: int = 2, layers: int = 4) -> list[int]:
+    """Sizes after each unpadded convolution, at most `layers`, stopping before the map is smaller than the kernel.
+
+    64 -> [64, 31, 14, 6, 2]; 28 -> [28, 13, 5, 1]. Images below 4 pixels do not fit one layer.
+    """
+    sizes = [size]
+    while len(sizes) <= layers and sizes[-1] >= kernel:
+        sizes.append((sizes[-1] - kernel) // stride + 1)
+    return sizes
+
+
+class ConvEncoder(nn.Module):
+    """Image to vector: unpadded 4x4 convolutions of stride 2, channels depth x (1, 2, 4, 8), activation after each.
+
+    image (..., C, H, W) -> (..., output_dim). Four layers at 64x64 (FACTS.md 1.5); fewer for small images.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], *, depth: int = 32, norm: bool = True, activation: str = "elu", layers: int = 4
+    ) -> None:
+        super().__init__()
+        channels, height, width = shape
+        heights, widths = conv_sizes(height, layers=layers), conv_sizes(width, layers=layers)
+        count = min(len(heights), len(widths)) - 1
+        if count < 1:
+            raise ValueError(f"images must be at least 4x4 pixels, got {height}x{width}")
+        modules: list[nn.Module] = []
+        for i in range(count):
+            modules.append(nn.Conv2d(channels, depth * 2**i, 4, 2))
+            if norm:
+                modules.append(ChannelNorm(depth * 2**i, eps=NORM_EPS))
+            modules.append(ACTIVATIONS[activation]())
+            channels = depth * 2**i
+        self.layers = nn.Sequential(*modules)
+        self.heights, self.widths = heights[: count + 1], widths[: count + 1]
+        self.output_dim = channels * self.heights[-1] * self.widths[-1]
+        self.apply(init_glorot)
+
+    def forward(self, image: Tensor) -> Tensor:
+        maps = self.layers(image.flatten(0, -4))
+        return maps.reshape(image.shape[:-3] + (self.output_dim,))
+
+
+class ObservationEncoder(nn.Module):
+    """Any number of images and vectors to one embedding. {key: (..., *shape)} -> (..., output_dim).
+
+    Each image key has its own ConvEncoder; all vectors go through one MLP; the results are concatenated. `embed_dim`
+    other than 0 and other than the natural size adds one layer that brings it there.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[str, Sequence[int]],
+        vectors: Mapping[str, int],
+        *,
+        embed_dim: int = 1024,
+        depth: int = 32,
+        hidden_dim: int = 400,
+        layers: int = 4,
+        norm: bool = True,
+        conv_norm: bool = True,
+        activation: str = "elu",
+    ) -> None:
+        super().__init__()
+        if not images and not vectors:
+            raise ValueError("an encoder needs at least one image or vector observation")
+        self.vector_keys = sorted(vectors)
+        self.convs = nn.ModuleDict(
+            {
+                _module_name(key): ConvEncoder(images[key], depth=depth, norm=conv_norm, activation=activation)
+                for key in sorted(images)
+            }
+        )
+        self.image_keys = sorted(images)
+        natural = sum(conv.output_dim for conv in self.convs.values())
+        self.mlp: MLP | None = None
+        if vectors:
+            self.mlp = MLP(
+                sum(vectors.values()), None, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation
+            )
+            natural += self.mlp.output_dim
+        self.output_dim = embed_dim or natural
+        self.project: nn.Module = nn.Identity()
+        if self.output_dim != natural:
+            self.project = MLP(natural, None, layers=1, hidden_dim=embed_dim, norm=norm, activation=activation)
+
+    def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
+        parts = [self.convs[_module_name(key)](obs[key]) for key in self.image_keys]
+        if self.mlp is not None:
+            parts.append(self.mlp(torch.cat([obs[key] for key in self.vector_keys], -1)))
+        return self.project(torch.cat(parts, -1))
+
+
+def preprocess(obs: Mapping[str, Tensor], image_keys: Iterable[str], *, vector_transform: str) -> dict[str, Tensor]:
+    """Raw observations to network inputs; the same function when acting and when training (FACTS.md B1).
+
+    image uint8 (..., H, W, C) -> float (..., C, H, W) in [-0.5, 0.5]; vector (..., V) -> float, symlog if asked.
+    """
+    images = set(image_keys)
+    out = {}
+    for key, value in obs.items():
+        if key in images:
+            if value.dtype != torch.uint8:
+                raise ValueError(f"image '{key}' must be uint8 in 0..255, got {value.dtype}")
+            out[key] = value.movedim(-1, -3).float().div_(255).sub_(0.5)
+        else:
+            out[key] = symlog(value.float()) if vector_transform == "symlog" else value.float()
+    return out
+
+
+def _module_name(key: str) -> str:
+    return key.replace(".", "_dot_")  # torch forbids dots in the names of sub-modules
+
+
+# --------------------------------------------------------------------------------------------------- F -> predictions
+
+
+class Head(nn.Module):
+    """Anything that predicts from features. A new one is a class with these two methods and a target (see below).
+
+    `target` names what it is trained on: "obs/KEY", "reward" or "continue" (`WorldModel.targets`).
+    """
+
+    target: str
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """The prediction (its mean). feat (..., F) -> (..., *event)."""
+        raise NotImplementedError
+
+    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        """Negative log-likelihood in nats, up to a constant. feat (B, T, F), target (B, T, *event) -> (B, T)."""
+        raise NotImplementedError
+
+
+class ConvDecoder(Head):
+    """Features to image; unit-variance Gaussian. feat (..., F) -> (..., C, H, W).
+
+    Without `kernels` it mirrors the encoder layer by layer (the design document's "symmetric decoder"), for any size.
+    With kernels (5, 5, 6, 6) it is the released code's: Linear to 1x1x(32 depth), then transposed convolutions of
+    stride 2, which give 64x64 only. The last layer is linear and never normalised.
+    """
+
+    def __init__(
+        self,
+        feat_dim: int,
+        shape: Sequence[int],
+        *,
+        target: str,
+        depth: int = 32,
+        norm: bool = True,
+        activation: str = "elu",
+        kernels: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.target, self.shape = target, tuple(shape)
+        channels, height, width = shape
+        if kernels:
+            plan = self._fixed_plan(kernels, depth, channels, (height, width))
+            self.start = (32 * depth, 1, 1)
+        else:
+            plan, self.start = self._mirror_plan(depth, channels, height, width)
+        self.linear = nn.Linear(feat_dim, math.prod(self.start))
+        modules: list[nn.Module] = []
+        size = self.start[0]
+        for i, (out, kernel, padding) in enumerate(plan):
+            modules.append(nn.ConvTranspose2d(size, out, kernel, 2, output_padding=padding))
+            if i < len(plan) - 1:
+                if norm:
+                    modules.append(ChannelNorm(out, eps=NORM_EPS))
+                modules.append(ACTIVATIONS[activation]())
+            size = out
+        self.layers = nn.Sequential(*modules)
+        # The mirrored decoder's Linear stands for the encoder's last feature map, which had an activation.
+        self.activation = nn.Identity() if kernels else ACTIVATIONS[activation]()
+        self.apply(init_glorot)
+
+    @staticmethod
+    def _fixed_plan(
+        kernels: Sequence[int], depth: int, channels: int, size: tuple[int, int]
+    ) -> list[tuple[int, int, tuple[int, int]]]:
+        reached = 1
+        for kernel in kernels:
+            reached = (reached - 1) * 2 + kernel
+        if size != (reached, reached):
+            raise ValueError(
+                f"decoder kernels {tuple(kernels)} give {reached}x{reached} images, got {size[0]}x{size[1]}; "
+                "leave them empty for a decoder that mirrors the encoder at any size"
+            )
+        outs = [depth * 2 ** (len(kernels) - 2 - i) for i in range(len(kernels) - 1)] + [channels]
+        return [(out, kernel, (0, 0)) for out, kernel in zip(outs, kernels, strict=True)]
+
+    @staticmethod
+    def _mirror_plan(
+        depth: int, channels: int, height: int, width: int
+    ) -> tuple[list[tuple[int, int, tuple[int, int]]], tuple[int, int, int]]:
+        heights, widths = conv_sizes(height), conv_sizes(width)
+        count = min(len(heights), len(widths)) - 1
+        plan = []
+        for i in reversed(range(count)):
+            # A stride-2 convolution drops a row of an even-odd mismatch; output_padding gives it back.
+            padding = tuple(sizes[i] - ((sizes[i + 1] - 1) * 2 + 4) for sizes in (heights, widths))
+            plan.append((depth * 2 ** (i - 1) if i else channels, 4, (padding[0], padding[1])))
+        return plan, (depth * 2 ** (count - 1), heights[count], widths[count])
+
+    def forward(self, feat: Tensor) -> Tensor:
+        maps = self.activation(self.linear(feat)).reshape((-1, *self.start))
+        return self.layers(maps).reshape(feat.shape[:-1] + self.shape)
+
+    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        return squared_error(self(feat), target, event_dims=3)
+
+
+class VectorDecoder(Head):
+    """Features to a vector observation; unit-variance Gaussian. feat (..., F) -> (..., V)."""
+
+    def __init__(
+        self,
+        feat_dim: int,
+        size: int,
+        *,
+        target: str,
+        layers: int = 4,
+        hidden_dim: int = 400,
+        norm: bool = True,
+        activation: str = "elu",
+    ) -> None:
+        super().__init__()
+        self.target = target
+        self.mlp = MLP(feat_dim, size, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        return self.mlp(feat)
+
+    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        return squared_error(self(feat), target, event_dims=1)
+
+
+class RewardPredictor(Head):
+    """Features to reward; unit-variance Gaussian in the transformed space. feat (..., F) -> (...).
+
+    Trained on transform(r_t); `forward` answers in the space that the actor plans in: raw rewards for symlog (its
+    mean is taken through symexp) and none, squashed ones for tanh and sign, as in the released code.
+    """
+
+    target = "reward"
+
+    def __init__(
+        self,
+        feat_dim: int,
+        *,
+        transform: str = "symlog",
+        layers: int = 4,
+        hidden_dim: int = 400,
+        norm: bool = True,
+        activation: str = "elu",
+    ) -> None:
+        super().__init__()
+        self.squash, self.unsquash = REWARD_TRANSFORMS[transform]
+        self.mlp = MLP(feat_dim, 1, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        return self.unsquash(self.mlp(feat).squeeze(-1).float())
+
+    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        return squared_error(self.mlp(feat).squeeze(-1), self.squash(target), event_dims=0)
+
+
+class ContinuePredictor(Head):
+    """Features to the probability that the task goes on after this state. feat (..., F) -> (...) in [0, 1].
+
+    Target 1 - is_terminal: a time limit is not an end (FACTS.md 1.2). `loss` accepts soft targets too.
+    """
+
+    target = "continue"
+
+    def __init__(
+        self, feat_dim: int, *, layers: int = 4, hidden_dim: int = 400, norm: bool = True, activation: str = "elu"
+    ) -> None:
+        super().__init__()
+        self.mlp = MLP(feat_dim, 1, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        return torch.sigmoid(self.mlp(feat).squeeze(-1).float())
+
+    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        logit = self.mlp(feat).squeeze(-1).float()
+        return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+
+
+def demo() -> None:
+    """Print the shape of everything for a 64x64 colour image, and check that the decoder mirrors odd sizes."""
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (2, 5, 64, 64, 3), dtype=torch.uint8)
+    obs = preprocess({"image": image, "position": torch.randn(2, 5, 7)}, ["image"], vector_transform="symlog")
+    encoder = ObservationEncoder({"image": (3, 64, 64)}, {"position": 7})
+    embed = encoder(obs)
+    feat = torch.randn(2, 5, 1224)
+    print("image     ", tuple(image.shape), "uint8 ->", tuple(obs["image"].shape), "in [-0.5, 0.5]")
+    print("embed     ", tuple(embed.shape), f"  encoder {sum(p.numel() for p in encoder.parameters()):,} parameters")
+    heads: dict[str, Head] = {
+        "ConvDecoder": ConvDecoder(1224, (3, 64, 64), target="image"),
+        "VectorDecoder": VectorDecoder(1224, 7, target="position"),
+        "RewardPredictor": RewardPredictor(1224),
+        "ContinuePredictor": ContinuePredictor(1224),
+    }
+    for name, head in heads.items():
+        print(f"{name:18}", tuple(feat.shape), "->", tuple(head(feat).shape))
+    for height, width in [(64, 64), (28, 28), (35, 50), (84, 84), (9, 12)]:
+        shape = tuple(ConvDecoder(8, (1, height, width), target="image", depth=4)(torch.zeros(1, 8)).shape)
+        if shape != (1, 1, height, width):
+            raise AssertionError(f"decoder made {shape} for {height}x{width}")
+    print("ok: the decoder returns the size that the encoder was given, odd sizes included")
+
+
+if __name__ == "__main__":
+    demo()

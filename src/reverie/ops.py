@@ -1,0 +1,88 @@
+"""Pure functions on tensors that more than one module needs. Nothing here has parameters or state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def symlog(x: Tensor) -> Tensor:
+    """Squash symmetrically around zero: sign(x) * log(1 + |x|). x (...) -> (...). Design document, "Symlog".
+
+    Slope 1 at zero, logarithmic far out, exactly undone by `symexp`. (An idea of DreamerV3; DreamerV2 used tanh.)
+    """
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x: Tensor) -> Tensor:
+    """Inverse of `symlog`: sign(x) * (exp(|x|) - 1). x (...) -> (...)."""
+    return torch.sign(x) * torch.expm1(torch.abs(x))
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+#: name -> (what the reward head is trained on, what turns its prediction back into an imagined reward).
+#: tanh and sign are not undone: the released code plans with the squashed reward (FACTS.md 1.10).
+REWARD_TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "symlog": (symlog, symexp),
+    "tanh": (torch.tanh, _identity),
+    "sign": (torch.sign, _identity),
+    "none": (_identity, _identity),
+}
+
+
+def straight_through(sample: Tensor, probs: Tensor) -> Tensor:
+    """Value of `sample`, gradient of `probs` (paper Algorithm 1). sample, probs (..., K) -> (..., K).
+
+    The brackets matter: `sample + (probs - probs.detach())` adds an exact zero, so the result stays exactly one-hot;
+    `sample + probs - probs.detach()` does not (rounding leaves errors of 6e-8).
+    """
+    return sample + (probs - probs.detach())
+
+
+def sample_index(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Draw class indices by inverting the cumulative distribution. probs (..., K), uniform (...) in [0, 1) -> (...).
+
+    One uniform number per draw: several times cheaper than a generic categorical sampler, and the draw is a pure
+    function of its noise. A class of probability zero is never drawn.
+    """
+    cumulative = probs.cumsum(-1)
+    threshold = uniform.unsqueeze(-1) * cumulative[..., -1:]  # the sum is 1 only up to rounding
+    return (cumulative <= threshold).sum(-1).clamp(max=probs.shape[-1] - 1)
+
+
+def one_hot_sample(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Straight-through one-hot draw. probs (..., K), uniform (...) in [0, 1) -> (..., K)."""
+    index = sample_index(probs.detach(), uniform)
+    return straight_through(F.one_hot(index, probs.shape[-1]).to(probs.dtype), probs)
+
+
+def one_hot_mode(probs: Tensor) -> Tensor:
+    """Straight-through one-hot of the most likely class. probs (..., K) -> (..., K)."""
+    index = probs.detach().argmax(-1)
+    return straight_through(F.one_hot(index, probs.shape[-1]).to(probs.dtype), probs)
+
+
+def reset_where(mask: Tensor, x: Tensor) -> Tensor:
+    """Zero the rows of x where mask is true; a NaN there is erased too. mask (B,), x (B, ...) -> (B, ...)."""
+    return torch.where(mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim())), torch.zeros_like(x), x)
+
+
+def over_time(*sequences: Tensor) -> Any:
+    """Iterate over the time axis of several (B, T, ...) tensors together: yields tuples of (B, ...)."""
+    return zip(*(sequence.unbind(1) for sequence in sequences), strict=True)
+
+
+def squared_error(prediction: Tensor, target: Tensor, *, event_dims: int) -> Tensor:
+    """0.5 * squared error, summed over the last `event_dims` axes: a unit-variance Gaussian's negative log-likelihood
+    in nats without its constant 0.919 per dimension. Summed, not averaged: the balance with the KL depends on it
+    (FACTS.md B19). prediction, target (..., *event) -> (...).
+    """
+    error = 0.5 * (prediction.float() - target) ** 2  # float32 also under autocast
+    return error if event_dims == 0 else error.flatten(-event_dims).sum(-1)

@@ -1,0 +1,232 @@
+"""Experience: how it is stored, how windows are drawn from it, and THE time convention, which other files refer to.
+
+A stored step t is what arrives together: o_t, r_t, the flags, and the action that LED INTO it.
+
+    stored step t     0      1      2      3          dream step k    0      1    ...   H
+    obs               o0     o1     o2     o3         feat            f0     f1         fH     f0 = posterior
+    action (into t)   NaN    a1     a2     a3         action (out of) u0     u1         -      u_k leads to f_{k+1}
+    reward (with t)   0      r1     r2     r3         reward(f_k)     r0     r1         rH
+    is_first          1      0      0      0          value           v0     v1         vH     vH only bootstraps
+                                                      target          G0     G1 .. G_{H-1}
+
+The action of a first step does not exist and is stored as NaN: a forgotten reset mask turns the loss NaN at once
+instead of making a slightly worse agent. is_terminal: the task ended at o_t (continue target 0). is_last: the last
+step of its episode, terminal or cut by a time limit. A stream is the endless sequence of one environment's episodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+#: What every step has besides its observations: shape after (B, T), dtype.
+STEP_KEYS: dict[str, type] = {
+    "reward": np.float32,
+    "is_first": np.bool_,
+    "is_last": np.bool_,
+    "is_terminal": np.bool_,
+}
+
+
+class Batch(NamedTuple):
+    """Windows of experience, see the drawing above. Arrays or tensors of (B, T, ...)."""
+
+    obs: dict[str, Any]  # {key: (B, T, *shape)}: images uint8 (H, W, C), vectors float32
+    action: Any  # (B, T, A) the action into t; NaN where is_first
+    reward: Any  # (B, T) received on arriving at t; 0 where is_first
+    is_first: Any  # (B, T) bool: o_t came from a reset
+    is_last: Any  # (B, T) bool: last step of its episode
+    is_terminal: Any  # (B, T) bool: the task ended here; a time limit does not count
+
+
+class Replay:
+    """A ring of steps per stream, from which windows of `seq_len` steps are drawn.
+
+    Windows never mix streams and never straddle the place where the ring is being overwritten; they may cross
+    episodes (`is_first` marks where). Every start is equally likely, except for a share drawn around marked steps.
+    """
+
+    def __init__(
+        self,
+        obs_shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+        action_dim: int,
+        *,
+        capacity: int,
+        streams: int,
+        seed: int = 0,
+        prioritize: str = "none",
+        priority_share: float = 0.25,
+        directory: Path | None = None,
+    ) -> None:
+        """obs_shapes {key: (shape, dtype)}; capacity in steps over all streams; `directory` for disk-backed rings."""
+        self.size = capacity // streams
+        self.counts = np.zeros(streams, np.int64)  # steps ever added to each stream
+        self.saved = np.zeros(streams, np.int64)  # of them, how many are in the log on disk
+        self.rng = np.random.default_rng(seed)
+        self.prioritize, self.priority_share = prioritize, priority_share
+        kinds: dict[str, tuple[tuple[int, ...], Any]] = {f"obs/{k}": v for k, v in obs_shapes.items()}
+        kinds["action"] = ((action_dim,), np.float32)
+        kinds.update({key: ((), dtype) for key, dtype in STEP_KEYS.items()})
+        self.data = {
+            key: _allocate((streams, self.size, *shape), dtype, directory, key) for key, (shape, dtype) in kinds.items()
+        }
+        self._marked: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """Steps that can be replayed."""
+        return int(np.minimum(self.counts, self.size).sum())
+
+    def nbytes(self) -> int:
+        """Bytes of the full ring."""
+        return sum(array.nbytes for array in self.data.values())
+
+    def add(self, rows: Mapping[str, np.ndarray], streams: np.ndarray | None = None) -> None:
+        """Append one step to each given stream (all by default). rows {"obs/key", "action", ...: (N, *shape)}."""
+        ids = np.arange(len(self.counts)) if streams is None else np.asarray(streams)
+        if rows.keys() != self.data.keys():
+            raise ValueError(f"a step has {sorted(self.data)}, got {sorted(rows)}")
+        places = self.counts[ids] % self.size
+        for key, array in self.data.items():
+            array[ids, places] = rows[key]
+        self.counts[ids] += 1
+        self._marked = None
+
+    def can_sample(self, seq_len: int) -> bool:
+        """Is there at least one window?"""
+        return bool((np.minimum(self.counts, self.size) >= seq_len).any())
+
+    def sample(self, batch_size: int, seq_len: int) -> Batch:
+        """Draw windows with replacement. -> Batch of arrays (B, T, ...). Raises ValueError when nothing fits."""
+        lengths = np.minimum(self.counts, self.size)
+        starts = np.maximum(lengths - seq_len + 1, 0)  # valid starts of each stream, oldest step first
+        if starts.sum() == 0:
+            raise ValueError(f"no stream has {seq_len} steps yet, the longest has {lengths.max()}")
+        flat = self.rng.integers(0, starts.sum(), batch_size)
+        stream = np.searchsorted(np.cumsum(starts), flat, side="right")
+        start = flat - np.concatenate([[0], np.cumsum(starts)])[stream]
+        if self.prioritize != "none":
+            stream, start = self._around_marks(stream, start, starts, seq_len)
+        return self.window(stream, start, seq_len)
+
+    def window(self, stream: np.ndarray, start: np.ndarray, seq_len: int) -> Batch:
+        """The windows at (stream, start), where start 0 is a stream's oldest step. stream, start (B,) -> Batch."""
+        oldest = np.maximum(self.counts - self.size, 0)[stream]
+        index = ((oldest + start)[:, None] + np.arange(seq_len)) % self.size
+        rows = {key: array[stream[:, None], index] for key, array in self.data.items()}
+        obs = {key[4:]: rows.pop(key) for key in list(rows) if key.startswith("obs/")}
+        return Batch(obs, **rows)
+
+    def _around_marks(
+        self, stream: np.ndarray, start: np.ndarray, starts: np.ndarray, seq_len: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Move a share of the windows so that each covers one marked step, at a random place in the window."""
+        marked_stream, marked_step = self._marks()
+        usable = starts[marked_stream] > 0
+        marked_stream, marked_step = marked_stream[usable], marked_step[usable]
+        chosen = self.rng.random(len(stream)) < self.priority_share
+        offset = self.rng.integers(0, seq_len, len(stream))
+        if not len(marked_step):
+            return stream, start
+        pick = self.rng.integers(0, len(marked_step), len(stream))
+        near = np.clip(marked_step[pick] - offset, 0, starts[marked_stream[pick]] - 1)
+        return np.where(chosen, marked_stream[pick], stream), np.where(chosen, near, start)
+
+    def _marks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Streams and steps (oldest first) of the marked steps; found once per added step."""
+        if self._marked is None:
+            marks = self.data["is_last"] if self.prioritize == "ends" else self.data["reward"] != 0
+            filled = np.arange(self.size) < self.counts[:, None]
+            self._marked = np.argwhere(marks & filled)
+        stream, place = self._marked[:, 0], self._marked[:, 1]
+        oldest = np.maximum(self.counts - self.size, 0)[stream]
+        return stream, (place - oldest) % self.size
+
+    def check_valid(self) -> None:
+        """Raise ValueError if the contract of the drawing is broken anywhere; for tests and debugging."""
+        for stream in range(len(self.counts)):
+            length = int(min(self.counts[stream], self.size))
+            if length:
+                self._check_stream(self.window(np.array([stream]), np.array([0]), length))
+
+    @staticmethod
+    def _check_stream(all_steps: Batch) -> None:
+        first, last = all_steps.is_first[0], all_steps.is_last[0]
+        if not np.array_equal(np.isnan(all_steps.action[0]).any(-1), first):
+            raise ValueError("the action must be NaN exactly where is_first")
+        if (all_steps.reward[0][first] != 0).any():
+            raise ValueError("the reward of a first step must be 0")
+        if (last[:-1] & ~first[1:]).any():
+            raise ValueError("a last step must be followed by a first one")
+        if (all_steps.is_terminal[0] & ~last).any():
+            raise ValueError("a terminal step must be a last one")
+
+    # ------------------------------------------------------------------------------------------- on disk, append-only
+
+    def save(self, directory: Path) -> None:
+        """Append what is new since the last save as one safetensors file; drop files that the rings have forgotten.
+
+        A file is written under a temporary name, synced and renamed: it is there whole or not at all.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        first = np.maximum(self.saved, self.counts - self.size)
+        if (self.counts > first).any():
+            spans = [np.arange(a, b) for a, b in zip(first, self.counts, strict=True)]
+            stream = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
+            places = np.concatenate(spans) % self.size
+            rows = {key: np.ascontiguousarray(array[stream, places]) for key, array in self.data.items()}
+            meta = {"first": json.dumps(first.tolist()), "last": json.dumps(self.counts.tolist())}
+            path = directory / f"steps-{int(self.counts.sum()):012d}.safetensors"
+            temporary = path.with_suffix(".tmp")
+            save_file(rows, temporary, metadata=meta)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        self.saved = self.counts.copy()
+
+    def prune(self, directory: Path, oldest_counts: np.ndarray) -> None:
+        """Delete log files that no kept checkpoint (the oldest had `oldest_counts` steps) can still need."""
+        for path in sorted(directory.glob("steps-*.safetensors")):
+            if (_span(path)[1] <= oldest_counts - self.size).all():
+                path.unlink()
+
+    def load(self, directory: Path, counts: np.ndarray) -> None:
+        """Refill the rings as they were when `counts` steps had been added. Raises ValueError if steps are missing."""
+        counts = np.asarray(counts, np.int64)
+        have = np.maximum(counts - self.size, 0)
+        for path in sorted(directory.glob("steps-*.safetensors")):
+            first, last = _span(path)
+            if (last > counts).any():
+                path.unlink()  # written after the checkpoint that we return to
+                continue
+            rows, at = load_file(path), 0
+            for stream, (a, b) in enumerate(zip(first, last, strict=True)):
+                places = np.arange(a, b) % self.size
+                for key, array in self.data.items():
+                    array[stream, places] = rows[key][at : at + b - a]
+                have[stream] = max(have[stream], b) if a <= have[stream] else have[stream]
+                at += b - a
+        if (have < counts).any():
+            raise ValueError(f"the replay log in {directory} holds {have.tolist()} of {counts.tolist()} steps")
+        self.counts, self.saved, self._marked = counts.copy(), counts.copy(), None
+
+
+def _span(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Steps of each stream [first, last) in a log file, from its header alone."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    meta = header["__metadata__"]
+    return np.array(json.loads(meta["first"])), np.array(json.loads(meta["last"]))
+
+
+def _allocate(shape: tuple[int, ...], dtype: Any, directory: Path | None, key: str) -> np.ndarray:
+    if directory is None:
+        return np.zeros(shape, dtype)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"ring-{key.replace('/', '-')}.npy"
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)

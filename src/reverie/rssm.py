@@ -1,0 +1,325 @@
+"""How the world moves: the recurrent state-space model with discrete states (paper Section 2.2, Eq. 1).
+
+    h_t = f(h_{t-1}, z_{t-1}, a_{t-1})        recurrent_step     "deter", deterministic memory
+    z_t ~ p(z_t | h_t)                        prior              what will come, without looking
+    z_t ~ q(z_t | h_t, x_t)                   posterior          what came, after looking
+
+Shapes: B batch, T time, N dream starts, H horizon, S categoricals, K classes, D size of h, Z = S*K flat z, P its
+statistics, F = Z + D features, E embedding, A action. z is flat outside the latent classes: only they know S and K.
+The one drawing of time is in `replay.py`; here `action[:, t]` is the action that LED INTO step t.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .networks import MLP, NormGRUCell
+from .ops import one_hot_mode, one_hot_sample, over_time, reset_where
+
+
+class State(NamedTuple):
+    """Latent state s_t = (h_t, z_t), with any leading axes."""
+
+    deter: Tensor  # (..., D) recurrent state h_t
+    stoch: Tensor  # (..., Z) sampled z_t, flat
+    stats: Tensor  # (..., P) what z_t was drawn from (logits); the KL needs it
+
+    @property
+    def feat(self) -> Tensor:
+        """What heads, actor and critic see: [z, h] (..., F), in the released code's order."""
+        return torch.cat([self.stoch, self.deter], -1)
+
+    def detach(self) -> State:
+        return State(*(x.detach() for x in self))
+
+    def flatten(self) -> State:
+        """(B, T, ...) -> (B*T, ...): every posterior state is the start of a dream (FACTS.md B24)."""
+        return State(*(x.flatten(0, 1) for x in self))
+
+
+class Dream(NamedTuple):
+    """An imagined trajectory. feat[:, 0] is the real start; action[:, k] was chosen at k and leads to k + 1."""
+
+    feat: Tensor  # (N, H + 1, F)
+    action: Tensor  # (N, H, A)
+
+
+class Latent(Protocol):
+    """The distribution of z_t. To change it, write one such class; nothing else needs to know."""
+
+    stoch_dim: int  # Z
+    stats_dim: int  # P
+
+    def noise(
+        self, *batch: int, device: torch.device | None = None, generator: torch.Generator | None = None
+    ) -> Tensor: ...
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor: ...
+    def mode(self, stats: Tensor) -> Tensor: ...
+    def kl(self, left: Tensor, right: Tensor) -> Tensor: ...
+    def entropy(self, stats: Tensor) -> Tensor: ...
+
+
+class CategoricalLatent:
+    """S one-hot variables of K classes with straight-through gradients (paper Algorithm 1). P = Z = S*K logits."""
+
+    def __init__(self, num_categoricals: int = 32, num_categories: int = 32) -> None:
+        self.num_categoricals, self.num_categories = num_categoricals, num_categories
+        self.stoch_dim = self.stats_dim = num_categoricals * num_categories
+
+    def noise(
+        self, *batch: int, device: torch.device | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """One uniform number per categorical. -> (*batch, S)."""
+        return torch.rand(*batch, self.num_categoricals, device=device, generator=generator)
+
+    def logits(self, stats: Tensor) -> Tensor:
+        """(..., P) -> (..., S, K), in float32 whatever the autocast."""
+        return stats.float().unflatten(-1, (self.num_categoricals, self.num_categories))
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """stats (..., P), noise (..., S) -> (..., Z): exactly one-hot, with the gradient of the probabilities."""
+        return one_hot_sample(self.logits(stats).softmax(-1), noise).flatten(-2)
+
+    def mode(self, stats: Tensor) -> Tensor:
+        """The most likely class of each variable. stats (..., P) -> (..., Z)."""
+        return one_hot_mode(self.logits(stats).softmax(-1)).flatten(-2)
+
+    def kl(self, left: Tensor, right: Tensor) -> Tensor:
+        """KL(left || right), summed over the S variables, in nats. (..., P), (..., P) -> (...)."""
+        left_log, right_log = self.logits(left).log_softmax(-1), self.logits(right).log_softmax(-1)
+        return (left_log.exp() * (left_log - right_log)).sum((-2, -1))
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """Summed over variables, in nats; at most S ln K (110.9 for 32x32). (..., P) -> (...)."""
+        log_probs = self.logits(stats).log_softmax(-1)
+        return -(log_probs.exp() * log_probs).sum((-2, -1))
+
+
+class GaussianLatent:
+    """Diagonal Gaussian, the latent of DreamerV1. P = 2Z: mean and raw scale; std = 2 sigmoid(raw / 2) + 0.1."""
+
+    def __init__(self, dim: int = 30) -> None:
+        self.stoch_dim, self.stats_dim = dim, 2 * dim
+
+    def noise(
+        self, *batch: int, device: torch.device | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Standard normal. -> (*batch, Z)."""
+        return torch.randn(*batch, self.stoch_dim, device=device, generator=generator)
+
+    def mean_std(self, stats: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., 2Z) -> mean (..., Z), std (..., Z)."""
+        mean, raw = stats.float().chunk(2, -1)
+        return mean, 2 * torch.sigmoid(raw / 2) + 0.1
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """Reparameterised draw. stats (..., 2Z), noise (..., Z) -> (..., Z)."""
+        mean, std = self.mean_std(stats)
+        return mean + std * noise
+
+    def mode(self, stats: Tensor) -> Tensor:
+        """The mean. stats (..., 2Z) -> (..., Z)."""
+        return self.mean_std(stats)[0]
+
+    def kl(self, left: Tensor, right: Tensor) -> Tensor:
+        """KL(left || right), summed over dimensions, in nats. (..., 2Z), (..., 2Z) -> (...)."""
+        (m1, s1), (m2, s2) = self.mean_std(left), self.mean_std(right)
+        return (torch.log(s2 / s1) + (s1**2 + (m1 - m2) ** 2) / (2 * s2**2) - 0.5).sum(-1)
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """Differential entropy, summed over dimensions, in nats. (..., 2Z) -> (...)."""
+        return (torch.log(self.mean_std(stats)[1]) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+class DiscreteRSSM(nn.Module):
+    """The world's dynamics. `latent` other than None replaces the categoricals (GaussianLatent gives DreamerV1's)."""
+
+    def __init__(
+        self,
+        action_dim: int,
+        embed_dim: int,
+        *,
+        num_categoricals: int = 32,
+        num_categories: int = 32,
+        rnn_hidden_dim: int = 200,
+        hidden_dim: int = 400,
+        norm: bool = True,
+        gru_norm: bool = True,
+        activation: str = "elu",
+        latent: Latent | None = None,
+    ) -> None:
+        super().__init__()
+        self.latent: Latent = latent or CategoricalLatent(num_categoricals, num_categories)
+        self.rnn_hidden_dim = rnn_hidden_dim
+        self.feat_dim = self.latent.stoch_dim + rnn_hidden_dim
+
+        def net(size: int, out: int | None) -> MLP:
+            return MLP(size, out, layers=1, hidden_dim=hidden_dim, norm=norm, activation=activation)
+
+        self.input_net = net(self.latent.stoch_dim + action_dim, None)
+        self.gru = NormGRUCell(hidden_dim, rnn_hidden_dim, norm=gru_norm)
+        self.prior_net = net(rnn_hidden_dim, self.latent.stats_dim)
+        self.posterior_net = net(rnn_hidden_dim + embed_dim, self.latent.stats_dim)
+
+    def initial(self, batch_size: int) -> State:
+        """The state before anything happened: zeros, not learned. -> State of (B, ...)."""
+        zeros = self.gru.gates.weight.new_zeros
+        return State(
+            zeros(batch_size, self.rnn_hidden_dim),
+            zeros(batch_size, self.latent.stoch_dim),
+            zeros(batch_size, self.latent.stats_dim),
+        )
+
+    def recurrent_step(self, state: State, action: Tensor) -> Tensor:
+        """h_t = f(h_{t-1}, z_{t-1}, a_{t-1}), Eq. 1. state of (B, ...), action (B, A) -> (B, D)."""
+        return self.gru(self.input_net(torch.cat([state.stoch, action], -1)), state.deter)
+
+    def prior(self, deter: Tensor, noise: Tensor | None = None) -> State:
+        """z_t ~ p(z_t | h_t), Eq. 1: the guess without the observation. deter (..., D) -> State of (...)."""
+        return self._state(deter, self.prior_net(deter), noise)
+
+    def posterior(self, deter: Tensor, embed: Tensor, noise: Tensor | None = None) -> State:
+        """z_t ~ q(z_t | h_t, x_t), Eq. 1. deter (..., D), embed (..., E) -> State of (...)."""
+        return self._state(deter, self.posterior_net(torch.cat([deter, embed], -1)), noise)
+
+    def _state(self, deter: Tensor, stats: Tensor, noise: Tensor | None) -> State:
+        if noise is None:
+            noise = self.latent.noise(*stats.shape[:-1], device=stats.device)
+        return State(deter, self.latent.sample(stats, noise), stats)
+
+    def observe(
+        self, state: State, action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor | None = None
+    ) -> State:
+        """One filtering step. state of (B, ...), action (B, A) that led here, embed (B, E), is_first (B,) -> State.
+
+        Where is_first, the past is erased: state AND action become zero (a NaN action too). By mask, not by `if`.
+        """
+        state = State(*(reset_where(is_first, x) for x in state))
+        deter = self.recurrent_step(state, reset_where(is_first, action))
+        return self.posterior(deter, embed, noise)
+
+    def rollout_observation(
+        self,
+        embed: Tensor,
+        action: Tensor,
+        is_first: Tensor,
+        state: State | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[State, Tensor]:
+        """Filter recorded sequences: z_t ~ q(z_t | h_t, x_t), paper Eq. 1.
+
+        embed (B, T, E), action (B, T, A) where action[:, t] led into step t, is_first (B, T) bool, noise (B, T, S).
+        Without `state` every sequence begins anew at its first step, mid-episode or not, as in the released code.
+        -> posterior State of (B, T, ...), prior stats (B, T, P).
+        """
+        batch, length = is_first.shape
+        if embed.shape[:2] != (batch, length) or action.shape[:2] != (batch, length):
+            raise ValueError(
+                f"embed, action and is_first must agree in (B, T), got {tuple(embed.shape[:2])}, "
+                f"{tuple(action.shape[:2])} and {(batch, length)}"
+            )
+        if state is None:
+            state = self.initial(batch)
+            is_first = torch.cat([torch.ones_like(is_first[:, :1]), is_first[:, 1:]], 1)
+        if noise is None:
+            noise = self.latent.noise(batch, length, device=embed.device)
+        steps = []
+        for embed_t, action_t, is_first_t, noise_t in over_time(embed, action, is_first, noise):
+            state = self.observe(state, action_t, embed_t, is_first_t, noise_t)
+            steps.append(state)
+        posterior = State(*(torch.stack(parts, 1) for parts in zip(*steps, strict=True)))
+        return posterior, self.prior_net(posterior.deter)  # the prior needs h only: one call for all steps
+
+    def rollout_imagination(
+        self, policy: Callable[[Tensor], Tensor], start: State, horizon: int, noise: Tensor | None = None
+    ) -> Dream:
+        """Dream with the prior, never looking: s_{k+1} ~ p(s_{k+1} | s_k, u_k), paper Section 2.3.
+
+        policy: feat (N, F) -> action (N, A); start: State of (N, ...); noise (N, H, S) -> Dream of H + 1 states.
+        Gradients flow if the caller lets them: wrap in `torch.no_grad()` when only REINFORCE will use the dream.
+        """
+        if noise is None:
+            noise = self.latent.noise(start.deter.shape[0], horizon, device=start.deter.device)
+        state, feats, actions = start, [start.feat], []
+        for noise_k in noise.unbind(1):
+            action = policy(state.feat)
+            state = self.prior(self.recurrent_step(state, action), noise_k)
+            actions.append(action)
+            feats.append(state.feat)
+        return Dream(torch.stack(feats, 1), torch.stack(actions, 1))
+
+    def kl_loss(
+        self,
+        posterior: Tensor,
+        prior: Tensor,
+        *,
+        kl_balance: float = 0.8,
+        free_nats: float = 1.0,
+        free_avg: bool = True,
+        mode: str = "balanced",
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The KL term of the model loss (paper Eq. 2 and Algorithm 2). posterior, prior: stats (B, T, P) -> (), metrics.
+
+        balanced (the paper): a KL(sg(post) || prior) + (1 - a) KL(post || sg(prior)). One KL twice, so its value is
+            the plain KL, but the prior gets the share a of the gradient and the encoder only 1 - a.
+        bidirectional (the design document's literal formula): a KL(post || prior) + (1 - a) KL(prior || post), no
+            stop-gradients. The reverse term has no upper bound for a sharp posterior (FACTS.md 2, row 1).
+        free_nats: below this many nats (of the whole latent vector) a term is constant and gives no gradient;
+            `free_avg` compares the mean over batch and time (released code), otherwise every state by itself.
+        """
+        kl = self.latent.kl
+
+        def free(value: Tensor) -> Tensor:
+            return value.mean().clamp(min=free_nats) if free_avg else value.clamp(min=free_nats).mean()
+
+        forward = kl(posterior, prior)
+        if mode == "balanced":
+            to_prior, to_posterior = kl(posterior.detach(), prior), kl(posterior, prior.detach())
+            loss = kl_balance * free(to_prior) + (1 - kl_balance) * free(to_posterior)
+        elif mode == "bidirectional":
+            loss = kl_balance * free(forward) + (1 - kl_balance) * free(kl(prior, posterior))
+        else:
+            raise ValueError(f"kl mode must be 'balanced' or 'bidirectional', got '{mode}'")
+        with torch.no_grad():
+            metrics = {
+                "kl": forward.mean(),
+                "kl_reverse": kl(prior, posterior).mean(),
+                "kl_below_free": (forward < free_nats).float().mean(),
+                "prior_entropy": self.latent.entropy(prior).mean(),
+                "posterior_entropy": self.latent.entropy(posterior).mean(),
+            }
+        return loss, metrics
+
+
+def demo() -> None:
+    """Filter a random sequence, dream from it, print shapes; check that KL balancing splits gradients 0.8 / 0.2."""
+    torch.manual_seed(0)
+    rssm = DiscreteRSSM(action_dim=3, embed_dim=64)
+    embed, action = torch.randn(4, 10, 64), torch.randn(4, 10, 3)
+    is_first = torch.zeros(4, 10, dtype=torch.bool)
+    posterior, prior_stats = rssm.rollout_observation(embed, action, is_first)
+    print(f"parameters        {sum(p.numel() for p in rssm.parameters()):,}")
+    print("embed (B, T, E)  ", tuple(embed.shape))
+    print("deter (B, T, D)  ", tuple(posterior.deter.shape))
+    print("stoch (B, T, Z)  ", tuple(posterior.stoch.shape), " 32 ones among 1024:", posterior.stoch[0, 0].sum().item())
+    with torch.no_grad():
+        dream = rssm.rollout_imagination(lambda feat: feat.new_zeros(feat.shape[0], 3), posterior.flatten(), 15)
+    print("dream (N, H+1, F)", tuple(dream.feat.shape))
+    post, prior = posterior.stats.detach().requires_grad_(), prior_stats.detach().requires_grad_()
+    (plain_post, plain_prior) = torch.autograd.grad(rssm.latent.kl(post, prior).mean(), (post, prior))
+    loss, metrics = rssm.kl_loss(post, prior, kl_balance=0.8, free_nats=0.0)
+    to_post, to_prior = torch.autograd.grad(loss, (post, prior))
+    share_post, share_prior = (to_post / plain_post).median().item(), (to_prior / plain_prior).median().item()
+    print(f"kl {metrics['kl']:.3f} nats; gradient share: posterior {share_post:.2f}, prior {share_prior:.2f}")
+    if abs(share_post - 0.2) > 1e-3 or abs(share_prior - 0.8) > 1e-3:
+        raise AssertionError("KL balancing is broken (paper Algorithm 2)")
+    print("ok: the KL's value is the plain KL, its gradient goes 0.8 to the prior and 0.2 to the posterior")
+
+
+if __name__ == "__main__":
+    demo()

@@ -1,0 +1,121 @@
+"""What a person sees while a run goes on: a header, a progress line with ETA, and a line for each evaluation."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from .build import count_parameters
+from .evaluate import Evaluation
+
+if TYPE_CHECKING:
+    from .loop import Run
+
+
+class Screen:
+    """Progress on a terminal; plain lines every few seconds where there is none (a log file, CI)."""
+
+    def __init__(self, *, quiet: bool = False, every: float = 10.0) -> None:
+        from rich.console import Console
+
+        self.quiet, self.every = quiet, every
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal and not quiet
+        self.metrics: dict[str, float] = {}
+        self._progress: Any = None
+        self._task: Any = None
+        self._last = 0.0
+        self._begin = (0, 0.0)
+
+    def say(self, text: str) -> None:
+        """One line, unless quiet."""
+        if not self.quiet:
+            self.console.print(text, markup=False)
+
+    def start(self, run: Run) -> None:
+        """The header: what will happen, with which model, where the files go."""
+        config, agent = run.config, run.agent
+        task = config.env.id or "custom environment"
+        self.say(f"task      {task} x {config.env.num_envs}, seed {config.train.seed}")
+        self.say(f"sees      {'; '.join(run.spec.describe())}")
+        sizes = " + ".join(
+            f"{name} {count_parameters(module):,}"
+            for name, module in [("world model", agent.world_model), ("actor", agent.actor), ("critic", agent.critic)]
+        )
+        self.say(f"model     {sizes} parameters on {agent.device}")
+        gigabytes = run.replay.nbytes() / 1e9
+        self.say(f"replay    {config.replay.replay_capacity:,} steps, up to {gigabytes:.2f} GB ({config.replay.storage})")
+        self.say(f"learns    {config.train.train_ratio:g} updates per step after {config.train.prefill} random steps")
+        self.say(f"files     {run.directory}")
+        if run.resumed:
+            self.say(f"continues at step {run.clock.env_steps:,}, update {run.clock.updates:,}")
+        self._begin = (run.clock.env_steps, run.clock.seconds)
+        if self.live:
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self._progress = Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"),
+                console=self.console,
+            )  # fmt: skip
+            self._progress.start()
+            self._task = self._progress.add_task("train", total=1.0, text="")
+
+    def tick(self, run: Run) -> None:
+        """Called after every step; draws a few times per second at most."""
+        if self.quiet or time.monotonic() - self._last < (0.25 if self.live else self.every):
+            return
+        self._last = time.monotonic()
+        fraction, text = self._status(run)
+        if self.live:
+            self._progress.update(self._task, completed=fraction, text=text)
+        else:
+            self.say(f"{fraction:4.0%}  {text}")
+
+    def _status(self, run: Run) -> tuple[float, str]:
+        clock, settings = run.clock, run.config.train
+        done = [clock.env_steps / settings.env_steps]
+        left = [self._left(settings.env_steps - clock.env_steps, clock.env_steps - self._begin[0], run)]
+        if settings.minutes:
+            done.append(clock.seconds / (60 * settings.minutes))
+            left.append(60 * settings.minutes - clock.seconds)
+        total = max(1e-9, sum(clock.spent.values()))
+        parts = " ".join(f"{name} {spent / total:.0%}" for name, spent in clock.spent.items())
+        recent = f"{sum(run.recent) / len(run.recent):.2f}" if run.recent else "-"
+        tested = f"{run.evaluation.mean:.2f}" if run.evaluation else "-"
+        losses = " ".join(
+            f"{name} {self.metrics[key]:.3g}"
+            for name, key in [
+                ("image", "world_model/image_loss"), ("vector", "world_model/observation_loss"),
+                ("reward", "world_model/reward_loss"), ("kl", "world_model/kl"), ("entropy", "actor/entropy"),
+            ]
+            if key in self.metrics
+        )  # fmt: skip
+        eta = f"{int(min(left)) // 60}:{int(min(left)) % 60:02d}"
+        phase = "" if clock.prefilled else "prefill "
+        return min(1.0, max(done)), (
+            f"{phase}step {clock.env_steps:,} update {clock.updates:,}  return {recent} eval {tested}  "
+            f"{losses}  {parts}  eta {eta}"
+        )
+
+    def _left(self, steps: int, done: int, run: Run) -> float:
+        return max(0.0, steps * (run.clock.seconds - self._begin[1]) / max(1, done))
+
+    def evaluated(self, run: Run, result: Evaluation) -> None:
+        """One line per evaluation."""
+        interval = "" if result.interval != result.interval else f" ± {result.interval:.3f}"
+        self.say(
+            f"evaluation at step {run.clock.env_steps:,} ({run.clock.seconds:.0f} s of training): "
+            f"return {result.mean:.3f}{interval} over {len(result.scores)} episodes"
+        )
+
+    def stop(self, run: Run) -> None:
+        """The last lines: how it ended and what to look at."""
+        if self._progress is not None:
+            self._progress.stop()
+        clock = run.clock
+        ratio = clock.achieved_ratio(run.config.train.pretrain)
+        self.say(
+            f"done: {clock.env_steps:,} steps, {clock.updates:,} updates, {clock.seconds:.0f} s; ratio "
+            f"{ratio:.4g} updates per step (asked for {run.config.train.train_ratio:g})"
+        )

@@ -1,0 +1,227 @@
+"""The agent that learns: DreamerV2 owns the modules and their optimisers and makes one update at a time.
+
+    train_world_model(batch)                 one step of the world model's optimiser       paper Eq. 2
+    train_actor_critic(posterior, ended)     one step of the actor's and of the critic's   paper Eqs. 3-6
+    act(...)                                 choose actions: train, eval or explore
+
+The loop around it (collect, replay, evaluate, checkpoint, log) is in `loop.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .actor_critic import compute_actor_loss, compute_critic_loss, compute_discount_weights, compute_lambda_returns
+from .build import build_actor, build_critic, build_world_model, pick_device
+from .config import Config
+from .envs.spaces import Spec
+from .ops import symexp, symlog
+from .player import Player, choose_action
+from .replay import Batch
+from .rssm import Dream, State
+
+__all__ = ["DreamerV2", "symexp", "symlog"]
+
+Metrics = dict[str, Tensor]
+
+
+class DreamerV2(nn.Module):
+    """World model, actor, critic, slow critic, and an Adam for each of the first three."""
+
+    def __init__(self, config: Config, spec: Spec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        self.device = pick_device(config.compute.device)
+        self.world_model = build_world_model(config, spec)
+        feat_dim = self.world_model.rssm.feat_dim
+        self.actor = build_actor(config, spec, feat_dim)
+        self.critic, self.slow_critic = build_critic(config, feat_dim), build_critic(config, feat_dim)
+        self.to(self.device)
+        self.slow_critic.copy_from(self.critic)  # the first targets must not come from an unrelated network
+        self.slow_critic.requires_grad_(False)
+        self.updates = 0
+        actor_grad = config.behavior.actor_grad
+        if actor_grad == "auto":
+            actor_grad = "reinforce" if spec.action.kind == "discrete" else "dynamics"
+        self.actor_grad = actor_grad
+        self.optimizers = {
+            "world_model": self._optimizer(self.world_model, config.model.world_model_lr),
+            "actor": self._optimizer(self.actor, config.behavior.actor_lr),
+            "critic": self._optimizer(self.critic, config.behavior.critic_lr),
+        }
+
+    def _optimizer(self, module: nn.Module, lr: float) -> torch.optim.AdamW:
+        # AdamW multiplies weights by 1 - lr * weight_decay; the released code by 1 - weight_decay (FACTS.md 1.9).
+        decay = self.config.train.weight_decay / lr
+        return torch.optim.AdamW(
+            module.parameters(), lr=lr, eps=self.config.train.adam_eps, weight_decay=decay, fused=True
+        )
+
+    def _autocast(self) -> torch.autocast:
+        half = self.config.compute.precision == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
+
+    def _step(self, name: str, loss: Tensor) -> Metrics:
+        """One optimiser step on exactly its own parameters, whatever else the loss touches. -> norm before clipping."""
+        optimizer = self.optimizers[name]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.train.grad_clip)
+        optimizer.step()
+        return {"grad_norm": norm}
+
+    # --------------------------------------------------------------------------------------------------- world model
+
+    def train_world_model(self, batch: Batch) -> tuple[State, Metrics]:
+        """One update of the world model, paper Eq. 2. Batch of tensors (B, T, ...) -> detached posterior, metrics."""
+        with self._autocast():
+            loss, posterior, metrics = self.world_model.loss(batch)
+        metrics |= self._step("world_model", loss)
+        return posterior.detach(), {f"world_model/{key}": value for key, value in metrics.items()}
+
+    # ------------------------------------------------------------------------------------------------------ behaviour
+
+    def imagine(self, start: State) -> Dream:
+        """Dream from every start with the current policy. start of (N, ...) -> Dream of horizon + 1 states.
+
+        The actor's input is detached (FACTS.md 1.10); its sampled actions carry gradients into the dynamics.
+        """
+        return self.world_model.rssm.rollout_imagination(
+            lambda feat: self.actor(feat.detach()).sample(), start, self.config.behavior.imagination_horizon
+        )
+
+    def train_actor_critic(self, posterior: State, is_terminal: Tensor) -> Metrics:
+        """One update of actor and critic inside a dream, paper Eqs. 3-6. posterior of (B, T, ...), is_terminal (B, T).
+
+        The first continue of each dream is known, not predicted: 1 - is_terminal. From an ended episode there is
+        nothing to act for, so those starts train the critic only.
+        """
+        options = self.config.behavior
+        if options.slow_critic and self.updates % options.slow_critic_every == 0:
+            self.slow_critic.copy_from(self.critic)
+        self.updates += 1
+        start, alive = self._starts(posterior, is_terminal)
+        with self._autocast():
+            with torch.set_grad_enabled(self.actor_grad != "reinforce"):  # REINFORCE needs no gradient of the dream
+                dream = self.imagine(start)
+                rewards, values, continues = self._predict(dream.feat, alive)
+                targets = compute_lambda_returns(
+                    rewards, values, continues, gamma=options.gamma, lambda_=options.lambda_
+                )
+                weights = compute_discount_weights(continues, gamma=options.gamma)
+            states = dream.feat[:, :-1].detach()
+            online = self.critic(states)
+            baseline = (online if options.baseline == "online" else values[:, :-1]).detach()
+            actor_loss, actor_metrics = compute_actor_loss(
+                self.actor(states),
+                dream.action,
+                targets,
+                baseline,
+                weights * alive[:, None],
+                actor_grad=self.actor_grad,
+                actor_grad_mix=options.actor_grad_mix,
+                entropy_scale=options.entropy_scale,
+            )
+            critic_loss, critic_metrics = compute_critic_loss(online, targets, weights)
+        actor_metrics |= self._step("actor", actor_loss) | {"loss": actor_loss.detach()}
+        critic_metrics |= self._step("critic", critic_loss) | {"loss": critic_loss.detach()}
+        return (
+            {f"actor/{key}": value for key, value in actor_metrics.items()}
+            | {f"critic/{key}": value for key, value in critic_metrics.items()}
+            | {"imagination/reward": rewards.detach().mean(), "imagination/continue": continues.detach().mean()}
+        )
+
+    def _starts(self, posterior: State, is_terminal: Tensor) -> tuple[State, Tensor]:
+        """All states of the batch, or a random share of them. -> State of (N, ...), alive (N,) 1 where not ended."""
+        start, alive = posterior.flatten(), 1 - is_terminal.flatten().float()
+        count = self.config.behavior.imagination_starts
+        if 0 < count < len(alive):
+            chosen = torch.randperm(len(alive), device=alive.device)[:count]
+            start, alive = State(*(x[chosen] for x in start)), alive[chosen]
+        return start, alive
+
+    def _predict(self, feat: Tensor, alive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rewards (N, H), values (N, H + 1) and continues (N, H) of a dream's states (N, H + 1, F)."""
+        states = feat[:, :-1]
+        critic = self.slow_critic if self.config.behavior.slow_critic else self.critic
+        continues = torch.cat([alive[:, None], self.world_model.continues(states[:, 1:])], 1)
+        return self.world_model.heads["reward"](states), critic(feat), continues
+
+    # --------------------------------------------------------------------------------------------------------- acting
+
+    @torch.no_grad()
+    def act(
+        self, obs: dict[str, Tensor], state: State, action: Tensor, is_first: Tensor, *, mode: str = "train"
+    ) -> tuple[Tensor, State]:
+        """Look, remember, choose. obs raw {key: (N, *shape)}, state and action of the last step -> action (N, A), State.
+
+        mode: "train" samples, "eval" takes the most likely action, "explore" samples and adds `explore_noise`.
+        """
+        noise = self.config.behavior.explore_noise if mode == "explore" else 0.0
+        return choose_action(self.world_model, self.actor, obs, state, action, is_first, mode=mode, explore_noise=noise)
+
+    def player(self, *, num_envs: int | None = None, mode: str = "eval", seed: int = 0) -> Player:
+        """A stateful callable for one's own loop; see `Player`."""
+        noise = self.config.behavior.explore_noise
+        return Player(self.world_model, self.actor, self.spec, num_envs=num_envs, mode=mode, seed=seed, noise=noise)
+
+
+def to_batch(batch: Batch, device: torch.device | str = "cpu") -> Batch:
+    """A replay's arrays as tensors on a device; images stay uint8. Batch of (B, T, ...) -> Batch."""
+
+    def move(value: np.ndarray) -> Tensor:
+        return torch.from_numpy(value).to(device, non_blocking=True)
+
+    return Batch({key: move(value) for key, value in batch.obs.items()}, *(move(value) for value in batch[1:]))
+
+
+def _random_batch(spec: Spec, batch: int, length: int) -> Batch:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (batch, length, 16, 16, 3), dtype=np.uint8)
+    action = spec.action.random(rng, batch * length).reshape(batch, length, -1)
+    first, no = np.zeros((batch, length), bool), np.zeros((batch, length), bool)
+    first[:, 0] = True
+    action[first] = np.nan
+    return to_batch(Batch({"image": image}, action, np.zeros((batch, length), np.float32), first, no, no))
+
+
+def demo() -> None:
+    """Overfit one small random batch for a few updates and check that all losses go down as they should."""
+    from .config import load_preset
+    from .envs.spaces import ActionSpec, ObsKey
+
+    torch.manual_seed(0)
+    spec = Spec(
+        {"image": ObsKey(("image",), "image", (16, 16, 3), (16, 16, 3), "hwc")}, ActionSpec("discrete", 4)
+    )
+    agent = DreamerV2(load_preset("debug", {"world_model_lr": 1e-3}), spec)
+    batch = _random_batch(spec, 4, 8)
+    parts: Sequence[tuple[str, nn.Module]] = [
+        ("world model", agent.world_model), ("actor", agent.actor), ("critic", agent.critic)
+    ]
+    for name, module in parts:
+        print(f"{name:12} {sum(p.numel() for p in module.parameters()):>9,} parameters")
+    show: Callable[[Any], str] = lambda m: "  ".join(  # noqa: E731
+        f"{k} {float(m[k]):8.3f}" for k in ("world_model/image_loss", "world_model/kl", "critic/loss")
+    )
+    first = None
+    for update in range(41):
+        posterior, metrics = agent.train_world_model(batch)
+        metrics |= agent.train_actor_critic(posterior, batch.is_terminal)
+        first = first or metrics
+        if update % 10 == 0:
+            print(f"update {update:3}  {show(metrics)}")
+    if not metrics["world_model/image_loss"] < 0.9 * first["world_model/image_loss"]:
+        raise AssertionError("the image loss of a single batch must fall")
+    print(f"symlog(100) = {symlog(torch.tensor(100.0)):.4f}, symexp of it = {symexp(symlog(torch.tensor(100.0))):.4f}")
+    print("ok: one batch is being learnt by heart")
+
+
+if __name__ == "__main__":
+    demo()

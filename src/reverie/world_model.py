@@ -1,0 +1,76 @@
+"""The world model: encoder + RSSM + a mapping of heads. One loop over the heads gives the model loss (paper Eq. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .networks import Head, ObservationEncoder, preprocess
+from .replay import Batch
+from .rssm import DiscreteRSSM, State
+
+
+class WorldModel(nn.Module):
+    """Learns to predict what comes: images, vectors, rewards and ends, from states that also predict each other."""
+
+    def __init__(
+        self,
+        encoder: ObservationEncoder,
+        rssm: DiscreteRSSM,
+        heads: Mapping[str, Head],
+        *,
+        scales: Mapping[str, float] | None = None,
+        kl_scale: float = 1.0,
+        kl: Mapping[str, Any] | None = None,
+        vector_transform: str = "none",
+    ) -> None:
+        """scales {head name: weight of its loss}, 1 by default; kl: the options of `DiscreteRSSM.kl_loss`."""
+        super().__init__()
+        self.encoder, self.rssm, self.heads = encoder, rssm, nn.ModuleDict(dict(heads))
+        self.scales, self.kl_scale, self.kl = dict(scales or {}), kl_scale, dict(kl or {})
+        self.vector_transform = vector_transform
+
+    def preprocess(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Raw observations {key: (..., *shape)} to network inputs; acting and training both come through here."""
+        return preprocess(obs, self.encoder.image_keys, vector_transform=self.vector_transform)
+
+    def targets(self, batch: Batch, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What heads can be trained on. A new kind of target is a line here. {name: (B, T, ...)}."""
+        return {f"obs/{key}": value for key, value in obs.items()} | {
+            "reward": batch.reward,
+            "continue": 1 - batch.is_terminal.float(),
+        }
+
+    def loss(self, batch: Batch, noise: Tensor | None = None) -> tuple[Tensor, State, dict[str, Tensor]]:
+        """Eq. 2: sum over heads of -log p(target | state), plus the KL. Batch of (B, T, ...) -> (), State, metrics.
+
+        Every term is a mean over batch and time of nats summed over pixels, dimensions or latent variables.
+        """
+        obs = self.preprocess(batch.obs)
+        posterior, prior_stats = self.rssm.rollout_observation(
+            self.encoder(obs), batch.action, batch.is_first, noise=noise
+        )
+        feat, targets = posterior.feat, self.targets(batch, obs)
+        losses = {name: head.loss(feat, targets[head.target]).mean() for name, head in self.heads.items()}
+        kl_loss, metrics = self.rssm.kl_loss(posterior.stats, prior_stats, **self.kl)
+        total = self.kl_scale * kl_loss + sum(self.scales.get(name, 1.0) * loss for name, loss in losses.items())
+        metrics |= {f"{name}_loss": loss.detach() for name, loss in losses.items()}
+        return total, posterior, metrics | {"loss": total.detach()}
+
+    def observe(self, obs: Mapping[str, Tensor], action: Tensor, is_first: Tensor, state: State, noise: Tensor) -> State:
+        """One step of acting: the state after looking. obs raw {key: (N, *shape)}, action (N, A) -> State of (N, ...)."""
+        return self.rssm.observe(state, action, self.encoder(self.preprocess(obs)), is_first, noise)
+
+    def continues(self, feat: Tensor) -> Tensor:
+        """Predicted probability of going on, 1 without such a head. feat (..., F) -> (...)."""
+        return self.heads["continue"](feat) if "continue" in self.heads else feat.new_ones(feat.shape[:-1])
+
+    def reconstruct(self, feat: Tensor) -> dict[str, Tensor]:
+        """Decoded images as uint8, the way they came. feat (..., F) -> {key: (..., H, W, C)}."""
+        return {
+            key: ((self.heads[key](feat).float() + 0.5) * 255).clamp(0, 255).round().to(torch.uint8).movedim(-3, -1)
+            for key in self.encoder.image_keys
+        }
