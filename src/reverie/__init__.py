@@ -1,9 +1,9 @@
 """Reverie: DreamerV2, a discrete world model and a policy that is trained in its dreams.
 
-    agent = reverie.Dreamer("CartPole-v1", preset="vector")
-    agent.learn(env_steps=10_000)
-    agent.save("cartpole")
-    act = reverie.load("cartpole").player()
+agent = reverie.Dreamer("CartPole-v1", preset="vector")
+agent.learn(env_steps=10_000)
+agent.save("cartpole")
+act = reverie.load("cartpole").player()
 """
 
 from typing import Any

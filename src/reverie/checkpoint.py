@@ -1,7 +1,7 @@
 """Saving and loading, without pickle: tensors in safetensors, the rest in JSON and YAML, directories renamed into place.
 
-    agent/ (what `save` writes)    config.yaml  spec.json  weights.safetensors
-    a training checkpoint adds     optimizers.safetensors  state.json; the replay is an append-only log beside them
+agent/ (what `save` writes)    config.yaml  spec.json  weights.safetensors
+a training checkpoint adds     optimizers.safetensors  state.json; the replay is an append-only log beside them
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .config import Config, load_file as load_config, to_dict
+from .config import Config, to_dict
+from .config import load_file as load_config
 from .envs.spaces import Spec
 from .errors import UserError
 

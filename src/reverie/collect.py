@@ -66,7 +66,8 @@ class Collector:
         self.steps += int((~ended).sum())
         last = terminated | truncated
         episodes = [
-            Episode(int(i), float(self.scores[i]), int(self.lengths[i]), bool(terminated[i])) for i in np.nonzero(last)[0]
+            Episode(int(i), float(self.scores[i]), int(self.lengths[i]), bool(terminated[i]))
+            for i in np.nonzero(last)[0]
         ]
         return _rows(obs, action, reward, ended, last, terminated), episodes
 

@@ -148,7 +148,7 @@ class LogConfig:
     """What a run leaves behind, besides metrics.jsonl and episodes.jsonl."""
 
     tensorboard: bool = opt(True, "write TensorBoard events to RUN/tensorboard")
-    wandb: bool = opt(False, "also log to Weights & Biases (pip install 'reverie[wandb]')")
+    wandb: bool = opt(False, "also log to Weights & Biases (pip install 'reverie-rl[wandb]')")
     video: bool = opt(True, "write a GIF of one episode of each evaluation to RUN/videos")
     keep_checkpoints: int = opt(2, "newest checkpoints kept, besides the best one")
 
@@ -321,17 +321,8 @@ def _number(value: Any, kind: type) -> Any:
     return number
 
 
-_POSITIVE = (
-    "env.num_envs env.action_repeat replay.replay_capacity model.num_categories model.num_categoricals "
-    "model.gaussian_dim model.rnn_hidden_dim model.hidden_dim model.layers model.cnn_depth model.world_model_lr "
-    "behavior.imagination_horizon behavior.actor_lr behavior.critic_lr behavior.slow_critic_every "
-    "behavior.actor_critic_layers train.env_steps train.train_ratio train.batch_size train.eval_episodes "
-    "train.adam_eps train.grad_clip log.keep_checkpoints train.checkpoint_every train.log_every"
-).split()
-_UNIT = (
-    "replay.priority_share model.kl_balance behavior.gamma behavior.lambda_ behavior.actor_grad_mix "
-    "behavior.explore_noise"
-).split()
+_POSITIVE = ["env.num_envs", "env.action_repeat", "replay.replay_capacity", "model.num_categories", "model.num_categoricals", "model.gaussian_dim", "model.rnn_hidden_dim", "model.hidden_dim", "model.layers", "model.cnn_depth", "model.world_model_lr", "behavior.imagination_horizon", "behavior.actor_lr", "behavior.critic_lr", "behavior.slow_critic_every", "behavior.actor_critic_layers", "train.env_steps", "train.train_ratio", "train.batch_size", "train.eval_episodes", "train.adam_eps", "train.grad_clip", "log.keep_checkpoints", "train.checkpoint_every", "train.log_every"]
+_UNIT = ["replay.priority_share", "model.kl_balance", "behavior.gamma", "behavior.lambda_", "behavior.actor_grad_mix", "behavior.explore_noise"]
 
 
 def _invalid(config: Config) -> list[str]:

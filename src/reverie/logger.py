@@ -98,5 +98,7 @@ def _start_wandb(run: Path) -> Any:
     try:
         import wandb
     except ModuleNotFoundError as error:
-        raise UserError("log.wandb needs a package that is not installed.", "pip install 'reverie[wandb]'") from error
+        raise UserError(
+            "log.wandb needs a package that is not installed.", "pip install 'reverie-rl[wandb]'"
+        ) from error
     return wandb.init(project="reverie", name=run.name, dir=str(run), resume="allow", id=run.name)

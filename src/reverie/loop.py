@@ -87,7 +87,10 @@ def make_envs(config: Config, env: EnvLike | None, count: int) -> VectorEnv:
 class Run:
     """One training run in one directory; `Run(...).train()` starts it or goes on where it stopped."""
 
-    def __init__(self, config: Config, directory: str | Path, env: EnvLike | None = None) -> None:
+    def __init__(
+        self, config: Config, directory: str | Path, env: EnvLike | None = None, *, weights: Path | None = None
+    ) -> None:
+        """weights: a saved agent to start from, if the directory has no checkpoint of its own."""
         self.config, self.directory = config, Path(directory)
         prepare_directory(self.directory, config)
         seed_everything(config)
@@ -115,6 +118,8 @@ class Run:
         self._eval_envs: VectorEnv | None = None
         self._stop = False
         self.resumed = self._restore()
+        if weights is not None and not self.resumed:
+            checkpoint.load_weights(weights, self.agent)
         self.logger = Logger(
             self.directory,
             env_steps=self.clock.env_steps,
@@ -243,7 +248,11 @@ class Run:
         stamp = self._stamp("eval")
         for score, length in zip(result.scores, result.lengths, strict=True):
             self.logger.episode(stamp | {"return": score, "length": length})
-        numbers = {"eval/return": result.mean, "eval/ci95": result.interval, "eval/length": float(np.mean(result.lengths))}
+        numbers = {
+            "eval/return": result.mean,
+            "eval/ci95": result.interval,
+            "eval/length": float(np.mean(result.lengths)),
+        }
         self.logger.write(numbers, env_steps=self.clock.env_steps)
         if result.frames:
             write_gif(self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif", result.frames)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import checkpoint
 from .actor_critic import Actor
+from .build import build_actor, build_world_model, pick_device
 from .envs.spaces import Spec
 from .errors import UserError
 from .rssm import State
@@ -123,6 +126,19 @@ class Player:
             generator=self.generator,
         )
         return self.action.cpu().numpy()
+
+
+def load_player(path: str | Path, *, num_envs: int | None = None, mode: str = "eval", seed: int = 0) -> Player:
+    """A player straight from a saved agent or a run: no optimiser, no replay, no environment. Raises UserError."""
+    found = checkpoint.find_agent(path)
+    config, spec = checkpoint.read_agent(found)
+    world_model = build_world_model(config, spec)
+    actor = build_actor(config, spec, world_model.rssm.feat_dim)
+    checkpoint.load_weights(found, world_model, only="world_model")
+    checkpoint.load_weights(found, actor, only="actor")
+    device = pick_device(config.compute.device)
+    noise = config.behavior.explore_noise
+    return Player(world_model.to(device), actor.to(device), spec, num_envs=num_envs, mode=mode, seed=seed, noise=noise)
 
 
 def _add_axis(obs: Any) -> Any:

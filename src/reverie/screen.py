@@ -45,7 +45,9 @@ class Screen:
         )
         self.say(f"model     {sizes} parameters on {agent.device}")
         gigabytes = run.replay.nbytes() / 1e9
-        self.say(f"replay    {config.replay.replay_capacity:,} steps, up to {gigabytes:.2f} GB ({config.replay.storage})")
+        self.say(
+            f"replay    {config.replay.replay_capacity:,} steps, up to {gigabytes:.2f} GB ({config.replay.storage})"
+        )
         self.say(f"learns    {config.train.train_ratio:g} updates per step after {config.train.prefill} random steps")
         self.say(f"files     {run.directory}")
         if run.resumed:

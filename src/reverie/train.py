@@ -197,13 +197,13 @@ def demo() -> None:
     from .envs.spaces import ActionSpec, ObsKey
 
     torch.manual_seed(0)
-    spec = Spec(
-        {"image": ObsKey(("image",), "image", (16, 16, 3), (16, 16, 3), "hwc")}, ActionSpec("discrete", 4)
-    )
+    spec = Spec({"image": ObsKey(("image",), "image", (16, 16, 3), (16, 16, 3), "hwc")}, ActionSpec("discrete", 4))
     agent = DreamerV2(load_preset("debug", {"world_model_lr": 1e-3}), spec)
     batch = _random_batch(spec, 4, 8)
     parts: Sequence[tuple[str, nn.Module]] = [
-        ("world model", agent.world_model), ("actor", agent.actor), ("critic", agent.critic)
+        ("world model", agent.world_model),
+        ("actor", agent.actor),
+        ("critic", agent.critic),
     ]
     for name, module in parts:
         print(f"{name:12} {sum(p.numel() for p in module.parameters()):>9,} parameters")

@@ -60,7 +60,9 @@ class WorldModel(nn.Module):
         metrics |= {f"{name}_loss": loss.detach() for name, loss in losses.items()}
         return total, posterior, metrics | {"loss": total.detach()}
 
-    def observe(self, obs: Mapping[str, Tensor], action: Tensor, is_first: Tensor, state: State, noise: Tensor) -> State:
+    def observe(
+        self, obs: Mapping[str, Tensor], action: Tensor, is_first: Tensor, state: State, noise: Tensor
+    ) -> State:
         """One step of acting: the state after looking. obs raw {key: (N, *shape)}, action (N, A) -> State of (N, ...)."""
         return self.rssm.observe(state, action, self.encoder(self.preprocess(obs)), is_first, noise)
 

@@ -86,7 +86,7 @@ def _from_id(env_id: str, actions: str) -> gym.Env:
     except (ModuleNotFoundError, gym.error.DependencyNotInstalled) as error:
         extra = family.PACKAGE if family else "classic"
         raise UserError(
-            f"'{env_id}' needs a package that is not installed ({error}).", f"pip install 'reverie[{extra}]'"
+            f"'{env_id}' needs a package that is not installed ({error}).", f"pip install 'reverie-rl[{extra}]'"
         ) from error
     except gym.error.Error as error:
         raise UserError(
@@ -103,7 +103,9 @@ def _render_observation(env: gym.Env) -> gym.Env:
     try:
         return gym.wrappers.AddRenderObservation(env, render_only=True)
     except gym.error.DependencyNotInstalled as error:
-        raise UserError(f"the environment cannot draw itself ({error}).", "pip install 'reverie[classic]'") from error
+        raise UserError(
+            f"the environment cannot draw itself ({error}).", "pip install 'reverie-rl[classic]'"
+        ) from error
 
 
 def make_vector(env: EnvLike, count: int, *, backend: str = "sync", **options: Any) -> VectorEnv:

@@ -21,8 +21,8 @@ NOTE = "partial RGB view 56x56, mission text dropped"
 TURN_AND_WALK = (0, 1, 2)  # left, right, forward
 WITH_OBJECTS = (0, 1, 2, 3, 5)  # also pickup and toggle
 MINIMAL = {
-    TURN_AND_WALK: "Empty FourRooms LavaGap LavaCrossing SimpleCrossing DistShift Dynamic".split(),
-    WITH_OBJECTS: "DoorKey MultiRoom Unlock".split(),
+    TURN_AND_WALK: ["Empty", "FourRooms", "LavaGap", "LavaCrossing", "SimpleCrossing", "DistShift", "Dynamic"],
+    WITH_OBJECTS: ["DoorKey", "MultiRoom", "Unlock"],
 }
 
 

@@ -1,0 +1,115 @@
+"""The four verbs for one's own program: learn, save, load, player."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from . import checkpoint
+from .config import Config, build, load_preset
+from .envs import EnvLike, make_env
+from .errors import UserError
+from .evaluate import Evaluation, evaluate
+from .loop import Run, make_envs, options_of
+from .player import Player
+from .screen import Screen
+from .train import DreamerV2
+
+
+class Dreamer:
+    """A DreamerV2 agent for one task.
+
+        agent = Dreamer("CartPole-v1", preset="vector", run="runs/cartpole", seed=0, gamma=0.98)
+        agent.learn(env_steps=10_000)
+
+    env: a Gymnasium id, a function that makes an environment, or an instance. Settings are keyword arguments by their
+    short name, or {"group.name": value} in `settings`. Raises UserError for anything that does not fit.
+    """
+
+    def __init__(
+        self,
+        env: EnvLike | None = None,
+        *,
+        preset: str = "default",
+        run: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        **overrides: Any,
+    ) -> None:
+        chosen = dict(settings or {}) | overrides
+        if isinstance(env, str):
+            chosen["env.id"] = env
+        elif env is not None:
+            chosen["env.id"] = f"custom:{getattr(env, '__name__', type(env).__name__)}"
+        self.config = load_preset(preset, chosen)
+        self.env = None if isinstance(env, str) else env
+        self.run = Path(run) if run else default_run(self.config, preset)
+        self.agent: DreamerV2 | None = None
+        self._weights: Path | None = None
+
+    def learn(self, env_steps: int | None = None, *, minutes: float | None = None, quiet: bool = False) -> Dreamer:
+        """Train until the run has seen `env_steps` steps in all, or for `minutes` of training time in all.
+
+        The run is kept in its directory: the same call again finds it done, a larger number continues it. -> self.
+        """
+        limits = {"train.env_steps": env_steps, "train.minutes": minutes}
+        self.config = build({k: v for k, v in limits.items() if v is not None}, base=self.config, where="learn:")
+        run = Run(self.config, self.run, self.env, weights=self._weights)
+        self.agent = run.train(Screen(quiet=quiet))
+        return self
+
+    def save(self, path: str | Path) -> Path:
+        """Write the agent (settings, spaces, weights; no replay) to a directory that `load` reads. -> the directory."""
+        path = Path(path)
+        try:
+            checkpoint.write_atomically(path, checkpoint.agent_files(self._trained()))
+        except OSError as error:
+            raise UserError(f"cannot write to {path} ({error.strerror}).", "Choose another directory.") from error
+        return path
+
+    def player(self, *, num_envs: int | None = None, mode: str = "eval", seed: int = 0) -> Player:
+        """A stateful function from observations to actions, for one's own loop; see `Player`."""
+        return self._trained().player(num_envs=num_envs, mode=mode, seed=seed)
+
+    def evaluate(self, episodes: int = 20, *, mode: str = "eval", seed: int = 0, film: bool = False) -> Evaluation:
+        """Play whole episodes in fresh environments. -> scores, lengths, frames of the first one."""
+        envs = make_envs(self.config, self.env, 1 if isinstance(self.env, gym.Env) else min(8, episodes))
+        try:
+            player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)
+            return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, film=film)
+        finally:
+            envs.close()
+
+    def make_env(self) -> gym.Env:
+        """The task as the agent was trained on it (images resized and so on); its spaces are the environment's own."""
+        return make_env(self.config.env.id if self.env is None else self.env, **options_of(self.config))
+
+    def _trained(self) -> DreamerV2:
+        if self.agent is None:
+            raise UserError("this agent has not been trained yet.", "Call learn(), or reverie.load(directory).")
+        return self.agent
+
+
+def load(path: str | Path, env: EnvLike | None = None) -> Dreamer:
+    """The agent saved in `path`, or the newest checkpoint of the run there. `env` replaces a custom environment.
+
+    `learn` on it continues a run, or starts a new one from a saved agent's weights. Raises UserError.
+    """
+    found = checkpoint.find_agent(path)
+    config, spec = checkpoint.read_agent(found)
+    dreamer = Dreamer.__new__(Dreamer)
+    dreamer.config, dreamer.env = config, env
+    dreamer.agent = DreamerV2(config, spec)
+    checkpoint.load_weights(found, dreamer.agent)
+    is_run = Path(path) != found
+    dreamer.run = Path(path) if is_run else Path("runs") / f"{Path(path).name}-continued"
+    dreamer._weights = None if is_run else found
+    return dreamer
+
+
+def default_run(config: Config, preset: str) -> Path:
+    """Where a run goes when nobody says: runs/TASK-PRESET-sSEED."""
+    task = "".join(c if c.isalnum() or c in "-_." else "-" for c in config.env.id) or "custom"
+    return Path("runs") / f"{task}-{preset}-s{config.train.seed}"

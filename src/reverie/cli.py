@@ -1,0 +1,321 @@
+"""The command line: reverie train | eval | presets | envs | info. Mistakes end in one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .config import (
+    SETTINGS,
+    Config,
+    build,
+    flatten,
+    load_file,
+    load_preset,
+    preset_description,
+    preset_names,
+    preset_text,
+)
+from .errors import UserError
+
+EPILOG = """\
+examples:
+  reverie train --preset demo                              learn MiniGrid from pixels, about 4 minutes on 2 cores
+  reverie train --preset demo --env MiniGrid-DoorKey-5x5-v0 --run runs/doorkey
+  reverie train --preset vector --env CartPole-v1 --minutes 5 gamma=0.98
+  reverie eval runs/doorkey --episodes 20                  play the newest checkpoint, write a GIF
+  reverie presets demo                                     every value of a preset and what it means
+The same train command again continues a run. Stop with Ctrl-C: a checkpoint is written first.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the `reverie` command. -> exit code: 0, or 2 for a user's mistake."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    try:
+        if rest and args.verb != "train":
+            raise UserError(f"unknown argument '{rest[0]}'.", f"See reverie {args.verb} --help.")
+        code: int = args.function(args, rest)
+        return code
+    except UserError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `reverie presets | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="reverie", description="DreamerV2: learn a world model, learn to act in its dreams.", epilog=EPILOG,
+        formatter_class=raw, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"reverie {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, function: Any, summary: str, epilog: str = "") -> argparse.ArgumentParser:
+        sub = verbs.add_parser(
+            name, help=summary, description=summary, epilog=epilog, formatter_class=raw, allow_abbrev=False
+        )
+        sub.set_defaults(function=function)
+        return sub
+
+    train = verb("train", _train, "train an agent, or continue a run", _settings_help())
+    train.add_argument("--preset", help=f"starting point: {', '.join(preset_names())} (see `reverie presets`)")
+    train.add_argument("--env", help="Gymnasium id of the task (env.id)")
+    train.add_argument("--run", type=Path, help="directory of the run; an existing one is continued")
+    train.add_argument("--seed", help="random seed (train.seed)")
+    train.add_argument("--env-steps", help="environment steps in all, prefill included (train.env_steps)")
+    train.add_argument("--minutes", help="minutes of training in all (train.minutes)")
+    train.add_argument("--quiet", action="store_true", help="print nothing")
+
+    play = verb("eval", _eval, "play whole episodes with a trained agent")
+    play.add_argument("run", type=Path, help="a run, a checkpoint, or what agent.save wrote")
+    play.add_argument("--episodes", type=_positive, default=20)
+    play.add_argument("--seed", type=int, default=0)
+    play.add_argument("--mode", choices=("eval", "train"), default="eval", help="most likely action, or sampled")
+    play.add_argument("--video", type=Path, help="where to write a GIF of the first episode (default: RUN/videos)")
+    play.add_argument("--json", action="store_true", help="print one JSON object")
+
+    presets = verb("presets", _presets, "list presets, show one, or compare two")
+    presets.add_argument("name", nargs="?")
+    presets.add_argument("--diff", nargs=2, metavar=("A", "B"), help="settings in which two presets differ")
+    presets.add_argument("--keys", action="store_true", help="every setting with its default and meaning")
+    presets.add_argument("--json", action="store_true")
+
+    envs = verb("envs", _envs, "list environment families and how to install them")
+    envs.add_argument("--json", action="store_true")
+
+    info = verb("info", _info, "versions and hardware, or the state of a run")
+    info.add_argument("run", type=Path, nargs="?")
+    info.add_argument("--json", action="store_true")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got '{text}'")
+    return int(text)
+
+
+def _settings_help() -> str:
+    lines = ["settings, as --group.name VALUE or group.name=VALUE or name=VALUE (defaults: the design document):"]
+    for key, (_, default, doc) in SETTINGS.items():
+        lines.append(f"  {key:34} {_show(default):14} {doc}")
+    return "\n".join(lines)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value)) or "-"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "-"
+
+
+def _overrides(rest: list[str]) -> dict[str, str]:
+    """--group.name VALUE, --group.name=VALUE, group.name=VALUE -> {"group.name": "VALUE"}."""
+    found: dict[str, str] = {}
+    words = iter(rest)
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not equals:
+            if not word.startswith("--"):
+                raise UserError(f"unknown argument '{word}'.", "Settings are written as name=value.")
+            value = next(words, "")
+            if not value:
+                raise UserError(f"setting '{key}' has no value.", f"Write --{key} VALUE.")
+        found[key.replace("-", "_")] = value
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- verbs
+
+
+def _train(args: argparse.Namespace, rest: list[str]) -> int:
+    config, run = _train_config(args, _overrides(rest))
+    from .loop import Run
+    from .screen import Screen
+
+    screen = Screen(quiet=args.quiet)
+    done = Run(config, run)
+    done.train(screen)
+    if done.finished():
+        _closing_words(done, screen)
+    return 0
+
+
+def _train_config(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[Config, Path]:
+    named = {"env.id": args.env, "train.seed": args.seed, "train.env_steps": args.env_steps}
+    named |= {"train.minutes": args.minutes}
+    overrides |= {key: value for key, value in named.items() if value is not None}
+    if args.preset is None and args.run is not None and (args.run / "config.yaml").exists():
+        return build(overrides, base=load_file(args.run / "config.yaml"), where="setting"), args.run
+    preset = args.preset or "default"
+    config = load_preset(preset, overrides)
+    if args.run is None:
+        from .api import default_run
+
+        return config, default_run(config, preset)
+    return config, args.run
+
+
+def _closing_words(run: Any, screen: Any) -> None:
+    """The curve, and what to look at."""
+    from .plot import learning_curve
+
+    try:
+        learning_curve(run.directory, title=run.config.env.id)
+        screen.say(f"look at   {run.directory / 'curve.png'} (learning curve)")
+    except UserError as error:
+        screen.say(f"no curve  {error}")
+    for video in sorted((run.directory / "videos").glob("*.gif"))[-1:]:
+        screen.say(f"          {video} (one episode of the last evaluation)")
+    screen.say(f"          tensorboard --logdir {run.directory} (all losses; pip install tensorboard)")
+    screen.say(f"play it   reverie eval {run.directory}")
+
+
+def _eval(args: argparse.Namespace, rest: list[str]) -> int:
+    from .api import load
+
+    agent = load(args.run)
+    if agent.config.env.id.startswith("custom:"):
+        raise UserError(
+            f"{args.run} was trained on a custom environment, which the command line cannot make.",
+            "In Python: reverie.load(path, env=your_function).evaluate().",
+        )
+    result = agent.evaluate(args.episodes, mode=args.mode, seed=args.seed, film=True)
+    video = args.video or args.run / "videos" / "eval.gif"
+    if result.frames:
+        from .evaluate import write_gif
+
+        try:
+            write_gif(video, result.frames)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot write the video {video} ({error}).", "Choose another --video.") from error
+    if args.json:
+        print(json.dumps({"env": agent.config.env.id, "mode": args.mode, **result.to_dict(), "video": str(video)}))
+        return 0
+    interval = "" if result.interval != result.interval else f" ± {result.interval:.3f} (95 % CI)"
+    print(f"{agent.config.env.id}: return {result.mean:.3f}{interval} over {len(result.scores)} episodes")
+    print(f"lowest {min(result.scores):.3f}, highest {max(result.scores):.3f}; video: {video}")
+    return 0
+
+
+def _presets(args: argparse.Namespace, rest: list[str]) -> int:
+    if args.keys:
+        print(_settings_help() if not args.json else json.dumps({k: [v[1], v[2]] for k, v in SETTINGS.items()}))
+        return 0
+    if args.diff:
+        left, right = (flatten(load_preset(name)) for name in args.diff)
+        differences = {key: [left[key], right[key]] for key in left if left[key] != right[key]}
+        if args.json:
+            print(json.dumps(differences))
+            return 0
+        print(f"{'setting':34} {args.diff[0]:>18} {args.diff[1]:>18}")
+        for key, (a, b) in differences.items():
+            print(f"{key:34} {_show(a):>18} {_show(b):>18}")
+        return 0
+    if args.name:
+        values = flatten(load_preset(args.name))
+        if args.json:
+            print(json.dumps(values))
+            return 0
+        print(preset_text(args.name).rstrip())
+        print("\n# all values ('*': other than the default)")
+        for key, (_, default, doc) in SETTINGS.items():
+            mark = " " if values[key] == default else "*"
+            print(f"{mark} {key:34} {_show(values[key]):14} {doc}")
+        return 0
+    found = {name: preset_description(name) for name in preset_names()}
+    print(json.dumps(found) if args.json else "\n".join(f"{name:12} {text}" for name, text in found.items()))
+    return 0
+
+
+def _envs(args: argparse.Namespace, rest: list[str]) -> int:
+    from .envs import families, installed
+
+    rows = [
+        {
+            "family": name,
+            "installed": installed(module),
+            "example": module.EXAMPLE,
+            "install": f"pip install 'reverie-rl[{module.PACKAGE}]'",
+            "note": module.NOTE,
+        }
+        for name, module in families().items()
+    ]
+    rows.append(
+        {
+            "family": "gymnasium",
+            "installed": True,
+            "example": "CartPole-v1",
+            "install": "pip install 'reverie-rl[classic]'  (only to draw classic control)",
+            "note": "any registered id; Python: Dreamer(env=function)",
+        }
+    )
+    if args.json:
+        print(json.dumps(rows))
+        return 0
+    for row in rows:
+        print(f"{row['family']:10} {'installed' if row['installed'] else 'missing  '}  e.g. {row['example']}")
+        print(f"{'':10} {row['note']}" + ("" if row["installed"] else f"; {row['install']}"))
+    return 0
+
+
+def _info(args: argparse.Namespace, rest: list[str]) -> int:
+    facts = _run_facts(args.run) if args.run else _machine_facts()
+    if args.json:
+        print(json.dumps(facts))
+        return 0
+    for key, value in facts.items():
+        print(f"{key:14} {value}")
+    return 0
+
+
+def _machine_facts() -> dict[str, Any]:
+    import torch
+
+    packages = ("torch", "numpy", "gymnasium", "minigrid", "matplotlib", "tensorboardX", "wandb")
+    facts: dict[str, Any] = {"reverie": __version__, "python": sys.version.split()[0]}
+    for package in packages:
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            facts[package] = "not installed"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return facts | {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def _run_facts(run: Path) -> dict[str, Any]:
+    from . import checkpoint
+    from .logger import read_lines
+
+    config = load_file(run / "config.yaml")
+    lines, episodes = read_lines(run / "metrics.jsonl"), read_lines(run / "episodes.jsonl")
+    steps = max((line["env_steps"] for line in lines), default=0)
+    evaluations = [line for line in lines if "eval/return" in line]
+    saved = checkpoint.checkpoints(run)
+    return {
+        "task": config.env.id,
+        "seed": config.train.seed,
+        "env steps": f"{steps} of {config.train.env_steps}",
+        "updates": max((int(line["updates"]) for line in lines if "updates" in line), default=0),
+        "episodes": sum(episode["phase"] == "train" for episode in episodes),
+        "evaluation": evaluations[-1]["eval/return"] if evaluations else "none yet",
+        "checkpoint": saved[-1].name if saved else "none yet",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
