@@ -100,7 +100,7 @@ def load(path: str | Path, env: EnvLike | None = None) -> Dreamer:
     found = checkpoint.find_agent(path)
     config, spec = checkpoint.read_agent(found)
     dreamer = Dreamer.__new__(Dreamer)
-    dreamer.config, dreamer.env = config, env
+    dreamer.config, dreamer.env = config, None if isinstance(env, str) else env
     dreamer.agent = DreamerV2(config, spec)
     checkpoint.load_weights(found, dreamer.agent)
     is_run = Path(path) != found

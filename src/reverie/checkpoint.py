@@ -1,4 +1,4 @@
-"""Saving and loading, without pickle: tensors in safetensors, the rest in JSON and YAML, directories renamed into place.
+"""Saving and loading without pickle: tensors in safetensors, the rest in JSON and YAML; renamed into place.
 
 agent/ (what `save` writes)    config.yaml  spec.json  weights.safetensors
 a training checkpoint adds     optimizers.safetensors  state.json; the replay is an append-only log beside them

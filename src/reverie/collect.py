@@ -38,7 +38,7 @@ class Collector:
 
     def _reset(self) -> dict[str, np.ndarray]:
         obs, _ = self.envs.reset(seed=self.seed)
-        shape = (self.count, *self.envs.single_action_space.shape)
+        shape = (self.count, *(self.envs.single_action_space.shape or ()))
         yes, no = np.ones(self.count, bool), np.zeros(self.count, bool)
         return _rows(obs, np.full(shape, np.nan, np.float32), np.zeros(self.count), yes, no, no)
 

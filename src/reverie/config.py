@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -253,10 +254,10 @@ def preset_description(name: str) -> str:
     return str((yaml.safe_load(preset_text(name)) or {}).get("description", "")).strip()
 
 
-def load_file(path: Any) -> Config:
+def load_file(path: Path) -> Config:
     """Config from a run's config.yaml. Raises UserError."""
     try:
-        values = yaml.safe_load(open(path, encoding="utf-8").read())
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the configuration {path}: {error}.", "Is this the directory of a run?") from error
     if not isinstance(values, Mapping):
@@ -321,16 +322,41 @@ def _number(value: Any, kind: type) -> Any:
     return number
 
 
-_POSITIVE = ["env.num_envs", "env.action_repeat", "replay.replay_capacity", "model.num_categories", "model.num_categoricals", "model.gaussian_dim", "model.rnn_hidden_dim", "model.hidden_dim", "model.layers", "model.cnn_depth", "model.world_model_lr", "behavior.imagination_horizon", "behavior.actor_lr", "behavior.critic_lr", "behavior.slow_critic_every", "behavior.actor_critic_layers", "train.env_steps", "train.train_ratio", "train.batch_size", "train.eval_episodes", "train.adam_eps", "train.grad_clip", "log.keep_checkpoints", "train.checkpoint_every", "train.log_every"]
-_UNIT = ["replay.priority_share", "model.kl_balance", "behavior.gamma", "behavior.lambda_", "behavior.actor_grad_mix", "behavior.explore_noise"]
+_POSITIVE = {
+    "env": ("num_envs", "action_repeat"),
+    "replay": ("replay_capacity",),
+    "model": (
+        "num_categories",
+        "num_categoricals",
+        "gaussian_dim",
+        "rnn_hidden_dim",
+        "hidden_dim",
+        "layers",
+        "cnn_depth",
+    ),
+    "behavior": ("imagination_horizon", "actor_lr", "critic_lr", "slow_critic_every", "actor_critic_layers"),
+    "train": ("env_steps", "train_ratio", "batch_size", "eval_episodes", "adam_eps", "grad_clip", "log_every"),
+    "log": ("keep_checkpoints",),
+}
+_UNIT = {
+    "replay": ("priority_share",),
+    "model": ("kl_balance",),
+    "behavior": ("gamma", "lambda_", "actor_grad_mix", "explore_noise"),
+}
+
+
+def _keys(groups: Mapping[str, Iterable[str]]) -> list[str]:
+    return [f"{group}.{name}" for group, names in groups.items() for name in names]
 
 
 def _invalid(config: Config) -> list[str]:
     """Values of the right type that make no sense, as sentences."""
     values = flatten(config)
-    faults = [f"'{key}' must be above 0, got {values[key]}" for key in _POSITIVE if not values[key] > 0]
-    faults += [f"'{key}' must be between 0 and 1, got {values[key]}" for key in _UNIT if not 0 <= values[key] <= 1]
-    signed = {k for k, (kind, _, _) in SETTINGS.items() if kind in (int, float)} - set(_POSITIVE) - set(_UNIT)
+    positive = [*_keys(_POSITIVE), "model.world_model_lr", "train.checkpoint_every"]
+    unit = _keys(_UNIT)
+    faults = [f"'{key}' must be above 0, got {values[key]}" for key in positive if not values[key] > 0]
+    faults += [f"'{key}' must be between 0 and 1, got {values[key]}" for key in unit if not 0 <= values[key] <= 1]
+    signed = {k for k, (kind, _, _) in SETTINGS.items() if kind in (int, float)} - set(positive) - set(unit)
     faults += [f"'{key}' must not be negative, got {values[key]}" for key in sorted(signed) if not values[key] >= 0]
     infinite = [k for k, v in values.items() if isinstance(v, float) and v in (float("inf"), float("-inf"))]
     faults += [f"'{key}' must be finite" for key in infinite]

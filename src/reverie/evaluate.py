@@ -53,11 +53,11 @@ def evaluate(envs: VectorEnv, act: ActFunction, episodes: int, *, seed: int, fil
     scores: list[float] = []
     lengths: list[int] = []
     frames: list[np.ndarray] = []
-    filming = film and isinstance(envs, SyncVectorEnv)
+    camera = envs if film and isinstance(envs, SyncVectorEnv) else None
     for row, finished in collector.rows(act):
-        if filming:
-            frames.append(_frame(envs, row))
-            filming = not row["is_last"][0]
+        if camera is not None:
+            frames.append(_frame(camera, row))
+            camera = None if row["is_last"][0] else camera
         for episode in finished:
             if quota[episode.index] > 0:
                 quota[episode.index] -= 1

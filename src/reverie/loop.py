@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -275,7 +276,7 @@ class Run:
         checkpoint.save_checkpoint(folder / f"step-{self.clock.env_steps:012d}", self.agent, state)
         kept = checkpoint.checkpoints(self.directory)
         for path in kept[: -self.config.log.keep_checkpoints]:
-            checkpoint.shutil.rmtree(path)
+            shutil.rmtree(path)
         oldest = json.loads((checkpoint.checkpoints(self.directory)[0] / "state.json").read_text())
         self.replay.prune(self.directory / "replay", np.array(oldest["replay"]["counts"]))
 
@@ -377,7 +378,7 @@ def seed_everything(config: Config) -> None:
 
 
 def _spec_of(envs: VectorEnv) -> Spec:
-    return envs.get_attr("agent_spec")[0]
+    return cast(Spec, cast(Any, envs).get_attr("agent_spec")[0])  # both vector classes have it
 
 
 def _twin(env: EnvLike | None) -> EnvLike | None:
@@ -396,7 +397,7 @@ def _twin(env: EnvLike | None) -> EnvLike | None:
 @contextmanager
 def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the run in order: checkpoint, then exit. A second Ctrl-C ends it at once."""
-    old: dict[int, Any] = {}
+    old: dict[Any, Any] = {}
 
     def handler(number: int, frame: Any) -> None:
         stop()

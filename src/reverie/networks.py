@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -132,7 +133,7 @@ class ConvEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         maps = self.layers(image.flatten(0, -4))
-        return maps.reshape(image.shape[:-3] + (self.output_dim,))
+        return maps.reshape((*image.shape[:-3], self.output_dim))
 
 
 class ObservationEncoder(nn.Module):
@@ -166,7 +167,7 @@ class ObservationEncoder(nn.Module):
             }
         )
         self.image_keys = sorted(images)
-        natural = sum(conv.output_dim for conv in self.convs.values())
+        natural = sum(cast(ConvEncoder, conv).output_dim for conv in self.convs.values())
         self.mlp: MLP | None = None
         if vectors:
             self.mlp = MLP(
@@ -292,7 +293,7 @@ class ConvDecoder(Head):
         plan = []
         for i in reversed(range(count)):
             # A stride-2 convolution drops a row of an even-odd mismatch; output_padding gives it back.
-            padding = tuple(sizes[i] - ((sizes[i + 1] - 1) * 2 + 4) for sizes in (heights, widths))
+            padding = [sizes[i] - ((sizes[i + 1] - 1) * 2 + 4) for sizes in (heights, widths)]
             plan.append((depth * 2 ** (i - 1) if i else channels, 4, (padding[0], padding[1])))
         return plan, (depth * 2 ** (count - 1), heights[count], widths[count])
 

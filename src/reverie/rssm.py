@@ -79,7 +79,7 @@ class CategoricalLatent:
 
     def logits(self, stats: Tensor) -> Tensor:
         """(..., P) -> (..., S, K), in float32 whatever the autocast."""
-        return stats.float().unflatten(-1, (self.num_categoricals, self.num_categories))
+        return stats.float().reshape((*stats.shape[:-1], self.num_categoricals, self.num_categories))
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """stats (..., P), noise (..., S) -> (..., Z): exactly one-hot, with the gradient of the probabilities."""
@@ -263,7 +263,7 @@ class DiscreteRSSM(nn.Module):
         free_avg: bool = True,
         mode: str = "balanced",
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The KL term of the model loss (paper Eq. 2 and Algorithm 2). posterior, prior: stats (B, T, P) -> (), metrics.
+        """The KL term of the model loss (paper Eq. 2, Algorithm 2). posterior, prior: stats (B, T, P) -> (), metrics.
 
         balanced (the paper): a KL(sg(post) || prior) + (1 - a) KL(post || sg(prior)). One KL twice, so its value is
             the plain KL, but the prior gets the share a of the gradient and the encoder only 1 - a.

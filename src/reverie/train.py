@@ -159,7 +159,7 @@ class DreamerV2(nn.Module):
     def act(
         self, obs: dict[str, Tensor], state: State, action: Tensor, is_first: Tensor, *, mode: str = "train"
     ) -> tuple[Tensor, State]:
-        """Look, remember, choose. obs raw {key: (N, *shape)}, state and action of the last step -> action (N, A), State.
+        """Look, remember, choose. obs raw {key: (N, *shape)}; state, action of the last step -> action (N, A), State.
 
         mode: "train" samples, "eval" takes the most likely action, "explore" samples and adds `explore_noise`.
         """
@@ -210,7 +210,7 @@ def demo() -> None:
     show: Callable[[Any], str] = lambda m: "  ".join(  # noqa: E731
         f"{k} {float(m[k]):8.3f}" for k in ("world_model/image_loss", "world_model/kl", "critic/loss")
     )
-    first = None
+    first: Metrics = {}
     for update in range(41):
         posterior, metrics = agent.train_world_model(batch)
         metrics |= agent.train_actor_critic(posterior, batch.is_terminal)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,10 @@ class WorldModel(nn.Module):
         """Raw observations {key: (..., *shape)} to network inputs; acting and training both come through here."""
         return preprocess(obs, self.encoder.image_keys, vector_transform=self.vector_transform)
 
+    def head(self, name: str) -> Head:
+        """A head by its name."""
+        return cast(Head, self.heads[name])
+
     def targets(self, batch: Batch, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What heads can be trained on. A new kind of target is a line here. {name: (B, T, ...)}."""
         return {f"obs/{key}": value for key, value in obs.items()} | {
@@ -54,7 +58,7 @@ class WorldModel(nn.Module):
             self.encoder(obs), batch.action, batch.is_first, noise=noise
         )
         feat, targets = posterior.feat, self.targets(batch, obs)
-        losses = {name: head.loss(feat, targets[head.target]).mean() for name, head in self.heads.items()}
+        losses = {name: self.head(name).loss(feat, targets[self.head(name).target]).mean() for name in self.heads}
         kl_loss, metrics = self.rssm.kl_loss(posterior.stats, prior_stats, **self.kl)
         total = self.kl_scale * kl_loss + sum(self.scales.get(name, 1.0) * loss for name, loss in losses.items())
         metrics |= {f"{name}_loss": loss.detach() for name, loss in losses.items()}
@@ -63,7 +67,7 @@ class WorldModel(nn.Module):
     def observe(
         self, obs: Mapping[str, Tensor], action: Tensor, is_first: Tensor, state: State, noise: Tensor
     ) -> State:
-        """One step of acting: the state after looking. obs raw {key: (N, *shape)}, action (N, A) -> State of (N, ...)."""
+        """One step of acting: the state after looking. obs raw {key: (N, *shape)}, action (N, A) -> State."""
         return self.rssm.observe(state, action, self.encoder(self.preprocess(obs)), is_first, noise)
 
     def continues(self, feat: Tensor) -> Tensor:
