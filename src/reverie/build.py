@@ -10,7 +10,15 @@ from torch import nn
 from .actor_critic import Actor, Critic
 from .config import Config
 from .envs.spaces import Spec
-from .networks import ContinuePredictor, ConvDecoder, Head, ObservationEncoder, RewardPredictor, VectorDecoder
+from .networks import (
+    ContinuePredictor,
+    ConvDecoder,
+    Head,
+    ObservationEncoder,
+    RewardPredictor,
+    VectorDecoder,
+    module_name,
+)
 from .rssm import DiscreteRSSM, GaussianLatent, Latent
 from .world_model import WorldModel
 
@@ -56,18 +64,19 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: dict[str, Any]) -> tu
     model = config.model
     heads: dict[str, Head] = {}
     for key, shape in spec.images.items():
-        heads[key] = ConvDecoder(
+        heads[module_name(key)] = ConvDecoder(
             feat_dim,
             shape,
-            target=f"obs/{key}",
+            target=module_name(key),
             depth=model.cnn_depth,
             norm=model.conv_norm,
             activation=model.activation,
             kernels=model.decoder_kernels,
         )
     for key, size in spec.vectors.items():
-        heads[key] = VectorDecoder(feat_dim, size, target=f"obs/{key}", **mlp)
-    scales = dict.fromkeys(spec.images, model.image_scale) | dict.fromkeys(spec.vectors, model.vector_scale)
+        heads[module_name(key)] = VectorDecoder(feat_dim, size, target=module_name(key), **mlp)
+    scales = dict.fromkeys(map(module_name, spec.images), model.image_scale)
+    scales |= dict.fromkeys(map(module_name, spec.vectors), model.vector_scale)
     heads["reward"], scales["reward"] = (
         RewardPredictor(feat_dim, transform=model.reward_transform, **mlp),
         model.reward_scale,

@@ -69,7 +69,9 @@ class ModelConfig:
     conv_norm: bool = opt(True, "LayerNorm in convolutions (design document; released Atari code: no)")
     gru_norm: bool = opt(True, "LayerNorm in the recurrent cell (released code: always)")
     activation: Literal["elu", "relu", "silu"] = opt("elu", "activation everywhere (design document)")
-    vector_transform: Literal["none", "symlog"] = opt("none", "squash vector observations (released code: none)")
+    vector_transform: Literal["none", "symlog", "standardize"] = opt(
+        "none", "vector observations: as they are (released code), squashed, or scaled to what the prefill showed"
+    )
     reward_transform: Literal["symlog", "tanh", "sign", "none"] = opt(
         "symlog", "what the reward head learns (design document: symlog; released code: tanh on Atari, none on DMC)"
     )
@@ -106,6 +108,8 @@ class BehaviorConfig:
     )
     actor_grad_mix: float = opt(0.1, "share of dynamics gradients in `both` (released code)")
     entropy_scale: float = opt(1e-3, "weight of the policy's entropy (paper: 1e-3 Atari, 1e-4 control)")
+    entropy_final: float = opt(1e-3, "the weight after `entropy_decay` updates (paper's schedules: 3e-3 to 3e-4)")
+    entropy_decay: int = opt(0, "updates over which the weight goes linearly to `entropy_final`; 0: it stays")
     baseline: Literal["online", "slow"] = opt("online", "critic subtracted in the advantage (paper: online)")
     slow_critic: bool = opt(True, "compute targets with a copy of the critic (paper); off: with the critic itself")
     slow_critic_every: int = opt(100, "updates between copies (paper)")

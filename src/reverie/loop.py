@@ -144,6 +144,7 @@ class Run:
                 self._note(episodes)
                 if not clock.prefilled and clock.env_steps >= settings.prefill and self._can_learn():
                     clock.prefilled = clock.env_steps
+                    self._measure_observations()
                 while clock.updates_due(settings.train_ratio, settings.pretrain) > 0 and not self.finished():
                     self.update()
                 if time.monotonic() - written >= settings.log_every:
@@ -191,6 +192,11 @@ class Run:
 
     def _can_learn(self) -> bool:
         return self.replay.can_sample(self.config.train.seq_len)
+
+    def _measure_observations(self) -> None:
+        rows = self.replay.contents()
+        vectors = {key: torch.from_numpy(rows[f"obs/{key}"]).to(self.agent.device) for key in self.spec.vectors}
+        self.agent.world_model.fit_observations(vectors)
 
     def update(self) -> None:
         """One update of everything, from one batch."""

@@ -147,6 +147,11 @@ class Replay:
         oldest = np.maximum(self.counts - self.size, 0)[stream]
         return stream, (place - oldest) % self.size
 
+    def contents(self) -> dict[str, np.ndarray]:
+        """Every step that can be replayed, in no particular order. {"obs/key", "action", ...: (N, *shape)}."""
+        filled = np.arange(self.size) < self.counts[:, None]
+        return {key: array[filled] for key, array in self.data.items()}
+
     def check_valid(self) -> None:
         """Raise ValueError if the contract of the drawing is broken anywhere; for tests and debugging."""
         for stream in range(len(self.counts)):

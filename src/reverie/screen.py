@@ -88,7 +88,7 @@ class Screen:
         losses = " ".join(
             f"{name} {self.metrics[key]:.3g}"
             for name, key in [
-                ("image", "world_model/image_loss"), ("vector", "world_model/observation_loss"),
+                *((key[:12], f"world_model/obs/{key}_loss") for key in list(run.spec.obs)[:2]),
                 ("reward", "world_model/reward_loss"), ("kl", "world_model/kl"), ("entropy", "actor/entropy"),
             ]
             if key in self.metrics

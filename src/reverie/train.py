@@ -126,7 +126,7 @@ class DreamerV2(nn.Module):
                 weights * alive[:, None],
                 actor_grad=self.actor_grad,
                 actor_grad_mix=options.actor_grad_mix,
-                entropy_scale=options.entropy_scale,
+                entropy_scale=self.entropy_scale(),
             )
             critic_loss, critic_metrics = compute_critic_loss(online, targets, weights)
         actor_metrics |= self._step("actor", actor_loss) | {"loss": actor_loss.detach()}
@@ -136,6 +136,12 @@ class DreamerV2(nn.Module):
             | {f"critic/{key}": value for key, value in critic_metrics.items()}
             | {"imagination/reward": rewards.detach().mean(), "imagination/continue": continues.detach().mean()}
         )
+
+    def entropy_scale(self) -> float:
+        """The weight of the entropy now: constant, or on its linear way to `entropy_final` (the paper's schedules)."""
+        options = self.config.behavior
+        done = min(1.0, self.updates / options.entropy_decay) if options.entropy_decay else 0.0
+        return options.entropy_scale + done * (options.entropy_final - options.entropy_scale)
 
     def _starts(self, posterior: State, is_terminal: Tensor) -> tuple[State, Tensor]:
         """All states of the batch, or a random share of them. -> State of (N, ...), alive (N,) 1 where not ended."""
@@ -208,7 +214,7 @@ def demo() -> None:
     for name, module in parts:
         print(f"{name:12} {sum(p.numel() for p in module.parameters()):>9,} parameters")
     show: Callable[[Any], str] = lambda m: "  ".join(  # noqa: E731
-        f"{k} {float(m[k]):8.3f}" for k in ("world_model/image_loss", "world_model/kl", "critic/loss")
+        f"{k} {float(m[k]):8.3f}" for k in ("world_model/obs/image_loss", "world_model/kl", "critic/loss")
     )
     first: Metrics = {}
     for update in range(41):
@@ -217,7 +223,7 @@ def demo() -> None:
         first = first or metrics
         if update % 10 == 0:
             print(f"update {update:3}  {show(metrics)}")
-    if not metrics["world_model/image_loss"] < 0.9 * first["world_model/image_loss"]:
+    if not metrics["world_model/obs/image_loss"] < 0.9 * first["world_model/obs/image_loss"]:
         raise AssertionError("the image loss of a single batch must fall")
     print(f"symlog(100) = {symlog(torch.tensor(100.0)):.4f}, symexp of it = {symexp(symlog(torch.tensor(100.0))):.4f}")
     print("ok: one batch is being learnt by heart")

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .networks import Head, ObservationEncoder, preprocess
+from .networks import Head, ObservationEncoder, Standardizer, module_name, preprocess
 from .replay import Batch
 from .rssm import DiscreteRSSM, State
 
@@ -32,10 +32,24 @@ class WorldModel(nn.Module):
         self.encoder, self.rssm, self.heads = encoder, rssm, nn.ModuleDict(dict(heads))
         self.scales, self.kl_scale, self.kl = dict(scales or {}), kl_scale, dict(kl or {})
         self.vector_transform = vector_transform
+        self.standardizers = nn.ModuleDict()
+        if vector_transform == "standardize":
+            self.standardizers.update(
+                {module_name(key): Standardizer(size) for key, size in encoder.vector_sizes.items()}
+            )
 
     def preprocess(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw observations {key: (..., *shape)} to network inputs; acting and training both come through here."""
-        return preprocess(obs, self.encoder.image_keys, vector_transform=self.vector_transform)
+        out = preprocess(obs, self.encoder.image_keys, vector_transform=self.vector_transform)
+        if self.vector_transform == "standardize":
+            out |= {key: self.standardizers[module_name(key)](out[key]) for key in self.encoder.vector_keys}
+        return out
+
+    def fit_observations(self, obs: Mapping[str, Tensor]) -> None:
+        """Measure the scale of vector observations once, on the data gathered before learning. raw {key: (N, V)}."""
+        if self.vector_transform == "standardize":
+            for key in self.encoder.vector_keys:
+                cast(Standardizer, self.standardizers[module_name(key)]).fit(obs[key])
 
     def head(self, name: str) -> Head:
         """A head by its name."""
@@ -43,7 +57,7 @@ class WorldModel(nn.Module):
 
     def targets(self, batch: Batch, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What heads can be trained on. A new kind of target is a line here. {name: (B, T, ...)}."""
-        return {f"obs/{key}": value for key, value in obs.items()} | {
+        return {module_name(key): value for key, value in obs.items()} | {
             "reward": batch.reward,
             "continue": 1 - batch.is_terminal.float(),
         }
@@ -77,6 +91,10 @@ class WorldModel(nn.Module):
     def reconstruct(self, feat: Tensor) -> dict[str, Tensor]:
         """Decoded images as uint8, the way they came. feat (..., F) -> {key: (..., H, W, C)}."""
         return {
-            key: ((self.heads[key](feat).float() + 0.5) * 255).clamp(0, 255).round().to(torch.uint8).movedim(-3, -1)
+            key: ((self.heads[module_name(key)](feat).float() + 0.5) * 255)
+            .clamp(0, 255)
+            .round()
+            .to(torch.uint8)
+            .movedim(-3, -1)
             for key in self.encoder.image_keys
         }
