@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", help="random seed (train.seed)")
     train.add_argument("--env-steps", help="environment steps in all, prefill included (train.env_steps)")
     train.add_argument("--minutes", help="minutes of training in all (train.minutes)")
-    train.add_argument("--quiet", action="store_true", help="print nothing")
+    train.add_argument("--quiet", action="store_true", help="print nothing while training")
+    train.add_argument("--json", action="store_true", help="print the last evaluation as one JSON object on stdout")
 
     play = verb("eval", _eval, "play whole episodes with a trained agent")
     play.add_argument("run", type=Path, help="a run, a checkpoint, or what agent.save wrote")
@@ -150,8 +151,11 @@ def _train(args: argparse.Namespace, rest: list[str]) -> int:
     screen = Screen(quiet=args.quiet)
     done = Run(config, run)
     done.train(screen)
-    if done.finished():
-        _closing_words(done, screen)
+    _closing_words(done, screen)
+    if args.json:
+        result = done.evaluation.to_dict() if done.evaluation else None
+        counts = {"env_steps": done.clock.env_steps, "updates": done.clock.updates, "seconds": done.clock.seconds}
+        print(json.dumps({"run": str(run), **counts, "evaluation": result}))
     return 0
 
 
