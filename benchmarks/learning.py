@@ -20,7 +20,8 @@ import numpy as np
 from reverie.config import load_preset, to_dict
 from reverie.evaluate import evaluate, random_policy
 from reverie.logger import read_lines
-from reverie.loop import Run, make_envs, provenance
+from reverie.loop import Run, make_envs
+from reverie.rundir import provenance
 
 
 def one_run(args: argparse.Namespace, seed: int) -> None:

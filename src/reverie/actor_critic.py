@@ -18,7 +18,7 @@ import torch
 from numpy.polynomial.hermite import hermgauss
 from torch import Tensor, nn
 
-from .networks import MLP
+from .networks import MLP, zero_output
 from .ops import one_hot_mode, one_hot_sample
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -198,10 +198,19 @@ class Critic(nn.Module):
     """v(f_k), Eq. 3: the expected lambda-return from a state, its own reward included. feat (..., F) -> (...)."""
 
     def __init__(
-        self, feat_dim: int, *, layers: int = 4, hidden_dim: int = 400, norm: bool = True, activation: str = "elu"
+        self,
+        feat_dim: int,
+        *,
+        layers: int = 4,
+        hidden_dim: int = 400,
+        norm: bool = True,
+        activation: str = "elu",
+        zero_init: bool = False,
     ) -> None:
         super().__init__()
         self.mlp = MLP(feat_dim, 1, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
+        if zero_init:
+            zero_output(self.mlp)
 
     def forward(self, feat: Tensor) -> Tensor:
         return self.mlp(feat).squeeze(-1).float()
@@ -277,7 +286,11 @@ def compute_actor_loss(
     loss = -(weights.detach() * (objective + entropy_scale * entropy)).mean()
     with torch.no_grad():
         advantage = targets - baseline
-        metrics = {"entropy": entropy.mean(), "advantage": advantage.mean(), "advantage_std": advantage.std()}
+        metrics = {
+            "entropy": entropy.mean(),
+            "advantage": advantage.mean(),
+            "advantage_std": advantage.std(correction=0),
+        }
     return loss, metrics
 
 

@@ -13,7 +13,7 @@ from .config import Config, build, load_preset
 from .envs import EnvLike, make_env
 from .errors import UserError
 from .evaluate import Evaluation, evaluate
-from .loop import Run, make_envs, options_of
+from .loop import Run, make_envs, options_of, twin
 from .player import Player
 from .screen import Screen
 from .train import DreamerV2
@@ -63,10 +63,7 @@ class Dreamer:
     def save(self, path: str | Path) -> Path:
         """Write the agent (settings, spaces, weights; no replay) to a directory that `load` reads. -> the directory."""
         path = Path(path)
-        try:
-            checkpoint.write_atomically(path, checkpoint.agent_files(self._trained()))
-        except OSError as error:
-            raise UserError(f"cannot write to {path} ({error.strerror}).", "Choose another directory.") from error
+        checkpoint.save_agent(path, self._trained())
         return path
 
     def player(self, *, num_envs: int | None = None, mode: str = "eval", seed: int = 0) -> Player:
@@ -75,7 +72,7 @@ class Dreamer:
 
     def evaluate(self, episodes: int = 20, *, mode: str = "eval", seed: int = 0, film: bool = False) -> Evaluation:
         """Play whole episodes in fresh environments. -> scores, lengths, frames of the first one."""
-        envs = make_envs(self.config, self.env, 1 if isinstance(self.env, gym.Env) else min(8, episodes))
+        envs = make_envs(self.config, twin(self.env), 1 if isinstance(self.env, gym.Env) else min(8, episodes))
         try:
             player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)
             return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, film=film)

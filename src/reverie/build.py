@@ -10,15 +10,9 @@ from torch import nn
 from .actor_critic import Actor, Critic
 from .config import Config
 from .envs.spaces import Spec
-from .networks import (
-    ContinuePredictor,
-    ConvDecoder,
-    Head,
-    ObservationEncoder,
-    RewardPredictor,
-    VectorDecoder,
-    module_name,
-)
+from .errors import UserError
+from .networks import ContinuePredictor, ConvDecoder, Head, RewardPredictor, VectorDecoder
+from .observations import ObservationEncoder, module_name
 from .rssm import DiscreteRSSM, GaussianLatent, Latent
 from .world_model import WorldModel
 
@@ -26,6 +20,7 @@ from .world_model import WorldModel
 def build_world_model(config: Config, spec: Spec) -> WorldModel:
     """Encoder, RSSM and one head per observation, reward and continue."""
     model = config.model
+    _check_images(config, spec)
     dense: dict[str, Any] = {"hidden_dim": model.hidden_dim, "norm": model.norm, "activation": model.activation}
     encoder = ObservationEncoder(
         spec.images,
@@ -60,6 +55,24 @@ def build_world_model(config: Config, spec: Spec) -> WorldModel:
     )
 
 
+def _check_images(config: Config, spec: Spec) -> None:
+    """UserError for images that the convolutions cannot take, by name."""
+    for key, (_, height, width) in spec.images.items():
+        if min(height, width) < 4:
+            raise UserError(
+                f"image observation '{key}' has {height}x{width} pixels, at least 4x4 are needed.",
+                "Set env.image_size, or give it as a float vector.",
+            )
+        kernels, reached = config.model.decoder_kernels, 1
+        for kernel in kernels:
+            reached = (reached - 1) * 2 + kernel
+        if kernels and (height, width) != (reached, reached):
+            raise UserError(
+                f"model.decoder_kernels {kernels} make {reached}x{reached} images, '{key}' has {height}x{width}.",
+                "Leave them empty for a decoder that fits any size, or set env.image_size.",
+            )
+
+
 def _heads(config: Config, spec: Spec, feat_dim: int, mlp: dict[str, Any]) -> tuple[dict[str, Head], dict[str, float]]:
     model = config.model
     heads: dict[str, Head] = {}
@@ -78,7 +91,7 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: dict[str, Any]) -> tu
     scales = dict.fromkeys(map(module_name, spec.images), model.image_scale)
     scales |= dict.fromkeys(map(module_name, spec.vectors), model.vector_scale)
     heads["reward"], scales["reward"] = (
-        RewardPredictor(feat_dim, transform=model.reward_transform, **mlp),
+        RewardPredictor(feat_dim, transform=model.reward_transform, zero_init=model.zero_init, **mlp),
         model.reward_scale,
     )
     if model.predict_continue:
@@ -96,7 +109,7 @@ def build_actor(config: Config, spec: Spec, feat_dim: int) -> Actor:
 
 def build_critic(config: Config, feat_dim: int) -> Critic:
     """The value network."""
-    return Critic(feat_dim, **_behavior_mlp(config))
+    return Critic(feat_dim, zero_init=config.model.zero_init, **_behavior_mlp(config))
 
 
 def _behavior_mlp(config: Config) -> dict[str, Any]:
@@ -109,8 +122,15 @@ def _behavior_mlp(config: Config) -> dict[str, Any]:
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto' is CUDA where there is one. Raises RuntimeError (torch's) for a device that does not exist."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """'auto' is CUDA where there is one. Raises UserError for a device that does not exist."""
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        device = torch.device(chosen)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch reports a missing CUDA build by an AssertionError
+        reason = str(error).splitlines()[0]
+        raise UserError(f"compute.device '{name}' cannot be used ({reason}).", "Use auto or cpu.") from error
+    return device
 
 
 def count_parameters(module: nn.Module) -> int:

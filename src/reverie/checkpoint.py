@@ -31,13 +31,16 @@ FORMAT = 1  # raised when a file's meaning changes; older formats must stay load
 
 
 def write_atomically(path: Path, files: Mapping[str, Any]) -> None:
-    """Make directory `path` hold `files` {name: tensors or text}: written beside it, synced, then renamed."""
+    """Make directory `path` hold `files` {name: tensors, text or bytes}: written beside it, synced, then renamed."""
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for name, content in files.items():
+        (temporary / name).parent.mkdir(exist_ok=True)
         if isinstance(content, str):
             (temporary / name).write_text(content, encoding="utf-8")
+        elif isinstance(content, bytes):
+            (temporary / name).write_bytes(content)
         else:
             save_file(content, temporary / name)
         with open(temporary / name, "rb") as file:
@@ -58,6 +61,20 @@ def agent_files(agent: DreamerV2) -> dict[str, Any]:
         "spec.json": json.dumps({"format": FORMAT, **agent.spec.to_dict()}, indent=1),
         "weights.safetensors": weights,
     }
+
+
+def save_agent(path: Path, agent: DreamerV2) -> None:
+    """Write an agent to a new directory, or over an earlier one. Raises UserError before touching anything else."""
+    files = agent_files(agent)
+    if path.is_dir() and {item.name for item in path.iterdir()} <= files.keys() | {"videos"}:
+        films = path / "videos"  # `reverie eval` leaves them there
+        files |= {f"videos/{film.name}": film.read_bytes() for film in films.glob("*.gif")}
+    elif path.exists():
+        raise UserError(f"{path} exists and holds something other than a saved agent.", "Choose another directory.")
+    try:
+        write_atomically(path, files)
+    except OSError as error:
+        raise UserError(f"cannot write to {path} ({error.strerror}).", "Choose another directory.") from error
 
 
 def optimizer_tensors(agent: DreamerV2) -> dict[str, Tensor]:
@@ -81,21 +98,29 @@ def restore_optimizers(agent: DreamerV2, tensors: Mapping[str, Tensor]) -> None:
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def save_checkpoint(path: Path, agent: DreamerV2, state: Mapping[str, Any]) -> None:
-    """A training checkpoint; `state` is whatever JSON can hold. torch's own RNG is added."""
-    tensors = optimizer_tensors(agent) | {"rng/torch/state": torch.get_rng_state()}
+def save_checkpoint(
+    path: Path, agent: DreamerV2, state: Mapping[str, Any], generators: Mapping[str, torch.Generator]
+) -> None:
+    """A training checkpoint; `state` is whatever JSON can hold, `generators` are torch's random streams by name."""
+    rngs = {f"rng/{name}/state": generator.get_state() for name, generator in generators.items()}
+    tensors = optimizer_tensors(agent) | rngs
     text = json.dumps({"format": FORMAT, "updates": agent.updates, **state})
     write_atomically(path, agent_files(agent) | {"optimizers.safetensors": tensors, "state.json": text})
 
 
-def load_checkpoint(path: Path, agent: DreamerV2) -> dict[str, Any]:
-    """Restore weights, optimisers and torch's RNG into `agent`; -> the rest of the state. Raises UserError."""
+def load_checkpoint(path: Path, agent: DreamerV2, generators: Mapping[str, torch.Generator]) -> dict[str, Any]:
+    """Restore weights, optimisers and random streams; -> the rest of the state. Raises UserError."""
     state = _read_json(path / "state.json")
+    if state.get("format") != FORMAT or not isinstance(state.get("updates"), int):
+        raise UserError(f"{path / 'state.json'} is damaged or of another version.", "Remove that checkpoint.")
     load_weights(path, agent)
     tensors = _tensors(path / "optimizers.safetensors")
-    torch.set_rng_state(tensors.pop("rng/torch/state"))
+    for name, generator in generators.items():
+        if f"rng/{name}/state" not in tensors:
+            raise UserError(f"{path} lacks the random stream '{name}'.", "Remove that checkpoint.")
+        generator.set_state(tensors.pop(f"rng/{name}/state"))
     restore_optimizers(agent, tensors)
-    agent.updates = int(state["updates"])
+    agent.updates = state["updates"]
     return state
 
 

@@ -163,7 +163,9 @@ def _train_config(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[
     named = {"env.id": args.env, "train.seed": args.seed, "train.env_steps": args.env_steps}
     named |= {"train.minutes": args.minutes}
     overrides |= {key: value for key, value in named.items() if value is not None}
-    if args.preset is None and args.run is not None and (args.run / "config.yaml").exists():
+    from .rundir import holds_run
+
+    if args.preset is None and args.run is not None and holds_run(args.run):
         return build(overrides, base=load_file(args.run / "config.yaml"), where="setting"), args.run
     preset = args.preset or "default"
     config = load_preset(preset, overrides)

@@ -68,6 +68,7 @@ class ModelConfig:
     norm: bool = opt(True, "LayerNorm in dense layers (design document; released Atari code: no)")
     conv_norm: bool = opt(True, "LayerNorm in convolutions (design document; released Atari code: no)")
     gru_norm: bool = opt(True, "LayerNorm in the recurrent cell (released code: always)")
+    zero_init: bool = opt(False, "reward head and critic answer 0 at first (a DreamerV3 idea; released V2 code: no)")
     activation: Literal["elu", "relu", "silu"] = opt("elu", "activation everywhere (design document)")
     vector_transform: Literal["none", "symlog", "standardize"] = opt(
         "none", "vector observations: as they are (released code), squashed, or scaled to what the prefill showed"
@@ -315,6 +316,8 @@ def _coerce(value: Any, kind: Any) -> Any:
 def _number(value: Any, kind: type) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"must be {'a whole' if kind is int else 'a'} number, got {value!r}")
+    if kind is int and str(value).strip().lstrip("+-").isdecimal():
+        return int(value)  # not through float, which is exact to 2^53 only
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -322,7 +325,7 @@ def _number(value: Any, kind: type) -> Any:
     if kind is int:
         if number != number or number in (float("inf"), float("-inf")) or number != int(number):
             raise ValueError(f"must be a whole number, got {value!r}")
-        return int(number) if isinstance(value, float | str) and "e" in str(value).lower() else int(str(value), 10)
+        return int(number)
     return number
 
 

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import platform
-import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,23 +16,20 @@ from typing import Any, cast
 import gymnasium as gym
 import numpy as np
 import torch
-import yaml
 from gymnasium.vector import VectorEnv
 
 from . import checkpoint
 from .collect import Collector, Episode
-from .config import Config, flatten, load_file, to_dict
+from .config import Config
 from .envs import EnvLike, make_vector
-from .envs.spaces import Spec, make_spec
+from .envs.spaces import Spec
 from .errors import UserError
 from .evaluate import Evaluation, evaluate, write_gif
 from .logger import Logger, read_lines
 from .replay import Replay
+from .rundir import check_directory, prepare_directory
 from .screen import Screen
 from .train import DreamerV2, to_batch
-
-#: Settings that may differ when a run is continued; everything else makes it another run.
-MAY_CHANGE = ("train.env_steps", "train.minutes", "train.eval_", "train.checkpoint_", "train.log_", "compute.", "log.")
 
 
 @dataclass
@@ -93,13 +85,14 @@ class Run:
     ) -> None:
         """weights: a saved agent to start from, if the directory has no checkpoint of its own."""
         self.config, self.directory = config, Path(directory)
-        prepare_directory(self.directory, config)
+        check_directory(self.directory, config)
         seed_everything(config)
         train, replay = config.train, config.replay
         self.envs = make_envs(config, env, config.env.num_envs)
-        self.env = env
+        self.env, self._eval_env = env, twin(env)  # now: hours later is too late to learn that it cannot be copied
         self.spec = _spec_of(self.envs)
         self.agent = DreamerV2(config, self.spec)
+        prepare_directory(self.directory, config)  # last: a task that cannot be made leaves no directory behind
         self.replay = Replay(
             self.spec.shapes,
             self.spec.action.size,
@@ -118,6 +111,7 @@ class Run:
         self.recent: list[float] = []
         self._eval_envs: VectorEnv | None = None
         self._stop = False
+        self._evaluated_at = -1
         self.resumed = self._restore()
         if weights is not None and not self.resumed:
             checkpoint.load_weights(weights, self.agent)
@@ -134,6 +128,15 @@ class Run:
         """Run to `env_steps` or `minutes`, whichever comes first; evaluate and save at the end."""
         screen = screen or Screen(quiet=True)
         screen.start(self)
+        if self.resumed and self.finished() and self._evaluated_at == self.clock.env_steps:
+            screen.say("nothing to do: the run is complete; more --env-steps or --minutes continue it")
+            self.close()
+            return self.agent
+        if self.finished():  # stopped between its end and its evaluation
+            self.evaluate(screen)
+            self.save()
+            self.close()
+            return self.agent
         settings, clock = self.config.train, self.clock
         written = saved = time.monotonic()
         last_eval = clock.env_steps
@@ -161,7 +164,7 @@ class Run:
                     break
         self.write(screen)
         self.save()  # before the evaluation: an interrupted evaluation loses nothing
-        if not self._stop:
+        if not self._stop and self._evaluated_at != clock.env_steps:
             self.evaluate(screen)
             self.save()
         screen.stop(self)
@@ -181,8 +184,12 @@ class Run:
     def _timed_rows(self) -> Iterator[tuple[dict[str, np.ndarray], list[Episode]]]:
         rows = self.collector.rows(self._act)
         while True:
-            with self.clock.timed("env"):
-                item = next(rows)
+            try:
+                with self.clock.timed("env"):
+                    item = next(rows)
+            except Exception:
+                self.save()  # an environment broke: what was learnt is kept
+                raise
             yield item
 
     def _act(self, obs: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
@@ -245,13 +252,13 @@ class Run:
         settings = self.config.train
         if self._eval_envs is None:
             count = 1 if isinstance(self.env, gym.Env) else min(self.config.env.num_envs, settings.eval_episodes)
-            self._eval_envs = make_envs(self.config, _twin(self.env), count)
+            self._eval_envs = make_envs(self.config, self._eval_env, count)
         player = self.agent.player(num_envs=self._eval_envs.num_envs, mode=settings.eval_mode, seed=settings.seed + 2)
         film = self.config.log.video
         result = evaluate(
             self._eval_envs, player.act, settings.eval_episodes, seed=10_000 + 1000 * settings.seed, film=film
         )
-        self.evaluation = result
+        self.evaluation, self._evaluated_at = result, self.clock.env_steps
         stamp = self._stamp("eval")
         for score, length in zip(result.scores, result.lengths, strict=True):
             self.logger.episode(stamp | {"return": score, "length": length})
@@ -279,7 +286,7 @@ class Run:
             "rng": self.rng.bit_generator.state,
             "recent": self.recent,
         }
-        checkpoint.save_checkpoint(folder / f"step-{self.clock.env_steps:012d}", self.agent, state)
+        checkpoint.save_checkpoint(folder / f"step-{self.clock.env_steps:012d}", self.agent, state, self._generators())
         kept = checkpoint.checkpoints(self.directory)
         for path in kept[: -self.config.log.keep_checkpoints]:
             shutil.rmtree(path)
@@ -291,19 +298,36 @@ class Run:
         found = checkpoint.checkpoints(self.directory)
         if not found:
             return False
-        state = checkpoint.load_checkpoint(found[-1], self.agent)
-        self.clock = Clock(**state["clock"])
-        self.replay.load(self.directory / "replay", np.array(state["replay"]["counts"]))
-        self.replay.rng.bit_generator.state = state["replay"]["rng"]
-        self.rng.bit_generator.state = state["rng"]
-        self.collector.steps, self.recent = self.clock.env_steps, list(state["recent"])
+        state = checkpoint.load_checkpoint(found[-1], self.agent, self._generators())
+        try:
+            self.clock = Clock(**state["clock"])
+            counts = np.array(state["replay"]["counts"])
+            self.replay.rng.bit_generator.state = state["replay"]["rng"]
+            self.rng.bit_generator.state = state["rng"]
+            self.recent = list(state["recent"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{found[-1] / 'state.json'} is damaged ({error}).", "Remove that checkpoint.") from error
+        self.replay.load(self.directory / "replay", counts)
+        self.collector.steps = self.clock.env_steps
         self.collector.seed += self.clock.env_steps  # other starts than the first time
+        self.evaluation = self._last_evaluation()
+        self._evaluated_at = max((x["env_steps"] for x in self.history() if x.get("phase") == "eval"), default=-1)
         return True
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        return {"torch": torch.default_generator, "player": self.player.generator}
+
+    def _last_evaluation(self) -> Evaluation | None:
+        past = [line for line in self.history() if line.get("env_steps", 0) <= self.clock.env_steps]
+        lines = [line for line in past if line.get("phase") == "eval"]
+        last = [line for line in lines if line["env_steps"] == lines[-1]["env_steps"]]
+        return Evaluation([x["return"] for x in last], [x["length"] for x in last]) if last else None
 
     def close(self) -> None:
         """Close environments and files."""
         self.logger.close()
-        self.envs.close()
+        if not isinstance(self.env, gym.Env):  # an instance belongs to whoever made it
+            self.envs.close()
         if self._eval_envs is not None:
             self._eval_envs.close()
 
@@ -313,67 +337,6 @@ class Run:
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
-
-
-def prepare_directory(directory: Path, config: Config) -> None:
-    """Create the run's directory, or check that it holds this very run. Raises UserError; changes nothing then."""
-    known = directory / "config.yaml"
-    if known.exists():
-        old, new = flatten(load_file(known)), flatten(config)
-        changed = [k for k in new if old.get(k) != new[k] and not k.startswith(MAY_CHANGE)]
-        if changed:
-            told = ", ".join(f"{k} = {old.get(k)!r} (asked for {new[k]!r})" for k in changed[:4])
-            more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-            raise UserError(
-                f"{directory} holds another run: {told}{more}.",
-                "Choose another --run, or repeat the settings that it was started with.",
-            )
-    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists and is not the directory of a run.", "Choose another --run.")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / ".write-test").write_text("")
-        (directory / ".write-test").unlink()
-        known.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to {directory} ({error.strerror}).", "Choose another --run.") from error
-    if not (directory / "provenance.json").exists():
-        (directory / "provenance.json").write_text(json.dumps(provenance(config), indent=1), encoding="utf-8")
-
-
-def provenance(config: Config) -> dict[str, Any]:
-    """Where numbers come from: command, commit, versions, hardware, seed, protocol."""
-    return {
-        "command": shlex.join(sys.argv),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": _commit(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "gymnasium": gym.__version__,
-        },
-        "hardware": {
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-        "seed": config.train.seed,
-        "protocol": asdict(config.env),
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the source tree, if the package runs from one."""
-    where = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=where, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def seed_everything(config: Config) -> None:
@@ -387,7 +350,7 @@ def _spec_of(envs: VectorEnv) -> Spec:
     return cast(Spec, cast(Any, envs).get_attr("agent_spec")[0])  # both vector classes have it
 
 
-def _twin(env: EnvLike | None) -> EnvLike | None:
+def twin(env: EnvLike | None) -> EnvLike | None:
     """An environment for evaluation beside the one that training uses."""
     if not isinstance(env, gym.Env):
         return env
@@ -419,6 +382,3 @@ def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, previous in old.items():
             signal.signal(number, previous)
-
-
-__all__ = ["Clock", "Run", "make_envs", "make_spec", "options_of", "prepare_directory", "provenance"]

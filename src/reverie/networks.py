@@ -1,6 +1,6 @@
 """The networks: what turns observations into embeddings, and features into predictions.
 
-Shapes (used in every file): B batch, T time, E embedding, F features [deter, stoch], "..." any leading axes. Images
+Shapes (used in every file): B batch, T time, E embedding, F features [stoch, deter], "..." any leading axes. Images
 are (..., C, H, W) floats in [-0.5, 0.5] inside the networks and (..., H, W, C) uint8 everywhere else.
 Everything here takes plain arguments: no configuration object, no batch, no environment.
 """
@@ -8,14 +8,14 @@ Everything here takes plain arguments: no configuration object, no batch, no env
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ops import REWARD_TRANSFORMS, squared_error, symlog
+from .ops import REWARD_TRANSFORMS, squared_error
 
 NORM_EPS = 1e-3  # Keras' LayerNormalization default, which the released code uses (FACTS.md 1.6)
 ACTIVATIONS = {"elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -37,6 +37,13 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def zero_output(mlp: MLP) -> None:
+    """Let a network answer 0 before it has learnt anything. A DreamerV3 idea, off in the V2 presets: a random critic
+    drives a quick actor into a corner before the world model knows better."""
+    last = mlp[-1]
+    nn.init.zeros_(cast(nn.Linear, last).weight)
 
 
 class MLP(nn.Sequential):
@@ -134,104 +141,6 @@ class ConvEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         maps = self.layers(image.flatten(0, -4))
         return maps.reshape((*image.shape[:-3], self.output_dim))
-
-
-class ObservationEncoder(nn.Module):
-    """Any number of images and vectors to one embedding. {key: (..., *shape)} -> (..., output_dim).
-
-    Each image key has its own ConvEncoder; all vectors go through one MLP; the results are concatenated. `embed_dim`
-    other than 0 and other than the natural size adds one layer that brings it there.
-    """
-
-    def __init__(
-        self,
-        images: Mapping[str, Sequence[int]],
-        vectors: Mapping[str, int],
-        *,
-        embed_dim: int = 1024,
-        depth: int = 32,
-        hidden_dim: int = 400,
-        layers: int = 4,
-        norm: bool = True,
-        conv_norm: bool = True,
-        activation: str = "elu",
-    ) -> None:
-        super().__init__()
-        if not images and not vectors:
-            raise ValueError("an encoder needs at least one image or vector observation")
-        self.vector_keys, self.vector_sizes = sorted(vectors), dict(vectors)
-        self.convs = nn.ModuleDict(
-            {
-                module_name(key): ConvEncoder(images[key], depth=depth, norm=conv_norm, activation=activation)
-                for key in sorted(images)
-            }
-        )
-        self.image_keys = sorted(images)
-        natural = sum(cast(ConvEncoder, conv).output_dim for conv in self.convs.values())
-        self.mlp: MLP | None = None
-        if vectors:
-            self.mlp = MLP(
-                sum(vectors.values()), None, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation
-            )
-            natural += self.mlp.output_dim
-        self.output_dim = embed_dim or natural
-        self.project: nn.Module = nn.Identity()
-        if self.output_dim != natural:
-            self.project = MLP(natural, None, layers=1, hidden_dim=embed_dim, norm=norm, activation=activation)
-
-    def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
-        parts = [self.convs[module_name(key)](obs[key]) for key in self.image_keys]
-        if self.mlp is not None:
-            parts.append(self.mlp(torch.cat([obs[key] for key in self.vector_keys], -1)))
-        return self.project(torch.cat(parts, -1))
-
-
-def preprocess(obs: Mapping[str, Tensor], image_keys: Iterable[str], *, vector_transform: str) -> dict[str, Tensor]:
-    """Raw observations to network inputs; the same function when acting and when training (FACTS.md B1).
-
-    image uint8 (..., H, W, C) -> float (..., C, H, W) in [-0.5, 0.5]; vector (..., V) -> float, symlog if asked.
-    """
-    images = set(image_keys)
-    out = {}
-    for key, value in obs.items():
-        if key in images:
-            if value.dtype != torch.uint8:
-                raise ValueError(f"image '{key}' must be uint8 in 0..255, got {value.dtype}")
-            out[key] = value.movedim(-1, -3).float().div_(255).sub_(0.5)
-        else:
-            out[key] = symlog(value.float()) if vector_transform == "symlog" else value.float()
-    return out
-
-
-class Standardizer(nn.Module):
-    """Bring each dimension of a vector observation to mean 0 and deviation 1, measured once, before learning.
-
-    Without it a quantity that moves by 0.1 (a pole's angle) costs less squared error than one nat of KL, and the
-    model learns to ignore it. x (..., V) -> (..., V), kept within +-10. Saved with the weights.
-    """
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("deviation", torch.ones(size))
-
-    def fit(self, values: Tensor) -> None:
-        """Measure. values (..., V); a dimension that never moves keeps deviation 1."""
-        flat = values.float().flatten(0, -2)
-        deviation = flat.std(0)
-        self.mean.copy_(flat.mean(0))
-        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ((x - self.mean) / self.deviation).clamp(-10, 10)
-
-
-def module_name(key: str) -> str:
-    """Name of the sub-module that serves an observation key: no dots, and no clash with attributes of torch's own."""
-    return "obs/" + key.replace(".", "_")
 
 
 # --------------------------------------------------------------------------------------------------- F -> predictions
@@ -375,10 +284,13 @@ class RewardPredictor(Head):
         hidden_dim: int = 400,
         norm: bool = True,
         activation: str = "elu",
+        zero_init: bool = False,
     ) -> None:
         super().__init__()
         self.squash, self.unsquash = REWARD_TRANSFORMS[transform]
         self.mlp = MLP(feat_dim, 1, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
+        if zero_init:
+            zero_output(self.mlp)
 
     def forward(self, feat: Tensor) -> Tensor:
         return self.unsquash(self.mlp(feat).squeeze(-1).float())
@@ -413,11 +325,11 @@ def demo() -> None:
     """Print the shape of everything for a 64x64 colour image, and check that the decoder mirrors odd sizes."""
     torch.manual_seed(0)
     image = torch.randint(0, 256, (2, 5, 64, 64, 3), dtype=torch.uint8)
-    obs = preprocess({"image": image, "position": torch.randn(2, 5, 7)}, ["image"], vector_transform="symlog")
-    encoder = ObservationEncoder({"image": (3, 64, 64)}, {"position": 7})
-    embed = encoder(obs)
+    pixels = image.movedim(-1, -3) / 255 - 0.5
+    encoder = ConvEncoder((3, 64, 64))
+    embed = encoder(pixels)
     feat = torch.randn(2, 5, 1224)
-    print("image     ", tuple(image.shape), "uint8 ->", tuple(obs["image"].shape), "in [-0.5, 0.5]")
+    print("image     ", tuple(image.shape), "uint8 ->", tuple(pixels.shape), "in [-0.5, 0.5]")
     print("embed     ", tuple(embed.shape), f"  encoder {sum(p.numel() for p in encoder.parameters()):,} parameters")
     heads: dict[str, Head] = {
         "ConvDecoder": ConvDecoder(1224, (3, 64, 64), target="image"),

@@ -15,12 +15,13 @@ def symlog(x: Tensor) -> Tensor:
 
     Slope 1 at zero, logarithmic far out, exactly undone by `symexp`. (An idea of DreamerV3; DreamerV2 used tanh.)
     """
-    return torch.sign(x) * torch.log1p(torch.abs(x))
+    # sign(x) * log1p(abs(x)) would have gradient 0 at exactly 0, where a head that starts at zero sits.
+    return torch.where(x >= 0, torch.log1p(x.clamp(min=0)), -torch.log1p((-x).clamp(min=0)))
 
 
 def symexp(x: Tensor) -> Tensor:
     """Inverse of `symlog`: sign(x) * (exp(|x|) - 1). x (...) -> (...)."""
-    return torch.sign(x) * torch.expm1(torch.abs(x))
+    return torch.where(x >= 0, torch.expm1(x.clamp(min=0)), -torch.expm1((-x).clamp(min=0)))
 
 
 def _identity(x: Tensor) -> Tensor:

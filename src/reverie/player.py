@@ -104,6 +104,8 @@ class Player:
                     f"observation '{key}' has shape {value.shape}, expected {(self.count, *self.spec.obs[key].shape)}.",
                     f"This player was made for {self.count} environment(s).",
                 )
+            if value.dtype == np.float32 and not np.isfinite(value).all():
+                raise UserError(f"observation '{key}' is not finite.", "Observations must be finite numbers.")
         action = self.spec.action.decode(self.act(encoded, np.broadcast_to(np.asarray(first, bool), (self.count,))))
         if self.batched:
             return action

@@ -23,7 +23,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
+
+from .errors import UserError
 
 #: What every step has besides its observations: shape after (B, T), dtype.
 STEP_KEYS: dict[str, type] = {
@@ -201,7 +204,7 @@ class Replay:
                 path.unlink()
 
     def load(self, directory: Path, counts: np.ndarray) -> None:
-        """Refill the rings as they were when `counts` steps had been added. Raises ValueError if steps are missing."""
+        """Refill the rings as they were when `counts` steps had been added. Raises UserError if steps are missing."""
         counts = np.asarray(counts, np.int64)
         have = np.maximum(counts - self.size, 0)
         for path in sorted(directory.glob("steps-*.safetensors")):
@@ -209,7 +212,7 @@ class Replay:
             if (last > counts).any():
                 path.unlink()  # written after the checkpoint that we return to
                 continue
-            rows, at = load_file(path), 0
+            rows, at = _rows(path), 0
             for stream, (a, b) in enumerate(zip(first, last, strict=True)):
                 places = np.arange(a, b) % self.size
                 for key, array in self.data.items():
@@ -217,16 +220,32 @@ class Replay:
                 have[stream] = max(have[stream], b) if a <= have[stream] else have[stream]
                 at += b - a
         if (have < counts).any():
-            raise ValueError(f"the replay log in {directory} holds {have.tolist()} of {counts.tolist()} steps")
+            raise UserError(
+                f"files are missing in the replay log {directory}: it ends at step {have.sum()} of {counts.sum()}.",
+                "Start another --run.",
+            )
         self.counts, self.saved, self._marked = counts.copy(), counts.copy(), None
 
 
 def _span(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Steps of each stream [first, last) in a log file, from its header alone."""
-    with open(path, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    meta = header["__metadata__"]
-    return np.array(json.loads(meta["first"])), np.array(json.loads(meta["last"]))
+    try:
+        with safe_open(path, "np") as file:
+            meta = file.metadata()
+        return np.array(json.loads(meta["first"])), np.array(json.loads(meta["last"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _rows(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"the replay log {path} is damaged ({error}).", "Start another --run.")
 
 
 def _allocate(shape: tuple[int, ...], dtype: Any, directory: Path | None, key: str) -> np.ndarray:

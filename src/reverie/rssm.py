@@ -223,6 +223,8 @@ class DiscreteRSSM(nn.Module):
                 f"embed, action and is_first must agree in (B, T), got {tuple(embed.shape[:2])}, "
                 f"{tuple(action.shape[:2])} and {(batch, length)}"
             )
+        if noise is not None and noise.shape[:2] != (batch, length):
+            raise ValueError(f"noise must be (B, T, ...) = {(batch, length)}, got {tuple(noise.shape)}")
         if state is None:
             state = self.initial(batch)
             is_first = torch.cat([torch.ones_like(is_first[:, :1]), is_first[:, 1:]], 1)

@@ -105,7 +105,6 @@ class DreamerV2(nn.Module):
         options = self.config.behavior
         if options.slow_critic and self.updates % options.slow_critic_every == 0:
             self.slow_critic.copy_from(self.critic)
-        self.updates += 1
         start, alive = self._starts(posterior, is_terminal)
         with self._autocast():
             with torch.set_grad_enabled(self.actor_grad != "reinforce"):  # REINFORCE needs no gradient of the dream
@@ -131,6 +130,7 @@ class DreamerV2(nn.Module):
             critic_loss, critic_metrics = compute_critic_loss(online, targets, weights)
         actor_metrics |= self._step("actor", actor_loss) | {"loss": actor_loss.detach()}
         critic_metrics |= self._step("critic", critic_loss) | {"loss": critic_loss.detach()}
+        self.updates += 1
         return (
             {f"actor/{key}": value for key, value in actor_metrics.items()}
             | {f"critic/{key}": value for key, value in critic_metrics.items()}

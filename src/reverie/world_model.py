@@ -8,7 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .networks import Head, ObservationEncoder, Standardizer, module_name, preprocess
+from .networks import Head
+from .observations import ObservationEncoder, Standardizer, module_name, preprocess
 from .replay import Batch
 from .rssm import DiscreteRSSM, State
 

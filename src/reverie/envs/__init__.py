@@ -78,10 +78,15 @@ def _from_id(env_id: str, actions: str) -> gym.Env:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     if not env_id:
         raise UserError("no environment is given.", "Add --env, e.g. --env MiniGrid-Empty-Random-6x6-v0.")
+    if env_id.startswith("custom:"):
+        raise UserError(
+            f"'{env_id}' is a custom environment, which cannot be made from its name.",
+            "Pass it: reverie.load(path, env=your_function).",
+        )
     family = _family(env_id)
     try:
         if family is None:
-            return gym.make(env_id, render_mode="rgb_array")
+            return _from_gymnasium(env_id)
         return family.make(env_id, actions=actions, render_mode="rgb_array")
     except (ModuleNotFoundError, gym.error.DependencyNotInstalled) as error:
         extra = family.PACKAGE if family else "classic"
@@ -92,6 +97,15 @@ def _from_id(env_id: str, actions: str) -> gym.Env:
         raise UserError(
             f"Gymnasium cannot make '{env_id}': {error}", "`reverie envs` lists the families and their packages."
         ) from error
+
+
+def _from_gymnasium(env_id: str) -> gym.Env:
+    try:
+        return gym.make(env_id, render_mode="rgb_array")
+    except TypeError as error:  # an environment that cannot draw itself need not know the argument
+        if "render_mode" not in str(error):
+            raise
+        return gym.make(env_id)
 
 
 def _render_observation(env: gym.Env) -> gym.Env:

@@ -144,7 +144,13 @@ def name_of(path: tuple[str, ...]) -> str:
 
 def make_spec(env: gym.Env) -> Spec:
     """Read an environment's spaces. Raises UserError for a space that the agent cannot use."""
-    obs = {name_of(item.path): item for item in _obs_keys(env.observation_space, ())}
+    items = list(_obs_keys(env.observation_space, ()))
+    obs = {name_of(item.path): item for item in items}
+    if len({key.replace("/", "-").replace(".", "_") for key in obs}) < len(items):
+        raise UserError(
+            f"two observations have names that are too much alike: {', '.join(name_of(item.path) for item in items)}.",
+            "Rename one of the keys.",
+        )
     if not obs:
         raise UserError(f"the environment has no usable observation: {env.observation_space}.")
     return Spec(obs, _action_spec(env.action_space))
@@ -157,7 +163,7 @@ def _obs_keys(space: spaces.Space, path: tuple[str, ...]) -> Iterator[ObsKey]:
     elif isinstance(space, spaces.Discrete):
         yield ObsKey(path, "discrete", (), (int(space.n),), start=int(space.start))
     elif isinstance(space, spaces.Box):
-        yield _box_key(space, path)
+        yield box_key(space, path)
     else:
         raise UserError(
             f"observation '{name_of(path)}' has the unsupported space {space}.",
@@ -165,7 +171,8 @@ def _obs_keys(space: spaces.Space, path: tuple[str, ...]) -> Iterator[ObsKey]:
         )
 
 
-def _box_key(space: spaces.Box, path: tuple[str, ...]) -> ObsKey:
+def box_key(space: spaces.Box, path: tuple[str, ...] = ()) -> ObsKey:
+    """How a Box is presented: uint8 of rank 3 (or 2) is an image in any channel order, the rest a vector."""
     shape = space.shape
     if space.dtype == np.uint8 and len(shape) == 3:
         if shape[2] in (1, 3, 4) or shape[0] not in (1, 3, 4):
@@ -219,7 +226,9 @@ class AgentView(gym.Wrapper):
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         own = self.agent_spec.action.decode(np.asarray(action))
-        obs, reward, terminated, truncated, info = self.env.step(int(own) if own.ndim == 0 else own)
+        obs, reward, terminated, truncated, info = self.env.step(
+            int(own) if self.agent_spec.action.kind == "discrete" else own
+        )
         self.steps += 1
         reward = float(reward)
         if not np.isfinite(reward):

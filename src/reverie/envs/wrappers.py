@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+
+from .spaces import box_key
 
 
 @lru_cache(maxsize=32)
@@ -43,7 +45,7 @@ class PreparedImages(gym.ObservationWrapper):
             return spaces.Dict({key: self._space(sub) for key, sub in space.spaces.items()})
         if not _is_image(space):
             return space
-        height, width, channels = space.shape or ()
+        height, width, channels = box_key(space).shape
         shape = (self.size or height, self.size or width, 1 if self.grayscale else channels)
         return spaces.Box(0, 255, shape, np.uint8)
 
@@ -55,14 +57,20 @@ class PreparedImages(gym.ObservationWrapper):
             return {key: self._convert(obs[key], sub) for key, sub in space.spaces.items()}
         if not _is_image(space):
             return obs
-        image = area_resize(obs, self.size, self.size) if self.size else obs
-        if self.grayscale and image.shape[2] == 3:  # luma of ITU-R 601, as ALE and OpenCV
-            image = np.rint(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)[..., None]
-        return image
+        image = box_key(space).encode(obs)
+        image = area_resize(image, self.size, self.size) if self.size else image
+        return _grey(image) if self.grayscale else image
 
 
-def _is_image(space: spaces.Space) -> bool:
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] <= 4
+def _is_image(space: spaces.Space) -> TypeGuard[spaces.Box]:
+    return isinstance(space, spaces.Box) and box_key(space).kind == "image"
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, C) -> (H, W, 1): luma of ITU-R 601 for RGB and RGBA, as ALE and OpenCV; else the mean."""
+    count = image.shape[2]
+    weights = np.array([0.299, 0.587, 0.114, 0.0])[:count] if count in (3, 4) else np.full(count, 1 / count)
+    return np.rint(image @ weights).astype(np.uint8)[..., None]
 
 
 class ActionSubset(gym.ActionWrapper):

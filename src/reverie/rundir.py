@@ -1,0 +1,97 @@
+"""The directory of a run: may it be used, what is written into it first, and where the numbers in it come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import yaml
+
+from .config import Config, flatten, load_file, to_dict
+from .errors import UserError
+
+#: Settings that may differ when a run is continued; everything else makes it another run.
+MAY_CHANGE = ("train.env_steps", "train.minutes", "train.eval_", "train.checkpoint_", "train.log_", "compute.", "log.")
+
+
+def holds_run(directory: Path) -> bool:
+    """Is there a run in it? Raises UserError for a path that the system will not even look at."""
+    try:
+        return (directory / "config.yaml").exists()
+    except OSError as error:
+        raise UserError(f"cannot write to {directory} ({error.strerror}).", "Choose another --run.") from error
+
+
+def check_directory(directory: Path, config: Config) -> None:
+    """Is the directory free, or does it hold this very run? Raises UserError; changes nothing."""
+    if holds_run(directory):
+        old, new = flatten(load_file(directory / "config.yaml")), flatten(config)
+        changed = [k for k in new if old.get(k) != new[k] and not k.startswith(MAY_CHANGE)]
+        if changed:
+            told = ", ".join(f"{k} = {old.get(k)!r} (asked for {new[k]!r})" for k in changed[:4])
+            more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+            raise UserError(
+                f"{directory} holds another run: {told}{more}.",
+                "Choose another --run, or repeat the settings that it was started with.",
+            )
+    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} exists and is not the directory of a run.", "Choose another --run.")
+
+
+def prepare_directory(directory: Path, config: Config) -> None:
+    """Create the run's directory with its settings and provenance. Raises UserError if it cannot be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        draft = directory / ".config.yaml.tmp"  # an existing configuration must survive a full disk
+        draft.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+        os.replace(draft, directory / "config.yaml")
+    except OSError as error:
+        raise UserError(f"cannot write to {directory} ({error.strerror}).", "Choose another --run.") from error
+    if not (directory / "provenance.json").exists():
+        (directory / "provenance.json").write_text(json.dumps(provenance(config), indent=1), encoding="utf-8")
+
+
+def provenance(config: Config) -> dict[str, Any]:
+    """Where numbers come from: command, commit, versions, hardware, seed, protocol."""
+    return {
+        "command": shlex.join(sys.argv),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": _commit(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "gymnasium": gym.__version__,
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "seed": config.train.seed,
+        "protocol": asdict(config.env),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, if the package runs from one."""
+    where = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=where, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,43 @@
+"""Shared by all tests: one thread of torch, so that tests neither fight for cores nor depend on their number."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # `import toys`, whatever the import mode
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    """Run the test in an empty directory, where default run directories do no harm."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def make_run():
+    """make_run(directory, env, name=value, ...): a Run of preset debug, without TensorBoard and films."""
+    from toys import long_counting
+
+    from reverie.config import load_preset
+    from reverie.loop import Run
+
+    def make(directory, env=long_counting, **overrides):
+        quick = {"env.id": "custom:toy", "tensorboard": False, "video": False, "env_steps": 120}
+        return Run(load_preset("debug", quick | overrides), directory, env)
+
+    return make
+
+
+@pytest.fixture
+def files_of():
+    """files_of(directory) -> {relative path: bytes} of everything below it."""
+
+    def read(directory):
+        return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+    return read

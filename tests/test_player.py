@@ -1,0 +1,263 @@
+"""The player: one function from the environment's observations to its actions, with a memory that can be erased."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from toys import CountingEnv, DictEnv, SpaceEnv
+
+import reverie
+from reverie import checkpoint
+from reverie.config import load_preset
+from reverie.envs.spaces import make_spec
+from reverie.errors import UserError
+from reverie.train import DreamerV2
+
+BOX = spaces.Box(np.float32([-2, 0]), np.float32([2, 5]))
+
+
+def agent_for(env, **overrides):
+    torch.manual_seed(0)
+    return DreamerV2(load_preset("debug", overrides), make_spec(env))
+
+
+@pytest.fixture(scope="module")
+def agent():
+    return agent_for(SpaceEnv(spaces.Box(-1, 1, (3,)), spaces.Discrete(4)))
+
+
+def looks(count, *batch, seed=0):
+    return list(np.random.default_rng(seed).uniform(-1, 1, (count, *batch, 3)).astype(np.float32))
+
+
+def play(player, observations, firsts=None):
+    """Actions, and the states behind them."""
+    actions, states = [], []
+    for obs, first in zip(observations, firsts or [False] * len(observations), strict=True):
+        actions.append(player(obs, first=first))
+        states.append(player.state.feat.clone())
+    return actions, torch.stack(states)
+
+
+# ------------------------------------------------------------------------------------------------------- actions
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "explore"])
+@pytest.mark.parametrize("box", [None, BOX, spaces.Box(-1, 1, (2, 2)), spaces.Box(-1, 1, (1,), np.float64)])
+def test_actions_are_the_environments_own(mode, box):
+    env = DictEnv(box)
+    player = agent_for(env, explore_noise=0.5).player(mode=mode)
+    obs, _ = env.reset(seed=0)
+    for _ in range(5):
+        action = player(obs)
+        assert env.action_space.contains(action)
+        assert type(action) is int if box is None else (action.shape, action.dtype) == (box.shape, box.dtype)
+        obs, *_ = env.step(action)
+
+
+@pytest.mark.parametrize("box", [None, BOX])
+def test_batched_actions_have_a_leading_axis(box):
+    env = DictEnv(box)
+    player = agent_for(env).player(num_envs=3)
+    one = env.reset(seed=0)[0]
+    obs = {
+        "camera": np.stack([one["camera"]] * 3),
+        "body": {"speed": np.stack([one["body"]["speed"]] * 3), "facing": np.array([0, 1, -1])},
+    }
+    actions = player(obs)
+    assert actions.shape == ((3,) if box is None else (3, 2))
+    assert all(env.action_space.contains(action) for action in actions)
+
+
+def test_eval_takes_one_action_where_train_samples(agent, monkeypatch):
+    latent = agent.world_model.rssm.latent
+    monkeypatch.setattr(latent, "noise", lambda *batch, **k: torch.full((*batch, latent.num_categoricals), 0.4))
+    obs, found = np.zeros((200, 3), np.float32), {}
+    for mode in ("train", "eval"):
+        found[mode] = set(agent.player(num_envs=200, mode=mode)(obs).tolist())
+    assert len(found["eval"]) == 1
+    assert len(found["train"]) > 1
+
+
+def test_explore_noise_is_the_share_of_random_actions():
+    env = SpaceEnv(spaces.Box(-1, 1, (3,)), spaces.Discrete(50))
+    agent = agent_for(env, explore_noise=0.3)
+    with torch.no_grad():
+        agent.actor.mlp[-1].bias[:] = -50.0
+        agent.actor.mlp[-1].bias[7] = 50.0  # a policy that is sure of action 7
+    player = agent.player(num_envs=4000, mode="explore")
+    others = (player(np.zeros((4000, 3), np.float32)) != 7).mean()
+    assert others == pytest.approx(0.3 * 49 / 50, abs=0.025)
+    assert (agent.player(num_envs=500, mode="train")(np.zeros((500, 3), np.float32)) == 7).all()
+
+
+def test_an_unknown_mode_is_refused(agent):
+    with pytest.raises(UserError, match="mode must be one of train, eval, explore, got 'best'"):
+        agent.player(mode="best")
+
+
+# --------------------------------------------------------------------------------------------------------- memory
+
+
+def test_same_seed_same_actions_and_another_seed_others(agent):
+    (a, x), (b, y), (_, z) = (play(agent.player(mode="train", seed=s), looks(40)) for s in (1, 1, 2))
+    assert a == b
+    assert torch.equal(x, y)
+    assert not torch.equal(x, z)
+
+
+def test_the_state_depends_on_the_past(agent):
+    plain, other = agent.player(seed=0), agent.player(seed=0)
+    _, after = play(plain, looks(5))
+    _, changed = play(other, [-looks(5)[0], *looks(5)[1:]])
+    assert not torch.equal(after[-1], changed[-1])
+
+
+def test_first_erases_the_past(agent):
+    used, fresh = agent.player(mode="train", seed=0), agent.player(mode="train", seed=5)
+    play(used, looks(7))
+    used.generator.manual_seed(5)
+    firsts = [True, *[False] * 5]
+    actions, states = play(used, looks(6, seed=3), firsts)
+    expected, fresh_states = play(fresh, looks(6, seed=3))
+    assert actions == expected
+    assert torch.equal(states, fresh_states)
+
+
+def test_reset_erases_the_past(agent):
+    used, fresh = agent.player(seed=0), agent.player(seed=5)
+    play(used, looks(7))
+    used.reset()
+    used.generator.manual_seed(5)
+    assert torch.equal(play(used, looks(6))[1], play(fresh, looks(6))[1])
+
+
+def test_nan_is_refused_and_leaves_the_memory_as_it_was(agent):
+    player = agent.player()
+    player(np.zeros(3, np.float32))
+    before = player.state.feat.clone()
+    with pytest.raises(UserError, match="'observation' is not finite"):
+        player(np.full(3, np.nan, np.float32))
+    assert torch.equal(player.state.feat, before)
+
+
+def test_a_batch_of_one_is_a_single_player(agent):
+    single, states = play(agent.player(mode="train", seed=2), looks(20))
+    batched, same = play(agent.player(num_envs=1, mode="train", seed=2), [o[None] for o in looks(20)])
+    assert single == [int(a[0]) for a in batched]
+    assert torch.equal(states, same)
+
+
+def test_a_batch_is_many_single_players(agent, monkeypatch):
+    """With the same noise for everybody, three environments together do what three players do apart."""
+    latent = agent.world_model.rssm.latent
+    monkeypatch.setattr(latent, "noise", lambda *batch, **k: torch.full((*batch, latent.num_categoricals), 0.4))
+    observations = looks(15, 3)
+    firsts = [np.array([t % 5 == 0, t % 3 == 0, t == 7]) for t in range(15)]
+    actions, states = play(agent.player(num_envs=3), observations, firsts)
+    for i in range(3):
+        alone, own = play(agent.player(), [o[i] for o in observations], [bool(f[i]) for f in firsts])
+        assert [int(a[i]) for a in actions] == alone
+        torch.testing.assert_close(states[:, i : i + 1], own)
+
+
+def test_environments_that_end_at_different_times_do_not_touch_each_other(agent):
+    observations = looks(12, 3)
+    quiet = [np.zeros(3, bool)] * 12
+    ends = [np.array([False, t in (3, 8), False]) for t in range(12)]
+    other = [np.concatenate([o[:1], -o[1:2], o[2:]]) for o in observations]
+    actions, states = play(agent.player(num_envs=3, mode="train"), observations, quiet)
+    changed, disturbed = play(agent.player(num_envs=3, mode="train"), other, ends)
+    assert torch.equal(states[:, [0, 2]], disturbed[:, [0, 2]])
+    assert not torch.equal(states[:, 1], disturbed[:, 1])
+    assert all((a[[0, 2]] == b[[0, 2]]).all() for a, b in zip(actions, changed, strict=True))
+
+
+def test_one_flag_may_speak_for_all_environments(agent):
+    left, right = (agent.player(num_envs=3, seed=1) for _ in range(2))
+    for player in (left, right):
+        play(player, looks(3, 3))
+    left(looks(1, 3)[0], first=True)
+    right(looks(1, 3)[0], first=np.ones(3, bool))
+    assert torch.equal(left.state.feat, right.state.feat)
+
+
+def test_acting_leaves_observations_and_weights_alone(agent):
+    before = {key: value.clone() for key, value in agent.state_dict().items()}
+    obs = looks(1)[0]
+    copy = obs.copy()
+    player = agent.player(mode="train")
+    player(obs)
+    np.testing.assert_array_equal(obs, copy)
+    assert not player.state.feat.requires_grad
+    assert all(torch.equal(before[key], value) for key, value in agent.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------------------ wrong shapes
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "shape"), [(None, (4,)), (None, ()), (None, (1, 3)), (2, (3,)), (2, (3, 3)), (2, (2, 4)), (1, (3,))]
+)
+def test_a_wrong_shape_is_refused_by_name_and_changes_nothing(agent, num_envs, shape):
+    player = agent.player(num_envs=num_envs)
+    before = player.state.feat.clone()
+    with pytest.raises(UserError, match="observation 'observation' has shape"):
+        player(np.zeros(shape, np.float32))
+    assert torch.equal(player.state.feat, before)
+    assert player.fresh.all()
+
+
+def test_a_missing_entry_of_a_dict_is_named():
+    env = DictEnv()
+    obs, _ = env.reset(seed=0)
+    del obs["body"]["speed"]
+    with pytest.raises(UserError, match="the observation lacks 'speed'"):
+        agent_for(env).player()(obs)
+
+
+def test_flags_of_the_wrong_number_are_refused(agent):
+    with pytest.raises((UserError, ValueError)):
+        agent.player(num_envs=3)(np.zeros((3, 3), np.float32), first=np.zeros(2, bool))
+
+
+# ------------------------------------------------------------------------------------------------------------ loading
+
+
+@pytest.mark.parametrize("env", [DictEnv(), DictEnv(BOX), CountingEnv()], ids=["discrete", "box", "vector"])
+@pytest.mark.parametrize("mode", ["eval", "train", "explore"])
+def test_a_loaded_player_is_the_agents_player_bit_for_bit(tmp_path, env, mode):
+    agent = agent_for(env, explore_noise=0.3)
+    checkpoint.write_atomically(tmp_path / "saved", checkpoint.agent_files(agent))
+    left, right = agent.player(mode=mode, seed=4), reverie.load_player(tmp_path / "saved", mode=mode, seed=4)
+    obs, _ = env.reset(seed=0)
+    for _ in range(10):
+        action, same = left(obs), right(obs)
+        np.testing.assert_array_equal(action, same)
+        assert type(action) is type(same)
+        assert torch.equal(left.state.feat, right.state.feat)
+        obs, _, terminated, *_ = env.step(action)
+        if terminated:
+            obs, _ = env.reset()
+
+
+def test_a_player_loads_without_training_code(tmp_path):
+    import subprocess
+    import sys
+
+    checkpoint.write_atomically(tmp_path / "saved", checkpoint.agent_files(agent_for(CountingEnv())))
+    code = (
+        "import sys, numpy as np, reverie\n"
+        f"player = reverie.load_player({str(tmp_path / 'saved')!r})\n"
+        "print(player(np.zeros(4, np.float32)))\n"
+        "print([m for m in ('train', 'loop', 'collect', 'evaluate', 'logger') if f'reverie.{m}' in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    action, modules = done.stdout.splitlines()
+    assert int(action) in range(3)
+    assert modules == "[]"
+
+
+def test_loading_from_nowhere_is_told(tmp_path):
+    with pytest.raises(UserError, match="is not a run or a saved agent"):
+        reverie.load_player(tmp_path)
