@@ -1,4 +1,4 @@
-"""A custom Gymnasium environment: train, save, load, play."""
+"""A custom Gymnasium environment: train, save, load and play it."""
 
 import gymnasium as gym
 import numpy as np
@@ -7,32 +7,31 @@ import reverie
 
 
 class Corridor(gym.Env):
-    """Walk right along eight cells: +1 at the end, which ends the episode."""
+    """Eight cells in a row, start at the left; +1 for reaching the right end, which ends the episode."""
 
-    observation_space, action_space = gym.spaces.Box(0, 1, (8,), np.float32), gym.spaces.Discrete(2)
+    observation_space, action_space = gym.spaces.Box(0, 7, (1,), np.float32), gym.spaces.Discrete(2)
 
     def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.place = 0
-        return np.eye(8, dtype=np.float32)[self.place], {}
+        self.x = np.zeros(1, np.float32)
+        return self.x.copy(), {}
 
     def step(self, action):
-        self.place = max(0, self.place + (1 if action == 1 else -1))
-        return np.eye(8, dtype=np.float32)[self.place], float(self.place == 7), self.place == 7, False, {}
+        self.x = np.clip(self.x + 2 * action - 1, 0, 7).astype(np.float32)
+        return self.x.copy(), float(self.x[0] == 7), bool(self.x[0] == 7), False, {}
 
 
-def make() -> gym.Env:
+def make_corridor():
     return gym.wrappers.TimeLimit(Corridor(), 50)
 
 
-agent = reverie.Dreamer(make, preset="vector", run="runs/corridor", seed=0)
-agent.learn(env_steps=3000)
+agent = reverie.Dreamer(make_corridor, preset="vector", run="runs/corridor")
+agent.learn(env_steps=1500)
 agent.save("corridor")
 
-act, env = reverie.load("corridor").player(), make()
+act = reverie.load("corridor").player()
+env, score, done = make_corridor(), 0.0, False
 obs, _ = env.reset()
-first, score, done = True, 0.0, False
 while not done:
-    obs, reward, terminated, truncated, _ = env.step(act(obs, first=first))
-    first, score, done = False, score + reward, terminated or truncated
+    obs, reward, terminated, truncated, _ = env.step(act(obs))
+    score, done = score + reward, terminated or truncated
 print("return", score)
