@@ -13,8 +13,9 @@ from toys import BrokenEnv, CountingEnv, DictEnv, SpaceEnv, StillEnv, counting
 from reverie.collect import Collector
 from reverie.config import load_preset
 from reverie.envs import families, make_env, make_vector
+from reverie.envs.images import area_resize
 from reverie.envs.spaces import AgentView, Spec, make_spec
-from reverie.envs.wrappers import ActionRepeat, ActionSubset, PreparedImages, area_resize
+from reverie.envs.wrappers import ActionRepeat, ActionSubset
 from reverie.errors import UserError
 from reverie.replay import Replay
 from reverie.train import DreamerV2, to_batch
@@ -311,30 +312,32 @@ def test_resizing_to_the_same_size_changes_nothing():
 @pytest.mark.parametrize(("grayscale", "channels"), [(False, 3), (True, 1)])
 @pytest.mark.parametrize(("size", "side"), [(0, 16), (8, 8), (20, 20)])
 def test_images_of_a_dict_are_prepared_and_the_rest_is_left_alone(size, side, grayscale, channels):
-    env = PreparedImages(DictEnv(), size=size, grayscale=grayscale)
+    env = AgentView(DictEnv(), image_size=size, grayscale=grayscale)
     obs, _ = env.reset(seed=0)
+    plain, _ = AgentView(DictEnv()).reset(seed=0)
     assert obs["camera"].shape == env.observation_space["camera"].shape == (side, side, channels)
-    assert env.observation_space["body"] == DictEnv().observation_space["body"]
+    for key in ("body/speed", "body/facing"):
+        np.testing.assert_array_equal(obs[key], plain[key])
     assert env.observation_space.contains(obs)
 
 
 @pytest.mark.parametrize(("colour", "grey"), [((255, 0, 0), 76), ((0, 255, 0), 150), ((0, 0, 255), 29), ((9, 9, 9), 9)])
 def test_grey_is_luma(colour, grey):
-    env = PreparedImages(SpaceEnv(image(4, 4, 3)), size=0, grayscale=True)
-    assert (env.observation(np.full((4, 4, 3), colour, np.uint8)) == grey).all()
+    spec = make_spec(SpaceEnv(image(4, 4, 3)), grayscale=True)
+    assert (spec.encode(np.full((4, 4, 3), colour, np.uint8))["observation"] == grey).all()
 
 
 def test_grey_images_stay_as_they_are():
-    env = PreparedImages(SpaceEnv(image(4, 4, 1)), size=0, grayscale=True)
+    spec = make_spec(SpaceEnv(image(4, 4, 1)), grayscale=True)
     picture = np.random.default_rng(0).integers(0, 256, (4, 4, 1), dtype=np.uint8)
-    np.testing.assert_array_equal(env.observation(picture), picture)
+    np.testing.assert_array_equal(spec.encode(picture)["observation"], picture)
 
 
 @pytest.mark.parametrize("shape", [(12, 12, 3), (3, 12, 12), (12, 12), (12, 12, 4), (12, 12, 9)])
 @pytest.mark.parametrize("grayscale", [False, True])
 def test_every_image_that_the_agent_sees_is_prepared(shape, grayscale):
     """`image_size` and `grayscale` speak of images, whatever their layout: what make_spec calls one is one."""
-    view = AgentView(make_env(SpaceEnv(image(*shape)), image_size=8, grayscale=grayscale))
+    view = AgentView(SpaceEnv(image(*shape)), image_size=8, grayscale=grayscale)
     obs, _ = view.reset(seed=0)
     assert obs["observation"].shape[:2] == (8, 8)
     assert obs["observation"].shape == view.observation_space["observation"].shape
@@ -415,11 +418,11 @@ def test_minigrid_from_pixels(env_id, actions, count):
 
 
 def test_minigrid_pictures_show_what_the_agent_does():
-    env = make_env("MiniGrid-Empty-6x6-v0", image_size=28)
+    env = make_env("MiniGrid-Empty-6x6-v0")
     first, _ = env.reset(seed=0)
     turned, *_ = env.step(0)
     back, *_ = env.step(1)
-    assert first.shape == (28, 28, 3)
+    assert first.shape == (56, 56, 3)
     assert not np.array_equal(first, turned)
     np.testing.assert_array_equal(first, back)
     env.close()
@@ -440,11 +443,11 @@ def test_minimal_minigrid_actions_are_the_right_ones():
 
 
 def test_pixels_of_a_vector_task():
-    env = make_env("CartPole-v1", pixels=True, image_size=24, grayscale=True)
+    env = AgentView(make_env("CartPole-v1", pixels=True), image_size=24, grayscale=True)
     obs, _ = env.reset(seed=0)
-    assert obs.shape == (24, 24, 1)
-    assert obs.min() < obs.max()
-    assert make_spec(env).images == {"observation": (1, 24, 24)}
+    assert obs["observation"].shape == (24, 24, 1)
+    assert obs["observation"].min() < obs["observation"].max()
+    assert env.agent_spec.images == {"observation": (1, 24, 24)}
     env.close()
 
 
@@ -492,7 +495,7 @@ def test_what_is_no_environment_is_refused(thing):
 
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "minigrid", None)
-    with pytest.raises(UserError, match=r"pip install 'reverie-rl\[minigrid\]'"):
+    with pytest.raises(UserError, match=r"pip install minigrid"):
         make_env("MiniGrid-Empty-6x6-v0")
 
 

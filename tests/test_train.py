@@ -469,3 +469,23 @@ def test_acting_ignores_the_past_at_a_reset_and_uses_it_otherwise():
 def test_the_demo_runs(capsys):
     train.demo()
     assert "ok: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["discrete", "box"])
+def test_the_design_documents_sizes_make_an_update(kind):
+    """The `default` preset on a 64x64 colour image: its embedding, state and feature sizes, and one whole update."""
+    action = ActionSpec("discrete", 3) if kind == "discrete" else ActionSpec("box", 2, (2,), (-1.0, -1.0), (1.0, 1.0))
+    spec = Spec({"image": ObsKey(("image",), "image", (64, 64, 3), (64, 64, 3), "hwc")}, action)
+    agent = DreamerV2(load_preset("default"), spec)
+    rssm = agent.world_model.rssm
+    assert agent.world_model.encoder.output_dim == 1024
+    assert (rssm.rnn_hidden_dim, rssm.latent.stoch_dim, rssm.feat_dim) == (200, 1024, 1224)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (1, 2, 64, 64, 3), dtype=np.uint8)
+    first = np.array([[True, False]])
+    actions = np.where(first[..., None], np.float32(np.nan), action.random(rng, 2).reshape(1, 2, -1))
+    no = np.zeros((1, 2), bool)
+    batch = to_batch(Batch({"image": image}, actions, np.zeros((1, 2), np.float32), first, no, no))
+    posterior, metrics = agent.train_world_model(batch)
+    metrics |= agent.train_actor_critic(posterior, batch.is_terminal)
+    assert all(torch.isfinite(value) for value in metrics.values())

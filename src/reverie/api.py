@@ -55,7 +55,10 @@ class Dreamer:
         The run is kept in its directory: the same call again finds it done, a larger number continues it. -> self.
         """
         limits = {"train.env_steps": env_steps, "train.minutes": minutes}
-        self.config = build({k: v for k, v in limits.items() if v is not None}, base=self.config, where="learn:")
+        given = {key: value for key, value in limits.items() if value is not None}
+        if env_steps is not None and minutes is None:
+            given["train.minutes"] = 0.0  # of an earlier call: it would end this one at once
+        self.config = build(given, base=self.config, where="learn:")
         run = Run(self.config, self.run, self.env, weights=self._weights)
         self.agent = run.train(Screen(quiet=quiet))
         return self
@@ -66,12 +69,18 @@ class Dreamer:
         checkpoint.save_agent(path, self._trained())
         return path
 
-    def player(self, *, num_envs: int | None = None, mode: str = "eval", seed: int = 0) -> Player:
-        """A stateful function from observations to actions, for one's own loop; see `Player`."""
+    def player(self, *, num_envs: int | None = None, mode: str | None = None, seed: int = 0) -> Player:
+        """A stateful function from observations to actions, for one's own loop; see `Player`.
+
+        mode "eval" takes the most likely action, "train" samples; by default what `train.eval_mode` says.
+        """
         return self._trained().player(num_envs=num_envs, mode=mode, seed=seed)
 
-    def evaluate(self, episodes: int = 20, *, mode: str = "eval", seed: int = 0, film: bool = False) -> Evaluation:
-        """Play whole episodes in fresh environments. -> scores, lengths, frames of the first one."""
+    def evaluate(self, episodes: int = 20, *, mode: str | None = None, seed: int = 0, film: bool = False) -> Evaluation:
+        """Play whole episodes in fresh environments, in `train.eval_mode` unless told otherwise.
+
+        -> scores, lengths, and with `film` the frames of the first one.
+        """
         envs = make_envs(self.config, twin(self.env), 1 if isinstance(self.env, gym.Env) else min(8, episodes))
         try:
             player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)
@@ -80,7 +89,7 @@ class Dreamer:
             envs.close()
 
     def make_env(self) -> gym.Env:
-        """The task as the agent was trained on it (images resized and so on); its spaces are the environment's own."""
+        """The task as the agent was trained on it: its action subset, repeat, time limit. For one's own loop."""
         return make_env(self.config.env.id if self.env is None else self.env, **options_of(self.config))
 
     def _trained(self) -> DreamerV2:
@@ -89,19 +98,24 @@ class Dreamer:
         return self.agent
 
 
-def load(path: str | Path, env: EnvLike | None = None) -> Dreamer:
-    """The agent saved in `path`, or the newest checkpoint of the run there. `env` replaces a custom environment.
+def load(
+    path: str | Path, env: EnvLike | None = None, *, run: str | Path | None = None, device: str = "auto"
+) -> Dreamer:
+    """The agent saved in `path`, or the newest checkpoint of the run there. `env` is needed for a custom environment.
 
-    `learn` on it continues a run, or starts a new one from a saved agent's weights. Raises UserError.
+    `learn` on it continues that run. From a saved agent it starts a new run in `run` (runs/NAME-continued by default)
+    with the saved weights. Raises UserError.
     """
     found = checkpoint.find_agent(path)
     config, spec = checkpoint.read_agent(found)
+    changes: dict[str, Any] = {"compute.device": device} | ({"env.id": env} if isinstance(env, str) else {})
+    config = build(changes, base=config, where="load:")
     dreamer = Dreamer.__new__(Dreamer)
     dreamer.config, dreamer.env = config, None if isinstance(env, str) else env
     dreamer.agent = DreamerV2(config, spec)
     checkpoint.load_weights(found, dreamer.agent)
     is_run = Path(path) != found
-    dreamer.run = Path(path) if is_run else Path("runs") / f"{Path(path).name}-continued"
+    dreamer.run = Path(path) if is_run else Path(run or Path("runs") / f"{Path(path).name}-continued")
     dreamer._weights = None if is_run else found
     return dreamer
 

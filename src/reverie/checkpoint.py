@@ -50,7 +50,24 @@ def write_atomically(path: Path, files: Mapping[str, Any]) -> None:
     if path.exists():
         os.replace(path, old)
     os.replace(temporary, path)
+    _sync_directory(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Undo what a crash between the two renames of `write_atomically` left behind in `folder`."""
+    for old in folder.glob(".*.old"):
+        name = folder / old.name[1:-4]
+        if not name.exists():
+            os.replace(old, name)
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def agent_files(agent: DreamerV2) -> dict[str, Any]:
@@ -126,6 +143,7 @@ def load_checkpoint(path: Path, agent: DreamerV2, generators: Mapping[str, torch
 
 def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first ("best" not among them)."""
+    recover(run / "checkpoints")
     return sorted(p for p in (run / "checkpoints").glob("step-*") if (p / "state.json").exists())
 
 

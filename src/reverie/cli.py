@@ -26,7 +26,7 @@ from .errors import UserError
 
 EPILOG = """\
 examples:
-  reverie train --preset demo                              learn MiniGrid from pixels, about 4 minutes on 2 cores
+  reverie train --preset demo                              learn MiniGrid from pixels in minutes
   reverie train --preset demo --env MiniGrid-DoorKey-5x5-v0 --run runs/doorkey
   reverie train --preset vector --env CartPole-v1 --minutes 5 gamma=0.98
   reverie eval runs/doorkey --episodes 20                  play the newest checkpoint, write a GIF
@@ -84,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("run", type=Path, help="a run, a checkpoint, or what agent.save wrote")
     play.add_argument("--episodes", type=_positive, default=20)
     play.add_argument("--seed", type=int, default=0)
-    play.add_argument("--mode", choices=("eval", "train"), default="eval", help="most likely action, or sampled")
+    play.add_argument(
+        "--mode", choices=("eval", "train"), help="most likely action, or sampled (default: the run's train.eval_mode)"
+    )
+    play.add_argument("--device", default="auto", help="auto, cpu, cuda")
     play.add_argument("--video", type=Path, help="where to write a GIF of the first episode (default: RUN/videos)")
     play.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -166,6 +169,8 @@ def _train_config(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[
     from .rundir import holds_run
 
     if args.preset is None and args.run is not None and holds_run(args.run):
+        if args.env_steps and not args.minutes:
+            overrides["train.minutes"] = "0"  # of an earlier command: it would end this one at once
         return build(overrides, base=load_file(args.run / "config.yaml"), where="setting"), args.run
     preset = args.preset or "default"
     config = load_preset(preset, overrides)
@@ -194,27 +199,31 @@ def _closing_words(run: Any, screen: Any) -> None:
 def _eval(args: argparse.Namespace, rest: list[str]) -> int:
     from .api import load
 
-    agent = load(args.run)
+    agent = load(args.run, device=args.device)
+    mode = args.mode or agent.config.train.eval_mode
     if agent.config.env.id.startswith("custom:"):
         raise UserError(
             f"{args.run} was trained on a custom environment, which the command line cannot make.",
             "In Python: reverie.load(path, env=your_function).evaluate().",
         )
-    result = agent.evaluate(args.episodes, mode=args.mode, seed=args.seed, film=True)
-    video = args.video or args.run / "videos" / "eval.gif"
-    if result.frames:
+    result = agent.evaluate(args.episodes, mode=mode, seed=args.seed, film=True)
+    video = (args.video or args.run / "videos" / "play.gif") if result.frames else None
+    if args.json:
+        facts = {"env": agent.config.env.id, "mode": mode, **result.to_dict()}
+        print(json.dumps(facts | {"video": str(video) if video else None}))
+    else:
+        interval = "" if result.interval != result.interval else f" ± {result.interval:.3f} (95 % CI)"
+        print(
+            f"{agent.config.env.id}: return {result.mean:.3f}{interval} over {len(result.scores)} episodes, {mode} mode"
+        )
+        print(f"lowest {min(result.scores):.3f}, highest {max(result.scores):.3f}; {video or result.note}")
+    if video:
         from .evaluate import write_gif
 
         try:
             write_gif(video, result.frames)
         except (OSError, ValueError) as error:
             raise UserError(f"cannot write the video {video} ({error}).", "Choose another --video.") from error
-    if args.json:
-        print(json.dumps({"env": agent.config.env.id, "mode": args.mode, **result.to_dict(), "video": str(video)}))
-        return 0
-    interval = "" if result.interval != result.interval else f" ± {result.interval:.3f} (95 % CI)"
-    print(f"{agent.config.env.id}: return {result.mean:.3f}{interval} over {len(result.scores)} episodes")
-    print(f"lowest {min(result.scores):.3f}, highest {max(result.scores):.3f}; video: {video}")
     return 0
 
 
@@ -256,7 +265,7 @@ def _envs(args: argparse.Namespace, rest: list[str]) -> int:
             "family": name,
             "installed": installed(module),
             "example": module.EXAMPLE,
-            "install": f"pip install 'reverie-rl[{module.PACKAGE}]'",
+            "install": f"pip install {module.PACKAGE}",
             "note": module.NOTE,
         }
         for name, module in families().items()
@@ -266,7 +275,7 @@ def _envs(args: argparse.Namespace, rest: list[str]) -> int:
             "family": "gymnasium",
             "installed": True,
             "example": "CartPole-v1",
-            "install": "pip install 'reverie-rl[classic]'  (only to draw classic control)",
+            "install": "pip install 'gymnasium[classic-control]'  (only to draw classic control)",
             "note": "any registered id; Python: Dreamer(env=function)",
         }
     )

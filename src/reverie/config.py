@@ -31,7 +31,9 @@ class EnvConfig:
     id: str = opt("", "Gymnasium id of the task, e.g. MiniGrid-Empty-Random-6x6-v0, CartPole-v1")
     num_envs: int = opt(1, "environments stepped together")
     backend: Literal["sync", "async"] = opt("sync", "sync: in this process; async: one process per environment")
-    actions: Literal["full", "minimal"] = opt("full", "full: all actions; minimal: those that matter for the task")
+    actions: Literal["full", "minimal"] = opt(
+        "full", "full: all actions; minimal: those that matter, where the task's family knows"
+    )
     image_size: int = opt(64, "images are resized to this many pixels squared; 0 keeps the environment's own size")
     grayscale: bool = opt(False, "turn colour images into one grey channel")
     pixels: bool = opt(False, "observe the rendered picture instead of the environment's own observation")
@@ -154,7 +156,7 @@ class LogConfig:
     """What a run leaves behind, besides metrics.jsonl and episodes.jsonl."""
 
     tensorboard: bool = opt(True, "write TensorBoard events to RUN/tensorboard")
-    wandb: bool = opt(False, "also log to Weights & Biases (pip install 'reverie-rl[wandb]')")
+    wandb: bool = opt(False, "also log to Weights & Biases (pip install wandb)")
     video: bool = opt(True, "write a GIF of one episode of each evaluation to RUN/videos")
     keep_checkpoints: int = opt(2, "newest checkpoints kept, besides the best one")
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from .collect import ActFunction, Collector
-from .envs.wrappers import area_resize
+from .envs.images import area_resize
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Evaluation:
     scores: list[float]
     lengths: list[int]
     frames: list[np.ndarray] = field(default_factory=list, repr=False)
+    note: str = ""  # why there is no video, if one was asked for
 
     @property
     def mean(self) -> float:
@@ -45,26 +47,46 @@ class Evaluation:
         }
 
 
-def evaluate(envs: VectorEnv, act: ActFunction, episodes: int, *, seed: int, film: bool = False) -> Evaluation:
-    """Play exactly `episodes` episodes. Each environment plays a fixed number of them: no preference for short ones."""
+MAX_LENGTH = 30_000  # steps after which an episode of an evaluation is counted as it stands (Atari's limit: 27,000)
+MAX_FRAMES = 1500
+
+
+def evaluate(
+    envs: VectorEnv,
+    act: ActFunction,
+    episodes: int,
+    *,
+    seed: int,
+    film: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """Play exactly `episodes` episodes. Each environment plays a fixed number of them: no preference for short ones.
+
+    `stopped` is asked after every step and ends the evaluation early, with the episodes so far. An episode longer than
+    MAX_LENGTH is cut there, so that a task without an end does not hang.
+    """
     collector = Collector(envs, seed=seed)
     quota = np.full(envs.num_envs, episodes // envs.num_envs)
     quota[: episodes % envs.num_envs] += 1
     scores: list[float] = []
     lengths: list[int] = []
     frames: list[np.ndarray] = []
-    camera = envs if film and isinstance(envs, SyncVectorEnv) else None
+    camera, note = _camera(envs) if film else (None, "")
     for row, finished in collector.rows(act):
         if camera is not None:
-            frames.append(_frame(camera, row))
-            camera = None if row["is_last"][0] else camera
+            frames.append(camera(row))
+            camera = None if row["is_last"][0] or len(frames) >= MAX_FRAMES else camera
         for episode in finished:
             if quota[episode.index] > 0:
                 quota[episode.index] -= 1
                 scores.append(episode.score)
                 lengths.append(episode.length)
-        if not quota.any():
-            return Evaluation(scores, lengths, frames)
+        for index in np.nonzero((collector.lengths >= MAX_LENGTH) & (quota > 0))[0]:
+            quota[index] = 0
+            scores.append(float(collector.scores[index]))
+            lengths.append(int(collector.lengths[index]))
+        if not quota.any() or stopped():
+            return Evaluation(scores, lengths, frames, note)
     raise RuntimeError("the collector never ends")
 
 
@@ -73,16 +95,32 @@ def random_policy(random: Callable[[int], np.ndarray]) -> ActFunction:
     return lambda obs, is_first: random(len(is_first))
 
 
-def _frame(envs: SyncVectorEnv, row: dict[str, np.ndarray]) -> np.ndarray:
-    """A picture of environment 0: rendered if it can, otherwise its first image observation."""
+Camera = Callable[[dict[str, np.ndarray]], np.ndarray]
+
+
+def _camera(envs: VectorEnv) -> tuple[Camera | None, str]:
+    """How to picture environment 0: drawn by itself, else its first image observation; or None and why not."""
+    if not isinstance(envs, SyncVectorEnv):
+        return None, "no video: env.backend=async environments run in other processes"
     env = envs.envs[0]
-    picture = env.render() if env.render_mode == "rgb_array" else None
-    if picture is None:
-        images = [value[0] for key, value in row.items() if value.dtype == np.uint8]
-        picture = images[0] if images else np.zeros((64, 64, 3), np.uint8)
+    images = [key for key, item in env.get_wrapper_attr("agent_spec").obs.items() if item.kind == "image"]
+    if env.render_mode == "rgb_array":
+        try:
+            env.reset()
+            env.render()
+            return lambda row: _picture(env.render()), ""
+        except gym.error.DependencyNotInstalled as error:
+            if not images:
+                return None, f"no video: {error}"
+    if images:
+        return lambda row: _picture(row[f"obs/{images[0]}"][0]), ""
+    return None, "no video: the environment cannot draw itself (render_mode is not rgb_array)"
+
+
+def _picture(picture: Any) -> np.ndarray:
+    """Any picture as uint8 RGB of at most 240 pixels a side. (H, W, C) -> (height, width, 3)."""
     picture = np.asarray(picture)
-    if picture.shape[-1] == 1:
-        picture = np.repeat(picture, 3, -1)
+    picture = picture[..., :3] if picture.shape[-1] >= 3 else np.repeat(picture[..., :1], 3, -1)
     scale = min(1.0, 240 / max(picture.shape[:2]))
     height, width = (max(16, round(side * scale)) for side in picture.shape[:2])
     return area_resize(picture.astype(np.uint8), height, width)

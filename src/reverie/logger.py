@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ class Logger:
         for key, value in metrics.items():
             self.sums[key] = self.sums[key] + value if key in self.sums else value.clone()
         self.count += 1
+
+    def nonfinite(self) -> list[str]:
+        """Names of metrics since the last line that are NaN or infinite (waits for the device)."""
+        return [key for key, value in self.sums.items() if not math.isfinite(float(value))]
 
     def write(self, numbers: Mapping[str, float], *, env_steps: int) -> dict[str, float]:
         """One line: the given numbers and the means of what was added since the last line. -> that line."""
@@ -94,11 +99,17 @@ def _forget_after(path: Path, env_steps: int) -> None:
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
+def _wandb_id(run: Path) -> str:
+    """One id per run directory, so that two runs of the same name do not merge."""
+    path = run / "wandb_id"
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex[:12])
+    return path.read_text()
+
+
 def _start_wandb(run: Path) -> Any:
     try:
         import wandb
     except ModuleNotFoundError as error:
-        raise UserError(
-            "log.wandb needs a package that is not installed.", "pip install 'reverie-rl[wandb]'"
-        ) from error
-    return wandb.init(project="reverie", name=run.name, dir=str(run), resume="allow", id=run.name)
+        raise UserError("log.wandb needs a package that is not installed.", "pip install wandb") from error
+    return wandb.init(project="reverie", name=run.name, dir=str(run), resume="allow", id=_wandb_id(run))

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from . import checkpoint
+from .clock import Clock
 from .collect import Collector, Episode
 from .config import Config
 from .envs import EnvLike, make_vector
@@ -27,54 +28,28 @@ from .errors import UserError
 from .evaluate import Evaluation, evaluate, write_gif
 from .logger import Logger, read_lines
 from .replay import Replay
-from .rundir import check_directory, prepare_directory
+from .rundir import check_directory, clear_leftovers, prepare_directory
 from .screen import Screen
 from .train import DreamerV2, to_batch
 
 
-@dataclass
-class Clock:
-    """All counters of a run. Updates are owed to steps: `train_ratio` per step after the prefill, plus `pretrain`."""
-
-    env_steps: int = 0
-    updates: int = 0
-    seconds: float = 0.0  # of training: collecting and learning, without evaluations
-    prefilled: int = 0  # env_steps when learning began; 0 before
-    best: float | None = None  # best evaluation so far
-    spent: dict[str, float] = field(default_factory=lambda: {"env": 0.0, "replay": 0.0, "update": 0.0})
-
-    def updates_due(self, ratio: float, pretrain: int) -> int:
-        """How many updates the steps so far have earned and not yet received."""
-        if not self.prefilled:
-            return 0
-        return pretrain + int(ratio * (self.env_steps - self.prefilled)) - self.updates
-
-    def achieved_ratio(self, pretrain: int) -> float:
-        """Updates per environment step since learning began."""
-        return max(0, self.updates - pretrain) / max(1, self.env_steps - self.prefilled)
-
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the time spent inside to `part`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            elapsed = time.perf_counter() - start
-            self.spent[part] += elapsed
-            self.seconds += elapsed
-
-
 def options_of(config: Config) -> dict[str, Any]:
     """The keyword arguments of `make_env` from the settings."""
-    names = ("actions", "image_size", "grayscale", "pixels", "action_repeat", "time_limit")
+    names = ("actions", "pixels", "action_repeat", "time_limit")
     return {name: getattr(config.env, name) for name in names}
 
 
 def make_envs(config: Config, env: EnvLike | None, count: int) -> VectorEnv:
     """`count` environments of the run's task."""
     source = config.env.id if env is None else env
-    return make_vector(source, count, backend=config.env.backend, **options_of(config))
+    return make_vector(
+        source,
+        count,
+        backend=config.env.backend,
+        image_size=config.env.image_size,
+        grayscale=config.env.grayscale,
+        **options_of(config),
+    )
 
 
 class Run:
@@ -111,6 +86,7 @@ class Run:
         self.recent: list[float] = []
         self._eval_envs: VectorEnv | None = None
         self._stop = False
+        self._measure = weights is None  # loaded networks know their inputs as they were scaled before
         self._evaluated_at = -1
         self.resumed = self._restore()
         if weights is not None and not self.resumed:
@@ -125,57 +101,69 @@ class Run:
     # ------------------------------------------------------------------------------------------------------- the loop
 
     def train(self, screen: Screen | None = None) -> DreamerV2:
-        """Run to `env_steps` or `minutes`, whichever comes first; evaluate and save at the end."""
+        """Run to `env_steps` or `minutes`, whichever comes first; evaluate and save at the end.
+
+        Raises UserError when the environment breaks or training becomes non-finite; the checkpoints stay good.
+        """
         screen = screen or Screen(quiet=True)
-        screen.start(self)
-        if self.resumed and self.finished() and self._evaluated_at == self.clock.env_steps:
-            screen.say("nothing to do: the run is complete; more --env-steps or --minutes continue it")
+        try:
+            with _on_signals(self.stop):
+                screen.start(self)
+                self._train(screen)
+        finally:
+            screen.stop(self)
             self.close()
-            return self.agent
-        if self.finished():  # stopped between its end and its evaluation
+        return self.agent
+
+    def _train(self, screen: Screen) -> None:
+        if self.resumed and self.finished() and self._evaluated_at == self.clock.env_steps:
+            screen.say("nothing to do: the run is complete; a larger --env-steps or --minutes continues it")
+            return
+        if not self.finished():  # else it was stopped between its end and its evaluation
+            self._loop(screen)
+            self.write(screen)
+            self.save()  # before the evaluation: an interrupted evaluation loses nothing
+        if not self._stop and self._evaluated_at != self.clock.env_steps:
             self.evaluate(screen)
             self.save()
-            self.close()
-            return self.agent
+
+    def _loop(self, screen: Screen) -> None:
         settings, clock = self.config.train, self.clock
         written = saved = time.monotonic()
-        last_eval = clock.env_steps
-        with _on_signals(self.stop):
-            for row, episodes in self._timed_rows():
-                self.replay.add(row)
-                clock.env_steps = self.collector.steps
-                self._note(episodes)
-                if not clock.prefilled and clock.env_steps >= settings.prefill and self._can_learn():
-                    clock.prefilled = clock.env_steps
+        last_eval = max(0, self._evaluated_at)
+        for row, episodes in self._timed_rows():
+            self.replay.add(row)
+            clock.env_steps = self.collector.steps
+            self._note(episodes)
+            if not clock.prefilled and clock.env_steps >= settings.prefill and self._can_learn():
+                clock.prefilled = clock.env_steps
+                if self._measure:
                     self._measure_observations()
-                while clock.updates_due(settings.train_ratio, settings.pretrain) > 0 and not self.finished():
-                    self.update()
-                if time.monotonic() - written >= settings.log_every:
-                    self.write(screen)
-                    written = time.monotonic()
-                if settings.eval_every and clock.env_steps - last_eval >= settings.eval_every:
-                    last_eval = clock.env_steps
-                    self.evaluate(screen)
-                if time.monotonic() - saved >= settings.checkpoint_every:
-                    self.save()
-                    saved = time.monotonic()
-                screen.tick(self)
-                if self.finished():
-                    break
-        self.write(screen)
-        self.save()  # before the evaluation: an interrupted evaluation loses nothing
-        if not self._stop and self._evaluated_at != clock.env_steps:
-            self.evaluate(screen)
-            self.save()
-        screen.stop(self)
-        self.close()
-        return self.agent
+            while clock.updates_due(settings.train_ratio, settings.pretrain) > 0 and not self.finished():
+                self.update()
+            if time.monotonic() - written >= settings.log_every:
+                self.write(screen)
+                written = time.monotonic()
+            if settings.eval_every and clock.env_steps - last_eval >= settings.eval_every:
+                last_eval = clock.env_steps
+                self.evaluate(screen)
+            if time.monotonic() - saved >= settings.checkpoint_every:
+                self.save()
+                saved = time.monotonic()
+            screen.tick(self)
+            if self.finished():
+                return
 
     def finished(self) -> bool:
         """Has the run reached its end, or been asked to stop?"""
         limit = self.config.train.minutes * 60
         enough = self.clock.env_steps >= self.config.train.env_steps or (limit > 0 and self.clock.seconds >= limit)
         return enough or self._stop
+
+    @property
+    def stopped(self) -> bool:
+        """Was it asked to stop?"""
+        return self._stop
 
     def stop(self) -> None:
         """Ask the loop to end after the current update, with a checkpoint."""
@@ -201,8 +189,8 @@ class Run:
         return self.replay.can_sample(self.config.train.seq_len)
 
     def _measure_observations(self) -> None:
-        rows = self.replay.contents()
-        vectors = {key: torch.from_numpy(rows[f"obs/{key}"]).to(self.agent.device) for key in self.spec.vectors}
+        rows = self.replay.contents([f"obs/{key}" for key in self.spec.vectors])
+        vectors = {key[4:]: torch.from_numpy(values).to(self.agent.device) for key, values in rows.items()}
         self.agent.world_model.fit_observations(vectors)
 
     def update(self) -> None:
@@ -245,9 +233,19 @@ class Run:
         numbers |= {f"time/{part}": spent / total for part, spent in clock.spent.items()}
         if self.recent:
             numbers["episode/return"] = float(np.mean(self.recent))
+        self._require_finite()
         screen.metrics = self.logger.write(numbers, env_steps=clock.env_steps)
 
-    def evaluate(self, screen: Screen) -> Evaluation:
+    def _require_finite(self) -> None:
+        """Stop before a NaN is saved over good checkpoints. Raises UserError."""
+        broken = self.logger.nonfinite()
+        if broken:
+            raise UserError(
+                f"training became non-finite before update {self.clock.updates}: {', '.join(broken[:3])}.",
+                "The checkpoints are from before. Check the ranges of observations and rewards; lower learning rates.",
+            )
+
+    def evaluate(self, screen: Screen) -> None:
         """Play evaluation episodes in environments of their own, with a player and random numbers of its own."""
         settings = self.config.train
         if self._eval_envs is None:
@@ -256,8 +254,15 @@ class Run:
         player = self.agent.player(num_envs=self._eval_envs.num_envs, mode=settings.eval_mode, seed=settings.seed + 2)
         film = self.config.log.video
         result = evaluate(
-            self._eval_envs, player.act, settings.eval_episodes, seed=10_000 + 1000 * settings.seed, film=film
+            self._eval_envs,
+            player.act,
+            settings.eval_episodes,
+            seed=10_000 + 1000 * settings.seed,
+            film=film,
+            stopped=lambda: self._stop,
         )
+        if self._stop:
+            return  # half an evaluation is none
         self.evaluation, self._evaluated_at = result, self.clock.env_steps
         stamp = self._stamp("eval")
         for score, length in zip(result.scores, result.lengths, strict=True):
@@ -274,10 +279,10 @@ class Run:
             self.clock.best = result.mean
             checkpoint.write_atomically(self.directory / "checkpoints" / "best", checkpoint.agent_files(self.agent))
         screen.evaluated(self, result)
-        return result
 
     def save(self) -> None:
-        """A checkpoint of everything, and the end of those that are no longer kept."""
+        """A checkpoint of everything, and the end of those that are no longer kept. Raises UserError if non-finite."""
+        self._require_finite()
         folder = self.directory / "checkpoints"
         self.replay.save(self.directory / "replay")
         state = {
@@ -297,7 +302,15 @@ class Run:
         """Continue from the newest checkpoint, if there is one. Unfinished episodes are cut: the tasks start anew."""
         found = checkpoint.checkpoints(self.directory)
         if not found:
+            clear_leftovers(self.directory)
             return False
+        known = checkpoint.read_agent(found[-1])[1]
+        if known.to_dict() != self.spec.to_dict():
+            raise UserError(
+                f"{self.directory} was trained on another task: {'; '.join(known.describe())}; now: "
+                f"{'; '.join(self.spec.describe())}.",
+                "Choose another --run.",
+            )
         state = checkpoint.load_checkpoint(found[-1], self.agent, self._generators())
         try:
             self.clock = Clock(**state["clock"])
@@ -315,7 +328,10 @@ class Run:
         return True
 
     def _generators(self) -> dict[str, torch.Generator]:
-        return {"torch": torch.default_generator, "player": self.player.generator}
+        found = {"torch": torch.default_generator, "player": self.player.generator}
+        if self.agent.device.type == "cuda":
+            found["cuda"] = torch.cuda.default_generators[self.agent.device.index or torch.cuda.current_device()]
+        return found
 
     def _last_evaluation(self) -> Evaluation | None:
         past = [line for line in self.history() if line.get("env_steps", 0) <= self.clock.env_steps]

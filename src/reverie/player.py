@@ -130,17 +130,25 @@ class Player:
         return self.action.cpu().numpy()
 
 
-def load_player(path: str | Path, *, num_envs: int | None = None, mode: str = "eval", seed: int = 0) -> Player:
+def load_player(
+    path: str | Path,
+    *,
+    num_envs: int | None = None,
+    mode: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Player:
     """A player straight from a saved agent or a run: no optimiser, no replay, no environment. Raises UserError."""
     found = checkpoint.find_agent(path)
     config, spec = checkpoint.read_agent(found)
+    mode = mode or config.train.eval_mode
     world_model = build_world_model(config, spec)
     actor = build_actor(config, spec, world_model.rssm.feat_dim)
     checkpoint.load_weights(found, world_model, only="world_model")
     checkpoint.load_weights(found, actor, only="actor")
-    device = pick_device(config.compute.device)
+    place = pick_device(device)
     noise = config.behavior.explore_noise
-    return Player(world_model.to(device), actor.to(device), spec, num_envs=num_envs, mode=mode, seed=seed, noise=noise)
+    return Player(world_model.to(place), actor.to(place), spec, num_envs=num_envs, mode=mode, seed=seed, noise=noise)
 
 
 def _add_axis(obs: Any) -> Any:

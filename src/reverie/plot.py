@@ -1,4 +1,4 @@
-"""The learning curve of a run as a picture. Needs matplotlib (pip install 'reverie-rl[plot]')."""
+"""The learning curve of a run as a picture. Needs matplotlib (pip install matplotlib)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def learning_curve(run: Path, *, title: str = "") -> Path:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise UserError("the curve needs matplotlib.", "pip install 'reverie-rl[plot]'") from error
+        raise UserError("the curve needs matplotlib.", "pip install matplotlib") from error
     episodes = read_lines(run / "episodes.jsonl")
     figure = Figure(figsize=(7, 4), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +79,7 @@ class Replay:
         self.data = {
             key: _allocate((streams, self.size, *shape), dtype, directory, key) for key, (shape, dtype) in kinds.items()
         }
-        self._marked: np.ndarray | None = None
+        self._marked = _SlotSet(streams * self.size) if prioritize != "none" else None
 
     def __len__(self) -> int:
         """Steps that can be replayed."""
@@ -98,7 +98,9 @@ class Replay:
         for key, array in self.data.items():
             array[ids, places] = rows[key]
         self.counts[ids] += 1
-        self._marked = None
+        if self._marked is not None:
+            for slot, mark in zip(ids * self.size + places, self._is_mark(rows), strict=True):
+                self._marked.set(int(slot), bool(mark))
 
     def can_sample(self, seq_len: int) -> bool:
         """Is there at least one window?"""
@@ -113,7 +115,7 @@ class Replay:
         flat = self.rng.integers(0, starts.sum(), batch_size)
         stream = np.searchsorted(np.cumsum(starts), flat, side="right")
         start = flat - np.concatenate([[0], np.cumsum(starts)])[stream]
-        if self.prioritize != "none":
+        if self._marked is not None:
             stream, start = self._around_marks(stream, start, starts, seq_len)
         return self.window(stream, start, seq_len)
 
@@ -129,31 +131,24 @@ class Replay:
         self, stream: np.ndarray, start: np.ndarray, starts: np.ndarray, seq_len: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Move a share of the windows so that each covers one marked step, at a random place in the window."""
-        marked_stream, marked_step = self._marks()
-        usable = starts[marked_stream] > 0
-        marked_stream, marked_step = marked_stream[usable], marked_step[usable]
         chosen = self.rng.random(len(stream)) < self.priority_share
         offset = self.rng.integers(0, seq_len, len(stream))
-        if not len(marked_step):
+        if self._marked is None or not len(self._marked):
             return stream, start
-        pick = self.rng.integers(0, len(marked_step), len(stream))
-        near = np.clip(marked_step[pick] - offset, 0, starts[marked_stream[pick]] - 1)
-        return np.where(chosen, marked_stream[pick], stream), np.where(chosen, near, start)
+        slots = self._marked.pick(self.rng, len(stream))
+        marked, place = slots // self.size, slots % self.size
+        oldest = np.maximum(self.counts - self.size, 0)[marked]
+        near = np.clip((place - oldest) % self.size - offset, 0, starts[marked] - 1)
+        chosen &= starts[marked] > 0  # its stream has a whole window
+        return np.where(chosen, marked, stream), np.where(chosen, near, start)
 
-    def _marks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Streams and steps (oldest first) of the marked steps; found once per added step."""
-        if self._marked is None:
-            marks = self.data["is_last"] if self.prioritize == "ends" else self.data["reward"] != 0
-            filled = np.arange(self.size) < self.counts[:, None]
-            self._marked = np.argwhere(marks & filled)
-        stream, place = self._marked[:, 0], self._marked[:, 1]
-        oldest = np.maximum(self.counts - self.size, 0)[stream]
-        return stream, (place - oldest) % self.size
+    def _is_mark(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.asarray(rows["is_last"] if self.prioritize == "ends" else rows["reward"] != 0)
 
-    def contents(self) -> dict[str, np.ndarray]:
+    def contents(self, keys: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """Every step that can be replayed, in no particular order. {"obs/key", "action", ...: (N, *shape)}."""
         filled = np.arange(self.size) < self.counts[:, None]
-        return {key: array[filled] for key, array in self.data.items()}
+        return {key: self.data[key][filled] for key in (self.data if keys is None else keys)}
 
     def check_valid(self) -> None:
         """Raise ValueError if the contract of the drawing is broken anywhere; for tests and debugging."""
@@ -224,7 +219,39 @@ class Replay:
                 f"files are missing in the replay log {directory}: it ends at step {have.sum()} of {counts.sum()}.",
                 "Start another --run.",
             )
-        self.counts, self.saved, self._marked = counts.copy(), counts.copy(), None
+        self.counts, self.saved = counts.copy(), counts.copy()
+        if self._marked is not None:
+            filled = np.arange(self.size) < counts[:, None]
+            for slot in np.flatnonzero(self._is_mark(self.data) & filled):
+                self._marked.set(int(slot), True)
+
+
+class _SlotSet:
+    """A set of ring slots with O(1) insertion, removal and random choice."""
+
+    def __init__(self, capacity: int) -> None:
+        self.members = np.zeros(capacity, np.int64)  # the first `count` are in the set
+        self.where = np.zeros(capacity, np.int64)  # slot -> 1 + its place among the members; 0: not in the set
+        self.count = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def set(self, slot: int, inside: bool) -> None:
+        """Put a slot in or take it out; the last member fills the gap."""
+        place = self.where[slot]
+        if inside and not place:
+            self.members[self.count] = slot
+            self.count += 1
+            self.where[slot] = self.count
+        elif place and not inside:
+            last = self.members[self.count - 1]
+            self.members[place - 1], self.where[last], self.where[slot] = last, place, 0
+            self.count -= 1
+
+    def pick(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Uniformly random members, with replacement. -> (count,)."""
+        return self.members[rng.integers(0, self.count, count)]
 
 
 def _span(path: Path) -> tuple[np.ndarray, np.ndarray]:

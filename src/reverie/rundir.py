@@ -49,6 +49,15 @@ def check_directory(directory: Path, config: Config) -> None:
         raise UserError(f"{directory} exists and is not the directory of a run.", "Choose another --run.")
 
 
+def clear_leftovers(directory: Path) -> None:
+    """A run without a checkpoint starts anew: its replay log goes, its lines of text are set aside as *.lost."""
+    for path in (directory / "replay").glob("steps-*"):
+        path.unlink()
+    for name in ("metrics.jsonl", "episodes.jsonl"):
+        if (directory / name).exists():
+            os.replace(directory / name, directory / f"{name}.lost")
+
+
 def prepare_directory(directory: Path, config: Config) -> None:
     """Create the run's directory with its settings and provenance. Raises UserError if it cannot be written."""
     try:
@@ -58,8 +67,11 @@ def prepare_directory(directory: Path, config: Config) -> None:
         os.replace(draft, directory / "config.yaml")
     except OSError as error:
         raise UserError(f"cannot write to {directory} ({error.strerror}).", "Choose another --run.") from error
-    if not (directory / "provenance.json").exists():
-        (directory / "provenance.json").write_text(json.dumps(provenance(config), indent=1), encoding="utf-8")
+    known = directory / "provenance.json"
+    facts = json.loads(known.read_text(encoding="utf-8")) if known.exists() else provenance(config)
+    if known.exists():  # continued, perhaps by other code on another machine
+        facts["continued"] = [*facts.get("continued", []), provenance(config)]
+    known.write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 def provenance(config: Config) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Screen:
         self._progress: Any = None
         self._task: Any = None
         self._last = 0.0
+        self._noted = ""
         self._begin = (0, 0.0)
 
     def say(self, text: str) -> None:
@@ -108,16 +109,30 @@ class Screen:
         interval = "" if result.interval != result.interval else f" ± {result.interval:.3f}"
         self.say(
             f"evaluation at step {run.clock.env_steps:,} ({run.clock.seconds:.0f} s of training): "
-            f"return {result.mean:.3f}{interval} over {len(result.scores)} episodes"
+            f"return {result.mean:.3f}{interval} over {len(result.scores)} episodes ({run.config.train.eval_mode} mode)"
         )
+        if result.note and result.note != self._noted:
+            self.say(result.note)
+            self._noted = result.note
 
     def stop(self, run: Run) -> None:
         """The last lines: how it ended and what to look at."""
         if self._progress is not None:
             self._progress.stop()
-        clock = run.clock
+            self._progress = None
+        clock, settings = run.clock, run.config.train
+        if not run.finished():
+            return  # an error is being told
+        if run.stopped:
+            ended = "stopped; the same command continues it"
+        elif clock.env_steps >= settings.env_steps:
+            ended = f"reached train.env_steps={settings.env_steps:,}"
+        else:
+            ended = f"reached train.minutes={settings.minutes:g}"
         ratio = clock.achieved_ratio(run.config.train.pretrain)
         self.say(
-            f"done: {clock.env_steps:,} steps, {clock.updates:,} updates, {clock.seconds:.0f} s; ratio "
-            f"{ratio:.4g} updates per step (asked for {run.config.train.train_ratio:g})"
+            f"{ended}: {clock.env_steps:,} steps, {clock.updates:,} updates, {clock.seconds:.0f} s; ratio "
+            f"{ratio:.4g} updates per step (asked for {settings.train_ratio:g})"
         )
+        if not clock.prefilled:
+            self.say(f"nothing was learnt: the run ended within its {settings.prefill} random steps (train.prefill)")

@@ -172,8 +172,9 @@ class DreamerV2(nn.Module):
         noise = self.config.behavior.explore_noise if mode == "explore" else 0.0
         return choose_action(self.world_model, self.actor, obs, state, action, is_first, mode=mode, explore_noise=noise)
 
-    def player(self, *, num_envs: int | None = None, mode: str = "eval", seed: int = 0) -> Player:
-        """A stateful callable for one's own loop; see `Player`."""
+    def player(self, *, num_envs: int | None = None, mode: str | None = None, seed: int = 0) -> Player:
+        """A stateful callable for one's own loop, in `train.eval_mode` unless told otherwise; see `Player`."""
+        mode = mode or self.config.train.eval_mode
         noise = self.config.behavior.explore_noise
         return Player(self.world_model, self.actor, self.spec, num_envs=num_envs, mode=mode, seed=seed, noise=noise)
 

@@ -22,12 +22,12 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from ..errors import UserError
 from .spaces import ActionSpec, AgentView, ObsKey, Spec, make_spec
-from .wrappers import ActionRepeat, PreparedImages
+from .wrappers import ActionRepeat
 
 __all__ = ["ActionSpec", "AgentView", "EnvLike", "ObsKey", "Spec", "families", "make_env", "make_spec", "make_vector"]
 
 EnvLike = str | gym.Env | Callable[[], gym.Env]
-_NOT_FAMILIES = {"__init__", "spaces", "wrappers", "check"}
+_NOT_FAMILIES = {"__init__", "images", "spaces", "wrappers"}
 
 
 def families() -> dict[str, ModuleType]:
@@ -45,16 +45,14 @@ def make_env(
     env: EnvLike,
     *,
     actions: str = "full",
-    image_size: int = 0,
-    grayscale: bool = False,
     pixels: bool = False,
     action_repeat: int = 1,
     time_limit: int = 0,
 ) -> gym.Env:
-    """A Gymnasium environment from an id, an instance or a callable that makes one, prepared as asked.
+    """A Gymnasium environment from an id, an instance or a callable that makes one, wrapped as asked.
 
-    Its observation and action spaces are still the environment's own (images resized); `AgentView` comes on top for
-    training, and a `Player` does the same conversion by itself. Raises UserError for anything that is missing.
+    Its spaces are its own: `AgentView` (for training) and `Player` turn observations and actions into the agent's,
+    images resized and made grey there. Raises UserError for anything that is missing.
     """
     made = _from_id(env, actions) if isinstance(env, str) else env() if callable(env) else env
     if not isinstance(made, gym.Env):
@@ -68,8 +66,6 @@ def make_env(
         made = gym.wrappers.TimeLimit(made, time_limit)
     if pixels:
         made = _render_observation(made)
-    if image_size or grayscale:
-        made = PreparedImages(made, size=image_size, grayscale=grayscale)
     return made
 
 
@@ -89,10 +85,8 @@ def _from_id(env_id: str, actions: str) -> gym.Env:
             return _from_gymnasium(env_id)
         return family.make(env_id, actions=actions, render_mode="rgb_array")
     except (ModuleNotFoundError, gym.error.DependencyNotInstalled) as error:
-        extra = family.PACKAGE if family else "classic"
-        raise UserError(
-            f"'{env_id}' needs a package that is not installed ({error}).", f"pip install 'reverie-rl[{extra}]'"
-        ) from error
+        hint = f"pip install {family.PACKAGE}" if family else "Install that package."
+        raise UserError(f"'{env_id}' needs a package that is not installed ({error}).", hint) from error
     except gym.error.Error as error:
         raise UserError(
             f"Gymnasium cannot make '{env_id}': {error}", "`reverie envs` lists the families and their packages."
@@ -117,12 +111,18 @@ def _render_observation(env: gym.Env) -> gym.Env:
     try:
         return gym.wrappers.AddRenderObservation(env, render_only=True)
     except gym.error.DependencyNotInstalled as error:
-        raise UserError(
-            f"the environment cannot draw itself ({error}).", "pip install 'reverie-rl[classic]'"
-        ) from error
+        raise UserError(f"the environment cannot draw itself ({error}).", "Install that package.") from error
 
 
-def make_vector(env: EnvLike, count: int, *, backend: str = "sync", **options: Any) -> VectorEnv:
+def make_vector(
+    env: EnvLike,
+    count: int,
+    *,
+    backend: str = "sync",
+    image_size: int = 0,
+    grayscale: bool = False,
+    **options: Any,
+) -> VectorEnv:
     """`count` environments stepped together, as the agent sees them (`AgentView`).
 
     After the end of an episode the next step returns the first observation of the next one and ignores the action
@@ -135,7 +135,7 @@ def make_vector(env: EnvLike, count: int, *, backend: str = "sync", **options: A
         )
 
     def make_view(one: EnvLike) -> AgentView:
-        return AgentView(make_env(one, **options))
+        return AgentView(make_env(one, **options), image_size=image_size, grayscale=grayscale)
 
     makers = [partial(make_view, env) for _ in range(count)]
     if backend == "async":

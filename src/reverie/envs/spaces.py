@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ..errors import UserError
+from .images import area_resize, grey
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ObsKey:
     raw_shape: tuple[int, ...]  # as the environment gives it
     shape: tuple[int, ...]  # as the agent sees it: (H, W, C) or (V,)
     layout: str = ""  # images: "hwc", "chw" or "hw"
+    grayscale: bool = False  # images: made grey
     start: int = 0  # discrete: smallest value
 
     def encode(self, value: Any) -> np.ndarray:
@@ -39,10 +41,18 @@ class ObsKey:
         if self.kind == "image":
             if self.layout == "chw":
                 value = np.moveaxis(value, -3, -1)
-            return value.reshape(batch + self.shape).astype(np.uint8, copy=False)
+            elif self.layout == "hw":
+                value = value[..., None]
+            pictures = value.reshape((-1, *value.shape[len(batch) :]))
+            return np.stack([self._prepare(picture) for picture in pictures]).reshape(batch + self.shape)
         if self.kind == "discrete":
             return np.asarray(np.arange(self.shape[0]) == (value[..., None] - self.start), np.float32)
         return value.reshape(batch + self.shape).astype(np.float32)
+
+    def _prepare(self, picture: np.ndarray) -> np.ndarray:
+        """Resize and make grey as asked. uint8 (H, W, C) of any size -> uint8 of `shape`."""
+        picture = area_resize(picture, self.shape[0], self.shape[1])
+        return grey(picture) if self.grayscale else picture.astype(np.uint8, copy=False)
 
     @property
     def dtype(self) -> np.dtype:
@@ -142,9 +152,12 @@ def name_of(path: tuple[str, ...]) -> str:
     return "/".join(path) or "observation"
 
 
-def make_spec(env: gym.Env) -> Spec:
-    """Read an environment's spaces. Raises UserError for a space that the agent cannot use."""
-    items = list(_obs_keys(env.observation_space, ()))
+def make_spec(env: gym.Env, *, image_size: int = 0, grayscale: bool = False) -> Spec:
+    """Read an environment's spaces; images are to be resized (0: not) and made grey as asked.
+
+    Raises UserError for a space that the agent cannot use.
+    """
+    items = [_prepared(item, image_size, grayscale) for item in _obs_keys(env.observation_space, ())]
     obs = {name_of(item.path): item for item in items}
     if len({key.replace("/", "-").replace(".", "_") for key in obs}) < len(items):
         raise UserError(
@@ -183,6 +196,14 @@ def box_key(space: spaces.Box, path: tuple[str, ...] = ()) -> ObsKey:
     return ObsKey(path, "vector", shape, (max(1, int(np.prod(shape))),))
 
 
+def _prepared(item: ObsKey, image_size: int, grayscale: bool) -> ObsKey:
+    if item.kind != "image":
+        return item
+    height, width, channels = item.shape
+    shape = (image_size or height, image_size or width, 1 if grayscale else channels)
+    return replace(item, shape=shape, grayscale=grayscale)
+
+
 def _action_spec(space: spaces.Space) -> ActionSpec:
     if isinstance(space, spaces.Discrete):
         return ActionSpec("discrete", int(space.n), start=int(space.start))
@@ -205,9 +226,9 @@ class AgentView(gym.Wrapper):
     observation: {key: uint8 (H, W, C) or float32 (V,)}; action: the agent's vector (A,).
     """
 
-    def __init__(self, env: gym.Env) -> None:
+    def __init__(self, env: gym.Env, *, image_size: int = 0, grayscale: bool = False) -> None:
         super().__init__(env)
-        self.agent_spec = make_spec(env)
+        self.agent_spec = make_spec(env, image_size=image_size, grayscale=grayscale)
         self.steps = 0
 
         def box(item: ObsKey) -> spaces.Box:

@@ -1,0 +1,41 @@
+"""The counters of a run, and how many updates its steps have earned."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Clock:
+    """All counters of a run. Updates are owed to steps: `train_ratio` per step after the prefill, plus `pretrain`."""
+
+    env_steps: int = 0
+    updates: int = 0
+    seconds: float = 0.0  # of training: collecting and learning, without evaluations
+    prefilled: int = 0  # env_steps when learning began; 0 before
+    best: float | None = None  # best evaluation so far
+    spent: dict[str, float] = field(default_factory=lambda: {"env": 0.0, "replay": 0.0, "update": 0.0})
+
+    def updates_due(self, ratio: float, pretrain: int) -> int:
+        """How many updates the steps so far have earned and not yet received."""
+        if not self.prefilled:
+            return 0
+        return pretrain + int(ratio * (self.env_steps - self.prefilled)) - self.updates
+
+    def achieved_ratio(self, pretrain: int) -> float:
+        """Updates per environment step since learning began."""
+        return max(0, self.updates - pretrain) / max(1, self.env_steps - self.prefilled)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to `part`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            self.spent[part] += elapsed
+            self.seconds += elapsed
