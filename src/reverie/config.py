@@ -222,7 +222,7 @@ def build(overrides: Mapping[str, Any], *, base: Config | None = None, where: st
     config = replace(config, **{group: replace(getattr(config, group), **items) for group, items in groups.items()})
     faults += _invalid(config)
     if faults:
-        raise UserError("; ".join(faults) + ".", "`reverie presets --keys` lists every setting.")
+        raise UserError(_sentence("; ".join(faults)), "`reverie presets --keys` lists every setting.")
     return config
 
 
@@ -245,7 +245,7 @@ def preset_names() -> list[str]:
 def preset_text(name: str) -> str:
     """The YAML of a preset as shipped, comments (sources) included. Raises UserError for an unknown name."""
     if name not in preset_names():
-        raise UserError(f"there is no preset '{name}'{_nearest(name, preset_names())}.", _names_hint())
+        raise UserError(_sentence(f"there is no preset '{name}'{_nearest(name, preset_names())}"), _names_hint())
     return resources.files("reverie").joinpath("presets", f"{name}.yaml").read_text()
 
 
@@ -270,6 +270,10 @@ def load_file(path: Path) -> Config:
     if not isinstance(values, Mapping):
         raise UserError(f"{path} holds no settings.", "Is this the directory of a run?")
     return from_dict(values, where=str(path))
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith("?") else f"{text}."
 
 
 def _names_hint() -> str:
