@@ -20,8 +20,9 @@ import numpy as np
 from reverie.config import load_preset, to_dict
 from reverie.evaluate import evaluate, random_policy
 from reverie.logger import read_lines
-from reverie.loop import Run, make_envs
+from reverie.loop import Run
 from reverie.rundir import provenance
+from reverie.tasks import make_envs
 
 
 def one_run(args: argparse.Namespace, seed: int) -> None:

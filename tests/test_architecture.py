@@ -37,8 +37,9 @@ MAY_IMPORT = {
     "screen": "build evaluate",
     "rundir": "config",
     "clock": "",
-    "loop": "config envs replay collect checkpoint evaluate clock logger rundir screen train",
-    "api": "config envs checkpoint evaluate loop player screen train",
+    "tasks": "config envs",
+    "loop": "config envs replay collect checkpoint evaluate clock logger rundir screen tasks train",
+    "api": "config envs checkpoint evaluate loop player screen tasks train",
     "cli": "__init__ config envs checkpoint evaluate logger plot rundir screen loop api",
     "__init__": "",
 }

@@ -36,16 +36,17 @@ def lines_of(directory, name):
 
 @pytest.mark.parametrize(("ratio", "num_envs", "pretrain"), [(0.1, 2, 1), (0.37, 1, 0), (0.5, 3, 4), (1.5, 2, 2)])
 def test_after_each_vector_step_the_updates_are_exactly_those_earned(make_run, tmp_path, ratio, num_envs, pretrain):
-    gaps = []
+    last = {}  # the screen is told after each update too; what counts is the last word at each step
 
     def watch(run):
         if run.clock.prefilled and not run.finished():
             steps = run.clock.env_steps - run.clock.prefilled
-            gaps.append(pretrain + ratio * steps - run.clock.updates)
+            last[steps] = pretrain + ratio * steps - run.clock.updates
 
     options = {"train_ratio": ratio, "num_envs": num_envs, "pretrain": pretrain, "env_steps": 100}
     run = make_run(tmp_path / "run", **options)
     run.train(Watcher(watch))
+    gaps = list(last.values())
     assert len(gaps) > 10
     assert min(gaps) >= -1e-9
     assert max(gaps) < 1 + 1e-9
@@ -482,3 +483,31 @@ def test_disk_backed_rings_live_in_the_run(make_run, tmp_path):
     for key, value in run.replay.contents().items():
         assert len(value) == len(back.replay.contents()[key])
     back.train()
+
+
+def test_pretraining_is_not_silent(make_run, tmp_path):
+    """Many updates at one environment step: numbers come all the same."""
+    run = make_run(tmp_path / "run", env_steps=60, pretrain=40, log_every=1e-9)
+    run.train()
+    updates = [line["updates"] for line in lines_of(tmp_path / "run", "metrics") if "updates" in line]
+    assert {5, 20, 39} <= set(updates)
+
+
+def test_the_level_to_beat_is_measured_on_whole_episodes(make_run, tmp_path):
+    """RandomLengthEnv-like tasks end early by luck: the prefill alone would count the lucky episodes only."""
+    run = make_run(tmp_path / "run", env_steps=60, random_baseline=True, eval_episodes=4)
+    run.train()
+    random = [e for e in lines_of(tmp_path / "run", "episodes") if e["phase"] == "random"]
+    assert [e["env_steps"] for e in random] == [0] * 4
+    run = make_run(tmp_path / "run", env_steps=120, random_baseline=True, eval_episodes=4)
+    run.train()
+    assert [e for e in lines_of(tmp_path / "run", "episodes") if e["phase"] == "random"] == random
+
+
+def test_a_random_policy_that_takes_too_long_is_not_measured_by_halves(make_run, tmp_path, monkeypatch):
+    clock = iter(range(0, 10**9, 6))
+    run = make_run(tmp_path / "run", lambda: CountingEnv(lengths=(50,)), random_baseline=True)
+    monkeypatch.setattr("reverie.loop.time.monotonic", lambda: next(clock))
+    run._play_randomly(Screen(quiet=True))
+    run.close()
+    assert not [e for e in run.history() if e.get("phase") == "random"]

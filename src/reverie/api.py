@@ -13,9 +13,10 @@ from .config import Config, build, load_preset
 from .envs import EnvLike, make_env
 from .errors import UserError
 from .evaluate import Evaluation, evaluate
-from .loop import Run, make_envs, options_of, twin
+from .loop import Run
 from .player import Player
 from .screen import Screen
+from .tasks import make_envs, options_of, twin
 from .train import DreamerV2
 
 

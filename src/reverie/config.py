@@ -134,6 +134,7 @@ class TrainConfig:
     seq_len: int = opt(50, "steps of a sequence (design document)")
     eval_every: int = opt(10_000, "environment steps between evaluations; 0: only at the end")
     eval_episodes: int = opt(10, "episodes of an evaluation")
+    random_baseline: bool = opt(True, "first play eval_episodes with random actions, if 10 seconds are enough for them")
     eval_mode: Literal["eval", "train"] = opt("eval", "eval: most likely action; train: sampled as in training")
     checkpoint_every: float = opt(300.0, "seconds between checkpoints; there is always one at the end")
     log_every: float = opt(5.0, "seconds between lines of metrics.jsonl")

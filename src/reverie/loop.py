@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import signal
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -22,34 +21,15 @@ from . import checkpoint
 from .clock import Clock
 from .collect import Collector, Episode
 from .config import Config
-from .envs import EnvLike, make_vector
-from .envs.spaces import Spec
+from .envs import EnvLike
 from .errors import UserError
-from .evaluate import Evaluation, evaluate, write_gif
+from .evaluate import Evaluation, evaluate, random_policy, write_gif
 from .logger import Logger, read_lines
 from .replay import Replay
 from .rundir import check_directory, clear_leftovers, prepare_directory
 from .screen import Screen
+from .tasks import make_envs, spec_of, twin
 from .train import DreamerV2, to_batch
-
-
-def options_of(config: Config) -> dict[str, Any]:
-    """The keyword arguments of `make_env` from the settings."""
-    names = ("actions", "pixels", "action_repeat", "time_limit")
-    return {name: getattr(config.env, name) for name in names}
-
-
-def make_envs(config: Config, env: EnvLike | None, count: int) -> VectorEnv:
-    """`count` environments of the run's task."""
-    source = config.env.id if env is None else env
-    return make_vector(
-        source,
-        count,
-        backend=config.env.backend,
-        image_size=config.env.image_size,
-        grayscale=config.env.grayscale,
-        **options_of(config),
-    )
 
 
 class Run:
@@ -65,7 +45,7 @@ class Run:
         train, replay = config.train, config.replay
         self.envs = make_envs(config, env, config.env.num_envs)
         self.env, self._eval_env = env, twin(env)  # now: hours later is too late to learn that it cannot be copied
-        self.spec = _spec_of(self.envs)
+        self.spec = spec_of(self.envs)
         self.agent = DreamerV2(config, self.spec)
         prepare_directory(self.directory, config)  # last: a task that cannot be made leaves no directory behind
         self.replay = Replay(
@@ -88,6 +68,7 @@ class Run:
         self._stop = False
         self._measure = weights is None  # loaded networks know their inputs as they were scaled before
         self._evaluated_at = -1
+        self._written = 0.0
         self.resumed = self._restore()
         if weights is not None and not self.resumed:
             checkpoint.load_weights(weights, self.agent)
@@ -119,6 +100,8 @@ class Run:
         if self.resumed and self.finished() and self._evaluated_at == self.clock.env_steps:
             screen.say("nothing to do: the run is complete; a larger --env-steps or --minutes continues it")
             return
+        if self.config.train.random_baseline and not self.resumed:
+            self._play_randomly(screen)
         if not self.finished():  # else it was stopped between its end and its evaluation
             self._loop(screen)
             self.write(screen)
@@ -129,7 +112,7 @@ class Run:
 
     def _loop(self, screen: Screen) -> None:
         settings, clock = self.config.train, self.clock
-        written = saved = time.monotonic()
+        self._written = saved = time.monotonic()
         last_eval = max(0, self._evaluated_at)
         for row, episodes in self._timed_rows():
             self.replay.add(row)
@@ -141,18 +124,23 @@ class Run:
                     self._measure_observations()
             while clock.updates_due(settings.train_ratio, settings.pretrain) > 0 and not self.finished():
                 self.update()
-            if time.monotonic() - written >= settings.log_every:
-                self.write(screen)
-                written = time.monotonic()
+                self._pulse(screen)  # pretraining is many updates at one step: no silence
             if settings.eval_every and clock.env_steps - last_eval >= settings.eval_every:
                 last_eval = clock.env_steps
                 self.evaluate(screen)
             if time.monotonic() - saved >= settings.checkpoint_every:
                 self.save()
                 saved = time.monotonic()
-            screen.tick(self)
+            self._pulse(screen)
             if self.finished():
                 return
+
+    def _pulse(self, screen: Screen) -> None:
+        """Show and write how it stands, when it is time for that."""
+        screen.tick(self)
+        if time.monotonic() - self._written >= self.config.train.log_every:
+            self.write(screen)
+            self._written = time.monotonic()
 
     def finished(self) -> bool:
         """Has the run reached its end, or been asked to stop?"""
@@ -245,16 +233,42 @@ class Run:
                 "The checkpoints are from before. Check the ranges of observations and rewards; lower learning rates.",
             )
 
-    def evaluate(self, screen: Screen) -> None:
-        """Play evaluation episodes in environments of their own, with a player and random numbers of its own."""
-        settings = self.config.train
+    def _evaluation_envs(self) -> VectorEnv:
+        """Environments of their own, made when they are first needed."""
         if self._eval_envs is None:
-            count = 1 if isinstance(self.env, gym.Env) else min(self.config.env.num_envs, settings.eval_episodes)
+            episodes = self.config.train.eval_episodes
+            count = 1 if isinstance(self.env, gym.Env) else min(self.config.env.num_envs, episodes)
             self._eval_envs = make_envs(self.config, self._eval_env, count)
-        player = self.agent.player(num_envs=self._eval_envs.num_envs, mode=settings.eval_mode, seed=settings.seed + 2)
+        return self._eval_envs
+
+    def _play_randomly(self, screen: Screen) -> None:
+        """The level to beat. Whole episodes only: those that end early in the prefill are the lucky ones."""
+        settings, end = self.config.train, time.monotonic() + 10
+        envs, rng = self._evaluation_envs(), np.random.default_rng(settings.seed + 3)
+        act = random_policy(lambda count: self.spec.action.random(rng, count))
+        result = evaluate(
+            envs,
+            act,
+            settings.eval_episodes,
+            seed=20_000 + 1000 * settings.seed,
+            stopped=lambda: self._stop or time.monotonic() > end,
+        )
+        if len(result.scores) < settings.eval_episodes:
+            screen.say("random policy: not measured, 10 s were not enough for its episodes")
+            return
+        for score, length in zip(result.scores, result.lengths, strict=True):
+            self.logger.episode(self._stamp("random") | {"return": score, "length": length})
+        screen.say(
+            f"random policy: return {result.mean:.3f} ± {result.interval:.3f} over {len(result.scores)} episodes"
+        )
+
+    def evaluate(self, screen: Screen) -> None:
+        """Play evaluation episodes, with a player and random numbers of its own."""
+        settings, envs = self.config.train, self._evaluation_envs()
+        player = self.agent.player(num_envs=envs.num_envs, mode=settings.eval_mode, seed=settings.seed + 2)
         film = self.config.log.video
         result = evaluate(
-            self._eval_envs,
+            envs,
             player.act,
             settings.eval_episodes,
             seed=10_000 + 1000 * settings.seed,
@@ -360,23 +374,6 @@ def seed_everything(config: Config) -> None:
     torch.manual_seed(config.train.seed)
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
-
-
-def _spec_of(envs: VectorEnv) -> Spec:
-    return cast(Spec, cast(Any, envs).get_attr("agent_spec")[0])  # both vector classes have it
-
-
-def twin(env: EnvLike | None) -> EnvLike | None:
-    """An environment for evaluation beside the one that training uses."""
-    if not isinstance(env, gym.Env):
-        return env
-    try:
-        return copy.deepcopy(env)
-    except Exception as error:
-        raise UserError(
-            f"the environment instance cannot be copied for evaluation ({error}).",
-            "Pass a function that makes the environment instead of an instance.",
-        ) from error
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def learning_curve(run: Path, *, title: str = "") -> Path:
     axes = figure.add_subplot()
     _training(axes, [e for e in episodes if e["phase"] == "train"])
     _evaluations(axes, [e for e in episodes if e["phase"] == "eval"])
-    random = [e["return"] for e in episodes if e["phase"] == "prefill"]
+    random = [e["return"] for e in episodes if e["phase"] == "random"]
     if random:
         axes.axhline(np.mean(random), color="0.5", ls="--", lw=1, label=f"random policy ({np.mean(random):.2f})")
     axes.set(xlabel="environment steps", ylabel="return of an episode", title=title)

@@ -22,7 +22,10 @@ from .config import Config, flatten, load_file, to_dict
 from .errors import UserError
 
 #: Settings that may differ when a run is continued; everything else makes it another run.
-MAY_CHANGE = ("train.env_steps", "train.minutes", "train.eval_", "train.checkpoint_", "train.log_", "compute.", "log.")
+MAY_CHANGE = (
+    "train.env_steps", "train.minutes", "train.eval_", "train.random_baseline", "train.checkpoint_", "train.log_",
+    "compute.", "log.",
+)  # fmt: skip
 
 
 def holds_run(directory: Path) -> bool:
