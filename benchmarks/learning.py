@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from reverie.config import load_preset, to_dict
-from reverie.evaluate import evaluate, random_policy
+from reverie.evaluate import Evaluation, evaluate, random_policy
 from reverie.logger import read_lines
 from reverie.loop import Run
 from reverie.rundir import provenance
@@ -28,12 +28,18 @@ from reverie.tasks import make_envs
 def one_run(args: argparse.Namespace, seed: int) -> None:
     """Train one seed to each mark in turn; the evaluations go to the run's episodes.jsonl."""
     for minutes in args.minutes:
-        settings = dict(item.split("=", 1) for item in args.settings)
-        settings |= {"train.seed": seed, "train.minutes": minutes, "train.eval_episodes": args.episodes}
+        settings = task_settings(args) | {
+            "train.seed": seed,
+            "train.minutes": minutes,
+            "train.eval_episodes": args.episodes,
+        }
         settings |= {"train.eval_every": 0, "train.env_steps": args.env_steps, "compute.threads": args.threads}
-        if args.env:
-            settings["env.id"] = args.env
         Run(load_preset(args.preset, settings), run_directory(args, seed)).train()
+
+
+def task_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """name=value arguments, and the task."""
+    return dict(item.split("=", 1) for item in args.settings) | ({"env.id": args.env} if args.env else {})
 
 
 def run_directory(args: argparse.Namespace, seed: int) -> Path:
@@ -42,8 +48,7 @@ def run_directory(args: argparse.Namespace, seed: int) -> Path:
 
 def random_score(args: argparse.Namespace, episodes: int = 100) -> tuple[float, float]:
     """Mean and 95 % half width of uniformly random actions on the same task."""
-    settings = dict(item.split("=", 1) for item in args.settings) | ({"env.id": args.env} if args.env else {})
-    config = load_preset(args.preset, settings)
+    config = load_preset(args.preset, task_settings(args))
     envs = make_envs(config, None, 4)
     action, rng = envs.get_attr("agent_spec")[0].action, np.random.default_rng(0)
     result = evaluate(envs, random_policy(lambda count: action.random(rng, count)), episodes, seed=0)
@@ -60,8 +65,7 @@ def summary(args: argparse.Namespace) -> dict[str, Any]:
         seeds[str(seed)] = [mark_summary([x for x in lines if x["env_steps"] == mark]) for mark in marks]
     first = run_directory(args, args.seeds[0])
     mean, interval = random_score(args)
-    settings = dict(item.split("=", 1) for item in args.settings) | ({"env.id": args.env} if args.env else {})
-    config = load_preset(args.preset, settings)
+    config = load_preset(args.preset, task_settings(args))
     return {
         "command": "python " + " ".join(sys.argv),
         "preset": args.preset,
@@ -76,14 +80,14 @@ def summary(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def mark_summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    scores = np.array([line["return"] for line in lines])
+    result = Evaluation([line["return"] for line in lines], [line["length"] for line in lines])
     return {
         "seconds": lines[0]["seconds"],
         "env_steps": lines[0]["env_steps"],
-        "mean": round(float(scores.mean()), 4),
-        "ci95": round(1.96 * float(scores.std(ddof=1)) / len(scores) ** 0.5, 4),
-        "episodes": len(scores),
-        "scores": scores.tolist(),
+        "mean": round(result.mean, 4),
+        "ci95": round(result.interval, 4),
+        "episodes": len(result.scores),
+        "scores": result.scores,
     }
 
 

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "player": "checkpoint build envs actor_critic rssm world_model",
     "train": "config envs replay ops rssm actor_critic build player",
     "evaluate": "collect envs",
-    "plot": "logger",
+    "plot": "evaluate logger",
     "screen": "build evaluate",
     "rundir": "config",
     "clock": "",

@@ -152,3 +152,16 @@ def test_provenance_tells_of_every_continuation(tmp_path):
     make_run(tmp_path / "run", env_steps=300).train()
     facts = json.loads((tmp_path / "run" / "provenance.json").read_text())
     assert len(facts["continued"]) == 1
+
+
+def test_an_evaluation_after_the_checkpoint_is_undone_with_the_rest(tmp_path):
+    """Its lines are dropped on resume, so it must not count as the last evaluation either."""
+    run = make_run(tmp_path / "run", env_steps=100)
+    run.train()
+    at = run.clock.env_steps
+    with open(tmp_path / "run" / "episodes.jsonl", "a") as file:
+        file.write(f'{{"phase": "eval", "env_steps": {at + 50}, "return": 99.0, "length": 1}}\n')
+    again = make_run(tmp_path / "run", env_steps=200)
+    assert again._evaluated_at == at
+    assert again.evaluation.mean == pytest.approx(run.evaluation.mean)
+    again.close()

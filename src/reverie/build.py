@@ -11,7 +11,7 @@ from .actor_critic import Actor, Critic
 from .config import Config
 from .envs.spaces import Spec
 from .errors import UserError
-from .networks import ContinuePredictor, ConvDecoder, Head, RewardPredictor, VectorDecoder
+from .networks import ContinuePredictor, ConvDecoder, Head, RewardPredictor, VectorDecoder, deconv_size
 from .observations import ObservationEncoder, module_name
 from .rssm import DiscreteRSSM, GaussianLatent, Latent
 from .world_model import WorldModel
@@ -63,9 +63,8 @@ def _check_images(config: Config, spec: Spec) -> None:
                 f"image observation '{key}' has {height}x{width} pixels, at least 4x4 are needed.",
                 "Set env.image_size, or give it as a float vector.",
             )
-        kernels, reached = config.model.decoder_kernels, 1
-        for kernel in kernels:
-            reached = (reached - 1) * 2 + kernel
+        kernels = config.model.decoder_kernels
+        reached = deconv_size(kernels)
         if kernels and (height, width) != (reached, reached):
             raise UserError(
                 f"model.decoder_kernels {kernels} make {reached}x{reached} images, '{key}' has {height}x{width}.",

@@ -212,7 +212,7 @@ def _eval(args: argparse.Namespace, rest: list[str]) -> int:
         facts = {"env": agent.config.env.id, "mode": mode, **result.to_dict()}
         print(json.dumps(facts | {"video": str(video) if video else None}))
     else:
-        interval = "" if result.interval != result.interval else f" ± {result.interval:.3f} (95 % CI)"
+        interval = f"{result.spread} (95 % CI)" if result.spread else ""
         print(
             f"{agent.config.env.id}: return {result.mean:.3f}{interval} over {len(result.scores)} episodes, {mode} mode"
         )

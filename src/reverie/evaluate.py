@@ -36,6 +36,11 @@ class Evaluation:
             return math.nan
         return 1.96 * float(np.std(self.scores, ddof=1)) / math.sqrt(len(self.scores))
 
+    @property
+    def spread(self) -> str:
+        """The interval as text behind a mean: " ± 0.013", or nothing for one episode."""
+        return "" if math.isnan(self.interval) else f" ± {self.interval:.3f}"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {

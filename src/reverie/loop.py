@@ -256,11 +256,13 @@ class Run:
         if len(result.scores) < settings.eval_episodes:
             screen.say("random policy: not measured, 10 s were not enough for its episodes")
             return
+        self._log_episodes("random", result)
+        screen.say(f"random policy: return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes")
+
+    def _log_episodes(self, phase: str, result: Evaluation) -> None:
+        stamp = self._stamp(phase)
         for score, length in zip(result.scores, result.lengths, strict=True):
-            self.logger.episode(self._stamp("random") | {"return": score, "length": length})
-        screen.say(
-            f"random policy: return {result.mean:.3f} ± {result.interval:.3f} over {len(result.scores)} episodes"
-        )
+            self.logger.episode(stamp | {"return": score, "length": length})
 
     def evaluate(self, screen: Screen) -> None:
         """Play evaluation episodes, with a player and random numbers of its own."""
@@ -278,9 +280,7 @@ class Run:
         if self._stop:
             return  # half an evaluation is none
         self.evaluation, self._evaluated_at = result, self.clock.env_steps
-        stamp = self._stamp("eval")
-        for score, length in zip(result.scores, result.lengths, strict=True):
-            self.logger.episode(stamp | {"return": score, "length": length})
+        self._log_episodes("eval", result)
         numbers = {
             "eval/return": result.mean,
             "eval/ci95": result.interval,
@@ -306,10 +306,10 @@ class Run:
             "recent": self.recent,
         }
         checkpoint.save_checkpoint(folder / f"step-{self.clock.env_steps:012d}", self.agent, state, self._generators())
-        kept = checkpoint.checkpoints(self.directory)
-        for path in kept[: -self.config.log.keep_checkpoints]:
+        keep, found = self.config.log.keep_checkpoints, checkpoint.checkpoints(self.directory)
+        for path in found[:-keep]:
             shutil.rmtree(path)
-        oldest = json.loads((checkpoint.checkpoints(self.directory)[0] / "state.json").read_text())
+        oldest = json.loads((found[-keep:][0] / "state.json").read_text())
         self.replay.prune(self.directory / "replay", np.array(oldest["replay"]["counts"]))
 
     def _restore(self) -> bool:
@@ -337,8 +337,7 @@ class Run:
         self.replay.load(self.directory / "replay", counts)
         self.collector.steps = self.clock.env_steps
         self.collector.seed += self.clock.env_steps  # other starts than the first time
-        self.evaluation = self._last_evaluation()
-        self._evaluated_at = max((x["env_steps"] for x in self.history() if x.get("phase") == "eval"), default=-1)
+        self._recall_evaluation()
         return True
 
     def _generators(self) -> dict[str, torch.Generator]:
@@ -347,11 +346,14 @@ class Run:
             found["cuda"] = torch.cuda.default_generators[self.agent.device.index or torch.cuda.current_device()]
         return found
 
-    def _last_evaluation(self) -> Evaluation | None:
+    def _recall_evaluation(self) -> None:
+        """The last evaluation before the checkpoint, and when it was; later ones are undone like everything else."""
         past = [line for line in self.history() if line.get("env_steps", 0) <= self.clock.env_steps]
         lines = [line for line in past if line.get("phase") == "eval"]
-        last = [line for line in lines if line["env_steps"] == lines[-1]["env_steps"]]
-        return Evaluation([x["return"] for x in last], [x["length"] for x in last]) if last else None
+        if lines:
+            self._evaluated_at = lines[-1]["env_steps"]
+            last = [line for line in lines if line["env_steps"] == self._evaluated_at]
+            self.evaluation = Evaluation([x["return"] for x in last], [x["length"] for x in last])
 
     def close(self) -> None:
         """Close environments and files."""

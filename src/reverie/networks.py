@@ -111,6 +111,14 @@ def conv_sizes(size: int, *, kernel: int = 4, stride: int = 2, layers: int = 4) 
     return sizes
 
 
+def deconv_size(kernels: Sequence[int]) -> int:
+    """Side of the image that stride-2 transposed convolutions make from 1x1. (5, 5, 6, 6) -> 64."""
+    size = 1
+    for kernel in kernels:
+        size = (size - 1) * 2 + kernel
+    return size
+
+
 class ConvEncoder(nn.Module):
     """Image to vector: unpadded 4x4 convolutions of stride 2, channels depth x (1, 2, 4, 8), activation after each.
 
@@ -209,9 +217,7 @@ class ConvDecoder(Head):
     def _fixed_plan(
         kernels: Sequence[int], depth: int, channels: int, size: tuple[int, int]
     ) -> list[tuple[int, int, tuple[int, int]]]:
-        reached = 1
-        for kernel in kernels:
-            reached = (reached - 1) * 2 + kernel
+        reached = deconv_size(kernels)
         if size != (reached, reached):
             raise ValueError(
                 f"decoder kernels {tuple(kernels)} give {reached}x{reached} images, got {size[0]}x{size[1]}; "

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
+from .evaluate import Evaluation
 from .logger import read_lines
 
 
@@ -49,12 +50,13 @@ def _training(axes: Any, episodes: list[dict[str, Any]]) -> None:
 
 
 def _evaluations(axes: Any, episodes: list[dict[str, Any]]) -> None:
-    groups: dict[int, list[float]] = {}
+    scores: dict[int, list[float]] = {}
     for episode in episodes:
-        groups.setdefault(episode["env_steps"], []).append(episode["return"])
+        scores.setdefault(episode["env_steps"], []).append(episode["return"])
+    groups = {step: Evaluation(found, []) for step, found in scores.items()}
     if not groups:
         return
     steps = sorted(groups)
-    means = [np.mean(groups[s]) for s in steps]
-    widths = [1.96 * np.std(groups[s], ddof=1) / len(groups[s]) ** 0.5 if len(groups[s]) > 1 else 0 for s in steps]
+    means = [groups[step].mean for step in steps]
+    widths = [groups[step].interval if groups[step].spread else 0 for step in steps]
     axes.errorbar(steps, means, widths, fmt="o-", color="tab:orange", ms=4, capsize=2, label="evaluation (95 % CI)")

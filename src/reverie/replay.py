@@ -172,7 +172,7 @@ class Replay:
     # ------------------------------------------------------------------------------------------- on disk, append-only
 
     def save(self, directory: Path) -> None:
-        """Append what is new since the last save as one safetensors file; drop files that the rings have forgotten.
+        """Append what is new since the last save as one safetensors file; `prune` drops what nobody needs any more.
 
         A file is written under a temporary name, synced and renamed: it is there whole or not at all.
         """

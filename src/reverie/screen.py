@@ -106,10 +106,10 @@ class Screen:
 
     def evaluated(self, run: Run, result: Evaluation) -> None:
         """One line per evaluation."""
-        interval = "" if result.interval != result.interval else f" ± {result.interval:.3f}"
+        mode = run.config.train.eval_mode
         self.say(
             f"evaluation at step {run.clock.env_steps:,} ({run.clock.seconds:.0f} s of training): "
-            f"return {result.mean:.3f}{interval} over {len(result.scores)} episodes ({run.config.train.eval_mode} mode)"
+            f"return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes ({mode} mode)"
         )
         if result.note and result.note != self._noted:
             self.say(result.note)
