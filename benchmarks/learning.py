@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from reverie.config import load_preset, to_dict
+from reverie.config import to_dict
 from reverie.evaluate import Evaluation, evaluate, random_policy
 from reverie.logger import read_lines
 from reverie.loop import Run
+from reverie.presets import load_preset
 from reverie.rundir import provenance
 from reverie.tasks import make_envs
 

@@ -23,8 +23,8 @@ def make_run():
     """make_run(directory, env, name=value, ...): a Run of preset debug, without TensorBoard and films."""
     from toys import long_counting
 
-    from reverie.config import load_preset
     from reverie.loop import Run
+    from reverie.presets import load_preset
 
     def make(directory, env=long_counting, **overrides):
         quick = {"env.id": "custom:toy", "tensorboard": False, "video": False, "env_steps": 120}

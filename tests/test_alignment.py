@@ -6,9 +6,9 @@ import torch
 from toys import CountingEnv, EchoEnv, RandomLengthEnv
 
 from reverie.collect import Collector
-from reverie.config import load_preset
 from reverie.envs import make_vector
 from reverie.envs.spaces import make_spec
+from reverie.presets import load_preset
 from reverie.replay import Replay
 from reverie.train import DreamerV2, to_batch
 

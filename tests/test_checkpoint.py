@@ -10,8 +10,8 @@ from toys import CountingEnv, DictEnv, long_counting
 
 import reverie
 from reverie import Dreamer, UserError, checkpoint
-from reverie.config import load_preset
 from reverie.envs.spaces import make_spec
+from reverie.presets import load_preset
 from reverie.train import DreamerV2
 
 

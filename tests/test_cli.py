@@ -15,7 +15,8 @@ from toys import BrokenEnv, SpaceEnv
 
 import reverie
 from reverie import UserError, cli
-from reverie.config import SETTINGS, preset_names
+from reverie.config import SETTINGS
+from reverie.presets import preset_names
 
 VERBS = ("train", "eval", "presets", "envs", "info")
 DEBUG = ["train", "--preset", "debug", "--quiet", "log.tensorboard=false", "log.video=false"]
@@ -210,7 +211,7 @@ def test_the_help_of_train_explains_every_setting(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     text = capsys.readouterr().out
-    for key, (_, _, doc) in SETTINGS.items():
+    for key, (_, _, doc, _) in SETTINGS.items():
         assert f"  {key} " in text
         assert doc in text
 

@@ -16,13 +16,10 @@ from reverie.config import (
     flatten,
     from_dict,
     load_file,
-    load_preset,
-    preset_description,
-    preset_names,
-    preset_text,
     to_dict,
 )
 from reverie.errors import UserError
+from reverie.presets import load_preset, preset_description, preset_names, preset_text
 
 #: ORIGINAL_DESIGN.md, "Hyperparameters", word for word.
 DESIGN = {
@@ -111,7 +108,7 @@ def test_a_path_is_not_a_preset(name):
 def test_leaf_names_are_unique_and_documented():
     leaves = [key.split(".")[1] for key in SETTINGS]
     assert len(leaves) == len(set(leaves))
-    assert all(len(doc) > 8 for _, _, doc in SETTINGS.values())
+    assert all(len(doc) > 8 for _, _, doc, _ in SETTINGS.values())
 
 
 @pytest.mark.parametrize("key", SETTINGS)
@@ -122,7 +119,7 @@ def test_a_short_name_is_the_full_name(key):
 
 @pytest.mark.parametrize("key", SETTINGS)
 def test_defaults_have_the_declared_type(key):
-    kind, default, _ = SETTINGS[key]
+    kind, default, _, _ = SETTINGS[key]
     expected = {bool: bool, int: int, float: float, str: str}.get(kind)
     if expected:
         assert type(default) is expected

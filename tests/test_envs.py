@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from toys import BrokenEnv, CountingEnv, DictEnv, SpaceEnv, StillEnv, counting
 
 from reverie.collect import Collector
-from reverie.config import load_preset
 from reverie.envs import families, make_env, make_vector
 from reverie.envs.images import area_resize
 from reverie.envs.spaces import AgentView, Spec, make_spec
 from reverie.envs.wrappers import ActionRepeat, ActionSubset
 from reverie.errors import UserError
+from reverie.presets import load_preset
 from reverie.replay import Replay
 from reverie.train import DreamerV2, to_batch
 

@@ -10,9 +10,9 @@ import torch
 from toys import BrokenEnv, CountingEnv, DictEnv, RandomLengthEnv, long_counting
 
 from reverie import UserError, checkpoint
-from reverie.config import load_preset
 from reverie.logger import Logger, read_lines
 from reverie.loop import Clock, Run
+from reverie.presets import load_preset
 from reverie.screen import Screen
 
 

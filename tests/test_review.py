@@ -8,11 +8,11 @@ from toys import CountingEnv, SpaceEnv
 
 import reverie
 from reverie import checkpoint
-from reverie.config import load_preset
 from reverie.envs import make_vector
 from reverie.errors import UserError
 from reverie.evaluate import evaluate
 from reverie.loop import Run
+from reverie.presets import load_preset
 from reverie.replay import Replay
 
 FAST = {"tensorboard": False, "video": False, "num_envs": 1, "checkpoint_every": 1000}

@@ -8,8 +8,8 @@ import torch
 from reference import slow
 
 from reverie import train
-from reverie.config import load_preset
 from reverie.envs.spaces import ActionSpec, ObsKey, Spec
+from reverie.presets import load_preset
 from reverie.replay import Batch
 from reverie.rssm import State
 from reverie.train import DreamerV2, to_batch

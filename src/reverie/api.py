@@ -9,12 +9,13 @@ from typing import Any
 import gymnasium as gym
 
 from . import checkpoint
-from .config import Config, build, load_preset
+from .config import Config, build
 from .envs import EnvLike, make_env
 from .errors import UserError
 from .evaluate import Evaluation, evaluate
 from .loop import Run
 from .player import Player
+from .presets import load_preset
 from .screen import Screen
 from .tasks import make_envs, options_of, twin
 from .train import DreamerV2

@@ -11,18 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .config import (
-    SETTINGS,
-    Config,
-    build,
-    flatten,
-    load_file,
-    load_preset,
-    preset_description,
-    preset_names,
-    preset_text,
-)
+from .config import SETTINGS, Config, build, flatten, load_file
 from .errors import UserError
+from .presets import load_preset, preset_description, preset_names, preset_text
 
 EPILOG = """\
 examples:
@@ -114,7 +105,7 @@ def _positive(text: str) -> int:
 
 def _settings_help() -> str:
     lines = ["settings, as --group.name VALUE or group.name=VALUE or name=VALUE (defaults: the design document):"]
-    for key, (_, default, doc) in SETTINGS.items():
+    for key, (_, default, doc, _) in SETTINGS.items():
         lines.append(f"  {key:34} {_show(default):14} {doc}")
     return "\n".join(lines)
 
@@ -248,7 +239,7 @@ def _presets(args: argparse.Namespace, rest: list[str]) -> int:
             return 0
         print(preset_text(args.name).rstrip())
         print("\n# all values ('*': other than the default)")
-        for key, (_, default, doc) in SETTINGS.items():
+        for key, (_, default, doc, _) in SETTINGS.items():
             mark = " " if values[key] == default else "*"
             print(f"{mark} {key:34} {_show(values[key]):14} {doc}")
         return 0

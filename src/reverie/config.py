@@ -1,165 +1,261 @@
 """Settings: typed, documented, never changed after they are made. Values live in presets/*.yaml, the code in here.
 
-Every field has a default (the design document's number where it gives one) and one line of explanation, which is what
-`reverie train --help` prints. Leaf names are unique, so `gamma=0.97` means `behavior.gamma=0.97`.
+Every field has a default (the design document's number where it gives one), one line of explanation, which is what
+`reverie train --help` prints, and the source of the default: "design" is the design document, "paper" DreamerV2's,
+"released code" its authors' last version, "ours" a choice of this library (docs/equations.md compares them).
+Leaf names are unique, so `gamma=0.97` means `behavior.gamma=0.97`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from importlib import resources
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 import yaml
 
 from .errors import UserError
+from .validity import coerce, invalid
 
 
-def opt(default: Any, doc: str) -> Any:
-    """A dataclass field with its one-line documentation."""
-    return field(default=default, metadata={"doc": doc})
+def opt(default: Any, doc: str, source: str) -> Any:
+    """A dataclass field with its one-line documentation, and where its default comes from."""
+    return field(default=default, metadata={"doc": doc, "source": source})
 
 
 @dataclass(frozen=True)
 class EnvConfig:
     """The task and how it is presented to the agent."""
 
-    id: str = opt("", "Gymnasium id of the task, e.g. MiniGrid-Empty-Random-6x6-v0, CartPole-v1")
-    num_envs: int = opt(1, "environments stepped together")
-    backend: Literal["sync", "async"] = opt("sync", "sync: in this process; async: one process per environment")
+    id: str = opt("", "Gymnasium id of the task, e.g. MiniGrid-Empty-Random-6x6-v0, CartPole-v1", "the user's")
+    num_envs: int = opt(1, "environments stepped together", "paper and released code: 1")
+    backend: Literal["sync", "async"] = opt("sync", "sync: in this process; async: one process each", "ours")
     actions: Literal["full", "minimal"] = opt(
-        "full", "full: all actions; minimal: those that matter, where the task's family knows"
+        "full", "full: all actions; minimal: those that matter, where the task's family knows", "paper: full"
     )
-    image_size: int = opt(64, "images are resized to this many pixels squared; 0 keeps the environment's own size")
-    grayscale: bool = opt(False, "turn colour images into one grey channel")
-    pixels: bool = opt(False, "observe the rendered picture instead of the environment's own observation")
-    action_repeat: int = opt(1, "each action is applied this many times, rewards added up; frames = steps x repeat")
-    time_limit: int = opt(0, "cut episodes after this many steps (a truncation, not an end); 0: the environment's own")
+    image_size: int = opt(64, "images are resized to this many pixels squared; 0 keeps their own size", "paper")
+    grayscale: bool = opt(False, "turn colour images into one grey channel", "released defaults; Atari: yes")
+    pixels: bool = opt(False, "observe the rendered picture instead of the environment's own observation", "ours")
+    action_repeat: int = opt(
+        1, "each action is applied this many times, rewards added up; frames = steps x repeat", "released defaults"
+    )
+    time_limit: int = opt(
+        0,
+        "cut episodes after this many steps (a truncation, not an end); 0: the environment's own",
+        "released defaults",
+    )
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
     """What is remembered and what is replayed."""
 
-    replay_capacity: int = opt(2_000_000, "steps kept (released code: 2e6)")
-    storage: Literal["memory", "disk"] = opt("memory", "disk keeps the steps in memory-mapped files of the run")
+    replay_capacity: int = opt(2_000_000, "steps kept", "paper Table D.1 and released code")
+    storage: Literal["memory", "disk"] = opt("memory", "disk keeps them in memory-mapped files of the run", "ours")
     prioritize: Literal["none", "ends", "rewards"] = opt(
-        "none", "ends: oversample windows with an episode end; rewards: windows with a reward other than zero"
+        "none",
+        "ends: oversample windows with an episode end; rewards: windows with a reward other than zero",
+        "design: not mentioned; released defaults: ends; rewards is ours",
     )
-    priority_share: float = opt(0.25, "share of a batch drawn by `prioritize`; the rest is uniform")
+    priority_share: float = opt(0.25, "share of a batch drawn by `prioritize`; the rest is uniform", "ours")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The world model: sizes, losses, optimiser."""
 
-    latents: Literal["categorical", "gaussian"] = opt("categorical", "gaussian is DreamerV1's latent")
-    num_categories: int = opt(32, "classes of each categorical (design document)")
-    num_categoricals: int = opt(32, "categorical variables in a state (design document)")
-    gaussian_dim: int = opt(30, "size of the Gaussian latent (DreamerV1)")
-    rnn_hidden_dim: int = opt(200, "size of the deterministic state h (design document; Atari: 600)")
-    hidden_dim: int = opt(400, "units of every hidden layer (design document)")
-    embed_dim: int = opt(1024, "size of an embedded observation (design document); 0: whatever the encoder gives")
-    layers: int = opt(4, "hidden layers of encoder MLP and heads (released code)")
-    cnn_depth: int = opt(32, "channels of the first convolution; doubled by each next one (32 gives 1024 at 64x64)")
-    decoder_kernels: tuple[int, ...] = opt((), "empty: mirror of the encoder, any size; 5,5,6,6: released code, 64x64")
-    norm: bool = opt(True, "LayerNorm in dense layers (design document; released Atari code: no)")
-    conv_norm: bool = opt(True, "LayerNorm in convolutions (design document; released Atari code: no)")
-    gru_norm: bool = opt(True, "LayerNorm in the recurrent cell (released code: always)")
-    zero_init: bool = opt(False, "reward head and critic answer 0 at first (a DreamerV3 idea; released V2 code: no)")
-    activation: Literal["elu", "relu", "silu"] = opt("elu", "activation everywhere (design document)")
+    latents: Literal["categorical", "gaussian"] = opt("categorical", "gaussian is DreamerV1's latent", "design")
+    num_categories: int = opt(32, "classes of each categorical", "design, paper, released code")
+    num_categoricals: int = opt(32, "categorical variables in a state", "design, paper, released code")
+    unimix: float = opt(0.0, "share of a uniform distribution mixed into each categorical", "V2: none; V3: 0.01")
+    gaussian_dim: int = opt(30, "size of the Gaussian latent", "DreamerV1")
+    gaussian_std: Literal["sigmoid2", "softplus"] = opt(
+        "sigmoid2", "standard deviation of the Gaussian latent, 0.1 at least", "released V2 code; DreamerV1: softplus"
+    )
+    rnn_hidden_dim: int = opt(200, "size of the deterministic state h", "design; Atari: 600")
+    hidden_dim: int = opt(400, "units of every hidden layer", "design, paper, released code")
+    rssm_hidden_dim: int = opt(
+        0, "units of the RSSM's hidden layers; 0: hidden_dim", "design; released: rnn_hidden_dim"
+    )
+    embed_dim: int = opt(1024, "size of an embedded observation; 0: whatever the encoder gives", "design; released: 0")
+    layers: int = opt(4, "hidden layers of encoder MLP and heads", "released code")
+    cnn_depth: int = opt(32, "channels of the first convolution, doubled by each next one", "design (32 gives 1024)")
+    decoder_kernels: tuple[int, ...] = opt(
+        (), "empty: mirror of the encoder, any size; 5,5,6,6: the released decoder, 64x64 only", "design: symmetric"
+    )
+    norm: bool = opt(True, "normalise dense layers", "design; released code: only Crafter")
+    conv_norm: bool = opt(True, "normalise convolutions", "design; released code: only Crafter")
+    norm_kind: Literal["layer", "rms"] = opt("layer", "LayerNorm or RMSNorm, where there is one", "design; V3: rms")
+    recurrent_cell: Literal["norm_gru", "gru"] = opt(
+        "norm_gru", "norm_gru: the released code's cell; gru: the textbook one", "released code; DreamerV1: gru"
+    )
+    gru_norm: bool = opt(True, "normalise inside norm_gru", "released code: always; paper: no or marginal benefit")
+    zero_init: bool = opt(False, "reward head and critic answer 0 at first", "V2: no; V3: yes")
+    activation: Literal["elu", "relu", "silu"] = opt("elu", "activation everywhere", "design, released code; V3: silu")
+    conv_activation: Literal["same", "elu", "relu", "silu"] = opt(
+        "same", "activation of convolutions", "released code; DreamerV1: relu"
+    )
     vector_transform: Literal["none", "symlog", "standardize"] = opt(
-        "none", "vector observations: as they are (released code), squashed, or scaled to what the prefill showed"
+        "none",
+        "vector observations: as they are, squashed, or scaled to what the prefill showed",
+        "released code: none; V3: symlog; standardize is ours",
     )
     reward_transform: Literal["symlog", "tanh", "sign", "none"] = opt(
-        "symlog", "what the reward head learns (design document: symlog; released code: tanh on Atari, none on DMC)"
+        "symlog", "what the reward head learns", "design; paper: tanh on Atari, none on control"
     )
-    predict_continue: bool = opt(True, "learn when episodes end; without it every dream goes on")
-    kl_mode: Literal["balanced", "bidirectional"] = opt(
-        "balanced", "balanced: the paper's Algorithm 2; bidirectional: the design document's literal formula"
+    reward_distribution: Literal["normal", "twohot"] = opt(
+        "normal", "normal: squared error; twohot: classification over 255 bins", "paper; V3: twohot"
     )
-    kl_balance: float = opt(0.8, "share of the KL gradient that trains the prior (design document)")
-    kl_scale: float = opt(1.0, "weight of the KL (released code: 1, Atari 0.1)")
-    free_nats: float = opt(1.0, "nats below which the KL is not pushed further down (design document; Atari: 0)")
-    free_avg: bool = opt(True, "compare free nats with the batch mean (released code) instead of with every state")
-    image_scale: float = opt(1.0, "weight of the image loss")
-    vector_scale: float = opt(1.0, "weight of the vector loss")
-    reward_scale: float = opt(1.0, "weight of the reward loss")
-    continue_scale: float = opt(1.0, "weight of the continue loss (released Atari code: 5)")
-    world_model_lr: float = opt(3e-4, "learning rate (design document)")
+    predict_continue: bool = opt(True, "learn when episodes end; without it every dream goes on", "design; control: no")
+    continue_target: Literal["hard", "discounted"] = opt(
+        "hard",
+        "hard: 1 - is_terminal; discounted: gamma times that, which its mean then contains",
+        "design; released code and V3: discounted",
+    )
+    kl_mode: Literal["balanced", "bidirectional", "forward", "plain", "separate"] = opt(
+        "balanced",
+        "balanced: paper's Algorithm 2; bidirectional: the design document's literal formula; forward: KL(prior || "
+        "posterior), balanced; plain: no balancing, DreamerV1; separate: dyn_scale and rep_scale, DreamerV3",
+        "paper (equations.md says why not the design's formula)",
+    )
+    kl_balance: float = opt(0.8, "share of the KL gradient that trains the prior", "design, paper, released code")
+    kl_scale: float = opt(1.0, "weight of the KL", "released defaults; Atari: 0.1")
+    dyn_scale: float = opt(0.5, "kl_mode=separate: weight of the side that trains the prior", "V3 (2023)")
+    rep_scale: float = opt(0.1, "kl_mode=separate: weight of the side that trains the posterior", "V3 (2023)")
+    free_nats: float = opt(1.0, "nats below which the KL is not pushed further down", "design; Atari: 0")
+    free_avg: bool = opt(True, "compare free nats with the batch mean instead of with every state", "released code")
+    image_scale: float = opt(1.0, "weight of the image loss", "released code")
+    vector_scale: float = opt(1.0, "weight of the vector loss", "released code")
+    reward_scale: float = opt(1.0, "weight of the reward loss", "released code")
+    continue_scale: float = opt(1.0, "weight of the continue loss", "released defaults; Atari: 5")
+    detached_heads: tuple[str, ...] = opt(
+        (), "heads that learn without shaping the state, of obs,reward,continue", "paper's ablations; released: none"
+    )
+    world_model_lr: float = opt(3e-4, "learning rate", "design; Atari: 2e-4")
 
 
 @dataclass(frozen=True)
 class BehaviorConfig:
     """Actor and critic, trained in imagination."""
 
-    imagination_horizon: int = opt(15, "steps of a dream (design document)")
-    imagination_starts: int = opt(0, "dreams per update, drawn from the batch's states; 0: from every state (paper)")
-    gamma: float = opt(0.99, "discount per step (design document; Atari 0.999)")
-    lambda_: float = opt(0.95, "lambda of the returns (design document)")
-    actor_lr: float = opt(8e-5, "learning rate (design document)")
-    critic_lr: float = opt(8e-5, "learning rate (design document)")
+    imagination_horizon: int = opt(15, "steps of a dream", "design, paper, released code")
+    imagination_starts: int = opt(0, "dreams per update, drawn from the batch's states; 0: from every state", "paper")
+    start_states: Literal["all", "drop_last"] = opt(
+        "all",
+        "all states may start a dream, or all but the last of each sequence",
+        "released code; 2021 code: drop_last",
+    )
+    gamma: float = opt(0.99, "discount per step", "design; Atari 0.999")
+    lambda_: float = opt(0.95, "lambda of the returns", "design, paper, released code")
+    reward_index: Literal["current", "next"] = opt(
+        "current",
+        "current: a state's value includes its own reward; next: reward and continue of the state an action leads to",
+        "design, released code; V3: next",
+    )
+    actor_lr: float = opt(8e-5, "learning rate", "design; Atari: 4e-5")
+    critic_lr: float = opt(8e-5, "learning rate", "design; Atari: 1e-4")
     policy: Literal["auto", "onehot", "trunc_normal", "tanh_normal"] = opt(
-        "auto", "auto: onehot for discrete, trunc_normal for continuous actions (released code)"
+        "auto", "auto: onehot for discrete, trunc_normal for continuous actions", "released code"
+    )
+    policy_unimix: float = opt(
+        0.0, "share of a uniform distribution mixed into a discrete policy", "V2: none; V3: 0.01"
     )
     actor_grad: Literal["auto", "reinforce", "dynamics", "both"] = opt(
-        "auto", "auto: reinforce for discrete, dynamics for continuous actions (released code)"
+        "auto", "auto: reinforce for discrete, dynamics for continuous actions", "paper Section 2.3, released code"
     )
-    actor_grad_mix: float = opt(0.1, "share of dynamics gradients in `both` (released code)")
-    entropy_scale: float = opt(1e-3, "weight of the policy's entropy (paper: 1e-3 Atari, 1e-4 control)")
-    entropy_final: float = opt(1e-3, "the weight after `entropy_decay` updates (paper's schedules: 3e-3 to 3e-4)")
-    entropy_decay: int = opt(0, "updates over which the weight goes linearly to `entropy_final`; 0: it stays")
-    baseline: Literal["online", "slow"] = opt("online", "critic subtracted in the advantage (paper: online)")
-    slow_critic: bool = opt(True, "compute targets with a copy of the critic (paper); off: with the critic itself")
-    slow_critic_every: int = opt(100, "updates between copies (paper)")
-    actor_critic_layers: int = opt(4, "hidden layers of actor and critic (released code)")
-    explore_noise: float = opt(0.0, "share of random actions in explore mode (released code: none)")
+    actor_grad_mix: float = opt(0.1, "share of dynamics gradients in `both`", "released code")
+    advantage: Literal["paper", "released"] = opt(
+        "paper",
+        "paper: action u_k is scored by G_k - v_k; released: by G_{k+1} - v_k, the last code's form",
+        "paper Eq. 6, code of the published scores",
+    )
+    return_norm: Literal["none", "percentile"] = opt(
+        "none", "percentile: divide advantages by the 5..95 % range of returns, if above 1", "V2: none; V3: percentile"
+    )
+    entropy_scale: float = opt(1e-3, "weight of the policy's entropy", "paper: 1e-3 Atari, 1e-4 control")
+    entropy_final: float = opt(1e-3, "the weight after `entropy_decay` updates", "paper's schedules: 3e-3 to 3e-4")
+    entropy_decay: int = opt(
+        0,
+        "updates over which the weight goes linearly to `entropy_final`; 0: it stays",
+        "paper: off unless `schedules`",
+    )
+    baseline: Literal["online", "slow"] = opt("online", "critic subtracted in the advantage", "paper; last code: slow")
+    critic_distribution: Literal["normal", "twohot"] = opt(
+        "normal", "normal: squared error; twohot: classification over 255 bins", "design, paper; V3: twohot"
+    )
+    critic_transform: Literal["none", "symlog"] = opt("none", "the space the critic learns in", "paper; V3: symlog")
+    slow_critic: bool = opt(True, "compute targets with a copy of the critic; off: with the critic itself", "paper")
+    slow_critic_every: int = opt(100, "updates between copies", "paper Table D.1")
+    slow_critic_fraction: float = opt(
+        1.0, "how far a copy goes: 1 all the way", "released code; V3: 0.02, every update"
+    )
+    critic_regularizer: float = opt(0.0, "weight of a pull of the critic towards its slow copy", "V2: none; V3: 1")
+    actor_critic_layers: int = opt(4, "hidden layers of actor and critic", "released code")
+    explore_noise: float = opt(
+        0.0, "share of random actions in explore mode", "released code: none; V1: 0.3 (Gaussian)"
+    )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The loop."""
 
-    seed: int = opt(0, "seeds everything: networks, environments, replay, exploration")
-    env_steps: int = opt(1_000_000, "environment steps of the whole run, prefill included")
-    minutes: float = opt(0.0, "stop after this much training time (evaluations not counted); 0: no limit")
-    prefill: int = opt(1000, "random steps before learning")
-    pretrain: int = opt(100, "updates on the prefilled data before acting (released code: 100 on DMC)")
-    train_ratio: float = opt(0.2, "updates per environment step (released code: 1/5 default, 1/16 Atari)")
-    batch_size: int = opt(50, "sequences in a batch (design document)")
-    seq_len: int = opt(50, "steps of a sequence (design document)")
-    eval_every: int = opt(10_000, "environment steps between evaluations; 0: only at the end")
-    eval_episodes: int = opt(10, "episodes of an evaluation")
-    random_baseline: bool = opt(True, "first play eval_episodes with random actions, if 10 seconds are enough for them")
-    eval_mode: Literal["eval", "train"] = opt("eval", "eval: most likely action; train: sampled as in training")
-    checkpoint_every: float = opt(300.0, "seconds between checkpoints; there is always one at the end")
-    log_every: float = opt(5.0, "seconds between lines of metrics.jsonl")
-    adam_eps: float = opt(1e-5, "Adam's epsilon (released code)")
-    grad_clip: float = opt(100.0, "largest global gradient norm of each optimiser (released code)")
-    weight_decay: float = opt(1e-6, "each update multiplies all weights by 1 minus this, at any learning rate")
+    seed: int = opt(0, "seeds everything: networks, environments, replay, exploration", "ours")
+    env_steps: int = opt(1_000_000, "environment steps of the whole run, prefill included", "ours; paper: 5e7")
+    minutes: float = opt(0.0, "stop after this much training time (evaluations not counted); 0: no limit", "ours")
+    prefill: int = opt(1000, "random steps before learning", "released code on control; Atari: 50000")
+    pretrain: int = opt(100, "updates on the prefilled data before acting", "released code on control; Atari: 1")
+    train_ratio: float = opt(0.2, "updates per environment step", "released defaults; Atari: 1/16")
+    batch_size: int = opt(50, "sequences in a batch", "design, paper; last code: 16")
+    seq_len: int = opt(50, "steps of a sequence", "design, paper, released code")
+    eval_every: int = opt(10_000, "environment steps between evaluations; 0: only at the end", "released, control")
+    eval_episodes: int = opt(10, "episodes of an evaluation", "ours; released code: 1")
+    random_baseline: bool = opt(
+        True, "first play eval_episodes with random actions, if 10 seconds are enough for them", "ours"
+    )
+    eval_mode: Literal["eval", "train"] = opt(
+        "eval", "eval: most likely action; train: sampled as in training", "released code"
+    )
+    checkpoint_every: float = opt(300.0, "seconds between checkpoints; there is always one at the end", "ours")
+    log_every: float = opt(5.0, "seconds between lines of metrics.jsonl", "ours")
+    optimizer: Literal["adam", "laprop"] = opt("adam", "Adam, or DreamerV3's LaProp", "released code; V3: laprop")
+    adam_eps: float = opt(1e-5, "the optimiser's epsilon", "paper Table D.1, released code")
+    adam_eps_mode: Literal["torch", "keras"] = opt(
+        "torch", "keras: epsilon enters before the bias correction, as in the released code", "ours; released: keras"
+    )
+    adam_beta2: float = opt(0.999, "decay of the squared gradients", "released code")
+    grad_clip: float = opt(100.0, "largest global gradient norm of each optimiser", "paper Table D.1, released code")
+    agc: float = opt(0.0, "clip each tensor's gradient to this share of its weights' norm instead; 0: no", "V3: 0.3")
+    lr_warmup: int = opt(0, "updates over which learning rates rise from 0", "V2: none; V3: 1000")
+    weight_decay: float = opt(1e-6, "weight decay", "paper Table D.1, released code")
+    weight_decay_mode: Literal["per_update", "lr_scaled"] = opt(
+        "per_update",
+        "per_update: weights times 1 minus this, at any learning rate; lr_scaled: times 1 - lr x this, as AdamW",
+        "released code",
+    )
 
 
 @dataclass(frozen=True)
 class ComputeConfig:
     """Where and how it is computed."""
 
-    device: str = opt("auto", "auto: cuda if there is one, else cpu")
-    threads: int = opt(0, "CPU threads of torch; 0: torch decides")
-    precision: Literal["float32", "bfloat16"] = opt("float32", "bfloat16: autocast for products and convolutions")
+    device: str = opt("auto", "auto: cuda if there is one, else cpu", "ours")
+    threads: int = opt(0, "CPU threads of torch; 0: torch decides", "ours")
+    precision: Literal["float32", "bfloat16"] = opt(
+        "float32", "bfloat16: autocast for products and convolutions", "ours; released code: float16"
+    )
 
 
 @dataclass(frozen=True)
 class LogConfig:
     """What a run leaves behind, besides metrics.jsonl and episodes.jsonl."""
 
-    tensorboard: bool = opt(True, "write TensorBoard events to RUN/tensorboard")
-    wandb: bool = opt(False, "also log to Weights & Biases (pip install wandb)")
-    video: bool = opt(True, "write a GIF of one episode of each evaluation to RUN/videos")
-    keep_checkpoints: int = opt(2, "newest checkpoints kept, besides the best one")
+    tensorboard: bool = opt(True, "write TensorBoard events to RUN/tensorboard", "ours")
+    wandb: bool = opt(False, "also log to Weights & Biases (pip install wandb)", "ours")
+    video: bool = opt(True, "write a GIF of one episode of each evaluation to RUN/videos", "ours")
+    keep_checkpoints: int = opt(2, "newest checkpoints kept, besides the best one", "ours")
 
 
 @dataclass(frozen=True)
@@ -175,12 +271,22 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
 
-#: "group.name" -> (type, default, doc) for every setting there is.
-SETTINGS: dict[str, tuple[Any, Any, str]] = {
-    f"{group.name}.{item.name}": (
+class Setting(NamedTuple):
+    """What is known of one setting."""
+
+    kind: Any  # its type
+    default: Any
+    doc: str
+    source: str  # where the default comes from
+
+
+#: "group.name" -> Setting, for every setting there is.
+SETTINGS: dict[str, Setting] = {
+    f"{group.name}.{item.name}": Setting(
         get_type_hints(type(getattr(Config(), group.name)))[item.name],
         item.default,
         item.metadata["doc"],
+        item.metadata["source"],
     )
     for group in fields(Config)
     for item in fields(type(getattr(Config(), group.name)))
@@ -213,7 +319,7 @@ def build(overrides: Mapping[str, Any], *, base: Config | None = None, where: st
             faults.append(_unknown(key, where))
             continue
         try:
-            changes[full] = _coerce(value, SETTINGS[full][0])
+            changes[full] = coerce(value, SETTINGS[full].kind)
         except ValueError as error:
             faults.append(f"{where} '{full}' {error}")
     groups: dict[str, dict[str, Any]] = {}
@@ -221,9 +327,9 @@ def build(overrides: Mapping[str, Any], *, base: Config | None = None, where: st
         group, name = full.split(".")
         groups.setdefault(group, {})[name] = value
     config = replace(config, **{group: replace(getattr(config, group), **items) for group, items in groups.items()})
-    faults += _invalid(config)
+    faults += invalid(flatten(config), {key: setting.kind for key, setting in SETTINGS.items()})
     if faults:
-        raise UserError(_sentence("; ".join(faults)), "`reverie presets --keys` lists every setting.")
+        raise UserError(as_sentence("; ".join(faults)), "`reverie presets --keys` lists every setting.")
     return config
 
 
@@ -237,31 +343,6 @@ def from_dict(nested: Mapping[str, Any], *, base: Config | None = None, where: s
     return build(flat, base=base, where=f"{where}:")
 
 
-def preset_names() -> list[str]:
-    """The presets that ship with the package."""
-    files = resources.files("reverie").joinpath("presets").iterdir()
-    return sorted(item.name[:-5] for item in files if item.name.endswith(".yaml"))
-
-
-def preset_text(name: str) -> str:
-    """The YAML of a preset as shipped, comments (sources) included. Raises UserError for an unknown name."""
-    if name not in preset_names():
-        raise UserError(_sentence(f"there is no preset '{name}'{_nearest(name, preset_names())}"), _names_hint())
-    return resources.files("reverie").joinpath("presets", f"{name}.yaml").read_text()
-
-
-def load_preset(name: str, overrides: Mapping[str, Any] | None = None) -> Config:
-    """A preset's Config, with overrides on top. Raises UserError."""
-    values = yaml.safe_load(preset_text(name)) or {}
-    values.pop("description", None)
-    return build(overrides or {}, base=from_dict(values, where=f"preset '{name}'"), where="setting")
-
-
-def preset_description(name: str) -> str:
-    """One sentence: what the preset is for."""
-    return str((yaml.safe_load(preset_text(name)) or {}).get("description", "")).strip()
-
-
 def load_file(path: Path) -> Config:
     """Config from a run's config.yaml. Raises UserError."""
     try:
@@ -273,17 +354,9 @@ def load_file(path: Path) -> Config:
     return from_dict(values, where=str(path))
 
 
-def _sentence(text: str) -> str:
+def as_sentence(text: str) -> str:
+    """With a full stop, unless it is a question."""
     return text if text.endswith("?") else f"{text}."
-
-
-def _names_hint() -> str:
-    return f"Presets: {', '.join(preset_names())}."
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(names), 1, 0.5)
-    return f", did you mean '{found[0]}'?" if found else ""
 
 
 def _unknown(key: str, where: str) -> str:
@@ -292,99 +365,6 @@ def _unknown(key: str, where: str) -> str:
         _LEAVES[x] for x in difflib.get_close_matches(leaf, _LEAVES, 1, 0.6)
     ]
     return f"{where} '{key}' does not exist" + (f", did you mean '{found[0]}'?" if found else "")
-
-
-def _coerce(value: Any, kind: Any) -> Any:
-    """Turn text or a YAML value into `kind`; ValueError says what was expected and found."""
-    origin = get_origin(kind)
-    if origin in (Union, UnionType):
-        raise TypeError(f"union settings are not supported: {kind}")  # a fault of ours, not the user's
-    if origin is Literal:
-        if value not in get_args(kind):
-            raise ValueError(f"must be one of {', '.join(get_args(kind))}, got {value!r}")
-        return value
-    if origin is tuple:
-        items = value.strip("()[] ").split(",") if isinstance(value, str) else value
-        if not isinstance(items, list | tuple):
-            raise ValueError(f"must be a list like 5,5,6,6, got {value!r}")
-        return tuple(_coerce(item, get_args(kind)[0]) for item in items if item != "")
-    if kind is bool:
-        known = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-        if isinstance(value, bool) or str(value).lower() in known:
-            return value if isinstance(value, bool) else known[str(value).lower()]
-        raise ValueError(f"must be true or false, got {value!r}")
-    if kind is str:
-        if isinstance(value, str):
-            return value
-        raise ValueError(f"must be text, got {value!r}")
-    return _number(value, kind)
-
-
-def _number(value: Any, kind: type) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"must be {'a whole' if kind is int else 'a'} number, got {value!r}")
-    if kind is int and str(value).strip().lstrip("+-").isdecimal():
-        return int(value)  # not through float, which is exact to 2^53 only
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"must be {'a whole' if kind is int else 'a'} number, got {value!r}") from None
-    if kind is int:
-        if number != number or number in (float("inf"), float("-inf")) or number != int(number):
-            raise ValueError(f"must be a whole number, got {value!r}")
-        return int(number)
-    return number
-
-
-_POSITIVE = {
-    "env": ("num_envs", "action_repeat"),
-    "replay": ("replay_capacity",),
-    "model": (
-        "num_categories",
-        "num_categoricals",
-        "gaussian_dim",
-        "rnn_hidden_dim",
-        "hidden_dim",
-        "layers",
-        "cnn_depth",
-    ),
-    "behavior": ("imagination_horizon", "actor_lr", "critic_lr", "slow_critic_every", "actor_critic_layers"),
-    "train": ("env_steps", "train_ratio", "batch_size", "eval_episodes", "adam_eps", "grad_clip", "log_every"),
-    "log": ("keep_checkpoints",),
-}
-_UNIT = {
-    "replay": ("priority_share",),
-    "model": ("kl_balance",),
-    "behavior": ("gamma", "lambda_", "actor_grad_mix", "explore_noise"),
-}
-
-
-def _keys(groups: Mapping[str, Iterable[str]]) -> list[str]:
-    return [f"{group}.{name}" for group, names in groups.items() for name in names]
-
-
-def _invalid(config: Config) -> list[str]:
-    """Values of the right type that make no sense, as sentences."""
-    values = flatten(config)
-    positive = [*_keys(_POSITIVE), "model.world_model_lr", "train.checkpoint_every"]
-    unit = _keys(_UNIT)
-    faults = [f"'{key}' must be above 0, got {values[key]}" for key in positive if not values[key] > 0]
-    faults += [f"'{key}' must be between 0 and 1, got {values[key]}" for key in unit if not 0 <= values[key] <= 1]
-    signed = {k for k, (kind, _, _) in SETTINGS.items() if kind in (int, float)} - set(positive) - set(unit)
-    faults += [f"'{key}' must not be negative, got {values[key]}" for key in sorted(signed) if not values[key] >= 0]
-    infinite = [k for k, v in values.items() if isinstance(v, float) and v in (float("inf"), float("-inf"))]
-    faults += [f"'{key}' must be finite" for key in infinite]
-    if config.train.seq_len < 2:
-        faults.append(f"'train.seq_len' must be at least 2, got {config.train.seq_len}")
-    if config.env.image_size and config.env.image_size < 4:
-        faults.append(f"'env.image_size' must be 0 or at least 4 pixels, got {config.env.image_size}")
-    per_env = config.replay.replay_capacity // max(1, config.env.num_envs)
-    if per_env < 2 * config.train.seq_len:
-        faults.append(
-            f"'replay.replay_capacity' {config.replay.replay_capacity} leaves {per_env} steps per environment, "
-            f"at least 2 x seq_len = {2 * config.train.seq_len} are needed"
-        )
-    return faults
 
 
 def _check_unique() -> None:

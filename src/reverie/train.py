@@ -200,8 +200,8 @@ def _random_batch(spec: Spec, batch: int, length: int) -> Batch:
 
 def demo() -> None:
     """Overfit one small random batch for a few updates and check that all losses go down as they should."""
-    from .config import load_preset
     from .envs.spaces import ActionSpec, ObsKey
+    from .presets import load_preset
 
     torch.manual_seed(0)
     spec = Spec({"image": ObsKey(("image",), "image", (16, 16, 3), (16, 16, 3), "hwc")}, ActionSpec("discrete", 4))

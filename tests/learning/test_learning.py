@@ -2,8 +2,8 @@
 
 import pytest
 
-from reverie.config import load_preset
 from reverie.loop import Run
+from reverie.presets import load_preset
 
 
 @pytest.mark.parametrize("seed", [0])

@@ -1,0 +1,126 @@
+"""Is a setting what it should be? Types and ranges, as sentences; knows no setting's meaning but its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+
+def coerce(value: Any, kind: Any) -> Any:
+    """Turn text or a YAML value into `kind`; ValueError says what was expected and found."""
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        raise TypeError(f"union settings are not supported: {kind}")  # a fault of ours, not the user's
+    if origin is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"must be one of {', '.join(get_args(kind))}, got {value!r}")
+        return value
+    if origin is tuple:
+        items = value.strip("()[] ").split(",") if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            raise ValueError(f"must be a list like 5,5,6,6, got {value!r}")
+        return tuple(coerce(item, get_args(kind)[0]) for item in items if item != "")
+    if kind is bool:
+        known = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+        if isinstance(value, bool) or str(value).lower() in known:
+            return value if isinstance(value, bool) else known[str(value).lower()]
+        raise ValueError(f"must be true or false, got {value!r}")
+    if kind is str:
+        if isinstance(value, str):
+            return value
+        raise ValueError(f"must be text, got {value!r}")
+    return _number(value, kind)
+
+
+def _number(value: Any, kind: type) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"must be {'a whole' if kind is int else 'a'} number, got {value!r}")
+    if kind is int and str(value).strip().lstrip("+-").isdecimal():
+        return int(value)  # not through float, which is exact to 2^53 only
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"must be {'a whole' if kind is int else 'a'} number, got {value!r}") from None
+    if kind is int:
+        if number != number or number in (float("inf"), float("-inf")) or number != int(number):
+            raise ValueError(f"must be a whole number, got {value!r}")
+        return int(number)
+    return number
+
+
+_POSITIVE = [
+    "env.num_envs",
+    "env.action_repeat",
+    "replay.replay_capacity",
+    "model.num_categories",
+    "model.num_categoricals",
+    "model.gaussian_dim",
+    "model.rnn_hidden_dim",
+    "model.hidden_dim",
+    "model.layers",
+    "model.cnn_depth",
+    "model.world_model_lr",
+    "behavior.imagination_horizon",
+    "behavior.actor_lr",
+    "behavior.critic_lr",
+    "behavior.slow_critic_every",
+    "behavior.slow_critic_fraction",
+    "behavior.actor_critic_layers",
+    "train.env_steps",
+    "train.train_ratio",
+    "train.batch_size",
+    "train.eval_episodes",
+    "train.adam_eps",
+    "train.grad_clip",
+    "train.log_every",
+    "train.checkpoint_every",
+    "log.keep_checkpoints",
+]
+_UNIT = [
+    "replay.priority_share",
+    "model.kl_balance",
+    "model.unimix",
+    "behavior.gamma",
+    "behavior.lambda_",
+    "behavior.actor_grad_mix",
+    "behavior.explore_noise",
+    "behavior.policy_unimix",
+    "train.adam_beta2",
+]
+_BELOW_ONE = ("model.unimix", "behavior.policy_unimix", "train.adam_beta2")
+_HEADS = ("obs", "reward", "continue")
+
+
+def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
+    """Values of the right type that make no sense, as sentences. values, kinds: {"group.name": ...}."""
+    faults = [f"'{key}' must be above 0, got {values[key]}" for key in _POSITIVE if not values[key] > 0]
+    faults += [f"'{key}' must be between 0 and 1, got {values[key]}" for key in _UNIT if not 0 <= values[key] <= 1]
+    faults += [f"'{key}' must be below 1, got {values[key]}" for key in _BELOW_ONE if values[key] == 1]
+    signed = {key for key, kind in kinds.items() if kind in (int, float)} - {*_POSITIVE, *_UNIT}
+    faults += [f"'{key}' must not be negative, got {values[key]}" for key in sorted(signed) if not values[key] >= 0]
+    infinite = [k for k, v in values.items() if isinstance(v, float) and v in (float("inf"), float("-inf"))]
+    faults += [f"'{key}' must be finite" for key in infinite]
+    if values["behavior.slow_critic_fraction"] > 1:
+        faults.append(
+            f"'behavior.slow_critic_fraction' must be at most 1, got {values['behavior.slow_critic_fraction']}"
+        )
+    faults += [
+        f"'model.detached_heads' may hold {', '.join(_HEADS)}, got '{name}'"
+        for name in values["model.detached_heads"]
+        if name not in _HEADS
+    ]
+    if values["model.continue_target"] == "discounted" and values["behavior.gamma"] == 0:
+        faults.append("'model.continue_target' cannot be discounted with 'behavior.gamma' 0")
+    length, size, streams = values["train.seq_len"], values["env.image_size"], max(1, values["env.num_envs"])
+    if length < 2:
+        faults.append(f"'train.seq_len' must be at least 2, got {length}")
+    if size and size < 4:
+        faults.append(f"'env.image_size' must be 0 or at least 4 pixels, got {size}")
+    per_env = values["replay.replay_capacity"] // streams
+    if per_env < 2 * length:
+        faults.append(
+            f"'replay.replay_capacity' {values['replay.replay_capacity']} leaves {per_env} steps per environment, "
+            f"at least 2 x seq_len = {2 * length} are needed"
+        )
+    return faults
