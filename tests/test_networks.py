@@ -261,10 +261,10 @@ def test_norm_options_leave_no_norm_behind():
 
 def test_channel_norm_normalises_the_channels_of_each_pixel():
     torch.manual_seed(0)
-    norm, x = ChannelNorm(5, eps=1e-3), torch.randn(2, 5, 3, 4)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    scale, offset = (p.detach().double().numpy() for p in (norm.weight, norm.bias))
+    norm, x = ChannelNorm("layer", 5), torch.randn(2, 5, 3, 4)
+    nn.init.normal_(norm.norm.weight)
+    nn.init.normal_(norm.norm.bias)
+    scale, offset = (p.detach().double().numpy() for p in (norm.norm.weight, norm.norm.bias))
     out = norm(x).detach().numpy()
     for n, i, j in np.ndindex(2, 3, 4):
         expected = slow.layer_norm(x[n, :, i, j].double().numpy(), scale, offset)

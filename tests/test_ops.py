@@ -48,7 +48,7 @@ def test_symlog_slope_is_one_over_one_plus_magnitude(x):
 )
 def test_reward_transform_learns_and_plans_in_the_documented_space(name, squashed, planned):
     """A reward of 2: symlog is undone for planning; tanh and sign are not, as in the released code (FACTS 1.10)."""
-    squash, unsquash = ops.REWARD_TRANSFORMS[name]
+    squash, unsquash = ops.SCALAR_TRANSFORMS[name]
     target = squash(torch.tensor(2.0))
     assert target.item() == pytest.approx(squashed, rel=1e-6)
     assert unsquash(target).item() == pytest.approx(planned, rel=1e-6)

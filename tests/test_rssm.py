@@ -451,7 +451,7 @@ def test_free_nats_leave_exactly_no_gradient_below_the_threshold(kls, free_avg, 
 
 def test_unknown_kl_mode_is_refused():
     with pytest.raises(ValueError, match="balanced"):
-        make_rssm().kl_loss(random_stats(1), random_stats(2), mode="forward")
+        make_rssm().kl_loss(random_stats(1), random_stats(2), mode="backward")
 
 
 # ------------------------------------------------------------------------------------------------ Gaussian variant

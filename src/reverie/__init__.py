@@ -13,7 +13,7 @@ __all__ = ["Config", "Dreamer", "DreamerV2", "Player", "UserError", "load", "loa
 
 _HOMES = {
     "Config": "config",
-    "load_preset": "config",
+    "load_preset": "presets",
     "Dreamer": "api",
     "load": "api",
     "DreamerV2": "train",

@@ -18,8 +18,9 @@ import torch
 from numpy.polynomial.hermite import hermgauss
 from torch import Tensor, nn
 
-from .networks import MLP, zero_output
-from .ops import one_hot_mode, one_hot_sample
+from .networks import MLP, Norm, zero_output
+from .ops import mix_uniform, one_hot_mode, one_hot_sample
+from .scalars import SCALARS
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -166,7 +167,10 @@ POLICIES: dict[str, type[OneHotPolicy] | type[TruncatedNormalPolicy] | type[Tanh
 
 
 class Actor(nn.Module):
-    """pi(u_k | f_k), Eq. 3: features to a policy. feat (..., F) -> Policy over (..., A)."""
+    """pi(u_k | f_k), Eq. 3: features to a policy. feat (..., F) -> Policy over (..., A).
+
+    `unimix` mixes that share of random actions into a one-hot policy (DreamerV3); other policies ignore it.
+    """
 
     def __init__(
         self,
@@ -176,11 +180,13 @@ class Actor(nn.Module):
         policy: str = "onehot",
         layers: int = 4,
         hidden_dim: int = 400,
-        norm: bool = True,
+        norm: Norm = True,
         activation: str = "elu",
+        unimix: float = 0.0,
     ) -> None:
         super().__init__()
         self.policy = POLICIES[policy]
+        self.unimix = unimix if policy == "onehot" else 0.0
         self.mlp = MLP(
             feat_dim,
             self.policy.stats_dim(action_dim),
@@ -191,11 +197,14 @@ class Actor(nn.Module):
         )
 
     def forward(self, feat: Tensor) -> Policy:
-        return self.policy(self.mlp(feat))
+        return self.policy(mix_uniform(self.mlp(feat).float(), self.unimix))
 
 
 class Critic(nn.Module):
-    """v(f_k), Eq. 3: the expected lambda-return from a state, its own reward included. feat (..., F) -> (...)."""
+    """v(f_k), Eq. 3: the expected lambda-return from a state, its own reward included. feat (..., F) -> (...).
+
+    `distribution` and `transform` say how the number is described and on which scale it is learnt; see `scalars.py`.
+    """
 
     def __init__(
         self,
@@ -203,23 +212,66 @@ class Critic(nn.Module):
         *,
         layers: int = 4,
         hidden_dim: int = 400,
-        norm: bool = True,
+        norm: Norm = True,
         activation: str = "elu",
         zero_init: bool = False,
+        distribution: str = "normal",
+        transform: str = "none",
     ) -> None:
         super().__init__()
-        self.mlp = MLP(feat_dim, 1, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
+        self.scalar = SCALARS[distribution](transform)
+        size = self.scalar.stats_dim
+        self.mlp = MLP(feat_dim, size, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
         if zero_init:
             zero_output(self.mlp)
 
+    def stats(self, feat: Tensor) -> Tensor:
+        """What `mean` and `nll` start from, so that a network runs once for both. feat (..., F) -> (..., P)."""
+        return self.mlp(feat)
+
+    def mean(self, stats: Tensor) -> Tensor:
+        """The value. stats (..., P) -> (...)."""
+        return self.scalar.mean(stats)
+
+    def nll(self, stats: Tensor, target: Tensor) -> Tensor:
+        """How badly the target was foreseen, in nats; 0.5 squared error in DreamerV2. (..., P), (...) -> (...)."""
+        return self.scalar.nll(stats, target)
+
     def forward(self, feat: Tensor) -> Tensor:
-        return self.mlp(feat).squeeze(-1).float()
+        return self.mean(self.stats(feat))
 
     @torch.no_grad()
-    def copy_from(self, other: Critic) -> None:
-        """Become an exact copy; how the slow critic follows, every `slow_critic_every` updates (FACTS.md 1.13)."""
+    def copy_from(self, other: Critic, *, fraction: float = 1.0) -> None:
+        """Go a `fraction` of the way to the other one's weights; 1 is an exact copy.
+
+        How the slow critic follows, every `slow_critic_every` updates (FACTS.md 1.13); DreamerV3: 0.02 at each one.
+        """
         for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
-            mine.copy_(theirs)
+            mine.copy_(theirs) if fraction == 1 else mine.lerp_(theirs, fraction)
+
+
+class ReturnScale(nn.Module):
+    """The range of returns, by which DreamerV3 divides advantages: one entropy weight then fits all tasks.
+
+    A moving average of the 5 % and 95 % quantiles, not below `limit`: small returns are not blown up.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, *, decay: float = 0.99, low: float = 0.05, high: float = 0.95, limit: float = 1.0) -> None:
+        super().__init__()
+        self.decay, self.quantiles, self.limit = decay, (low, high), limit
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+
+    @torch.no_grad()
+    def forward(self, returns: Tensor) -> Tensor:
+        """Take new returns into account. (...) -> (), without gradient."""
+        flat = returns.detach().float().flatten()
+        for mine, quantile in zip((self.low, self.high), self.quantiles, strict=True):
+            mine.lerp_(flat.quantile(quantile), 1 - self.decay)
+        return (self.high - self.low).clamp(min=self.limit)
 
 
 def compute_lambda_returns(
@@ -253,6 +305,16 @@ def compute_discount_weights(continues: Tensor, *, gamma: float = 0.99) -> Tenso
     """
     discounts = gamma * continues.detach()
     return torch.cat([torch.ones_like(discounts[:, :1]), discounts[:, :-1]], 1).cumprod(1)
+
+
+def released_credit(
+    action: Tensor, targets: Tensor, baseline: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Score u_k by G_{k+1} - v_k, as the last released code does, instead of the paper's G_k - v_k. FACTS.md 1.12.
+
+    Unbiased too, but off-centre by (1 - d_k) G_{k+1} - r_k. action (N, H, A), the rest (N, H) -> the same, H - 1 long.
+    """
+    return action[:, :-1], targets[:, 1:], baseline[:, :-1], weights[:, :-1]
 
 
 def compute_actor_loss(
@@ -294,13 +356,16 @@ def compute_actor_loss(
     return loss, metrics
 
 
-def compute_critic_loss(values: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def compute_critic_loss(
+    values: Tensor, targets: Tensor, weights: Tensor, *, nll: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The critic's squared error to the lambda-returns, paper Eq. 5. All (N, H) -> (), metrics.
 
-    Weighted by how likely state k is reached; no gradient into the targets.
+    Weighted by how likely state k is reached; no gradient into the targets. `nll` (N, H): what a critic that is not a
+    Gaussian pays for the targets instead (`Critic.nll`).
     """
     error = values - targets.detach()
-    loss = 0.5 * (weights.detach() * error**2).mean()
+    loss = (weights.detach() * (0.5 * error**2 if nll is None else nll)).mean()
     with torch.no_grad():
         metrics = {"value": values.mean(), "target": targets.mean(), "error": error.abs().mean()}
     return loss, metrics

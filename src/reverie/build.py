@@ -11,9 +11,9 @@ from .actor_critic import Actor, Critic
 from .config import Config
 from .envs.spaces import Spec
 from .errors import UserError
-from .networks import ContinuePredictor, ConvDecoder, Head, RewardPredictor, VectorDecoder, deconv_size
+from .networks import ContinuePredictor, ConvDecoder, Head, Norm, RewardPredictor, VectorDecoder, deconv_size
 from .observations import ObservationEncoder, module_name
-from .rssm import DiscreteRSSM, GaussianLatent, Latent
+from .rssm import CategoricalLatent, DiscreteRSSM, GaussianLatent, Latent
 from .world_model import WorldModel
 
 
@@ -21,38 +21,65 @@ def build_world_model(config: Config, spec: Spec) -> WorldModel:
     """Encoder, RSSM and one head per observation, reward and continue."""
     model = config.model
     _check_images(config, spec)
-    dense: dict[str, Any] = {"hidden_dim": model.hidden_dim, "norm": model.norm, "activation": model.activation}
+    dense: dict[str, Any] = {
+        "hidden_dim": model.hidden_dim,
+        "norm": _norm(config, model.norm),
+        "activation": model.activation,
+    }
     encoder = ObservationEncoder(
         spec.images,
         spec.vectors,
         embed_dim=model.embed_dim,
         depth=model.cnn_depth,
         layers=model.layers,
-        conv_norm=model.conv_norm,
+        conv_norm=_norm(config, model.conv_norm),
+        conv_activation=_conv_activation(config),
         **dense,
     )
-    latent: Latent | None = GaussianLatent(model.gaussian_dim) if model.latents == "gaussian" else None
     rssm = DiscreteRSSM(
         spec.action.size,
         encoder.output_dim,
-        num_categoricals=model.num_categoricals,
-        num_categories=model.num_categories,
         rnn_hidden_dim=model.rnn_hidden_dim,
-        gru_norm=model.gru_norm,
-        latent=latent,
-        **dense,
+        cell=model.recurrent_cell,
+        gru_norm=_norm(config, model.gru_norm),
+        latent=_latent(config),
+        **dense | {"hidden_dim": model.rssm_hidden_dim or model.hidden_dim},
     )
     heads, scales = _heads(config, spec, rssm.feat_dim, {"layers": model.layers, **dense})
-    kl = {"mode": model.kl_mode, "kl_balance": model.kl_balance, "free_nats": model.free_nats}
+    kl = {
+        "mode": model.kl_mode,
+        "kl_balance": model.kl_balance,
+        "dyn_scale": model.dyn_scale,
+        "rep_scale": model.rep_scale,
+        "free_nats": model.free_nats,
+        "free_avg": model.free_avg,
+    }
     return WorldModel(
         encoder,
         rssm,
         heads,
         scales=scales,
         kl_scale=model.kl_scale,
-        kl=kl | {"free_avg": model.free_avg},
+        kl=kl,
         vector_transform=model.vector_transform,
+        detached_heads=model.detached_heads,
     )
+
+
+def _latent(config: Config) -> Latent:
+    model = config.model
+    if model.latents == "gaussian":
+        return GaussianLatent(model.gaussian_dim, std=model.gaussian_std)
+    return CategoricalLatent(model.num_categoricals, model.num_categories, unimix=model.unimix)
+
+
+def _norm(config: Config, on: bool) -> Norm:
+    return config.model.norm_kind if on else False
+
+
+def _conv_activation(config: Config) -> str:
+    model = config.model
+    return model.activation if model.conv_activation == "same" else model.conv_activation
 
 
 def _check_images(config: Config, spec: Spec) -> None:
@@ -81,8 +108,8 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: dict[str, Any]) -> tu
             shape,
             target=module_name(key),
             depth=model.cnn_depth,
-            norm=model.conv_norm,
-            activation=model.activation,
+            norm=_norm(config, model.conv_norm),
+            activation=_conv_activation(config),
             kernels=model.decoder_kernels,
         )
     for key, size in spec.vectors.items():
@@ -90,11 +117,19 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: dict[str, Any]) -> tu
     scales = dict.fromkeys(map(module_name, spec.images), model.image_scale)
     scales |= dict.fromkeys(map(module_name, spec.vectors), model.vector_scale)
     heads["reward"], scales["reward"] = (
-        RewardPredictor(feat_dim, transform=model.reward_transform, zero_init=model.zero_init, **mlp),
+        RewardPredictor(
+            feat_dim,
+            transform=model.reward_transform,
+            distribution=model.reward_distribution,
+            zero_init=model.zero_init,
+            **mlp,
+        ),
         model.reward_scale,
     )
     if model.predict_continue:
-        heads["continue"], scales["continue"] = ContinuePredictor(feat_dim, **mlp), model.continue_scale
+        discount = config.behavior.gamma if model.continue_target == "discounted" else 1.0
+        heads["continue"] = ContinuePredictor(feat_dim, discount=discount, **mlp)
+        scales["continue"] = model.continue_scale
     return heads, scales
 
 
@@ -103,19 +138,26 @@ def build_actor(config: Config, spec: Spec, feat_dim: int) -> Actor:
     policy = config.behavior.policy
     if policy == "auto":
         policy = "onehot" if spec.action.kind == "discrete" else "trunc_normal"
-    return Actor(feat_dim, spec.action.size, policy=policy, **_behavior_mlp(config))
+    unimix = config.behavior.policy_unimix
+    return Actor(feat_dim, spec.action.size, policy=policy, unimix=unimix, **_behavior_mlp(config))
 
 
 def build_critic(config: Config, feat_dim: int) -> Critic:
     """The value network."""
-    return Critic(feat_dim, zero_init=config.model.zero_init, **_behavior_mlp(config))
+    return Critic(
+        feat_dim,
+        zero_init=config.model.zero_init,
+        distribution=config.behavior.critic_distribution,
+        transform=config.behavior.critic_transform,
+        **_behavior_mlp(config),
+    )
 
 
 def _behavior_mlp(config: Config) -> dict[str, Any]:
     return {
         "layers": config.behavior.actor_critic_layers,
         "hidden_dim": config.model.hidden_dim,
-        "norm": config.model.norm,
+        "norm": _norm(config, config.model.norm),
         "activation": config.model.activation,
     }
 

@@ -15,10 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ops import REWARD_TRANSFORMS, squared_error
+from .ops import squared_error
+from .scalars import SCALARS
 
 NORM_EPS = 1e-3  # Keras' LayerNormalization default, which the released code uses (FACTS.md 1.6)
 ACTIVATIONS = {"elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
+
+Norm = bool | str  #: True or "layer": LayerNorm; "rms": RMSNorm (DreamerV3); False: none
 
 
 def init_glorot(module: nn.Module) -> None:
@@ -32,11 +35,26 @@ def init_glorot(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each pixel, as Keras does on NHWC. x (N, C, H, W) -> (N, C, H, W)."""
+def norm_layers(norm: Norm, size: int) -> list[nn.Module]:
+    """The normalisation of `size` features as a list of one layer, or of none. Raises ValueError."""
+    if norm is False:
+        return []
+    if norm == "rms":
+        return [nn.RMSNorm(size, eps=1e-4)]  # DreamerV3's epsilon
+    if norm in (True, "layer"):
+        return [nn.LayerNorm(size, eps=NORM_EPS)]
+    raise ValueError(f"norm must be True, False, 'layer' or 'rms', got {norm!r}")
+
+
+class ChannelNorm(nn.Module):
+    """Normalise the channels of each pixel, as Keras does on NHWC. x (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, norm: Norm, size: int) -> None:
+        super().__init__()
+        self.norm = norm_layers(norm, size)[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def zero_output(mlp: MLP) -> None:
@@ -59,15 +77,14 @@ class MLP(nn.Sequential):
         *,
         layers: int,
         hidden_dim: int,
-        norm: bool = True,
+        norm: Norm = True,
         activation: str = "elu",
     ) -> None:
         modules: list[nn.Module] = []
         size = input_dim
         for _ in range(layers):
             modules.append(nn.Linear(size, hidden_dim))
-            if norm:
-                modules.append(nn.LayerNorm(hidden_dim, eps=NORM_EPS))
+            modules += norm_layers(norm, hidden_dim)
             modules.append(ACTIVATIONS[activation]())
             size = hidden_dim
         if output_dim is not None:
@@ -84,10 +101,10 @@ class NormGRUCell(nn.Module):
     candidate; the update gate starts with a bias of -1, so a new cell keeps 73 % of its state (FACTS.md 1.6).
     """
 
-    def __init__(self, input_dim: int, rnn_hidden_dim: int, *, norm: bool = True) -> None:
+    def __init__(self, input_dim: int, rnn_hidden_dim: int, *, norm: Norm = True) -> None:
         super().__init__()
         self.gates = nn.Linear(input_dim + rnn_hidden_dim, 3 * rnn_hidden_dim)
-        self.norm = nn.LayerNorm(3 * rnn_hidden_dim, eps=NORM_EPS) if norm else nn.Identity()
+        self.norm = (norm_layers(norm, 3 * rnn_hidden_dim) or [nn.Identity()])[0]
         self.apply(init_glorot)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
@@ -95,6 +112,20 @@ class NormGRUCell(nn.Module):
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update - 1)
         return update * candidate + (1 - update) * h
+
+
+class GRUCell(nn.GRUCell):
+    """The textbook cell, DreamerV1's: reset multiplies the recurrent part only. x (B, X), h (B, D) -> (B, D)."""
+
+    def __init__(self, input_dim: int, rnn_hidden_dim: int, *, norm: Norm = False) -> None:
+        super().__init__(input_dim, rnn_hidden_dim)  # there is nothing to normalise
+        nn.init.xavier_uniform_(self.weight_ih)
+        nn.init.orthogonal_(self.weight_hh)  # Keras' default for recurrent weights
+        nn.init.zeros_(self.bias_ih)
+        nn.init.zeros_(self.bias_hh)
+
+
+CELLS: dict[str, type[NormGRUCell] | type[GRUCell]] = {"norm_gru": NormGRUCell, "gru": GRUCell}
 
 
 # ------------------------------------------------------------------------------------------------ observations -> E
@@ -126,7 +157,7 @@ class ConvEncoder(nn.Module):
     """
 
     def __init__(
-        self, shape: Sequence[int], *, depth: int = 32, norm: bool = True, activation: str = "elu", layers: int = 4
+        self, shape: Sequence[int], *, depth: int = 32, norm: Norm = True, activation: str = "elu", layers: int = 4
     ) -> None:
         super().__init__()
         channels, height, width = shape
@@ -138,7 +169,7 @@ class ConvEncoder(nn.Module):
         for i in range(count):
             modules.append(nn.Conv2d(channels, depth * 2**i, 4, 2))
             if norm:
-                modules.append(ChannelNorm(depth * 2**i, eps=NORM_EPS))
+                modules.append(ChannelNorm(norm, depth * 2**i))
             modules.append(ACTIVATIONS[activation]())
             channels = depth * 2**i
         self.layers = nn.Sequential(*modules)
@@ -186,7 +217,7 @@ class ConvDecoder(Head):
         *,
         target: str,
         depth: int = 32,
-        norm: bool = True,
+        norm: Norm = True,
         activation: str = "elu",
         kernels: Sequence[int] = (),
     ) -> None:
@@ -205,7 +236,7 @@ class ConvDecoder(Head):
             modules.append(nn.ConvTranspose2d(size, out, kernel, 2, output_padding=padding))
             if i < len(plan) - 1:
                 if norm:
-                    modules.append(ChannelNorm(out, eps=NORM_EPS))
+                    modules.append(ChannelNorm(norm, out))
                 modules.append(ACTIVATIONS[activation]())
             size = out
         self.layers = nn.Sequential(*modules)
@@ -258,7 +289,7 @@ class VectorDecoder(Head):
         target: str,
         layers: int = 4,
         hidden_dim: int = 400,
-        norm: bool = True,
+        norm: Norm = True,
         activation: str = "elu",
     ) -> None:
         super().__init__()
@@ -273,10 +304,10 @@ class VectorDecoder(Head):
 
 
 class RewardPredictor(Head):
-    """Features to reward; unit-variance Gaussian in the transformed space. feat (..., F) -> (...).
+    """Features to reward; trained on transform(r_t). feat (..., F) -> (...).
 
-    Trained on transform(r_t); `forward` answers in the space that the actor plans in: raw rewards for symlog (its
-    mean is taken through symexp) and none, squashed ones for tanh and sign, as in the released code.
+    `forward` answers in the space that the actor plans in: raw rewards for symlog (its mean is taken through symexp)
+    and none, squashed ones for tanh and sign, as in the released code. `distribution`: see `scalars.py`.
     """
 
     target = "reward"
@@ -286,45 +317,57 @@ class RewardPredictor(Head):
         feat_dim: int,
         *,
         transform: str = "symlog",
+        distribution: str = "normal",
         layers: int = 4,
         hidden_dim: int = 400,
-        norm: bool = True,
+        norm: Norm = True,
         activation: str = "elu",
         zero_init: bool = False,
     ) -> None:
         super().__init__()
-        self.squash, self.unsquash = REWARD_TRANSFORMS[transform]
-        self.mlp = MLP(feat_dim, 1, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
+        self.scalar = SCALARS[distribution](transform)
+        size = self.scalar.stats_dim
+        self.mlp = MLP(feat_dim, size, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
         if zero_init:
             zero_output(self.mlp)
 
     def forward(self, feat: Tensor) -> Tensor:
-        return self.unsquash(self.mlp(feat).squeeze(-1).float())
+        return self.scalar.mean(self.mlp(feat))
 
     def loss(self, feat: Tensor, target: Tensor) -> Tensor:
-        return squared_error(self.mlp(feat).squeeze(-1), self.squash(target), event_dims=0)
+        return self.scalar.nll(self.mlp(feat), target)
 
 
 class ContinuePredictor(Head):
     """Features to the probability that the task goes on after this state. feat (..., F) -> (...) in [0, 1].
 
-    Target 1 - is_terminal: a time limit is not an end (FACTS.md 1.2). `loss` accepts soft targets too.
+    Target 1 - is_terminal: a time limit is not an end (FACTS.md 1.2). With `discount` d other than 1 it is d times
+    that, as in the released code: the network then learns gamma and the end in one number, and `forward` takes d out
+    again (so that it may exceed 1 by rounding up to 1 / d).
     """
 
     target = "continue"
 
     def __init__(
-        self, feat_dim: int, *, layers: int = 4, hidden_dim: int = 400, norm: bool = True, activation: str = "elu"
+        self,
+        feat_dim: int,
+        *,
+        discount: float = 1.0,
+        layers: int = 4,
+        hidden_dim: int = 400,
+        norm: Norm = True,
+        activation: str = "elu",
     ) -> None:
         super().__init__()
+        self.discount = discount
         self.mlp = MLP(feat_dim, 1, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
 
     def forward(self, feat: Tensor) -> Tensor:
-        return torch.sigmoid(self.mlp(feat).squeeze(-1).float())
+        return torch.sigmoid(self.mlp(feat).squeeze(-1).float()) / self.discount
 
     def loss(self, feat: Tensor, target: Tensor) -> Tensor:
         logit = self.mlp(feat).squeeze(-1).float()
-        return F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+        return F.binary_cross_entropy_with_logits(logit, self.discount * target, reduction="none")
 
 
 def demo() -> None:

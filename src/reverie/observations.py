@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .networks import MLP, ConvEncoder
+from .networks import MLP, ConvEncoder, Norm
 from .ops import symlog
 
 
@@ -75,9 +75,10 @@ class ObservationEncoder(nn.Module):
         depth: int = 32,
         hidden_dim: int = 400,
         layers: int = 4,
-        norm: bool = True,
-        conv_norm: bool = True,
+        norm: Norm = True,
+        conv_norm: Norm = True,
         activation: str = "elu",
+        conv_activation: str | None = None,
     ) -> None:
         super().__init__()
         if not images and not vectors:
@@ -85,7 +86,9 @@ class ObservationEncoder(nn.Module):
         self.vector_keys, self.vector_sizes = sorted(vectors), dict(vectors)
         self.convs = nn.ModuleDict(
             {
-                module_name(key): ConvEncoder(images[key], depth=depth, norm=conv_norm, activation=activation)
+                module_name(key): ConvEncoder(
+                    images[key], depth=depth, norm=conv_norm, activation=conv_activation or activation
+                )
                 for key in sorted(images)
             }
         )

@@ -28,9 +28,9 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-#: name -> (what the reward head is trained on, what turns its prediction back into an imagined reward).
+#: name -> (what a reward head or critic is trained on, what turns its prediction back into a reward or value).
 #: tanh and sign are not undone: the released code plans with the squashed reward (FACTS.md 1.10).
-REWARD_TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+SCALAR_TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "symlog": (symlog, symexp),
     "tanh": (torch.tanh, _identity),
     "sign": (torch.sign, _identity),
@@ -56,6 +56,26 @@ def sample_index(probs: Tensor, uniform: Tensor) -> Tensor:
     cumulative = probs.cumsum(-1)
     threshold = uniform.unsqueeze(-1) * cumulative[..., -1:]  # the sum is 1 only up to rounding
     return (cumulative <= threshold).sum(-1).clamp(max=probs.shape[-1] - 1)
+
+
+def mix_uniform(logits: Tensor, share: float) -> Tensor:
+    """Logits of (1 - share) softmax(logits) + share / K: no class ever dies out. (..., K) -> (..., K). DreamerV3."""
+    if share == 0:
+        return logits
+    return torch.log((1 - share) * logits.softmax(-1) + share / logits.shape[-1])
+
+
+def two_hot(x: Tensor, bins: Tensor) -> Tensor:
+    """Weights on the two bins around x whose average is x (clamped to the bins). x (...), bins (K,) -> (..., K)."""
+    x = x.clamp(bins[0], bins[-1]).unsqueeze(-1)
+    above = (bins <= x).sum(-1, keepdim=True).clamp(1, len(bins) - 1)
+    low, high = bins[above - 1], bins[above]
+    share = (x - low) / (high - low)
+    return (
+        torch.zeros((*x.shape[:-1], len(bins)), device=x.device)
+        .scatter(-1, above - 1, 1 - share)
+        .scatter(-1, above, share)
+    )
 
 
 def one_hot_sample(probs: Tensor, uniform: Tensor) -> Tensor:

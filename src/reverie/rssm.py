@@ -17,9 +17,10 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
-from .networks import MLP, NormGRUCell
-from .ops import one_hot_mode, one_hot_sample, over_time, reset_where
+from .networks import CELLS, MLP, Norm
+from .ops import mix_uniform, one_hot_mode, one_hot_sample, over_time, reset_where
 
 
 class State(NamedTuple):
@@ -65,10 +66,13 @@ class Latent(Protocol):
 
 
 class CategoricalLatent:
-    """S one-hot variables of K classes with straight-through gradients (paper Algorithm 1). P = Z = S*K logits."""
+    """S one-hot variables of K classes with straight-through gradients (paper Algorithm 1). P = Z = S*K logits.
 
-    def __init__(self, num_categoricals: int = 32, num_categories: int = 32) -> None:
-        self.num_categoricals, self.num_categories = num_categoricals, num_categories
+    `unimix` mixes that share of a uniform distribution in (DreamerV3): the KL stays bounded.
+    """
+
+    def __init__(self, num_categoricals: int = 32, num_categories: int = 32, *, unimix: float = 0.0) -> None:
+        self.num_categoricals, self.num_categories, self.unimix = num_categoricals, num_categories, unimix
         self.stoch_dim = self.stats_dim = num_categoricals * num_categories
 
     def noise(
@@ -79,7 +83,8 @@ class CategoricalLatent:
 
     def logits(self, stats: Tensor) -> Tensor:
         """(..., P) -> (..., S, K), in float32 whatever the autocast."""
-        return stats.float().reshape((*stats.shape[:-1], self.num_categoricals, self.num_categories))
+        logits = stats.float().reshape((*stats.shape[:-1], self.num_categoricals, self.num_categories))
+        return mix_uniform(logits, self.unimix)
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """stats (..., P), noise (..., S) -> (..., Z): exactly one-hot, with the gradient of the probabilities."""
@@ -100,11 +105,21 @@ class CategoricalLatent:
         return -(log_probs.exp() * log_probs).sum((-2, -1))
 
 
-class GaussianLatent:
-    """Diagonal Gaussian, the latent of DreamerV1. P = 2Z: mean and raw scale; std = 2 sigmoid(raw / 2) + 0.1."""
+GAUSSIAN_STDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid2": lambda raw: 2 * torch.sigmoid(raw / 2),
+    "softplus": lambda raw: softplus(raw),
+}
 
-    def __init__(self, dim: int = 30) -> None:
+
+class GaussianLatent:
+    """Diagonal Gaussian, the latent of DreamerV1. P = 2Z: mean and raw scale.
+
+    std "sigmoid2" = 2 sigmoid(raw / 2) + 0.1 (released V2 code), "softplus" = softplus(raw) + 0.1 (DreamerV1).
+    """
+
+    def __init__(self, dim: int = 30, *, std: str = "sigmoid2") -> None:
         self.stoch_dim, self.stats_dim = dim, 2 * dim
+        self.squash_std = GAUSSIAN_STDS[std]
 
     def noise(
         self, *batch: int, device: torch.device | None = None, generator: torch.Generator | None = None
@@ -115,7 +130,7 @@ class GaussianLatent:
     def mean_std(self, stats: Tensor) -> tuple[Tensor, Tensor]:
         """(..., 2Z) -> mean (..., Z), std (..., Z)."""
         mean, raw = stats.float().chunk(2, -1)
-        return mean, 2 * torch.sigmoid(raw / 2) + 0.1
+        return mean, self.squash_std(raw) + 0.1
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """Reparameterised draw. stats (..., 2Z), noise (..., Z) -> (..., Z)."""
@@ -148,8 +163,9 @@ class DiscreteRSSM(nn.Module):
         num_categories: int = 32,
         rnn_hidden_dim: int = 200,
         hidden_dim: int = 400,
-        norm: bool = True,
-        gru_norm: bool = True,
+        norm: Norm = True,
+        gru_norm: Norm = True,
+        cell: str = "norm_gru",
         activation: str = "elu",
         latent: Latent | None = None,
     ) -> None:
@@ -162,13 +178,13 @@ class DiscreteRSSM(nn.Module):
             return MLP(size, out, layers=1, hidden_dim=hidden_dim, norm=norm, activation=activation)
 
         self.input_net = net(self.latent.stoch_dim + action_dim, None)
-        self.gru = NormGRUCell(hidden_dim, rnn_hidden_dim, norm=gru_norm)
+        self.gru = CELLS[cell](hidden_dim, rnn_hidden_dim, norm=gru_norm)
         self.prior_net = net(rnn_hidden_dim, self.latent.stats_dim)
         self.posterior_net = net(rnn_hidden_dim + embed_dim, self.latent.stats_dim)
 
     def initial(self, batch_size: int) -> State:
         """The state before anything happened: zeros, not learned. -> State of (B, ...)."""
-        zeros = self.gru.gates.weight.new_zeros
+        zeros = next(self.gru.parameters()).new_zeros
         return State(
             zeros(batch_size, self.rnn_hidden_dim),
             zeros(batch_size, self.latent.stoch_dim),
@@ -264,6 +280,8 @@ class DiscreteRSSM(nn.Module):
         free_nats: float = 1.0,
         free_avg: bool = True,
         mode: str = "balanced",
+        dyn_scale: float = 0.5,
+        rep_scale: float = 0.1,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The KL term of the model loss (paper Eq. 2, Algorithm 2). posterior, prior: stats (B, T, P) -> (), metrics.
 
@@ -271,6 +289,9 @@ class DiscreteRSSM(nn.Module):
             the plain KL, but the prior gets the share a of the gradient and the encoder only 1 - a.
         bidirectional (the design document's literal formula): a KL(post || prior) + (1 - a) KL(prior || post), no
             stop-gradients. The reverse term has no upper bound for a sharp posterior (FACTS.md 2, row 1).
+        forward (an option of the released code): like balanced, but of KL(prior || post).
+        plain: KL(post || prior) once, no stop-gradients (DreamerV1; the released code at kl_balance 0.5).
+        separate: balanced with a weight for each side (DreamerV3's dynamics and representation losses).
         free_nats: below this many nats (of the whole latent vector) a term is constant and gives no gradient;
             `free_avg` compares the mean over batch and time (released code), otherwise every state by itself.
         """
@@ -279,15 +300,22 @@ class DiscreteRSSM(nn.Module):
         def free(value: Tensor) -> Tensor:
             return value.mean().clamp(min=free_nats) if free_avg else value.clamp(min=free_nats).mean()
 
-        forward = kl(posterior, prior)
+        fixed_posterior, fixed_prior = posterior.detach(), prior.detach()
         if mode == "balanced":
-            to_prior, to_posterior = kl(posterior.detach(), prior), kl(posterior, prior.detach())
-            loss = kl_balance * free(to_prior) + (1 - kl_balance) * free(to_posterior)
+            sides = [(kl_balance, kl(fixed_posterior, prior)), (1 - kl_balance, kl(posterior, fixed_prior))]
+        elif mode == "separate":
+            sides = [(dyn_scale, kl(fixed_posterior, prior)), (rep_scale, kl(posterior, fixed_prior))]
+        elif mode == "forward":
+            sides = [(kl_balance, kl(prior, fixed_posterior)), (1 - kl_balance, kl(fixed_prior, posterior))]
         elif mode == "bidirectional":
-            loss = kl_balance * free(forward) + (1 - kl_balance) * free(kl(prior, posterior))
+            sides = [(kl_balance, kl(posterior, prior)), (1 - kl_balance, kl(prior, posterior))]
+        elif mode == "plain":
+            sides = [(1.0, kl(posterior, prior))]
         else:
-            raise ValueError(f"kl mode must be 'balanced' or 'bidirectional', got '{mode}'")
+            raise ValueError(f"kl mode must be balanced, separate, forward, bidirectional or plain, got '{mode}'")
+        loss = torch.stack([weight * free(value) for weight, value in sides]).sum()
         with torch.no_grad():
+            forward = kl(posterior, prior)
             metrics = {
                 "kl": forward.mean(),
                 "kl_reverse": kl(prior, posterior).mean(),

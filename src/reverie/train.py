@@ -16,11 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .actor_critic import compute_actor_loss, compute_critic_loss, compute_discount_weights, compute_lambda_returns
+from .actor_critic import (
+    ReturnScale,
+    compute_actor_loss,
+    compute_critic_loss,
+    compute_discount_weights,
+    compute_lambda_returns,
+    released_credit,
+)
 from .build import build_actor, build_critic, build_world_model, pick_device
 from .config import Config
 from .envs.spaces import Spec
 from .ops import symexp, symlog
+from .optim import LaProp, clip_adaptive_, keras_eps
 from .player import Player, choose_action
 from .replay import Batch
 from .rssm import Dream, State
@@ -41,10 +49,11 @@ class DreamerV2(nn.Module):
         feat_dim = self.world_model.rssm.feat_dim
         self.actor = build_actor(config, spec, feat_dim)
         self.critic, self.slow_critic = build_critic(config, feat_dim), build_critic(config, feat_dim)
+        self.return_scale = ReturnScale()
         self.to(self.device)
         self.slow_critic.copy_from(self.critic)  # the first targets must not come from an unrelated network
         self.slow_critic.requires_grad_(False)
-        self.updates = 0
+        self.steps = {"world_model": 0, "actor": 0, "critic": 0}  # of each optimiser
         actor_grad = config.behavior.actor_grad
         if actor_grad == "auto":
             actor_grad = "reinforce" if spec.action.kind == "discrete" else "dynamics"
@@ -54,13 +63,41 @@ class DreamerV2(nn.Module):
             "actor": self._optimizer(self.actor, config.behavior.actor_lr),
             "critic": self._optimizer(self.critic, config.behavior.critic_lr),
         }
+        for name in self.optimizers:
+            self._schedule(name)
 
-    def _optimizer(self, module: nn.Module, lr: float) -> torch.optim.AdamW:
-        # AdamW multiplies weights by 1 - lr * weight_decay; the released code by 1 - weight_decay (FACTS.md 1.9).
-        decay = self.config.train.weight_decay / lr
-        return torch.optim.AdamW(
-            module.parameters(), lr=lr, eps=self.config.train.adam_eps, weight_decay=decay, fused=True
-        )
+    @property
+    def updates(self) -> int:
+        """Complete updates so far: of the world model, the actor and the critic."""
+        return self.steps["critic"]
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        """Go on counting from here, after loading."""
+        self.steps = dict.fromkeys(self.steps, count)
+
+    def _optimizer(self, module: nn.Module, lr: float) -> torch.optim.Optimizer:
+        train = self.config.train
+        betas = (0.9, train.adam_beta2)
+        if train.optimizer == "laprop":
+            return LaProp(module.parameters(), lr, betas=betas, eps=train.adam_eps)
+        return torch.optim.AdamW(module.parameters(), lr, betas=betas, eps=train.adam_eps, fused=True)
+
+    def _schedule(self, name: str) -> None:
+        """Set what changes from step to step: learning rate, epsilon and weight decay."""
+        train, update = self.config.train, self.steps[name] + 1
+        lr = {
+            "world_model": self.config.model.world_model_lr,
+            "actor": self.config.behavior.actor_lr,
+            "critic": self.config.behavior.critic_lr,
+        }[name] * (min(1.0, update / train.lr_warmup) if train.lr_warmup else 1.0)
+        eps = train.adam_eps
+        if train.adam_eps_mode == "keras":
+            eps = keras_eps(eps, update, train.adam_beta2)
+        # torch multiplies weights by 1 - lr * weight_decay; the released code by 1 - weight_decay (FACTS.md 1.9).
+        decay = train.weight_decay / lr if train.weight_decay_mode == "per_update" else train.weight_decay
+        for group in self.optimizers[name].param_groups:
+            group.update(lr=lr, eps=eps, weight_decay=decay)
 
     def _autocast(self) -> torch.autocast:
         half = self.config.compute.precision == "bfloat16"
@@ -72,8 +109,13 @@ class DreamerV2(nn.Module):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.train.grad_clip)
+        if self.config.train.agc:
+            norm = clip_adaptive_(parameters, self.config.train.agc)
+        else:
+            norm = nn.utils.clip_grad_norm_(parameters, self.config.train.grad_clip)
+        self._schedule(name)
         optimizer.step()
+        self.steps[name] += 1
         return {"grad_norm": norm}
 
     # --------------------------------------------------------------------------------------------------- world model
@@ -103,8 +145,8 @@ class DreamerV2(nn.Module):
         nothing to act for, so those starts train the critic only.
         """
         options = self.config.behavior
-        if options.slow_critic and self.updates % options.slow_critic_every == 0:
-            self.slow_critic.copy_from(self.critic)
+        if self.updates % options.slow_critic_every == 0:
+            self.slow_critic.copy_from(self.critic, fraction=options.slow_critic_fraction)
         start, alive = self._starts(posterior, is_terminal)
         with self._autocast():
             with torch.set_grad_enabled(self.actor_grad != "reinforce"):  # REINFORCE needs no gradient of the dream
@@ -115,27 +157,50 @@ class DreamerV2(nn.Module):
                 )
                 weights = compute_discount_weights(continues, gamma=options.gamma)
             states = dream.feat[:, :-1].detach()
-            online = self.critic(states)
+            stats = self.critic.stats(states)
+            online = self.critic.mean(stats)
             baseline = (online if options.baseline == "online" else values[:, :-1]).detach()
-            actor_loss, actor_metrics = compute_actor_loss(
-                self.actor(states),
-                dream.action,
-                targets,
-                baseline,
-                weights * alive[:, None],
-                actor_grad=self.actor_grad,
-                actor_grad_mix=options.actor_grad_mix,
-                entropy_scale=self.entropy_scale(),
+            actor_loss, actor_metrics = self._actor_loss(
+                states, dream.action, targets, baseline, weights * alive[:, None]
             )
-            critic_loss, critic_metrics = compute_critic_loss(online, targets, weights)
+            critic_loss, critic_metrics = compute_critic_loss(
+                online,
+                targets,
+                weights if options.reward_index == "current" else weights * alive[:, None],
+                nll=self._critic_nll(states, stats, targets.detach()),
+            )
         actor_metrics |= self._step("actor", actor_loss) | {"loss": actor_loss.detach()}
         critic_metrics |= self._step("critic", critic_loss) | {"loss": critic_loss.detach()}
-        self.updates += 1
         return (
             {f"actor/{key}": value for key, value in actor_metrics.items()}
             | {f"critic/{key}": value for key, value in critic_metrics.items()}
             | {"imagination/reward": rewards.detach().mean(), "imagination/continue": continues.detach().mean()}
         )
+
+    def _actor_loss(self, states: Tensor, *credit: Tensor) -> tuple[Tensor, Metrics]:
+        """Eq. 6. states (N, H, F); credit = action (N, H, A), targets, baseline, weights, each (N, H)."""
+        options = self.config.behavior
+        action, targets, baseline, weights = credit
+        if options.return_norm == "percentile":
+            scale = self.return_scale(targets)
+            targets, baseline = targets / scale, baseline / scale
+        if options.advantage == "released":
+            action, targets, baseline, weights = released_credit(action, targets, baseline, weights)
+        return compute_actor_loss(
+            self.actor(states[:, : action.shape[1]]),
+            action,
+            targets,
+            baseline,
+            weights,
+            actor_grad=self.actor_grad,
+            actor_grad_mix=options.actor_grad_mix,
+            entropy_scale=self.entropy_scale(),
+        )
+
+    def _critic_nll(self, states: Tensor, stats: Tensor, targets: Tensor) -> Tensor:
+        """What the critic pays per state (N, H), its pull towards the slow critic included."""
+        nll, weight = self.critic.nll(stats, targets), self.config.behavior.critic_regularizer
+        return nll + weight * self.critic.nll(stats, self.slow_critic(states)) if weight else nll
 
     def entropy_scale(self) -> float:
         """The weight of the entropy now: constant, or on its linear way to `entropy_final` (the paper's schedules)."""
@@ -145,6 +210,8 @@ class DreamerV2(nn.Module):
 
     def _starts(self, posterior: State, is_terminal: Tensor) -> tuple[State, Tensor]:
         """All states of the batch, or a random share of them. -> State of (N, ...), alive (N,) 1 where not ended."""
+        if self.config.behavior.start_states == "drop_last":
+            posterior, is_terminal = State(*(x[:, :-1] for x in posterior)), is_terminal[:, :-1]
         start, alive = posterior.flatten(), 1 - is_terminal.flatten().float()
         count = self.config.behavior.imagination_starts
         if 0 < count < len(alive):
@@ -153,11 +220,17 @@ class DreamerV2(nn.Module):
         return start, alive
 
     def _predict(self, feat: Tensor, alive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rewards (N, H), values (N, H + 1) and continues (N, H) of a dream's states (N, H + 1, F)."""
+        """Rewards (N, H), values (N, H + 1) and continues (N, H) of a dream's states (N, H + 1, F).
+
+        reward_index "current": r_k and c_k belong to the state k (drawing in `replay.py`); "next", DreamerV3's: to the
+        state that u_k leads to, so that a value does not include the reward of its own state.
+        """
+        critic, head = self.slow_critic if self.config.behavior.slow_critic else self.critic, self.world_model.head
+        if self.config.behavior.reward_index == "next":
+            return head("reward")(feat[:, 1:]), critic(feat), self.world_model.continues(feat[:, 1:])
         states = feat[:, :-1]
-        critic = self.slow_critic if self.config.behavior.slow_critic else self.critic
         continues = torch.cat([alive[:, None], self.world_model.continues(states[:, 1:])], 1)
-        return self.world_model.heads["reward"](states), critic(feat), continues
+        return head("reward")(states), critic(feat), continues
 
     # --------------------------------------------------------------------------------------------------------- acting
 

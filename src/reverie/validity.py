@@ -112,6 +112,8 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
     ]
     if values["model.continue_target"] == "discounted" and values["behavior.gamma"] == 0:
         faults.append("'model.continue_target' cannot be discounted with 'behavior.gamma' 0")
+    if values["train.adam_eps_mode"] == "keras" and values["train.optimizer"] != "adam":
+        faults.append("'train.adam_eps_mode' keras is about Adam: set 'train.optimizer' adam or the mode torch")
     length, size, streams = values["train.seq_len"], values["env.image_size"], max(1, values["env.num_envs"])
     if length < 2:
         faults.append(f"'train.seq_len' must be at least 2, got {length}")

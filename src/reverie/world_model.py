@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import torch
@@ -27,12 +27,16 @@ class WorldModel(nn.Module):
         kl_scale: float = 1.0,
         kl: Mapping[str, Any] | None = None,
         vector_transform: str = "none",
+        detached_heads: Collection[str] = (),
     ) -> None:
-        """scales {head name: weight of its loss}, 1 by default; kl: the options of `DiscreteRSSM.kl_loss`."""
+        """scales {head name: weight of its loss}, 1 by default; kl: the options of `DiscreteRSSM.kl_loss`.
+
+        detached_heads: kinds of heads ("obs", "reward", "continue") that learn without shaping the state.
+        """
         super().__init__()
         self.encoder, self.rssm, self.heads = encoder, rssm, nn.ModuleDict(dict(heads))
         self.scales, self.kl_scale, self.kl = dict(scales or {}), kl_scale, dict(kl or {})
-        self.vector_transform = vector_transform
+        self.vector_transform, self.detached_heads = vector_transform, frozenset(detached_heads)
         self.standardizers = nn.ModuleDict()
         if vector_transform == "standardize":
             self.standardizers.update(
@@ -73,11 +77,17 @@ class WorldModel(nn.Module):
             self.encoder(obs), batch.action, batch.is_first, noise=noise
         )
         feat, targets = posterior.feat, self.targets(batch, obs)
-        losses = {name: self.head(name).loss(feat, targets[self.head(name).target]).mean() for name in self.heads}
+        losses = {name: self._head_loss(name, feat, targets) for name in self.heads}
         kl_loss, metrics = self.rssm.kl_loss(posterior.stats, prior_stats, **self.kl)
         total = self.kl_scale * kl_loss + sum(self.scales.get(name, 1.0) * loss for name, loss in losses.items())
         metrics |= {f"{name}_loss": loss.detach() for name, loss in losses.items()}
         return total, posterior, metrics | {"loss": total.detach()}
+
+    def _head_loss(self, name: str, feat: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        head = self.head(name)
+        if name.split("/")[0] in self.detached_heads:
+            feat = feat.detach()
+        return head.loss(feat, targets[head.target]).mean()
 
     def observe(
         self, obs: Mapping[str, Tensor], action: Tensor, is_first: Tensor, state: State, noise: Tensor
