@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test parity mutants worlds slow lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,17 @@ demo: $(VENV)/demo  ## learn MiniGrid from pixels, evaluate, draw the curve and 
 
 test: $(VENV)/dev lint  ## everything that CI runs
 	$(BIN)/pytest -m "not slow"
+
+parity: $(VENV)/dev  ## every equation against an independent NumPy reference: seconds
+	$(BIN)/python -m tests.reference.generate --check
+	$(BIN)/pytest tests/test_parity.py
+	$(BIN)/reverie selftest
+
+mutants: $(VENV)/dev  ## put known bugs of other Dreamers into a copy of the source; the tests must notice each
+	$(BIN)/python -m tests.mutants.run
+
+worlds: $(VENV)/dev  ## train in worlds whose answers are known in closed form, three seeds each: about half an hour
+	$(BIN)/python benchmarks/worlds.py --seeds 0 1 2 --out runs/worlds.json
 
 slow: $(VENV)/dev  ## minutes of training per test
 	$(BIN)/pytest -m slow

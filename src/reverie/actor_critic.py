@@ -279,7 +279,7 @@ def compute_lambda_returns(
 ) -> Tensor:
     """TD(lambda) targets, paper Eq. 4:  G_k = r_k + gamma c_k ((1 - lambda) v_{k+1} + lambda G_{k+1}).
 
-    rewards (N, H), continues (N, H), values (N, H + 1) whose last column only bootstraps -> (N, H).
+    rewards (N, H), continues (N, H), values (N, H + 1) whose last column only bootstraps (drawing above) -> (N, H).
     lambda 0 is the one-step target, lambda 1 the Monte-Carlo return cut off by the bootstrap. Raises ValueError when
     values lack their bootstrap: an off-by-one is a shape error here, not a worse agent.
     """
@@ -301,7 +301,7 @@ def compute_discount_weights(continues: Tensor, *, gamma: float = 0.99) -> Tenso
     """How likely, and how discounted, state k is reached at all: w_k = prod_{j<k} gamma c_j, so w_0 = 1.
 
     continues (N, H) -> (N, H), without gradient. The continue of k itself is not in w_k: with it, the action that
-    reaches the goal would get no gradient (FACTS.md B6).
+    reaches the goal would get no gradient (FACTS.md B6; drawing above).
     """
     discounts = gamma * continues.detach()
     return torch.cat([torch.ones_like(discounts[:, :1]), discounts[:, :-1]], 1).cumprod(1)
@@ -310,7 +310,7 @@ def compute_discount_weights(continues: Tensor, *, gamma: float = 0.99) -> Tenso
 def released_credit(
     action: Tensor, targets: Tensor, baseline: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Score u_k by G_{k+1} - v_k, as the last released code does, instead of the paper's G_k - v_k. FACTS.md 1.12.
+    """Score u_k by G_{k+1} - v_k, as the last released code does, not by the paper's G_k - v_k (drawing above).
 
     Unbiased too, but off-centre by (1 - d_k) G_{k+1} - r_k. action (N, H, A), the rest (N, H) -> the same, H - 1 long.
     """

@@ -7,13 +7,23 @@ import importlib.metadata
 import json
 import os
 import sys
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .config import SETTINGS, Config, build, flatten, load_file
+from .config import SETTINGS, Config, build, load_file
 from .errors import UserError
-from .presets import load_preset, preset_description, preset_names, preset_text
+from .presets import (
+    Row,
+    load_preset,
+    preset_description,
+    preset_differences,
+    preset_names,
+    preset_notes,
+    preset_rows,
+)
 
 EPILOG = """\
 examples:
@@ -21,7 +31,9 @@ examples:
   reverie train --preset demo --env MiniGrid-DoorKey-5x5-v0 --run runs/doorkey
   reverie train --preset vector --env CartPole-v1 --minutes 5 gamma=0.98
   reverie eval runs/doorkey --episodes 20                  play the newest checkpoint, write a GIF
-  reverie presets demo                                     every value of a preset and what it means
+  reverie presets demo                                     every value of a preset and where it comes from
+  reverie train --preset dreamerv3+small --env CartPole-v1 one preset's values on top of another's
+  reverie selftest                                         does the code still compute what the equations say?
 The same train command again continues a run. Stop with Ctrl-C: a checkpoint is written first.
 """
 
@@ -62,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     train = verb("train", _train, "train an agent, or continue a run", _settings_help())
-    train.add_argument("--preset", help=f"starting point: {', '.join(preset_names())} (see `reverie presets`)")
+    train.add_argument("--preset", help=f"starting point: {', '.join(preset_names())}; A+B: B's values on A's")
     train.add_argument("--env", help="Gymnasium id of the task (env.id)")
     train.add_argument("--run", type=Path, help="directory of the run; an existing one is continued")
     train.add_argument("--seed", help="random seed (train.seed)")
@@ -83,13 +95,17 @@ def _parser() -> argparse.ArgumentParser:
     play.add_argument("--json", action="store_true", help="print one JSON object")
 
     presets = verb("presets", _presets, "list presets, show one, or compare two")
-    presets.add_argument("name", nargs="?")
+    presets.add_argument("name", nargs="?", help="a preset, or several: A+B has B's values on top of A's")
     presets.add_argument("--diff", nargs=2, metavar=("A", "B"), help="settings in which two presets differ")
-    presets.add_argument("--keys", action="store_true", help="every setting with its default and meaning")
+    presets.add_argument("--keys", action="store_true", help="every setting: default, meaning, source of the default")
     presets.add_argument("--json", action="store_true")
 
     envs = verb("envs", _envs, "list environment families and how to install them")
     envs.add_argument("--json", action="store_true")
+
+    selftest = verb("selftest", _selftest, "check every equation against golden numbers: run it after editing a loss")
+    selftest.add_argument("--only", help="only the checks with this in their names, e.g. KL")
+    selftest.add_argument("--json", action="store_true")
 
     info = verb("info", _info, "versions and hardware, or the state of a run")
     info.add_argument("run", type=Path, nargs="?")
@@ -220,32 +236,67 @@ def _eval(args: argparse.Namespace, rest: list[str]) -> int:
 
 def _presets(args: argparse.Namespace, rest: list[str]) -> int:
     if args.keys:
-        print(_settings_help() if not args.json else json.dumps({k: [v[1], v[2]] for k, v in SETTINGS.items()}))
-        return 0
-    if args.diff:
-        left, right = (flatten(load_preset(name)) for name in args.diff)
-        differences = {key: [left[key], right[key]] for key in left if left[key] != right[key]}
-        if args.json:
-            print(json.dumps(differences))
-            return 0
-        print(f"{'setting':34} {args.diff[0]:>18} {args.diff[1]:>18}")
-        for key, (a, b) in differences.items():
-            print(f"{key:34} {_show(a):>18} {_show(b):>18}")
-        return 0
-    if args.name:
-        values = flatten(load_preset(args.name))
-        if args.json:
-            print(json.dumps(values))
-            return 0
-        print(preset_text(args.name).rstrip())
-        print("\n# all values ('*': other than the default)")
-        for key, (_, default, doc, _) in SETTINGS.items():
-            mark = " " if values[key] == default else "*"
-            print(f"{mark} {key:34} {_show(values[key]):14} {doc}")
-        return 0
-    found = {name: preset_description(name) for name in preset_names()}
-    print(json.dumps(found) if args.json else "\n".join(f"{name:12} {text}" for name, text in found.items()))
+        listed = {key: [default, doc, source] for key, (_, default, doc, source) in SETTINGS.items()}
+        print(json.dumps(listed) if args.json else _keys())
+    elif args.diff:
+        differences = preset_differences(*args.diff)
+        pairs = {a.key: [_fact(a), _fact(b)] for a, b in differences}
+        print(json.dumps(pairs) if args.json else _preset_diff(args.diff[0], args.diff[1], differences))
+    elif args.name:
+        rows = preset_rows(args.name)
+        facts = {row.key: _fact(row) for row in rows}
+        print(json.dumps(facts) if args.json else _preset_table(args.name, rows))
+    else:
+        found = {name: preset_description(name) for name in preset_names()}
+        print(json.dumps(found) if args.json else "\n".join(f"{name:12} {text}" for name, text in found.items()))
     return 0
+
+
+_KEY_WIDTH = max(map(len, SETTINGS))
+
+
+def _fact(row: Row) -> dict[str, Any]:
+    return {"value": row.value, "source": row.source, "preset": row.preset}
+
+
+def _keys() -> str:
+    lines = (f"{key:{_KEY_WIDTH}} {_show(s.default):14} {s.doc} [{s.source}]" for key, s in SETTINGS.items())
+    return "\n".join(lines)
+
+
+def _preset_table(name: str, rows: Sequence[Row]) -> str:
+    """Every setting on a line: mark, key, value, source. A blank line between groups."""
+    lines = [preset_description(name), *preset_notes(name), "'*': other than the default"]
+    width = max(len(_show(row.value)) for row in rows)
+    for _, group in groupby(rows, lambda row: row.key.split(".")[0]):
+        lines.append("")
+        for row in group:
+            mark, whose = " " if row.is_default else "*", f"{row.preset}: " if row.preset not in ("", name) else ""
+            lines.append(f"{mark} {row.key:{_KEY_WIDTH}} {_show(row.value):{width}}  {whose}{row.source}")
+    return "\n".join(lines)
+
+
+def _preset_diff(left: str, right: str, pairs: Sequence[tuple[Row, Row]], width: int = 120) -> str:
+    """Two presets side by side, values and sources; what does not fit into `width` is cut."""
+    if not pairs:
+        return f"{left} and {right} do not differ."
+    key = max(len(a.key) for a, _ in pairs)
+    first, second = (min(16, max(len(n), *(len(_show(p[i].value)) for p in pairs))) for i, n in ((0, left), (1, right)))
+    source = (width - key - first - second - 4 * 2) // 2
+
+    def line(*cells: str) -> str:
+        widths = (key, first, second, source, source)
+        return "  ".join(_cut(cell, size).ljust(size) for cell, size in zip(cells, widths, strict=True)).rstrip()
+
+    lines = [line("setting", left, right, f"source in {left}", f"source in {right}")]
+    for _, group in groupby(pairs, lambda pair: pair[0].key.split(".")[0]):
+        lines.append("")
+        lines += [line(a.key, _show(a.value), _show(b.value), a.source, b.source) for a, b in group]
+    return "\n".join(lines)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
 def _envs(args: argparse.Namespace, rest: list[str]) -> int:
@@ -277,6 +328,12 @@ def _envs(args: argparse.Namespace, rest: list[str]) -> int:
         print(f"{row['family']:10} {'installed' if row['installed'] else 'missing  '}  e.g. {row['example']}")
         print(f"{'':10} {row['note']}" + ("" if row["installed"] else f"; {row['install']}"))
     return 0
+
+
+def _selftest(args: argparse.Namespace, rest: list[str]) -> int:
+    from .selftest import selftest_command
+
+    return selftest_command(args)
 
 
 def _info(args: argparse.Namespace, rest: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Experience from environments: steps them with any policy and yields the rows of the diagram in `replay.py`.
+"""Experience from environments: steps them with any policy and yields the rows of the drawing in `replay.py`.
 
 Knows neither replay nor networks nor torch. The collector owns the unfinished episodes.
 """
@@ -37,6 +37,7 @@ class Collector:
         self._row: dict[str, np.ndarray] | None = None
 
     def _reset(self) -> dict[str, np.ndarray]:
+        """Step 0 of the drawing in `replay.py`."""
         obs, _ = self.envs.reset(seed=self.seed)
         shape = (self.count, *(self.envs.single_action_space.shape or ()))
         yes, no = np.ones(self.count, bool), np.zeros(self.count, bool)
@@ -58,6 +59,7 @@ class Collector:
             yield self._row, episodes
 
     def _step(self, action: np.ndarray, ended: np.ndarray) -> tuple[dict[str, np.ndarray], list[Episode]]:
+        """The next step of the drawing in `replay.py`: what arrives, with the action that led there."""
         obs, reward, terminated, truncated, _ = self.envs.step(action)
         action = np.where(ended[:, None], np.float32(np.nan), action)
         reward = np.where(ended, 0.0, reward)

@@ -34,7 +34,7 @@ def choose_action(
     explore_noise: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, State]:
-    """Look, remember, choose. obs raw {key: (N, *shape)}; state, action (N, A) of the last step -> action, State.
+    """Look, remember, choose. obs raw {key: (N, *shape)}; state, action (N, A) that led here -> action, State.
 
     mode "eval" takes the policy's most likely action, the others sample; "explore" replaces each action by a uniformly
     random one with probability `explore_noise`. The posterior is sampled in every mode (FACTS.md 1.14).
@@ -66,7 +66,8 @@ class Player:
         action = act(obs, first=True)
 
     Keeps the recurrent state between calls. `first=True` starts a new episode; the very first call needs no mark.
-    With `num_envs`, observations and actions have a leading axis and `first` is an array of flags.
+    With `num_envs`, observations and actions have a leading axis and `first` is an array of flags. The action of
+    one call led into the next call's observation (drawing in `replay.py`).
     """
 
     def __init__(

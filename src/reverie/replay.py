@@ -1,4 +1,4 @@
-"""Experience: how it is stored, how windows are drawn from it, and THE time convention, which other files refer to.
+"""Experience: how it is stored, how windows are drawn from it, and THE time convention (docs/time.md).
 
 A stored step t is what arrives together: o_t, r_t, the flags, and the action that LED INTO it.
 
@@ -38,7 +38,7 @@ STEP_KEYS: dict[str, type] = {
 
 
 class Batch(NamedTuple):
-    """Windows of experience, see the drawing above. Arrays or tensors of (B, T, ...)."""
+    """Windows of experience: left half of the drawing above (docs/time.md). Arrays or tensors of (B, T, ...)."""
 
     obs: dict[str, Any]  # {key: (B, T, *shape)}: images uint8 (H, W, C), vectors float32
     action: Any  # (B, T, A) the action into t; NaN where is_first
@@ -159,6 +159,7 @@ class Replay:
 
     @staticmethod
     def _check_stream(all_steps: Batch) -> None:
+        """What the drawing above promises of one stream."""
         first, last = all_steps.is_first[0], all_steps.is_last[0]
         if not np.array_equal(np.isnan(all_steps.action[0]).any(-1), first):
             raise ValueError("the action must be NaN exactly where is_first")

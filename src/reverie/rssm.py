@@ -44,7 +44,7 @@ class State(NamedTuple):
 
 
 class Dream(NamedTuple):
-    """An imagined trajectory. feat[:, 0] is the real start; action[:, k] was chosen at k and leads to k + 1."""
+    """Right half of the drawing in `replay.py`: feat[:, 0] is the real start, action[:, k] leads from k to k + 1."""
 
     feat: Tensor  # (N, H + 1, F)
     action: Tensor  # (N, H, A)
@@ -213,7 +213,7 @@ class DiscreteRSSM(nn.Module):
     ) -> State:
         """One filtering step. state of (B, ...), action (B, A) that led here, embed (B, E), is_first (B,) -> State.
 
-        Where is_first, the past is erased: state AND action become zero (a NaN action too). By mask, not by `if`.
+        Where is_first, the past is erased, by mask: state AND action become zero (NaN too; drawing in `replay.py`).
         """
         state = State(*(reset_where(is_first, x) for x in state))
         deter = self.recurrent_step(state, reset_where(is_first, action))
@@ -227,7 +227,7 @@ class DiscreteRSSM(nn.Module):
         state: State | None = None,
         noise: Tensor | None = None,
     ) -> tuple[State, Tensor]:
-        """Filter recorded sequences: z_t ~ q(z_t | h_t, x_t), paper Eq. 1.
+        """Filter recorded sequences: z_t ~ q(z_t | h_t, x_t), paper Eq. 1; drawing in `replay.py`.
 
         embed (B, T, E), action (B, T, A) where action[:, t] led into step t, is_first (B, T) bool, noise (B, T, S).
         Without `state` every sequence begins anew at its first step, mid-episode or not, as in the released code.
@@ -256,7 +256,7 @@ class DiscreteRSSM(nn.Module):
     def rollout_imagination(
         self, policy: Callable[[Tensor], Tensor], start: State, horizon: int, noise: Tensor | None = None
     ) -> Dream:
-        """Dream with the prior, never looking: s_{k+1} ~ p(s_{k+1} | s_k, u_k), paper Section 2.3.
+        """Dream with the prior, never looking: s_{k+1} ~ p(s_{k+1} | s_k, u_k), Section 2.3; drawing in `replay.py`.
 
         policy: feat (N, F) -> action (N, A); start: State of (N, ...); noise (N, H, S) -> Dream of H + 1 states.
         Gradients flow if the caller lets them: wrap in `torch.no_grad()` when only REINFORCE will use the dream.

@@ -49,7 +49,8 @@ class TwoHotScalar:
 
     def bins(self, like: Tensor) -> Tensor:
         """The numbers that the classes stand for, (P,)."""
-        return torch.linspace(-self.limit, self.limit, self.stats_dim, device=like.device)
+        half = (self.stats_dim - 1) / 2  # not linspace, whose middle is not exactly 0 in float32
+        return (torch.arange(self.stats_dim, device=like.device) - half) * (self.limit / half)
 
     def mean(self, stats: Tensor) -> Tensor:
         """The expected bin, taken back from the squashed scale. stats (..., P) logits -> (...)."""

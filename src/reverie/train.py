@@ -142,7 +142,7 @@ class DreamerV2(nn.Module):
         """One update of actor and critic inside a dream, paper Eqs. 3-6. posterior of (B, T, ...), is_terminal (B, T).
 
         The first continue of each dream is known, not predicted: 1 - is_terminal. From an ended episode there is
-        nothing to act for, so those starts train the critic only.
+        nothing to act for, so those starts train the critic only. Who predicts what when: drawing in `replay.py`.
         """
         options = self.config.behavior
         if self.updates % options.slow_critic_every == 0:
@@ -178,7 +178,7 @@ class DreamerV2(nn.Module):
         )
 
     def _actor_loss(self, states: Tensor, *credit: Tensor) -> tuple[Tensor, Metrics]:
-        """Eq. 6. states (N, H, F); credit = action (N, H, A), targets, baseline, weights, each (N, H)."""
+        """Eq. 6, drawing in `replay.py`. states (N, H, F); credit: action (N, H, A), targets, baseline, weights."""
         options = self.config.behavior
         action, targets, baseline, weights = credit
         if options.return_norm == "percentile":
@@ -209,7 +209,7 @@ class DreamerV2(nn.Module):
         return options.entropy_scale + done * (options.entropy_final - options.entropy_scale)
 
     def _starts(self, posterior: State, is_terminal: Tensor) -> tuple[State, Tensor]:
-        """All states of the batch, or a random share of them. -> State of (N, ...), alive (N,) 1 where not ended."""
+        """f_0 of the drawing in `replay.py`: all states of the batch or some. -> State (N, ...), alive (N,)."""
         if self.config.behavior.start_states == "drop_last":
             posterior, is_terminal = State(*(x[:, :-1] for x in posterior)), is_terminal[:, :-1]
         start, alive = posterior.flatten(), 1 - is_terminal.flatten().float()

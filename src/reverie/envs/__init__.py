@@ -126,7 +126,7 @@ def make_vector(
     """`count` environments stepped together, as the agent sees them (`AgentView`).
 
     After the end of an episode the next step returns the first observation of the next one and ignores the action
-    (Gymnasium's NEXT_STEP): the rows of the time diagram in `replay.py`. Raises UserError.
+    (Gymnasium's NEXT_STEP): the rows of the drawing in `replay.py`. Raises UserError.
     """
     if isinstance(env, gym.Env) and count > 1:
         raise UserError(

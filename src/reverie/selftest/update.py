@@ -1,0 +1,153 @@
+"""Whole updates of small agents: what single equations do not see, such as a shift in time or a gradient that leaks.
+
+The agent is the real one; only its random numbers are those of the fixture.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import build
+from ..envs.spaces import ActionSpec, ObsKey, Spec
+from ..replay import Batch
+from ..rssm import Dream, State
+from ..train import DreamerV2
+from .golden import Case, Check, Found
+
+PARTS = ("world_model", "actor", "critic", "slow_critic")
+
+
+def _agent(case: Case) -> DreamerV2:
+    """The agent of a case, with its weights; nothing is clipped or decayed, so that gradients can be read off."""
+    task = case.options["task"]
+    obs = {key: ObsKey((key,), "image", (h, w, c), (h, w, c), "hwc") for key, (c, h, w) in task["images"].items()}
+    obs |= {key: ObsKey((key,), "vector", (size,), (size,)) for key, size in task["vectors"].items()}
+    plain: dict[str, Any] = {"device": "cpu", "grad_clip": 1e9, "weight_decay": 0.0}
+    agent = DreamerV2(build(plain | case.options["settings"]), Spec(obs, ActionSpec(task["kind"], task["actions"])))
+    agent.load_state_dict(case.weights())
+    agent.updates = task["updates"]
+    return agent
+
+
+def _tell_noise(agent: DreamerV2, latent: Tensor, action: Tensor | None = None) -> None:
+    """Draw latent states by `latent` (rows, steps, ...) and the dream's actions by `action` (rows, steps, ...)."""
+    steps = iter([] if action is None else action.unbind(1))
+    told = type("Told", (agent.actor.policy,), {"noise": lambda self, generator=None: next(steps)})
+    setattr(agent.actor, "policy", told)  # noqa: B010  mypy knows the class as a constant
+    setattr(agent.world_model.rssm.latent, "noise", lambda *batch, device=None, generator=None: latent)  # noqa: B010
+
+
+def _batch(case: Case) -> Batch:
+    x, task = case.inputs(), case.options["task"]
+    obs = {key: x[f"obs.{key}"].to(torch.uint8) for key in task["images"]}
+    obs |= {key: x[f"obs.{key}"] for key in task["vectors"]}
+    flags = {name: x[name].bool() for name in ("is_first", "is_terminal")}
+    return Batch(obs, x["action"], x["reward"], is_last=flags["is_terminal"], **flags)
+
+
+def _posterior(case: Case) -> tuple[State, Tensor]:
+    x = case.inputs()
+    return State(*(x[f"posterior.{name}"] for name in State._fields)), x["is_terminal"].bool()
+
+
+def _gradients(module: nn.Module, name: str) -> Found:
+    """What the last update left: {"grad.NAME.PARAMETER": gradient}."""
+    return {f"grad.{name}.{key}": p.grad for key, p in module.named_parameters() if p.grad is not None}
+
+
+def _filtering(case: Case) -> Found:
+    agent, batch = _agent(case), _batch(case)
+    model = agent.world_model
+    embed = model.encoder(model.preprocess(batch.obs))
+    noise = case.inputs()["noise"]
+    seen, prior = model.rssm.rollout_observation(embed, batch.action, batch.is_first, noise=noise)
+    return {f"out.model.{name}": x for name, x in seen._asdict().items()} | {"out.model.prior": prior}
+
+
+def _model_update(case: Case) -> Found:
+    agent = _agent(case)
+    _tell_noise(agent, case.inputs()["noise"])
+    before = _snapshot(agent)
+    posterior, metrics = agent.train_world_model(_batch(case))
+    found = {f"out.model.{name}": x for name, x in posterior._asdict().items()}
+    found |= {f"out.model.{name.removeprefix('world_model/')}": x for name, x in metrics.items()}
+    found["out.changed.by_model"] = _changed(agent, before)
+    return found | _gradients(agent.world_model, "world_model")
+
+
+def _behaviour_update(case: Case) -> Found:
+    agent, x = _agent(case), case.inputs()
+    _tell_noise(agent, x["dream.noise"], x["dream.action_noise"])
+    before, dreams, imagine = _snapshot(agent), [], agent.imagine
+
+    def watch(start: State) -> Dream:
+        dreams.append(imagine(start))
+        return dreams[-1]
+
+    setattr(agent, "imagine", watch)  # noqa: B010
+    metrics = agent.train_actor_critic(*_posterior(case))
+    found = {f"out.behaviour.{name}": x for name, x in metrics.items()}
+    found |= {f"out.behaviour.{name}": x for dream in dreams for name, x in dream._asdict().items()}
+    found["out.changed.by_behaviour"] = _changed(agent, before)
+    return found | _gradients(agent.actor, "actor") | _gradients(agent.critic, "critic")
+
+
+def _snapshot(agent: DreamerV2) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in agent.named_parameters()}
+
+
+def _changed(agent: DreamerV2, before: dict[str, Tensor]) -> Tensor:
+    """1 for each of PARTS that has other weights now. -> (4,)"""
+    moved = {name.split(".")[0] for name, p in agent.named_parameters() if not torch.equal(p, before[name])}
+    return torch.tensor([float(part in moved) for part in PARTS])
+
+
+_TRAIN, _STATES = "reverie.train:DreamerV2", ("deter", "stoch", "stats", "prior")
+_MODEL, _DREAM = "out.model.", "out.behaviour."
+
+CHECKS = [
+    Check(
+        "filtering", "paper Eq. 1, FACTS 1.1, 1.6: the action at t leads to t, the past ends at is_first",
+        "reverie.rssm:DiscreteRSSM.rollout_observation", "agent", _filtering, tuple(_MODEL + x for x in _STATES),
+    ),
+    Check(
+        "what is predicted at t", "FACTS 1.1, 1.7: observation, reward and end of t, from the state at t",
+        "reverie.world_model:WorldModel.targets", "agent", _model_update,
+        (_MODEL + "obs/", _MODEL + "reward", _MODEL + "continue"),
+    ),
+    Check(
+        "world model loss", "paper Eq. 2, FACTS 1.8", "reverie.world_model:WorldModel.loss", "agent", _model_update,
+        (_MODEL + "kl", _MODEL + "loss"),
+    ),
+    Check(
+        "world model gradient", "paper Eq. 2, FACTS 1.7, 1.8", "reverie.train:DreamerV2.train_world_model", "agent",
+        _model_update, ("grad.world_model",),
+    ),
+    Check(
+        "dream", "FACTS 1.10", f"{_TRAIN}.imagine, reverie.rssm:DiscreteRSSM.rollout_imagination", "agent",
+        _behaviour_update, (_DREAM + "feat", _DREAM + "action"),
+    ),
+    Check(
+        "rewards, continues, targets of a dream", "FACTS 1.10, 1.11", f"{_TRAIN}._predict", "agent",
+        _behaviour_update, (_DREAM + "imagination", _DREAM + "critic/target"),
+    ),
+    Check(
+        "actor's update", "paper Eq. 6, FACTS 1.12", f"{_TRAIN}._actor_loss, train_actor_critic", "agent",
+        _behaviour_update, (_DREAM + "actor", "grad.actor"),
+    ),
+    Check(
+        "critic's update", "paper Eq. 5, FACTS 1.13", f"{_TRAIN}._critic_nll, train_actor_critic", "agent",
+        _behaviour_update, (_DREAM + "critic/value", _DREAM + "critic/loss", "grad.critic"),
+    ),
+    Check(
+        "world model's update changes the world model only", "FACTS 1.9", f"{_TRAIN}.train_world_model", "agent",
+        _model_update, ("out.changed.by_model",),
+    ),
+    Check(
+        "behaviour's update changes actor and critic only", "FACTS 1.10", f"{_TRAIN}.train_actor_critic", "agent",
+        _behaviour_update, ("out.changed.by_behaviour",),
+    ),
+]  # fmt: skip

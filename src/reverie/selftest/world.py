@@ -1,0 +1,186 @@
+"""The world model's equations, from a squashed number to a posterior: what the package makes of the golden inputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..networks import (
+    CELLS,
+    MLP,
+    ContinuePredictor,
+    ConvDecoder,
+    ConvEncoder,
+    Head,
+    RewardPredictor,
+    VectorDecoder,
+)
+from ..ops import symexp, symlog
+from ..rssm import CategoricalLatent, DiscreteRSSM, GaussianLatent, State
+from .golden import Case, Check, Found, derivatives
+
+
+def _squashing(case: Case) -> Found:
+    x, y = (case.inputs()[name].requires_grad_() for name in ("x", "y"))
+    squashed, back = symlog(x), symexp(y)
+    slopes = derivatives(squashed.sum() + back.sum(), {"symlog": x, "symexp": y})
+    return {"out.symlog": squashed, "out.symexp": back} | slopes
+
+
+def _sample(case: Case) -> Found:
+    o, x = case.options, case.inputs()
+    latent = CategoricalLatent(o["num_categoricals"], o["num_categories"], unimix=o["unimix"])
+    stats = x["stats"].requires_grad_()
+    sample, entropy = latent.sample(stats, x["noise"]), latent.entropy(stats)
+    found = derivatives((x["pull"] * sample).sum(), {"sample": stats}) | derivatives(entropy.sum(), {"entropy": stats})
+    return {"out.sample": sample, "out.entropy": entropy} | found
+
+
+def _gaussian(case: Case) -> Found:
+    x, latent = case.inputs(), GaussianLatent(case.options["dim"], std=case.options["std"])
+    sample, kl = latent.sample(x["left"], x["noise"]), latent.kl(x["left"], x["right"])
+    found = derivatives((x["pull"] * sample).sum(), {"sample": x["left"]})
+    found |= derivatives(kl.sum(), {"left": x["left"], "right": x["right"]})
+    return {"out.sample": sample, "out.kl": kl, "out.entropy": latent.entropy(x["left"])} | found
+
+
+def _kl(case: Case) -> Found:
+    x = case.inputs()
+    rssm = DiscreteRSSM(2, 2, num_categoricals=2, num_categories=3, rnn_hidden_dim=2, hidden_dim=2)
+    loss, metrics = rssm.kl_loss(x["posterior"], x["prior"], **case.options)
+    found = derivatives(loss, {"posterior": x["posterior"], "prior": x["prior"]})
+    return {"out.loss": loss, "out.kl": metrics["kl"]} | found
+
+
+def _with_weights(module: nn.Module, case: Case) -> dict[str, torch.Tensor]:
+    """Load a case's weights. -> {"w.NAME": parameter}"""
+    module.load_state_dict(case.weights())
+    return {f"w.{name}": parameter for name, parameter in module.named_parameters()}
+
+
+def _gru(case: Case) -> Found:
+    x = case.inputs()
+    cell = CELLS[case.options["cell"]](4, 3, norm=case.options["norm"])
+    weights = _with_weights(cell, case)
+    h = cell(x["x"], x["h"])
+    return {"out.h": h} | derivatives((x["pull"] * h).sum(), {"x": x["x"], "h": x["h"], **weights})
+
+
+def _mlp(case: Case) -> Found:
+    x, o = case.inputs(), case.options
+    mlp = MLP(3, 2, layers=2, hidden_dim=4, norm=o["norm"], activation=o["activation"])
+    weights = _with_weights(mlp, case)
+    y = mlp(x["x"])
+    return {"out.y": y} | derivatives((x["pull"] * y).sum(), {"x": x["x"], **weights})
+
+
+def _conv_encoder(case: Case) -> Found:
+    x, encoder = case.inputs(), ConvEncoder(case.options["shape"], depth=case.options["depth"], norm="layer")
+    weights = _with_weights(encoder, case)
+    embed = encoder(x["image"])
+    return {"out.embed": embed} | derivatives((x["pull"] * embed).sum(), weights)
+
+
+def _image(case: Case) -> Found:
+    x, o = case.inputs(), case.options
+    decoder = ConvDecoder(o["feat"], o["shape"], target="obs/image", depth=o["depth"], norm="layer")
+    weights = _with_weights(decoder, case)
+    loss = decoder.loss(x["feat"], x["target"])
+    return {"out.loss": loss} | derivatives(loss.sum(), {"feat": x["feat"], **weights})
+
+
+def _head(case: Case, head: Head) -> Found:
+    x = case.inputs()
+    _with_weights(head, case)
+    loss = head.loss(x["feat"], x["target"])
+    return {"out.loss": loss, "out.mean": head(x["feat"])} | derivatives(loss.sum(), {"feat": x["feat"]})
+
+
+def _vector(case: Case) -> Found:
+    o = case.options
+    head = VectorDecoder(o["feat"], o["size"], target="obs/vector", layers=1, hidden_dim=o["hidden"], norm=False)
+    return _head(case, head)
+
+
+def _reward(case: Case) -> Found:
+    o = case.options
+    head = RewardPredictor(
+        o["feat"],
+        transform=o["transform"],
+        distribution=o["distribution"],
+        layers=1,
+        hidden_dim=o["hidden"],
+        norm=False,
+    )
+    return _head(case, head)
+
+
+def _continue(case: Case) -> Found:
+    o = case.options
+    head = ContinuePredictor(o["feat"], discount=o["discount"], layers=1, hidden_dim=o["hidden"], norm=False)
+    return _head(case, head)
+
+
+def _rssm(case: Case) -> Found:
+    x, o = case.inputs(), case.options
+    rssm = DiscreteRSSM(
+        o["action"],
+        o["embed"],
+        num_categoricals=2,
+        num_categories=3,
+        rnn_hidden_dim=o["deter"],
+        hidden_dim=o["hidden"],
+    )
+    _with_weights(rssm, case)
+    state = State(x["deter"], x["stoch"], torch.zeros_like(x["stoch"]))
+    deter = rssm.recurrent_step(state, x["action"])
+    prior, posterior = rssm.prior(deter, x["noise"]), rssm.posterior(deter, x["embed"], x["noise"])
+    pulled = (x["pull"] * deter).sum() + (x["pull_stats"] * (prior.stats + 2 * posterior.stats)).sum()
+    is_first = x["is_first"].bool()
+    no_action = torch.where(is_first[:, None], torch.nan, x["action"])  # what replay stores at a first step
+    fresh = rssm.observe(state, no_action, x["embed"], is_first, x["noise"])
+    return {
+        "out.deter": deter,
+        "out.prior": prior.stats,
+        "out.posterior": posterior.stats,
+        "out.prior_sample": prior.stoch,
+        "out.posterior_sample": posterior.stoch,
+        "out.reset.deter": fresh.deter,
+        "out.reset.stats": fresh.stats,
+    } | derivatives(pulled, {name: x[name] for name in ("deter", "stoch", "action", "embed")})
+
+
+_KL, _SCALAR = "reverie.rssm:DiscreteRSSM.kl_loss", "reverie.scalars:NormalScalar"
+_END = "reverie.networks:ContinuePredictor"
+_STEP, _RESET = ("out.deter", "out.prior", "out.posterior", "grad."), ("out.reset",)
+
+CHECKS = [
+    Check("symlog and symexp", "design document, Symlog", "reverie.ops:symlog, symexp", "symlog", _squashing),
+    Check("straight-through sample", "paper Algorithm 1", "reverie.rssm:CategoricalLatent.sample", "sample", _sample),
+    Check("Gaussian latent", "FACTS 1.6", "reverie.rssm:GaussianLatent", "gaussian", _gaussian),
+    Check("KL balanced", "paper Algorithm 2, FACTS 1.8", _KL, "kl/balanced", _kl),
+    Check("KL bidirectional", "design document", _KL, "kl/bidirectional", _kl),
+    Check("KL forward", "FACTS 1.8, forward: True", _KL, "kl/forward", _kl),
+    Check("KL plain", "DreamerV1", _KL, "kl/plain", _kl),
+    Check("KL separate", "DreamerV3", _KL, "kl/separate", _kl),
+    Check("GRU step, layer norm", "FACTS 1.6", "reverie.networks:NormGRUCell.forward", "gru/layer", _gru),
+    Check("GRU step, no norm", "FACTS 1.6", "reverie.networks:NormGRUCell.forward", "gru/none", _gru),
+    Check("GRU step, RMS norm", "FACTS 1.6, DreamerV3's norm", "reverie.networks:NormGRUCell", "gru/rms", _gru),
+    Check("GRU step, textbook cell", "DreamerV1", "reverie.networks:GRUCell", "gru/standard", _gru),
+    Check("dense layers", "FACTS 1.5", "reverie.networks:MLP", "mlp", _mlp),
+    Check("image encoder", "FACTS 1.5", "reverie.networks:ConvEncoder", "image/encoder", _conv_encoder),
+    Check("image likelihood", "FACTS 1.5, 1.8", "reverie.networks:ConvDecoder.loss", "image/decoder", _image),
+    Check("vector likelihood", "FACTS 1.5, 1.8", "reverie.networks:VectorDecoder.loss", "vector", _vector),
+    Check("reward likelihood, none", "FACTS 1.7", _SCALAR, "reward/normal_none", _reward),
+    Check("reward likelihood, tanh", "FACTS 1.7", _SCALAR, "reward/normal_tanh", _reward),
+    Check("reward likelihood, sign", "FACTS 1.7", _SCALAR, "reward/normal_sign", _reward),
+    Check("reward likelihood, symlog", "design document", _SCALAR, "reward/normal_symlog", _reward),
+    Check("reward likelihood, two-hot", "DreamerV3", "reverie.scalars:TwoHotScalar", "reward/twohot_symlog", _reward),
+    Check("continue likelihood, hard", "design document", _END, "continue/hard", _continue),
+    Check("continue likelihood, discounted", "FACTS 1.7", _END, "continue/discounted", _continue),
+    Check(
+        "recurrent step, prior, posterior", "paper Eq. 1, FACTS 1.6", "reverie.rssm:DiscreteRSSM.recurrent_step, "
+        "prior, posterior", "rssm", _rssm, _STEP,
+    ),
+    Check("reset at a first step", "FACTS 1.6, Resets", "reverie.rssm:DiscreteRSSM.observe", "rssm", _rssm, _RESET),
+]  # fmt: skip
