@@ -1,5 +1,6 @@
 """Shared by all tests: one thread of torch, so that tests neither fight for cores nor depend on their number."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # `import toys`, whatever the import mode
 
 torch.set_num_threads(1)
+
+if "REVERIE_MUTANT" in os.environ:  # tests/mutants/run.py: never test another copy than the one with the fault in it
+    import reverie
+
+    if Path(reverie.__file__).parent != Path(os.environ["REVERIE_MUTANT"]):
+        raise RuntimeError(f"{reverie.__file__} was imported instead of {os.environ['REVERIE_MUTANT']}")
 
 
 @pytest.fixture

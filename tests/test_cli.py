@@ -234,21 +234,22 @@ def test_a_preset_is_shown_with_every_value(capsys):
     assert "* model.hidden_dim" in text
     values = json.loads(output(capsys, "presets", "debug", "--json"))
     assert set(values) == set(SETTINGS)
-    assert values["model.hidden_dim"] == 16
+    assert values["model.hidden_dim"] == {"value": 16, "source": "ours: tiny", "preset": "debug"}
 
 
 def test_two_presets_are_compared(capsys):
     differences = json.loads(output(capsys, "presets", "--diff", "default", "debug", "--json"))
-    assert differences["model.hidden_dim"] == [400, 16]
+    assert [side["value"] for side in differences["model.hidden_dim"]] == [400, 16]
     assert "behavior.gamma" not in differences
     assert "model.hidden_dim" in output(capsys, "presets", "--diff", "default", "debug")
     assert json.loads(output(capsys, "presets", "--diff", "demo", "demo", "--json")) == {}
 
 
 def test_every_setting_is_listed(capsys):
-    assert all(key in output(capsys, "presets", "--keys") for key in SETTINGS)
+    text = output(capsys, "presets", "--keys")
+    assert all(key in text and f"[{setting.source}]" in text for key, setting in SETTINGS.items())
     listed = json.loads(output(capsys, "presets", "--keys", "--json"))
-    assert listed["behavior.gamma"] == [0.99, SETTINGS["behavior.gamma"][2]]
+    assert listed["behavior.gamma"] == [0.99, SETTINGS["behavior.gamma"].doc, SETTINGS["behavior.gamma"].source]
 
 
 def test_environments_are_listed(capsys):

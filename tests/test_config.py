@@ -80,7 +80,7 @@ def test_every_preset_loads_is_described_and_survives_yaml(name):
 @pytest.mark.parametrize("name", [n for n in preset_names() if n != "default"])
 def test_a_preset_lists_values_and_no_repeated_keys(name):
     values = yaml.safe_load(preset_text(name))
-    assert set(values) - {"description"} <= {f.name for f in dataclasses.fields(Config)}
+    assert set(values) - {"description", "extends"} <= {f.name for f in dataclasses.fields(Config)}
     keys = re.findall(r"^  (\w+):", preset_text(name), re.M)
     assert len(keys) == len(set(keys))
 
