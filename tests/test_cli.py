@@ -357,6 +357,24 @@ def test_a_film_that_cannot_be_written_is_told(cartpole, capsys, tmp_path):
     assert err.startswith("error: cannot write the video")
 
 
+def test_selftest_names_the_equation_that_broke(capsys, fails, monkeypatch):
+    facts = json.loads(output(capsys, "selftest", "--only", "lambda-return", "--json"))
+    assert facts["ok"]
+    assert len(facts["checks"]) == 2
+    assert "nothing like this" in fails("selftest", "--only", "nothing like this")
+    from reverie.selftest import behaviour
+
+    right = behaviour.compute_lambda_returns
+
+    def broken(rewards, values, continues, *, gamma, lambda_):
+        return right(rewards, values, continues, gamma=gamma, lambda_=1 - lambda_)
+
+    monkeypatch.setattr(behaviour, "compute_lambda_returns", broken)
+    capsys.readouterr()
+    assert cli.main(["selftest", "--only", "lambda-return"]) == 1
+    assert "broken: lambda-return, by hand" in capsys.readouterr().out
+
+
 def test_info_tells_the_state_of_a_run(cartpole, capsys):
     facts = json.loads(output(capsys, "info", cartpole, "--json"))
     assert facts["task"] == "CartPole-v1"
