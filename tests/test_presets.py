@@ -94,7 +94,7 @@ V3_OFF = {
     "behavior.critic_distribution": ["normal"],
     "behavior.critic_transform": ["none"],
     "model.zero_init": [False],
-    "model.kl_mode": ["balanced", "plain"],
+    "model.kl_mode": ["balanced", "bidirectional", "plain"],
     "model.norm_kind": ["layer"],
     "model.activation": ["elu"],
     "model.vector_transform": ["none", "standardize"],
@@ -160,7 +160,7 @@ def values_of(stack):
 def test_the_presets_of_the_plan_exist():
     assert set(NAMES) == {
         "default", "atari", "atari-paper", "atari100k", "dmc-vision", "dmc-proprio", "crafter", "minigrid",
-        "demo", "small", "vector", "debug", "dreamerv1", "dreamerv2", "dreamerv3",
+        "demo", "small", "vector", "debug", "seed", "dreamerv1", "dreamerv2", "dreamerv3",
     }  # fmt: skip
 
 
