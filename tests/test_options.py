@@ -301,6 +301,15 @@ def test_learning_rates_warm_up_and_go_on_after_a_restart():
     assert agent.optimizers["actor"].param_groups[0]["lr"] == pytest.approx(0.3)
 
 
+def test_learning_rates_fall_to_a_tenth():
+    agent = make_agent(lr_decay=3, actor_lr=1.0)
+    seen = []
+    for _ in range(4):
+        behave(agent)
+        seen.append(agent.optimizers["actor"].param_groups[0]["lr"])
+    assert seen == pytest.approx([0.7, 0.4, 0.1, 0.1])
+
+
 @pytest.mark.parametrize(("mode", "factor"), [("per_update", 1 - 0.125), ("lr_scaled", 1 - 0.125 * 0.01)])
 @pytest.mark.parametrize("optimizer", ["adam", "laprop"])
 def test_weight_decay_modes(mode, factor, optimizer):

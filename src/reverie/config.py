@@ -229,6 +229,7 @@ class TrainConfig:
     grad_clip: float = opt(100.0, "largest global gradient norm of each optimiser", "paper Table D.1, released code")
     agc: float = opt(0.0, "clip each tensor's gradient to this share of its weights' norm instead; 0: no", "V3: 0.3")
     lr_warmup: int = opt(0, "updates over which learning rates rise from 0", "V2: none; V3: 1000")
+    lr_decay: int = opt(0, "updates over which learning rates fall to a tenth; 0: they stay", "paper: none; ours")
     weight_decay: float = opt(1e-6, "weight decay", "paper Table D.1, released code")
     weight_decay_mode: Literal["per_update", "lr_scaled"] = opt(
         "per_update",

@@ -90,7 +90,9 @@ class DreamerV2(nn.Module):
             "world_model": self.config.model.world_model_lr,
             "actor": self.config.behavior.actor_lr,
             "critic": self.config.behavior.critic_lr,
-        }[name] * (min(1.0, update / train.lr_warmup) if train.lr_warmup else 1.0)
+        }[name]
+        lr *= min(1.0, update / train.lr_warmup) if train.lr_warmup else 1.0
+        lr *= 1 - 0.9 * min(1.0, update / train.lr_decay) if train.lr_decay else 1.0
         eps = train.adam_eps
         if train.adam_eps_mode == "keras":
             eps = keras_eps(eps, update, train.adam_beta2)
