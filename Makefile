@@ -36,7 +36,7 @@ parity: $(VENV)/dev  ## every equation against an independent NumPy reference: s
 mutants: $(VENV)/dev  ## put known bugs of other Dreamers into a copy of the source; the tests must notice each
 	$(BIN)/python -m tests.mutants.run
 
-worlds: $(VENV)/dev  ## train in worlds whose answers are known in closed form, three seeds each: about half an hour
+worlds: $(VENV)/dev  ## train in worlds whose answers are known in closed form, three seeds each: 17 minutes on one core
 	$(BIN)/python benchmarks/worlds.py --seeds 0 1 2 --out runs/worlds.json
 
 slow: $(VENV)/dev  ## minutes of training per test

@@ -288,26 +288,25 @@ def test_keras_epsilon_makes_the_first_steps_smaller():
     assert make_agent().optimizers["actor"].param_groups[0]["eps"] == 1e-5
 
 
-def test_learning_rates_warm_up_and_go_on_after_a_restart():
-    agent = make_agent(lr_warmup=4, actor_lr=0.4)
+def actor_rates(agent, updates):
+    """The actor's learning rate at each of the next updates."""
     seen = []
-    for _ in range(5):
+    for _ in range(updates):
         behave(agent)
         seen.append(agent.optimizers["actor"].param_groups[0]["lr"])
-    assert seen == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+    return seen
+
+
+def test_learning_rates_warm_up_and_go_on_after_a_restart():
+    agent = make_agent(lr_warmup=4, actor_lr=0.4)
+    assert actor_rates(agent, 5) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
     assert agent.optimizers["world_model"].param_groups[0]["lr"] < 1e-3  # had no update yet
     agent.updates = 2
-    behave(agent)
-    assert agent.optimizers["actor"].param_groups[0]["lr"] == pytest.approx(0.3)
+    assert actor_rates(agent, 1) == pytest.approx([0.3])
 
 
 def test_learning_rates_fall_to_a_tenth():
-    agent = make_agent(lr_decay=3, actor_lr=1.0)
-    seen = []
-    for _ in range(4):
-        behave(agent)
-        seen.append(agent.optimizers["actor"].param_groups[0]["lr"])
-    assert seen == pytest.approx([0.7, 0.4, 0.1, 0.1])
+    assert actor_rates(make_agent(lr_decay=3, actor_lr=1.0), 4) == pytest.approx([0.7, 0.4, 0.1, 0.1])
 
 
 @pytest.mark.parametrize(("mode", "factor"), [("per_update", 1 - 0.125), ("lr_scaled", 1 - 0.125 * 0.01)])

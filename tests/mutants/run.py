@@ -24,6 +24,7 @@ from .catalogue import MUTANTS, Mutant
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "reverie"
 LIMIT = 60.0  # seconds to kill a mutant
+CONTROL_LIMIT = 10 * LIMIT  # seconds for all tests, when nothing is wrong
 
 #: The fast tests of the algorithm and of the data that it sees, quick and sharp ones first.
 TESTS = ["actor_critic", "rssm", "world_model", "train", "alignment", "networks", "ops", "options", "collect", "replay",
@@ -81,7 +82,7 @@ def try_mutant(mutant: Mutant | None) -> Outcome:
         if mutant is not None:
             path = package / mutant.file
             path.write_text(mutated(mutant, path.read_text()))
-        first, limit = (mutant.first, LIMIT) if mutant else (None, 10 * LIMIT)
+        first, limit = (mutant.first, LIMIT) if mutant else (None, CONTROL_LIMIT)
         killer, seconds = run_tests(package, first, limit)
     return Outcome(mutant or Mutant("(control)", "", "", "", "nothing changed", "", ""), killer, seconds)
 
@@ -134,7 +135,7 @@ def main() -> int:
             print(f"{mutant.id:34} {mutant.harm}  [{mutant.thread}]")
         return 0
     control = try_mutant(None)
-    if control.killer or control.seconds > 10 * LIMIT:
+    if control.killer or control.seconds > CONTROL_LIMIT:
         print(f"error: without any mutant, {control.killer or 'time runs out'}; mend that first", file=sys.stderr)
         return 1
     print(line(control._replace(killer="all tests pass, as they should")), flush=True)

@@ -153,7 +153,8 @@ def play(agent: DreamerV2, env: Callable[[], worlds.World], *, mode: str, seed: 
     One episode of each environment: to count whatever ends first would favour short ones.
     """
     envs = make_envs(agent.config, env, count)
-    player, rng = agent.player(num_envs=count, mode="train" if mode == "random" else mode, seed=seed), _rng(seed)
+    player = agent.player(num_envs=count, mode="train" if mode == "random" else mode, seed=seed)
+    rng = np.random.default_rng(seed)
     act = (lambda obs, first: agent.spec.action.random(rng, count)) if mode == "random" else player.act
     rows = []
     for row, _ in Collector(envs, seed=seed).rows(act):
@@ -185,8 +186,10 @@ def predictions(agent: DreamerV2, episodes: Episodes, *, draws: int = 64) -> tup
     return rewards, continues
 
 
-def _rng(seed: int) -> np.random.Generator:
-    return np.random.default_rng(seed)
+@torch.no_grad()
+def critic_values(agent: DreamerV2, start: State) -> Tensor:
+    """What the critic says of these states. State of (N, ...) -> (N,)."""
+    return agent.critic(start.feat)
 
 
 @torch.no_grad()
@@ -242,8 +245,7 @@ def measure_grid(agent: DreamerV2, seed: int) -> dict[str, Figure]:
     true_values = worlds.grid_values(policy / policy.sum(1, keepdims=True))
     starts = own.batch.obs["observation"][:, 0].argmax(-1).numpy()
     at_start = states(own, 0)
-    with torch.no_grad():
-        critic = agent.critic(at_start.feat).numpy()
+    critic = critic_values(agent, at_start).numpy()
     dreamt = lambda_returns(agent, at_start).numpy()
     truth = true_values[starts]
     best = worlds.grid_optimal_values()[starts].mean()
@@ -276,8 +278,7 @@ def measure_delay(agent: DreamerV2, seed: int) -> dict[str, Figure]:
     dreamt = imagined_rewards(agent, states(random, 0), random.batch.action[:, 1:])
     truth = worlds.delay_value(policy / policy.sum())
     at_start = states(own, 0)
-    with torch.no_grad():
-        critic = float(agent.critic(at_start.feat).mean())
+    critic = float(critic_values(agent, at_start).mean())
     figures = {"return": at_least(own.returns(1.0).mean(), 0.95, truth=1.0)}
     for name, rewards in (("seen", seen), ("dreamt", dreamt)):
         late = rewards[choice == 1]
@@ -306,7 +307,8 @@ def measure_dice(agent: DreamerV2, seed: int) -> dict[str, Figure]:
         face = head("obs/observation")(guess.feat).argmax(-1)
         known = head("obs/observation")(own.feat[later]).argmax(-1)
         policy = agent.actor(own.feat[:, :-1]).log_probs.exp().flatten(0, 1).mean(0).numpy()
-        critic = float(agent.critic(own.feat[:, 0]).mean())
+    at_start = states(own, 0)
+    critic = float(critic_values(agent, at_start).mean())
     true_face = own.batch.obs["observation"][later].argmax(-1)
     dreamt = torch.bincount(face, minlength=4) / len(face)
     far = 0.5 * float((dreamt - torch.tensor(Dice.chances)).abs().sum())
@@ -317,7 +319,7 @@ def measure_dice(agent: DreamerV2, seed: int) -> dict[str, Figure]:
         "faces recognised": at_least(float((known == true_face).float().mean()), 0.99, truth=1.0),
         "dreamt faces, total variation": at_most(far, 0.05, truth=0.0),
         "return / optimum": at_least(own.returns(1.0).mean() / best, 0.95, truth=1.0),
-        "lambda-return of starts": within(float(lambda_returns(agent, states(own, 0)).mean()), truth, 0.05),
+        "lambda-return of starts": within(float(lambda_returns(agent, at_start).mean()), truth, 0.05),
         "critic at starts": within(critic, truth, 0.05),
     }
 
@@ -334,8 +336,7 @@ def measure_recall(agent: DreamerV2, seed: int) -> dict[str, Figure]:
     right, wrong = expected.gather(1, bit[:, None]), expected.gather(1, 1 - bit[:, None])
     score = float(own.returns(1.0).mean())
     at_start = states(own, 0)
-    with torch.no_grad():
-        critic = float(agent.critic(at_start.feat).mean())
+    critic = float(critic_values(agent, at_start).mean())
     truth = worlds.recall_value(score)
     return {
         "return": at_least(score, 0.95, truth=1.0),
@@ -356,8 +357,8 @@ def measure_lqr(agent: DreamerV2, seed: int) -> dict[str, Figure]:
     optimum = float((square * x0**2 + constant).mean())  # of these very starts
     truth = float(own.returns(GAMMA).mean())
     at_start = states(own, 0)
+    critic = float(critic_values(agent, at_start).mean())
     with torch.no_grad():
-        critic = float(agent.critic(at_start.feat).mean())
         continues = agent.world_model.continues(own.feat)
     return {
         "cost / Riccati optimum": at_most(-best.returns(1.0).mean() / optimum, 1.1, truth=1.0),
