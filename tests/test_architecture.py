@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "presets": "config",
     "replay": "",
     "collect": "",
-    "envs": "",
+    "envs": "validity",
     "logger": "",
     "ops": "",
     "optim": "",
@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "cli": "__init__ selftest config presets envs checkpoint evaluate logger plot rundir screen loop api",
     "__init__": "",
 }
-NO_TORCH = {"errors", "config", "replay", "collect", "envs", "plot", "__init__"}
+NO_TORCH = {"errors", "validity", "config", "replay", "collect", "envs", "plot", "__init__"}
 
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}

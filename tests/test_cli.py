@@ -91,7 +91,7 @@ def test_bad_input_gets_one_sentence(fails, tmp_path, words, told):
 def test_a_missing_extra_is_told(fails, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "minigrid", None)
     told = fails(*DEBUG, "--env", "MiniGrid-Empty-6x6-v0", "--run", tmp_path / "run")
-    assert "pip install minigrid" in told
+    assert "pip install 'minigrid" in told
 
 
 def test_a_missing_logger_is_told(fails, tmp_path, monkeypatch):

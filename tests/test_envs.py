@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from toys import BrokenEnv, CountingEnv, DictEnv, SpaceEnv, StillEnv, counting
 
 from reverie.collect import Collector
-from reverie.envs import families, make_env, make_vector
+from reverie.envs import families, make_env, make_request, make_vector
+from reverie.envs.family import family_of
 from reverie.envs.images import area_resize
 from reverie.envs.spaces import AgentView, Spec, make_spec
 from reverie.envs.wrappers import ActionRepeat, ActionSubset
@@ -388,10 +389,13 @@ def test_an_action_subset_renumbers():
 def test_every_family_file_tells_what_the_list_shows():
     assert "minigrid" in families()
     for module in families().values():
-        assert module.PACKAGE
-        assert module.EXAMPLE
+        assert tuple(prefix.lower() for prefix in module.PREFIXES) == module.PREFIXES
+        assert module.MODULES
+        assert "pip install" in module.INSTALL
+        assert family_of(module.EXAMPLE) is module
         assert module.NOTE
-        assert callable(module.make)
+        assert module.REPEAT >= 1
+        assert module.EXAMPLE in module.protocol(make_request(module.EXAMPLE))
 
 
 @pytest.mark.parametrize(
@@ -495,7 +499,7 @@ def test_what_is_no_environment_is_refused(thing):
 
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "minigrid", None)
-    with pytest.raises(UserError, match=r"pip install minigrid"):
+    with pytest.raises(UserError, match=r"needs a package that is not installed"):
         make_env("MiniGrid-Empty-6x6-v0")
 
 

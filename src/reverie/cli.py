@@ -307,7 +307,8 @@ def _envs(args: argparse.Namespace, rest: list[str]) -> int:
             "family": name,
             "installed": installed(module),
             "example": module.EXAMPLE,
-            "install": f"pip install {module.PACKAGE}",
+            "install": module.INSTALL,
+            "debian": module.DEBIAN,
             "note": module.NOTE,
         }
         for name, module in families().items()

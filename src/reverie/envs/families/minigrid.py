@@ -12,9 +12,15 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from .wrappers import ActionSubset
+from ..family import NoOptions, Request
+from ..wrappers import ActionRepeat, ActionSubset
 
-PACKAGE = "minigrid"
+PREFIXES = ("minigrid", "babyai")
+MODULES = ("minigrid",)
+INSTALL = "pip install 'minigrid>=3.0,<4'"
+DEBIAN = ""
+REPEAT = 1
+Options = NoOptions
 EXAMPLE = "MiniGrid-Empty-Random-6x6-v0"
 NOTE = "partial RGB view 56x56, mission text dropped"
 
@@ -41,13 +47,18 @@ class AgentImage(gym.ObservationWrapper):
         return view.get_frame(tile_size=self.tile_size, agent_pov=True)
 
 
-def make(env_id: str, *, actions: str, **kwargs: Any) -> gym.Env:
+def make(request: Request) -> gym.Env:
     """The task as a Gymnasium environment with a uint8 (56, 56, 3) observation."""
     import minigrid  # noqa: F401  (registers the ids)
 
-    env: gym.Env = AgentImage(gym.make(env_id, **kwargs))
-    if actions == "minimal":
+    env: gym.Env = AgentImage(gym.make(request.env_id, render_mode="rgb_array"))
+    if request.actions == "minimal":
         for keep, names in MINIMAL.items():
-            if env_id.split("-")[1] in names:
+            if request.env_id.split("-")[1] in names:
                 env = ActionSubset(env, keep)
-    return env
+    return ActionRepeat(env, request.repeat) if request.repeat > 1 else env
+
+
+def protocol(request: Request) -> str:
+    """What scores depend on."""
+    return f"{request.env_id}: partial RGB view, mission dropped, {request.actions} actions, repeat {request.repeat}"

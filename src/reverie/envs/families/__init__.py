@@ -1,0 +1,1 @@
+"""One file per family of environments; `..family` says what is in it."""
