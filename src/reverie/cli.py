@@ -300,7 +300,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def _envs(args: argparse.Namespace, rest: list[str]) -> int:
-    from .envs import families, installed
+    from .envs import all_families, installed
 
     rows = [
         {
@@ -311,7 +311,7 @@ def _envs(args: argparse.Namespace, rest: list[str]) -> int:
             "debian": module.DEBIAN,
             "note": module.NOTE,
         }
-        for name, module in families().items()
+        for name, module in all_families().items()
     ]
     rows.append(
         {

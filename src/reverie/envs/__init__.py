@@ -15,7 +15,7 @@ import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from ..errors import UserError
-from .family import Request, families, family_of, free_options, installed, parse_options
+from .family import Request, all_families, family_of, free_options, installed, parse_options
 from .spaces import ActionSpec, AgentView, ObsKey, Spec, make_spec
 from .wrappers import ActionRepeat
 

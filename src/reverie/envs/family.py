@@ -68,7 +68,7 @@ class NoOptions:
 
 
 @cache
-def families() -> dict[str, Family]:
+def all_families() -> dict[str, Family]:
     """{name: module} of every file in `families/`. Importing one needs no package but Gymnasium."""
     names = sorted(path.stem for path in (Path(__file__).parent / "families").glob("*.py") if path.stem != "__init__")
     return {name: cast(Family, importlib.import_module(f"{__package__}.families.{name}")) for name in names}
@@ -77,7 +77,7 @@ def families() -> dict[str, Family]:
 def family_of(env_id: str) -> Family | None:
     """The family that an id belongs to, None for the rest of Gymnasium."""
     prefix = re.split(r"[-/:]", env_id)[0].lower()
-    return next((family for family in families().values() if prefix in family.PREFIXES), None)
+    return next((family for family in all_families().values() if prefix in family.PREFIXES), None)
 
 
 def installed(family: Family) -> bool:
