@@ -52,7 +52,7 @@ def random_score(args: argparse.Namespace, episodes: int = 100) -> tuple[float, 
     config = load_preset(args.preset, task_settings(args))
     envs = make_envs(config, None, 4)
     action, rng = envs.get_attr("agent_spec")[0].action, np.random.default_rng(0)
-    result = evaluate(envs, random_policy(lambda count: action.random(rng, count)), episodes, seed=0)
+    result = evaluate(envs, random_policy(lambda count, mask: action.random(rng, count, mask)), episodes, seed=0)
     envs.close()
     return result.mean, result.interval
 

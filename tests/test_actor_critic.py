@@ -12,17 +12,14 @@ from torch.distributions.transforms import TanhTransform
 
 from reverie import actor_critic
 from reverie.actor_critic import (
-    POLICIES,
     Actor,
     Critic,
-    OneHotPolicy,
-    TanhNormalPolicy,
-    TruncatedNormalPolicy,
     compute_actor_loss,
     compute_critic_loss,
     compute_discount_weights,
     compute_lambda_returns,
 )
+from reverie.policies import POLICIES, OneHotPolicy, TanhNormalPolicy, TruncatedNormalPolicy
 
 N, H, A = 5, 6, 3
 
@@ -500,7 +497,7 @@ def test_states_that_are_not_reached_do_not_train_the_actor():
 
 
 def test_unknown_actor_gradient_is_refused():
-    with pytest.raises(ValueError, match="'reinforce', 'dynamics' or 'both', got 'score'"):
+    with pytest.raises(ValueError, match="'reinforce', 'dynamics', 'both' or 'per_part', got 'score'"):
         compute_actor_loss(OneHotPolicy(torch.zeros(1, 1, A)), *loss_parts()[1:], actor_grad="score")
 
 

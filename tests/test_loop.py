@@ -94,9 +94,9 @@ def test_the_prefill_is_random_and_then_the_policy_acts(make_run, tmp_path, monk
     draw, act = run.spec.action.random, run.player.act
     spec_random = type(run.spec.action).random
 
-    def random(self, rng, count):
+    def random(self, rng, count, mask=None):
         random_at.append(run.clock.env_steps)
-        return spec_random(self, rng, count)
+        return spec_random(self, rng, count, mask)
 
     def policy(obs, first):
         policy_at.append(run.clock.env_steps)

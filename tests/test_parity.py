@@ -232,9 +232,9 @@ FAULTS = [
     (f"{RSSM}CategoricalLatent.kl", "left_log.exp() *", "right_log.exp() *", [*KLS, *MODEL]),
     (f"{RSSM}GaussianLatent.mean_std", "+ 0.1", "+ 0.0",
      ["Gaussian latent", "filtering", *PREDICTED, "dream", *DREAMT]),
-    (f"{AC}TruncatedNormalPolicy.log_prob", " - torch.log(self.mass)", "",
+    ("reverie.policies:TruncatedNormalPolicy.log_prob", " - torch.log(self.mass)", "",
      ["policy, truncated normal", "actor loss, reinforce", "actor loss, both"]),
-    (f"{AC}TanhNormalPolicy.log_prob", "gaussian - self._log_slope(x)", "gaussian",
+    ("reverie.policies:TanhNormalPolicy.log_prob", "gaussian - self._log_slope(x)", "gaussian",
      ["policy, tanh normal", "actor loss, reinforce", "actor loss, both"]),
     (f"{AC}compute_lambda_returns", "(1 - lambda_) * values[:, 1:]", "(1 - lambda_) * values[:, :-1]",
      [*RETURNS, *DREAMT]),
@@ -283,7 +283,7 @@ FAULTS = [
     (UPDATE, "targets, baseline, weights * alive[:, None]", "targets, baseline, weights", [ACTOR]),
     # gradients where none belong, or none where they belong
     (f"{WORLD}_head_loss", "feat = feat.detach()", "pass", [MODEL[1]]),
-    (f"{TRAIN}imagine", "feat.detach()", "feat", [ACTOR]),
+    (f"{TRAIN}_dream_action", "feat.detach()", "feat", [ACTOR]),
     (UPDATE, "dream.feat[:, :-1].detach()", "dream.feat[:, :-1]", [ACTOR]),
     (UPDATE, 'self.actor_grad != "reinforce"', "False", [ACTOR]),
     # put together wrongly

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from reverie.envs.spaces import ActionSpec, ObsKey, Spec
+from reverie.envs.actions import ActionSpec
+from reverie.envs.spaces import ObsKey, Spec
 from reverie.presets import load_preset, preset_names
 from reverie.replay import Batch
 from reverie.train import DreamerV2, to_batch
 
 STACKS = [*preset_names(), "dreamerv1+small", "dreamerv2+small", "dreamerv3+small", "atari+small"]
-DISCRETE = ActionSpec("discrete", 3)
-BOX = ActionSpec("box", 2, (2,), (-1.0, -1.0), (1.0, 1.0))
+DISCRETE = ActionSpec.discrete(3)
+BOX = ActionSpec.box(2)
 TINY = {
     "rnn_hidden_dim": 8, "hidden_dim": 8, "rssm_hidden_dim": 0, "layers": 1, "actor_critic_layers": 1, "cnn_depth": 2,
     "num_categories": 3, "num_categoricals": 3, "gaussian_dim": 3, "imagination_horizon": 3, "device": "cpu",
@@ -60,11 +61,11 @@ def test_an_agent_of_every_preset_makes_an_update(stack, action):
 @pytest.mark.parametrize(
     ("name", "action", "numbers"),
     [
-        ("atari", ActionSpec("discrete", 18), {"world_model": 19_975_379, "actor": 1_138_418, "critic": 1_131_601}),
-        ("atari-paper", ActionSpec("discrete", 18), {"world_model": 19_975_379}),
-        ("atari", ActionSpec("discrete", 6), {"world_model": 19_968_179, "actor": 1_133_606}),
-        ("dmc-vision", ActionSpec("box", 6, (6,), (-1.0,) * 6, (1.0,) * 6), {"world_model": 13_656_772}),
-        ("dreamerv2", ActionSpec("discrete", 2), {"": 32_333_580 - 3}),  # theirs counts three steps of optimisers
+        ("atari", ActionSpec.discrete(18), {"world_model": 19_975_379, "actor": 1_138_418, "critic": 1_131_601}),
+        ("atari-paper", ActionSpec.discrete(18), {"world_model": 19_975_379}),
+        ("atari", ActionSpec.discrete(6), {"world_model": 19_968_179, "actor": 1_133_606}),
+        ("dmc-vision", ActionSpec.box(6), {"world_model": 13_656_772}),
+        ("dreamerv2", ActionSpec.discrete(2), {"": 32_333_580 - 3}),  # theirs counts three steps of optimisers
     ],
 )
 def test_the_released_presets_have_the_released_size(name, action, numbers):

@@ -33,7 +33,7 @@ def test_json_has_values_sources_and_who_set_them(capsys):
     assert set(told) == set(SETTINGS)
     assert told["model.unimix"] == {"value": 0.01, "source": "V3: 0.01", "preset": "dreamerv3"}
     assert told["model.layers"] == {"value": 2, "source": "prototype: 2", "preset": "small"}
-    assert told["env.backend"] == {"value": "sync", "source": SETTINGS["env.backend"].source, "preset": ""}
+    assert told["env.backend"] == {"value": "auto", "source": SETTINGS["env.backend"].source, "preset": ""}
 
 
 @pytest.mark.parametrize(

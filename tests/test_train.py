@@ -8,15 +8,16 @@ import torch
 from reference import slow
 
 from reverie import train
-from reverie.envs.spaces import ActionSpec, ObsKey, Spec
+from reverie.envs.actions import ActionSpec
+from reverie.envs.spaces import ObsKey, Spec
 from reverie.presets import load_preset
 from reverie.replay import Batch
 from reverie.rssm import State
 from reverie.train import DreamerV2, to_batch
 
 B, T, V = 3, 5, 4
-DISCRETE = ActionSpec("discrete", 3)
-BOX = ActionSpec("box", 2, (2,), (-1.0, -1.0), (1.0, 1.0))
+DISCRETE = ActionSpec.discrete(3)
+BOX = ActionSpec.box(2)
 
 
 @pytest.fixture(autouse=True)
@@ -474,7 +475,7 @@ def test_the_demo_runs(capsys):
 @pytest.mark.parametrize("kind", ["discrete", "box"])
 def test_the_design_documents_sizes_make_an_update(kind):
     """The `default` preset on a 64x64 colour image: its embedding, state and feature sizes, and one whole update."""
-    action = ActionSpec("discrete", 3) if kind == "discrete" else ActionSpec("box", 2, (2,), (-1.0, -1.0), (1.0, 1.0))
+    action = ActionSpec.discrete(3) if kind == "discrete" else ActionSpec.box(2)
     spec = Spec({"image": ObsKey(("image",), "image", (64, 64, 3), (64, 64, 3), "hwc")}, action)
     agent = DreamerV2(load_preset("default"), spec)
     rssm = agent.world_model.rssm

@@ -25,7 +25,8 @@ class CountingEnv(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.episode, self.at = self.episode + 1, 0
+        self.episode += self.episode < 0 or self.at > 0  # AgentView resets once before the first episode, for its mask
+        self.at = 0
         self.seed = -1 if seed is None else seed
         return self._observe(-1), {}
 

@@ -11,165 +11,21 @@ Shapes: N dreams, H horizon, F features, A action; "..." any leading axes. Align
 
 from __future__ import annotations
 
-import math
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
-from numpy.polynomial.hermite import hermgauss
 from torch import Tensor, nn
 
 from .networks import MLP, Norm, zero_output
-from .ops import mix_uniform, one_hot_mode, one_hot_sample
+from .policies import POLICIES, Part, Policy, make_policy, stats_dim
 from .scalars import SCALARS
-
-_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-
-
-class Policy(Protocol):
-    """A distribution over actions (..., A), made by the actor from features."""
-
-    def noise(self, generator: torch.Generator | None = None) -> Tensor: ...
-    def sample(self, noise: Tensor | None = None) -> Tensor: ...
-    def mode(self) -> Tensor: ...
-    def log_prob(self, action: Tensor) -> Tensor: ...
-    def entropy(self) -> Tensor: ...
-
-
-class OneHotPolicy:
-    """Discrete actions as one-hot vectors, with straight-through gradients. stats (..., A) are logits."""
-
-    def __init__(self, stats: Tensor) -> None:
-        self.log_probs = stats.float().log_softmax(-1)
-
-    @staticmethod
-    def stats_dim(action_dim: int) -> int:
-        return action_dim
-
-    def noise(self, generator: torch.Generator | None = None) -> Tensor:
-        return torch.rand(self.log_probs.shape[:-1], device=self.log_probs.device, generator=generator)
-
-    def sample(self, noise: Tensor | None = None) -> Tensor:
-        """noise (...) uniform in [0, 1) -> (..., A), exactly one-hot."""
-        return one_hot_sample(self.log_probs.exp(), self.noise() if noise is None else noise)
-
-    def mode(self) -> Tensor:
-        """The most likely action. -> (..., A)."""
-        return one_hot_mode(self.log_probs.exp())
-
-    def log_prob(self, action: Tensor) -> Tensor:
-        """action (..., A) one-hot -> (...)."""
-        return (self.log_probs * action).sum(-1)
-
-    def entropy(self) -> Tensor:
-        """In nats, at most ln A. -> (...)."""
-        return -(self.log_probs.exp() * self.log_probs).sum(-1)
-
-
-class TruncatedNormalPolicy:
-    """Gaussian cut off at [-1, 1], the released code's policy for continuous control. stats (..., 2A).
-
-    mean = tanh(m), std = 2 sigmoid(s / 2) + 0.1, between 0.1 and 2.1, 1.1 at the start (FACTS.md 1.12).
-    """
-
-    def __init__(self, stats: Tensor) -> None:
-        mean, raw = stats.float().chunk(2, -1)
-        self.mean, self.std = torch.tanh(mean), 2 * torch.sigmoid(raw / 2) + 0.1
-        self.alpha, self.beta = (-1 - self.mean) / self.std, (1 - self.mean) / self.std
-        self.cdf_alpha = torch.special.ndtr(self.alpha)
-        self.mass = (torch.special.ndtr(self.beta) - self.cdf_alpha).clamp(min=1e-6)
-
-    @staticmethod
-    def stats_dim(action_dim: int) -> int:
-        return 2 * action_dim
-
-    def noise(self, generator: torch.Generator | None = None) -> Tensor:
-        return torch.rand(self.mean.shape, device=self.mean.device, generator=generator)
-
-    def sample(self, noise: Tensor | None = None) -> Tensor:
-        """Inverse-CDF draw, differentiable. noise (..., A) uniform -> (..., A) in [-1, 1]."""
-        noise = self.noise() if noise is None else noise
-        quantile = (self.cdf_alpha + noise * self.mass).clamp(1e-6, 1 - 1e-6)
-        action = self.mean + self.std * torch.special.ndtri(quantile)
-        return action + (action.clamp(-1 + 1e-6, 1 - 1e-6) - action).detach()  # clip; the gradient passes
-
-    def mode(self) -> Tensor:
-        """The mean before cutting. -> (..., A)."""
-        return self.mean
-
-    def log_prob(self, action: Tensor) -> Tensor:
-        """Density, summed over action dimensions. action (..., A) -> (...)."""
-        scaled = (action - self.mean) / self.std
-        return (-0.5 * scaled**2 - _HALF_LOG_2PI - torch.log(self.std) - torch.log(self.mass)).sum(-1)
-
-    def entropy(self) -> Tensor:
-        """Closed form, summed over dimensions; 0.686 each at the start, at most ln 2. -> (...)."""
-
-        def density(x: Tensor) -> Tensor:
-            return torch.exp(-0.5 * x**2 - _HALF_LOG_2PI)
-
-        edges = (self.alpha * density(self.alpha) - self.beta * density(self.beta)) / (2 * self.mass)
-        return (_HALF_LOG_2PI + 0.5 + torch.log(self.std * self.mass) + edges).sum(-1)
-
-
-class TanhNormalPolicy:
-    """Gaussian squashed by tanh into (-1, 1). stats (..., 2A): mean and raw scale of the Gaussian; std in 0.1..2.1.
-
-    The mean is kept within +-5 (5 tanh(m / 5)), as in DreamerV1: beyond that tanh has no gradient.
-    """
-
-    # Gauss-Hermite quadrature gives E f(x) for Gaussian x, so the entropy needs no random numbers.
-    _NODES, _WEIGHTS = (torch.tensor(x, dtype=torch.float32) for x in hermgauss(15))
-
-    def __init__(self, stats: Tensor) -> None:
-        mean, raw = stats.float().chunk(2, -1)
-        self.mean, self.std = 5 * torch.tanh(mean / 5), 2 * torch.sigmoid(raw / 2) + 0.1
-
-    @staticmethod
-    def stats_dim(action_dim: int) -> int:
-        return 2 * action_dim
-
-    def noise(self, generator: torch.Generator | None = None) -> Tensor:
-        return torch.randn(self.mean.shape, device=self.mean.device, generator=generator)
-
-    def sample(self, noise: Tensor | None = None) -> Tensor:
-        """Reparameterised draw. noise (..., A) standard normal -> (..., A) in (-1, 1)."""
-        return torch.tanh(self.mean + self.std * (self.noise() if noise is None else noise))
-
-    def mode(self) -> Tensor:
-        """tanh of the Gaussian's mean. -> (..., A)."""
-        return torch.tanh(self.mean)
-
-    @staticmethod
-    def _log_slope(x: Tensor) -> Tensor:
-        """log(1 - tanh(x)^2), without cancellation."""
-        return 2 * (math.log(2) - x - nn.functional.softplus(-2 * x))
-
-    def log_prob(self, action: Tensor) -> Tensor:
-        """Density, summed over action dimensions. action (..., A) in (-1, 1) -> (...)."""
-        x = torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6))
-        scaled = (x - self.mean) / self.std
-        gaussian = -0.5 * scaled**2 - _HALF_LOG_2PI - torch.log(self.std)
-        return (gaussian - self._log_slope(x)).sum(-1)
-
-    def entropy(self) -> Tensor:
-        """Gaussian entropy + E[log(1 - tanh^2)] by quadrature, summed over dimensions. -> (...)."""
-        nodes, weights = self._NODES.to(self.mean), self._WEIGHTS.to(self.mean)
-        slopes = self._log_slope(self.mean.unsqueeze(-1) + self.std.unsqueeze(-1) * math.sqrt(2) * nodes)
-        expected = (slopes * weights).sum(-1) / math.sqrt(math.pi)
-        return (_HALF_LOG_2PI + 0.5 + torch.log(self.std) + expected).sum(-1)
-
-
-POLICIES: dict[str, type[OneHotPolicy] | type[TruncatedNormalPolicy] | type[TanhNormalPolicy]] = {
-    "onehot": OneHotPolicy,
-    "trunc_normal": TruncatedNormalPolicy,
-    "tanh_normal": TanhNormalPolicy,
-}
 
 
 class Actor(nn.Module):
-    """pi(u_k | f_k), Eq. 3: features to a policy. feat (..., F) -> Policy over (..., A).
+    """pi(u_k | f_k), Eq. 3: features to a policy. feat (..., F), mask (..., A) or None -> Policy over (..., A).
 
-    `unimix` mixes that share of random actions into a one-hot policy (DreamerV3); other policies ignore it.
+    `parts` describes an action that is more than one choice or one stretch of numbers; without it the whole of it
+    follows `policy`. `unimix` mixes that share of random actions into choices (DreamerV3).
     """
 
     def __init__(
@@ -178,6 +34,7 @@ class Actor(nn.Module):
         action_dim: int,
         *,
         policy: str = "onehot",
+        parts: Sequence[Part] = (),
         layers: int = 4,
         hidden_dim: int = 400,
         norm: Norm = True,
@@ -185,19 +42,19 @@ class Actor(nn.Module):
         unimix: float = 0.0,
     ) -> None:
         super().__init__()
-        self.policy = POLICIES[policy]
-        self.unimix = unimix if policy == "onehot" else 0.0
+        self.parts = tuple(parts) or (Part(policy, action_dim),)
+        self.unimix = unimix
         self.mlp = MLP(
             feat_dim,
-            self.policy.stats_dim(action_dim),
+            stats_dim(self.parts),
             layers=layers,
             hidden_dim=hidden_dim,
             norm=norm,
             activation=activation,
         )
 
-    def forward(self, feat: Tensor) -> Policy:
-        return self.policy(mix_uniform(self.mlp(feat).float(), self.unimix))
+    def forward(self, feat: Tensor, mask: Tensor | None = None) -> Policy:
+        return make_policy(self.mlp(feat).float(), self.parts, mask=mask, unimix=self.unimix)
 
 
 class Critic(nn.Module):
@@ -333,17 +190,21 @@ def compute_actor_loss(
     reinforce: -log pi(u_k | f_k) sg(G_k - v_k), unbiased, for discrete actions.
     dynamics:  -G_k, differentiated through the dream (rewards, values, dynamics, sampled actions), low variance.
     both:      mix * dynamics + (1 - mix) * reinforce.
+    per_part:  dynamics for numbers (choices in the dream are detached), plus reinforce for choices: hybrid actions.
     minus entropy_scale * entropy, all weighted by how likely state k is reached, averaged over N and H.
     """
-    score = policy.log_prob(action.detach()) * (targets - baseline).detach()
+    log_prob = policy.choice_log_prob if actor_grad == "per_part" else policy.log_prob
+    score = log_prob(action.detach()) * (targets - baseline).detach()
     if actor_grad == "reinforce":
         objective = score
     elif actor_grad == "dynamics":
         objective = targets
     elif actor_grad == "both":
         objective = actor_grad_mix * targets + (1 - actor_grad_mix) * score
+    elif actor_grad == "per_part":
+        objective = score + targets
     else:
-        raise ValueError(f"actor_grad must be 'reinforce', 'dynamics' or 'both', got '{actor_grad}'")
+        raise ValueError(f"actor_grad must be 'reinforce', 'dynamics', 'both' or 'per_part', got '{actor_grad}'")
     entropy = policy.entropy()
     loss = -(weights.detach() * (objective + entropy_scale * entropy)).mean()
     with torch.no_grad():

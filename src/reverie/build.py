@@ -9,10 +9,12 @@ from torch import nn
 
 from .actor_critic import Actor, Critic
 from .config import Config
-from .envs.spaces import Spec
+from .envs.spaces import MASK, Spec
 from .errors import UserError
+from .masks import MaskPredictor
 from .networks import ContinuePredictor, ConvDecoder, Head, Norm, RewardPredictor, VectorDecoder, deconv_size
 from .observations import ObservationEncoder, module_name
+from .policies import Part
 from .rssm import CategoricalLatent, DiscreteRSSM, GaussianLatent, Latent
 from .world_model import WorldModel
 
@@ -63,6 +65,7 @@ def build_world_model(config: Config, spec: Spec) -> WorldModel:
         kl=kl,
         vector_transform=model.vector_transform,
         detached_heads=model.detached_heads,
+        mask_key=MASK if spec.masked else "",
     )
 
 
@@ -113,7 +116,12 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: dict[str, Any]) -> tu
             kernels=model.decoder_kernels,
         )
     for key, size in spec.vectors.items():
-        heads[module_name(key)] = VectorDecoder(feat_dim, size, target=module_name(key), **mlp)
+        name, masked = module_name(key), spec.obs[key].kind == "mask"
+        heads[name] = (
+            MaskPredictor(feat_dim, action_parts(config, spec), target=name, **mlp)
+            if masked
+            else VectorDecoder(feat_dim, size, target=name, **mlp)
+        )
     scales = dict.fromkeys(map(module_name, spec.images), model.image_scale)
     scales |= dict.fromkeys(map(module_name, spec.vectors), model.vector_scale)
     heads["reward"], scales["reward"] = (
@@ -135,11 +143,28 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: dict[str, Any]) -> tu
 
 def build_actor(config: Config, spec: Spec, feat_dim: int) -> Actor:
     """The policy that fits the task's actions, or the one that was asked for."""
-    policy = config.behavior.policy
-    if policy == "auto":
-        policy = "onehot" if spec.action.kind == "discrete" else "trunc_normal"
-    unimix = config.behavior.policy_unimix
-    return Actor(feat_dim, spec.action.size, policy=policy, unimix=unimix, **_behavior_mlp(config))
+    parts, unimix = action_parts(config, spec), config.behavior.policy_unimix
+    return Actor(feat_dim, spec.action.size, parts=parts, unimix=unimix, **_behavior_mlp(config))
+
+
+def action_parts(config: Config, spec: Spec) -> list[Part]:
+    """Which distribution describes which stretch of the action: one-hots for choices, `behavior.policy` for numbers.
+
+    Raises UserError for a policy that does not fit.
+    """
+    wanted = config.behavior.policy
+    numbers = "trunc_normal" if wanted == "auto" else wanted
+    misfit = {"onehot": "box"}.get(wanted, "discrete")
+    if wanted != "auto" and spec.action.kind == misfit:
+        raise UserError(
+            f"behavior.policy={wanted} does not fit the actions of the task: {spec.action.describe()}.",
+            "Set behavior.policy=auto.",
+        )
+    if wanted == "onehot":
+        numbers = "trunc_normal"
+    return [
+        Part("onehot" if group.kind == "onehot" else numbers, group.size, group.copies) for group in spec.action.groups
+    ]
 
 
 def build_critic(config: Config, feat_dim: int) -> Critic:

@@ -100,7 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     presets.add_argument("--keys", action="store_true", help="every setting: default, meaning, source of the default")
     presets.add_argument("--json", action="store_true")
 
-    envs = verb("envs", _envs, "list environment families and how to install them")
+    envs = verb("envs", _envs, "list environment families and how to install them, or show one's options")
+    envs.add_argument("family", nargs="?", help="a family of the list, or an id")
     envs.add_argument("--json", action="store_true")
 
     selftest = verb("selftest", _selftest, "check every equation against golden numbers: run it after editing a loss")
@@ -300,35 +301,9 @@ def _cut(text: str, width: int) -> str:
 
 
 def _envs(args: argparse.Namespace, rest: list[str]) -> int:
-    from .envs import all_families, installed
+    from .verbs_envs import envs_command
 
-    rows = [
-        {
-            "family": name,
-            "installed": installed(module),
-            "example": module.EXAMPLE,
-            "install": module.INSTALL,
-            "debian": module.DEBIAN,
-            "note": module.NOTE,
-        }
-        for name, module in all_families().items()
-    ]
-    rows.append(
-        {
-            "family": "gymnasium",
-            "installed": True,
-            "example": "CartPole-v1",
-            "install": "pip install 'gymnasium[classic-control]'  (only to draw classic control)",
-            "note": "any registered id; Python: Dreamer(env=function)",
-        }
-    )
-    if args.json:
-        print(json.dumps(rows))
-        return 0
-    for row in rows:
-        print(f"{row['family']:10} {'installed' if row['installed'] else 'missing  '}  e.g. {row['example']}")
-        print(f"{'':10} {row['note']}" + ("" if row["installed"] else f"; {row['install']}"))
-    return 0
+    return envs_command(args)
 
 
 def _selftest(args: argparse.Namespace, rest: list[str]) -> int:

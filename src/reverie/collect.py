@@ -5,8 +5,8 @@ Knows neither replay nor networks nor torch. The collector owns the unfinished e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ class Episode:
     score: float  # sum of raw rewards
     length: int  # environment steps
     terminal: bool  # ended by the task (True) or by a time limit
+    crashed: bool = False  # ended because its environment broke and was made anew: the score means nothing
+    log: Mapping[str, float] = field(default_factory=dict)  # what the environment told in info["log"] at the end
 
 
 class Collector:
@@ -60,7 +62,8 @@ class Collector:
 
     def _step(self, action: np.ndarray, ended: np.ndarray) -> tuple[dict[str, np.ndarray], list[Episode]]:
         """The next step of the drawing in `replay.py`: what arrives, with the action that led there."""
-        obs, reward, terminated, truncated, _ = self.envs.step(action)
+        obs, reward, terminated, truncated, infos = self.envs.step(action)
+        crashed = infos.get("crashed", np.zeros(self.count, bool))
         action = np.where(ended[:, None], np.float32(np.nan), action)
         reward = np.where(ended, 0.0, reward)
         self.scores, self.lengths = np.where(ended, 0.0, self.scores) + reward, np.where(ended, 0, self.lengths) + 1
@@ -68,10 +71,18 @@ class Collector:
         self.steps += int((~ended).sum())
         last = terminated | truncated
         episodes = [
-            Episode(int(i), float(self.scores[i]), int(self.lengths[i]), bool(terminated[i]))
-            for i in np.nonzero(last)[0]
+            Episode(
+                i, float(self.scores[i]), int(self.lengths[i]), bool(terminated[i]), bool(crashed[i]), _log(infos, i)
+            )
+            for i in map(int, np.nonzero(last)[0])
         ]
         return _rows(obs, action, reward, ended, last, terminated), episodes
+
+
+def _log(infos: dict[str, Any], index: int) -> dict[str, float]:
+    """info["log"] of one environment: numbers about a finished episode, e.g. Crafter's achievements."""
+    logs = infos.get("log", {})
+    return {key: float(values[index]) for key, values in logs.items() if not key.startswith("_")}
 
 
 def _rows(

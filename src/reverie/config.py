@@ -31,7 +31,12 @@ class EnvConfig:
 
     id: str = opt("", "Gymnasium id of the task, e.g. MiniGrid-Empty-Random-6x6-v0, CartPole-v1", "the user's")
     num_envs: int = opt(1, "environments stepped together", "paper and released code: 1")
-    backend: Literal["sync", "async"] = opt("sync", "sync: in this process; async: one process each", "ours")
+    backend: Literal["auto", "sync", "async", "native"] = opt(
+        "auto", "sync: in this process; async: worker processes; native: the family's own; auto: measured", "ours"
+    )
+    options: tuple[str, ...] = opt(
+        (), "name=value,... for the task's family (`reverie envs FAMILY`), or for gymnasium.make", "the user's"
+    )
     actions: Literal["full", "minimal"] = opt(
         "full", "full: all actions; minimal: those that matter, where the task's family knows", "paper: full"
     )
@@ -39,13 +44,23 @@ class EnvConfig:
     grayscale: bool = opt(False, "turn colour images into one grey channel", "released defaults; Atari: yes")
     pixels: bool = opt(False, "observe the rendered picture instead of the environment's own observation", "ours")
     action_repeat: int = opt(
-        1, "each action is applied this many times, rewards added up; frames = steps x repeat", "released defaults"
+        0,
+        "each action is applied this many times, rewards added up; frames = steps x repeat; 0: usual in the family",
+        "released: 1, Atari 4, control 2",
     )
     time_limit: int = opt(
         0,
         "cut episodes after this many steps (a truncation, not an end); 0: the environment's own",
         "released defaults",
     )
+    obs_images: tuple[str, ...] = opt((), "keys, or patterns like cam*, to be presented as images", "ours")
+    obs_vectors: tuple[str, ...] = opt((), "keys or patterns to be presented as vectors", "ours")
+    obs_ignore: tuple[str, ...] = opt((), "keys or patterns that the agent does not see", "ours")
+    action_bound: float = opt(1.0, "limits of continuous actions whose space has none", "ours")
+    action_mask: str = opt(
+        "auto", "where it says which actions are allowed: auto, none, info, or an observation's key", "ours"
+    )
+    worker_timeout: float = opt(60.0, "async: seconds after which a silent worker is restarted", "ours")
 
 
 @dataclass(frozen=True)
@@ -97,10 +112,10 @@ class ModelConfig:
     conv_activation: Literal["same", "elu", "relu", "silu"] = opt(
         "same", "activation of convolutions", "released code; DreamerV1: relu"
     )
-    vector_transform: Literal["none", "symlog", "standardize"] = opt(
+    vector_transform: Literal["none", "symlog", "standardize", "running"] = opt(
         "none",
-        "vector observations: as they are, squashed, or scaled to what the prefill showed",
-        "released code: none; V3: symlog; standardize is ours",
+        "vector observations: as they are, squashed, scaled to what the prefill showed, or to all that was seen so far",
+        "released code: none; V3: symlog; standardize and running are ours",
     )
     reward_transform: Literal["symlog", "tanh", "sign", "none"] = opt(
         "symlog", "what the reward head learns", "design; paper: tanh on Atari, none on control"
@@ -162,8 +177,10 @@ class BehaviorConfig:
     policy_unimix: float = opt(
         0.0, "share of a uniform distribution mixed into a discrete policy", "V2: none; V3: 0.01"
     )
-    actor_grad: Literal["auto", "reinforce", "dynamics", "both"] = opt(
-        "auto", "auto: reinforce for discrete, dynamics for continuous actions", "paper Section 2.3, released code"
+    actor_grad: Literal["auto", "reinforce", "dynamics", "both", "per_part"] = opt(
+        "auto",
+        "auto: reinforce for choices, dynamics for numbers, per_part (each its own) for actions with both",
+        "paper Section 2.3, released code; per_part: ours",
     )
     actor_grad_mix: float = opt(0.1, "share of dynamics gradients in `both`", "released code")
     advantage: Literal["paper", "released"] = opt(
@@ -219,6 +236,7 @@ class TrainConfig:
         "eval", "eval: most likely action; train: sampled as in training", "released code"
     )
     checkpoint_every: float = opt(300.0, "seconds between checkpoints; there is always one at the end", "ours")
+    forecast: bool = opt(True, "tell memory, disk and time before step 0, and refuse what cannot fit", "ours")
     log_every: float = opt(5.0, "seconds between lines of metrics.jsonl", "ours")
     optimizer: Literal["adam", "laprop"] = opt("adam", "Adam, or DreamerV3's LaProp", "released code; V3: laprop")
     adam_eps: float = opt(1e-5, "the optimiser's epsilon", "paper Table D.1, released code")

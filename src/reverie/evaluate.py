@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from .collect import ActFunction, Collector
 from .envs.images import area_resize
+from .envs.spaces import MASK
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def evaluate(
             frames.append(camera(row))
             camera = None if row["is_last"][0] or len(frames) >= MAX_FRAMES else camera
         for episode in finished:
-            if quota[episode.index] > 0:
+            if quota[episode.index] > 0 and not episode.crashed:
                 quota[episode.index] -= 1
                 scores.append(episode.score)
                 lengths.append(episode.length)
@@ -95,9 +95,9 @@ def evaluate(
     raise RuntimeError("the collector never ends")
 
 
-def random_policy(random: Callable[[int], np.ndarray]) -> ActFunction:
-    """Uniformly random actions, the baseline to beat. random: count -> (count, A)."""
-    return lambda obs, is_first: random(len(is_first))
+def random_policy(random: Callable[[int, np.ndarray | None], np.ndarray]) -> ActFunction:
+    """Uniformly random allowed actions, the baseline to beat. random: count, mask (count, A) or None -> (count, A)."""
+    return lambda obs, is_first: random(len(is_first), obs.get(MASK))
 
 
 Camera = Callable[[dict[str, np.ndarray]], np.ndarray]
@@ -114,9 +114,9 @@ def _camera(envs: VectorEnv) -> tuple[Camera | None, str]:
             env.reset()
             env.render()
             return lambda row: _picture(env.render()), ""
-        except gym.error.DependencyNotInstalled as error:
+        except Exception as error:  # a film is never worth a run
             if not images:
-                return None, f"no video: {error}"
+                return None, f"no video: {type(error).__name__}: {error}".rstrip(": ")
     if images:
         return lambda row: _picture(row[f"obs/{images[0]}"][0]), ""
     return None, "no video: the environment cannot draw itself (render_mode is not rgb_array)"

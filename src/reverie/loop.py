@@ -15,20 +15,21 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 
 from . import checkpoint
 from .clock import Clock
 from .collect import Collector, Episode
 from .config import Config
 from .envs import EnvLike
+from .envs.spaces import MASK
 from .errors import UserError
-from .evaluate import Evaluation, evaluate, random_policy, write_gif
+from .evaluate import Evaluation, write_gif
+from .examiner import Examiner
 from .logger import Logger, read_lines
 from .replay import Replay
 from .rundir import check_directory, clear_leftovers, prepare_directory
 from .screen import Screen
-from .tasks import make_envs, spec_of, twin
+from .tasks import make_envs, repeat_of, spec_of, twin
 from .train import DreamerV2, to_batch
 
 
@@ -44,8 +45,9 @@ class Run:
         seed_everything(config)
         train, replay = config.train, config.replay
         self.envs = make_envs(config, env, config.env.num_envs)
-        self.env, self._eval_env = env, twin(env)  # now: hours later is too late to learn that it cannot be copied
+        self.env, self.repeat = env, repeat_of(config)
         self.spec = spec_of(self.envs)
+        self.examiner = Examiner(config, twin(env), self.spec)  # now: later is too late to learn that it has no twin
         self.agent = DreamerV2(config, self.spec)
         prepare_directory(self.directory, config)  # last: a task that cannot be made leaves no directory behind
         self.replay = Replay(
@@ -64,7 +66,6 @@ class Run:
         self.clock = Clock()
         self.evaluation: Evaluation | None = None
         self.recent: list[float] = []
-        self._eval_envs: VectorEnv | None = None
         self._stop = False
         self._measure = weights is None  # loaded networks know their inputs as they were scaled before
         self._evaluated_at = -1
@@ -116,6 +117,7 @@ class Run:
         last_eval = max(0, self._evaluated_at)
         for row, episodes in self._timed_rows():
             self.replay.add(row)
+            self._follow_observations(row)
             clock.env_steps = self.collector.steps
             self._note(episodes)
             if not clock.prefilled and clock.env_steps >= settings.prefill and self._can_learn():
@@ -170,11 +172,16 @@ class Run:
 
     def _act(self, obs: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
         if not self.clock.prefilled:
-            return self.spec.action.random(self.rng, len(is_first))
+            return self.spec.action.random(self.rng, len(is_first), obs.get(MASK))
         return self.player.act(obs, is_first)
 
     def _can_learn(self) -> bool:
         return self.replay.can_sample(self.config.train.seq_len)
+
+    def _follow_observations(self, row: dict[str, np.ndarray]) -> None:
+        if self.config.model.vector_transform == "running":
+            vectors = {key: torch.from_numpy(row[f"obs/{key}"]).to(self.agent.device) for key in self.spec.vectors}
+            self.agent.world_model.follow_observations(vectors)
 
     def _measure_observations(self) -> None:
         rows = self.replay.contents([f"obs/{key}" for key in self.spec.vectors])
@@ -197,13 +204,17 @@ class Run:
 
     def _note(self, episodes: list[Episode]) -> None:
         for episode in episodes:
-            self.recent = [*self.recent[-19:], episode.score]
             phase = "train" if self.clock.prefilled else "prefill"
-            self.logger.episode(self._stamp(phase) | {"return": episode.score, "length": episode.length})
+            if episode.crashed:
+                phase = "crashed"
+            else:
+                self.recent = [*self.recent[-19:], episode.score]
+            line = {"return": episode.score, "length": episode.length, **episode.log}
+            self.logger.episode(self._stamp(phase) | line)
 
     def _stamp(self, phase: str) -> dict[str, Any]:
         steps = self.clock.env_steps
-        frames = steps * self.config.env.action_repeat
+        frames = steps * self.repeat
         return {"phase": phase, "env_steps": steps, "frames": frames, "seconds": round(self.clock.seconds, 2)}
 
     def write(self, screen: Screen) -> None:
@@ -211,7 +222,7 @@ class Run:
         clock, total = self.clock, max(1e-9, sum(self.clock.spent.values()))
         numbers: dict[str, float] = {
             "updates": clock.updates,
-            "frames": clock.env_steps * self.config.env.action_repeat,
+            "frames": clock.env_steps * self.repeat,
             "seconds": clock.seconds,
             "replay/steps": len(self.replay),
             "train/ratio": clock.achieved_ratio(self.config.train.pretrain),
@@ -233,27 +244,10 @@ class Run:
                 "The checkpoints are from before. Check the ranges of observations and rewards; lower learning rates.",
             )
 
-    def _evaluation_envs(self) -> VectorEnv:
-        """Environments of their own, made when they are first needed."""
-        if self._eval_envs is None:
-            episodes = self.config.train.eval_episodes
-            count = 1 if isinstance(self.env, gym.Env) else min(self.config.env.num_envs, episodes)
-            self._eval_envs = make_envs(self.config, self._eval_env, count)
-        return self._eval_envs
-
     def _play_randomly(self, screen: Screen) -> None:
-        """The level to beat. Whole episodes only: those that end early in the prefill are the lucky ones."""
-        settings, end = self.config.train, time.monotonic() + 10
-        envs, rng = self._evaluation_envs(), np.random.default_rng(settings.seed + 3)
-        act = random_policy(lambda count: self.spec.action.random(rng, count))
-        result = evaluate(
-            envs,
-            act,
-            settings.eval_episodes,
-            seed=20_000 + 1000 * settings.seed,
-            stopped=lambda: self._stop or time.monotonic() > end,
-        )
-        if len(result.scores) < settings.eval_episodes:
+        """The level to beat."""
+        result = self.examiner.random(lambda: self._stop)
+        if result is None:
             screen.say("random policy: not measured, 10 s were not enough for its episodes")
             return
         self._log_episodes("random", result)
@@ -265,18 +259,8 @@ class Run:
             self.logger.episode(stamp | {"return": score, "length": length})
 
     def evaluate(self, screen: Screen) -> None:
-        """Play evaluation episodes, with a player and random numbers of its own."""
-        settings, envs = self.config.train, self._evaluation_envs()
-        player = self.agent.player(num_envs=envs.num_envs, mode=settings.eval_mode, seed=settings.seed + 2)
-        film = self.config.log.video
-        result = evaluate(
-            envs,
-            player.act,
-            settings.eval_episodes,
-            seed=10_000 + 1000 * settings.seed,
-            film=film,
-            stopped=lambda: self._stop,
-        )
+        """Play evaluation episodes, keep the numbers, the film and the best agent so far."""
+        result = self.examiner.agent(self.agent, lambda: self._stop)
         if self._stop:
             return  # half an evaluation is none
         self.evaluation, self._evaluated_at = result, self.clock.env_steps
@@ -360,8 +344,7 @@ class Run:
         self.logger.close()
         if not isinstance(self.env, gym.Env):  # an instance belongs to whoever made it
             self.envs.close()
-        if self._eval_envs is not None:
-            self._eval_envs.close()
+        self.examiner.close()
 
     def history(self) -> list[dict[str, Any]]:
         """All episodes so far, as in episodes.jsonl."""

@@ -59,6 +59,38 @@ class Standardizer(nn.Module):
         return ((x - self.mean) / self.deviation).clamp(-10, 10)
 
 
+class RunningStandardizer(nn.Module):
+    """As `Standardizer`, but the scale follows everything seen so far: for tasks whose numbers grow as they are learnt.
+
+    Welford's sums, in float64, merged batch by batch (Chan et al. 1979). x (..., V) -> (..., V), within +-10.
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, values: Tensor) -> None:
+        """Take new ones into account. values (N, V)."""
+        new = values.double()
+        total = self.count + len(new)
+        shift = new.mean(0) - self.mean
+        self.squares += ((new - new.mean(0)) ** 2).sum(0) + shift**2 * self.count * len(new) / total
+        self.mean += shift * len(new) / total
+        self.count.copy_(total)
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance = self.squares / self.count.clamp(min=1)
+        deviation = torch.where(variance > 1e-12, variance, torch.ones_like(variance)).sqrt()
+        return ((x - self.mean.float()) / deviation.float()).clamp(-10, 10)
+
+
 class ObservationEncoder(nn.Module):
     """Any number of images and vectors to one embedding. {key: (..., *shape)} -> (..., output_dim).
 

@@ -41,21 +41,14 @@ def choose_action(
     """
     noise = world_model.rssm.latent.noise(len(is_first), device=is_first.device, generator=generator)
     state = world_model.observe(obs, action, is_first, state, noise)
-    policy = actor(state.feat)
+    policy = actor(state.feat, obs[world_model.mask_key] if world_model.mask_key else None)
     if mode == "eval":
         return policy.mode(), state
     chosen = policy.sample(policy.noise(generator))
     if mode == "explore" and explore_noise > 0:
         random = torch.rand(len(is_first), 1, device=chosen.device, generator=generator) < explore_noise
-        chosen = torch.where(random, _uniform_like(actor, chosen, generator), chosen)
+        chosen = torch.where(random, policy.random(generator), chosen)
     return chosen, state
-
-
-def _uniform_like(actor: Actor, action: Tensor, generator: torch.Generator | None) -> Tensor:
-    draw = torch.rand(action.shape, device=action.device, generator=generator)
-    if actor.policy.stats_dim(1) == 1:  # one-hot
-        return torch.nn.functional.one_hot(draw.argmax(-1), action.shape[-1]).to(action.dtype)
-    return 2 * draw - 1
 
 
 class Player:
@@ -66,8 +59,9 @@ class Player:
         action = act(obs, first=True)
 
     Keeps the recurrent state between calls. `first=True` starts a new episode; the very first call needs no mark.
-    With `num_envs`, observations and actions have a leading axis and `first` is an array of flags. The action of
-    one call led into the next call's observation (drawing in `replay.py`).
+    With `num_envs`, observations and actions have a leading axis and `first` is an array of flags. Where the task gives
+    action masks in info, pass them: `act(obs, mask=info["action_mask"])`. The action of one call led into the next
+    call's observation (drawing in `replay.py`).
     """
 
     def __init__(
@@ -96,9 +90,12 @@ class Player:
         self.action = torch.zeros(self.count, self.spec.action.size, device=self.device)
         self.fresh = np.ones(self.count, bool)
 
-    def __call__(self, obs: Any, first: Any = False) -> Any:
-        """The environment's own observation -> an action that its `step` takes. Raises UserError on a wrong shape."""
-        encoded = self.spec.encode(obs if self.batched else _add_axis(obs))
+    def __call__(self, obs: Any, first: Any = False, *, mask: Any = None) -> Any:
+        """The environment's own observation -> an action that its `step` takes. Raises UserError on a wrong shape.
+
+        mask: the environment's info["action_mask"], nested like its action space; None allows everything.
+        """
+        encoded = self.spec.encode(obs if self.batched else _add_axis(obs), mask if self.batched else _add_axis(mask))
         for key, value in encoded.items():
             if value.shape != (self.count, *self.spec.obs[key].shape):
                 raise UserError(
@@ -107,10 +104,8 @@ class Player:
                 )
             if value.dtype == np.float32 and not np.isfinite(value).all():
                 raise UserError(f"observation '{key}' is not finite.", "Observations must be finite numbers.")
-        action = self.spec.action.decode(self.act(encoded, np.broadcast_to(np.asarray(first, bool), (self.count,))))
-        if self.batched:
-            return action
-        return int(action[0]) if self.spec.action.kind == "discrete" else action[0]
+        action = self.act(encoded, np.broadcast_to(np.asarray(first, bool), (self.count,)))
+        return self.spec.action.decode(action) if self.batched else self.spec.action.decode_one(action[0])
 
     def act(self, obs: Mapping[str, np.ndarray], first: np.ndarray) -> np.ndarray:
         """Same in the agent's own terms: {key: (N, *shape)}, first (N,) bool -> action vectors (N, A)."""
@@ -155,4 +150,6 @@ def load_player(
 def _add_axis(obs: Any) -> Any:
     if isinstance(obs, Mapping):
         return {key: _add_axis(value) for key, value in obs.items()}
-    return np.asarray(obs)[None]
+    if isinstance(obs, tuple):
+        return tuple(_add_axis(value) for value in obs)
+    return None if obs is None else np.asarray(obs)[None]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .build import count_parameters
 from .evaluate import Evaluation
+from .tasks import protocol_of_task
 
 if TYPE_CHECKING:
     from .loop import Run
@@ -39,7 +40,11 @@ class Screen:
         config, agent = run.config, run.agent
         task = config.env.id or "custom environment"
         self.say(f"task      {task} x {config.env.num_envs}, seed {config.train.seed}")
+        self.say(f"protocol  {protocol_of_task(config)}")
+        self.say(f"stepping  {getattr(run.envs, 'stepping', 'as given')}")
         self.say(f"sees      {'; '.join(run.spec.describe())}")
+        for note in run.spec.notes:
+            self.say(f"          {note}")
         sizes = " + ".join(
             f"{name} {count_parameters(module):,}"
             for name, module in [("world model", agent.world_model), ("actor", agent.actor), ("critic", agent.critic)]

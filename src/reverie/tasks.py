@@ -9,28 +9,55 @@ import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 from .config import Config
-from .envs import EnvLike, make_vector
+from .envs import EnvLike, make_request, make_vector, protocol_of
+from .envs.family import Request
 from .envs.spaces import Spec
 from .errors import UserError
 
 
 def options_of(config: Config) -> dict[str, Any]:
     """The keyword arguments of `make_env` from the settings."""
-    names = ("actions", "pixels", "action_repeat", "time_limit")
+    names = ("actions", "pixels", "action_repeat", "time_limit", "image_size", "grayscale", "options")
     return {name: getattr(config.env, name) for name in names}
 
 
-def make_envs(config: Config, env: EnvLike | None, count: int) -> VectorEnv:
-    """`count` environments of the run's task."""
-    source = config.env.id if env is None else env
+def view_of(config: Config) -> dict[str, Any]:
+    """The keyword arguments of `make_spec` from the settings: how the task is presented to the agent."""
+    env = config.env
+    return {
+        "images": env.obs_images,
+        "vectors": env.obs_vectors,
+        "ignore": env.obs_ignore,
+        "action_bound": env.action_bound,
+        "action_mask": env.action_mask,
+    }
+
+
+def make_envs(config: Config, env: EnvLike | None, count: int, *, backend: str = "") -> VectorEnv:
+    """`count` environments of the run's task; backend: other than `env.backend`. Raises UserError."""
     return make_vector(
-        source,
+        config.env.id if env is None else env,
         count,
-        backend=config.env.backend,
-        image_size=config.env.image_size,
-        grayscale=config.env.grayscale,
+        backend=backend or config.env.backend,
+        timeout=config.env.worker_timeout,
+        view=view_of(config),
         **options_of(config),
     )
+
+
+def repeat_of(config: Config) -> int:
+    """How many frames an agent step has: as set, or as usual in the task's family."""
+    return _request(config).repeat
+
+
+def protocol_of_task(config: Config) -> str:
+    """One line: every choice that a published score depends on."""
+    limit = f", time limit {config.env.time_limit} steps" if config.env.time_limit else ""
+    return protocol_of(_request(config)) + limit
+
+
+def _request(config: Config) -> Request:
+    return make_request(config.env.id, **options_of(config))
 
 
 def spec_of(envs: VectorEnv) -> Spec:

@@ -30,6 +30,7 @@ from .envs.spaces import Spec
 from .ops import symexp, symlog
 from .optim import LaProp, clip_adaptive_, keras_eps
 from .player import Player, choose_action
+from .policies import Policy
 from .replay import Batch
 from .rssm import Dream, State
 
@@ -54,10 +55,11 @@ class DreamerV2(nn.Module):
         self.slow_critic.copy_from(self.critic)  # the first targets must not come from an unrelated network
         self.slow_critic.requires_grad_(False)
         self.steps = {"world_model": 0, "actor": 0, "critic": 0}  # of each optimiser
-        actor_grad = config.behavior.actor_grad
+        actor_grad: str = config.behavior.actor_grad
         if actor_grad == "auto":
-            actor_grad = "reinforce" if spec.action.kind == "discrete" else "dynamics"
+            actor_grad = {"discrete": "reinforce", "box": "dynamics", "mixed": "per_part"}[spec.action.kind]
         self.actor_grad = actor_grad
+        self.is_choice = torch.from_numpy(spec.action.is_choice).to(self.device)
         self.optimizers = {
             "world_model": self._optimizer(self.world_model, config.model.world_model_lr),
             "actor": self._optimizer(self.actor, config.behavior.actor_lr),
@@ -137,8 +139,17 @@ class DreamerV2(nn.Module):
         The actor's input is detached (FACTS.md 1.10); its sampled actions carry gradients into the dynamics.
         """
         return self.world_model.rssm.rollout_imagination(
-            lambda feat: self.actor(feat.detach()).sample(), start, self.config.behavior.imagination_horizon
+            self._dream_action, start, self.config.behavior.imagination_horizon
         )
+
+    def _dream_action(self, feat: Tensor) -> Tensor:
+        """feat (N, F) -> action (N, A); of hybrid actions only the numbers carry gradients (`compute_actor_loss`)."""
+        action = self.policy(feat.detach()).sample()
+        return torch.where(self.is_choice, action.detach(), action) if self.actor_grad == "per_part" else action
+
+    def policy(self, feat: Tensor) -> Policy:
+        """The actor's policy in imagined states, without the actions that the mask head holds for forbidden."""
+        return self.actor(feat, self.world_model.action_mask(feat))
 
     def train_actor_critic(self, posterior: State, is_terminal: Tensor) -> Metrics:
         """One update of actor and critic inside a dream, paper Eqs. 3-6. posterior of (B, T, ...), is_terminal (B, T).
@@ -189,7 +200,7 @@ class DreamerV2(nn.Module):
         if options.advantage == "released":
             action, targets, baseline, weights = released_credit(action, targets, baseline, weights)
         return compute_actor_loss(
-            self.actor(states[:, : action.shape[1]]),
+            self.policy(states[:, : action.shape[1]]),
             action,
             targets,
             baseline,
@@ -275,11 +286,12 @@ def _random_batch(spec: Spec, batch: int, length: int) -> Batch:
 
 def demo() -> None:
     """Overfit one small random batch for a few updates and check that all losses go down as they should."""
-    from .envs.spaces import ActionSpec, ObsKey
+    from .envs.actions import ActionSpec
+    from .envs.spaces import ObsKey
     from .presets import load_preset
 
     torch.manual_seed(0)
-    spec = Spec({"image": ObsKey(("image",), "image", (16, 16, 3), (16, 16, 3), "hwc")}, ActionSpec("discrete", 4))
+    spec = Spec({"image": ObsKey(("image",), "image", (16, 16, 3), (16, 16, 3), "hwc")}, ActionSpec.discrete(4))
     agent = DreamerV2(load_preset("debug", {"world_model_lr": 1e-3}), spec)
     batch = _random_batch(spec, 4, 8)
     parts: Sequence[tuple[str, nn.Module]] = [

@@ -51,7 +51,8 @@ def _number(value: Any, kind: type) -> Any:
 
 _POSITIVE = [
     "env.num_envs",
-    "env.action_repeat",
+    "env.action_bound",
+    "env.worker_timeout",
     "replay.replay_capacity",
     "model.num_categories",
     "model.num_categoricals",

@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from .masks import MaskPredictor
 from .networks import Head
-from .observations import ObservationEncoder, Standardizer, module_name, preprocess
+from .observations import ObservationEncoder, RunningStandardizer, Standardizer, module_name, preprocess
 from .replay import Batch
 from .rssm import DiscreteRSSM, State
 
@@ -28,33 +29,44 @@ class WorldModel(nn.Module):
         kl: Mapping[str, Any] | None = None,
         vector_transform: str = "none",
         detached_heads: Collection[str] = (),
+        mask_key: str = "",
     ) -> None:
         """scales {head name: weight of its loss}, 1 by default; kl: the options of `DiscreteRSSM.kl_loss`.
 
         detached_heads: kinds of heads ("obs", "reward", "continue") that learn without shaping the state.
+        mask_key: the observation that says which actions are allowed, "" for none.
         """
         super().__init__()
         self.encoder, self.rssm, self.heads = encoder, rssm, nn.ModuleDict(dict(heads))
         self.scales, self.kl_scale, self.kl = dict(scales or {}), kl_scale, dict(kl or {})
         self.vector_transform, self.detached_heads = vector_transform, frozenset(detached_heads)
+        self.mask_key, self.scaled_keys = mask_key, [key for key in encoder.vector_keys if key != mask_key]
         self.standardizers = nn.ModuleDict()
-        if vector_transform == "standardize":
-            self.standardizers.update(
-                {module_name(key): Standardizer(size) for key, size in encoder.vector_sizes.items()}
-            )
+        scalers = {"standardize": Standardizer, "running": RunningStandardizer}
+        if vector_transform in scalers:
+            kind, sizes = scalers[vector_transform], encoder.vector_sizes
+            self.standardizers.update({module_name(key): kind(sizes[key]) for key in self.scaled_keys})
 
     def preprocess(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw observations {key: (..., *shape)} to network inputs; acting and training both come through here."""
         out = preprocess(obs, self.encoder.image_keys, vector_transform=self.vector_transform)
-        if self.vector_transform == "standardize":
-            out |= {key: self.standardizers[module_name(key)](out[key]) for key in self.encoder.vector_keys}
+        if self.standardizers:
+            out |= {key: self.standardizers[module_name(key)](out[key]) for key in self.scaled_keys}
+        if self.mask_key:
+            out[self.mask_key] = obs[self.mask_key].float()
         return out
 
     def fit_observations(self, obs: Mapping[str, Tensor]) -> None:
         """Measure the scale of vector observations once, on the data gathered before learning. raw {key: (N, V)}."""
         if self.vector_transform == "standardize":
-            for key in self.encoder.vector_keys:
+            for key in self.scaled_keys:
                 cast(Standardizer, self.standardizers[module_name(key)]).fit(obs[key])
+
+    def follow_observations(self, obs: Mapping[str, Tensor]) -> None:
+        """Let the running scale of vector observations take new ones into account. raw {key: (N, V)}."""
+        if self.vector_transform == "running":
+            for key in self.scaled_keys:
+                cast(RunningStandardizer, self.standardizers[module_name(key)]).update(obs[key])
 
     def head(self, name: str) -> Head:
         """A head by its name."""
@@ -98,6 +110,10 @@ class WorldModel(nn.Module):
     def continues(self, feat: Tensor) -> Tensor:
         """Predicted probability of going on, 1 without such a head. feat (..., F) -> (...)."""
         return self.heads["continue"](feat) if "continue" in self.heads else feat.new_ones(feat.shape[:-1])
+
+    def action_mask(self, feat: Tensor) -> Tensor | None:
+        """Which actions are allowed in imagined states; None where all are. feat (..., F) -> (..., A) of 0 and 1."""
+        return cast(MaskPredictor, self.heads[module_name(self.mask_key)]).allowed(feat) if self.mask_key else None
 
     def reconstruct(self, feat: Tensor) -> dict[str, Tensor]:
         """Decoded images as uint8, the way they came. feat (..., F) -> {key: (..., H, W, C)}."""

@@ -7,17 +7,23 @@ A family is one file in `families/`, found by the first word of the id: "MiniGri
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from ..errors import UserError
+from .actions import ActionSpec
+from .adapters import adapt
+from .backend import choose_backend
 from .family import Request, all_families, family_of, free_options, installed, parse_options
-from .spaces import ActionSpec, AgentView, ObsKey, Spec, make_spec
-from .wrappers import ActionRepeat
+from .native import NativeView
+from .plain import finished, make_plain
+from .spaces import ObsKey, Spec, make_spec
+from .view import AgentView
+from .workers import WorkerVectorEnv
 
 __all__ = [
     "ActionSpec",
@@ -25,7 +31,7 @@ __all__ = [
     "EnvLike",
     "ObsKey",
     "Spec",
-    "families",
+    "all_families",
     "installed",
     "make_env",
     "make_request",
@@ -61,7 +67,7 @@ def make_env(
         if options:
             raise UserError("env.options are for environments made from an id.", "Put them into your function.")
         made = env() if callable(env) else env
-        made = _finished(made, Request("", pixels=pixels, repeat=max(1, action_repeat)))
+        made = finished(adapt(made), Request("", pixels=pixels, repeat=max(1, action_repeat)))
     return gym.wrappers.TimeLimit(made, time_limit) if time_limit else made
 
 
@@ -102,7 +108,7 @@ def _from_id(request: Request, options: Sequence[str]) -> gym.Env:
     family = family_of(env_id)
     try:
         if family is None:
-            return _finished(_from_gymnasium(env_id, free_options(options)), request)
+            return make_plain(request, **free_options(options))
         return family.make(request)
     except (ModuleNotFoundError, gym.error.DependencyNotInstalled) as error:
         hint = family.INSTALL if family else "Install that package."
@@ -113,52 +119,26 @@ def _from_id(request: Request, options: Sequence[str]) -> gym.Env:
         ) from error
 
 
-def _finished(env: Any, request: Request) -> gym.Env:
-    """A plain environment, with the repeat and the pictures that a family would care for itself."""
-    if not isinstance(env, gym.Env):
-        raise UserError(
-            f"expected a gymnasium.Env, got {type(env).__module__}.{type(env).__name__}.",
-            "Pass an id, a gymnasium.Env or a function that returns one.",
-        )
-    made = ActionRepeat(env, request.repeat) if request.repeat > 1 else env
-    return _render_observation(made) if request.pixels else made
-
-
-def _from_gymnasium(env_id: str, options: dict[str, Any]) -> gym.Env:
-    try:
-        return gym.make(env_id, render_mode="rgb_array", **options)
-    except TypeError as error:
-        if "render_mode" in str(error):  # an environment that cannot draw itself need not know the argument
-            return gym.make(env_id, **options)
-        raise UserError(f"'{env_id}' does not take env.options {options} ({error}).") from error
-
-
-def _render_observation(env: gym.Env) -> gym.Env:
-    if env.render_mode != "rgb_array":
-        raise UserError(
-            "env.pixels needs an environment with render_mode='rgb_array'.",
-            "Create the environment with gymnasium.make(id, render_mode='rgb_array').",
-        )
-    try:
-        return gym.wrappers.AddRenderObservation(env, render_only=True)
-    except gym.error.DependencyNotInstalled as error:
-        raise UserError(f"the environment cannot draw itself ({error}).", "Install that package.") from error
-
-
 def make_vector(
     env: EnvLike,
     count: int,
     *,
     backend: str = "sync",
-    image_size: int = 0,
-    grayscale: bool = False,
+    timeout: float = 60.0,
+    view: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> VectorEnv:
     """`count` environments stepped together, as the agent sees them (`AgentView`).
 
+    backend: "sync" in this process, "async" in worker processes (restarted when they crash, or are silent for `timeout`
+    seconds), "native" by the family itself, "auto" whatever a short measurement finds fastest; the attribute
+    `stepping` of the result says in words which it is. view: options of `make_spec`; the others are `make_env`'s.
+
     After the end of an episode the next step returns the first observation of the next one and ignores the action
     (Gymnasium's NEXT_STEP): the rows of the drawing in `replay.py`. Raises UserError.
     """
+    shared = {key: options[key] for key in ("image_size", "grayscale") if key in options}
+    view = shared | dict(view or {})
     if isinstance(env, gym.Env) and count > 1:
         raise UserError(
             f"one environment instance cannot be stepped as {count} environments.",
@@ -166,10 +146,38 @@ def make_vector(
         )
 
     def make_view(one: EnvLike) -> AgentView:
-        made = make_env(one, image_size=image_size, grayscale=grayscale, **options)
-        return AgentView(made, image_size=image_size, grayscale=grayscale)
+        return AgentView(make_env(one, **options), **view)
 
+    family = family_of(env) if isinstance(env, str) else None
+    request = make_request(env, **options) if isinstance(env, str) else None
+    native = getattr(family, "make_vector", None)
+    fits = native is not None and getattr(family, "vector_fits", lambda request: True)(request)
     makers = [partial(make_view, env) for _ in range(count)]
-    if backend == "async":
-        return AsyncVectorEnv(makers, context="spawn" if isinstance(env, str) else None)
-    return SyncVectorEnv(makers)
+    why = "as asked for"
+    if backend == "auto":
+        backend, why = _fastest(env, fits, makers)
+        backend = {"workers": "async"}.get(backend, backend)
+    envs: VectorEnv
+    if backend == "native":
+        if native is None:
+            raise UserError(
+                f"env.backend=native: the family of '{env}' steps no vector by itself.", "Set env.backend=auto."
+            )
+        envs = NativeView(native(request, count), **view)
+    elif backend == "async":
+        envs = WorkerVectorEnv(makers, timeout=timeout)
+    else:
+        envs = SyncVectorEnv(makers)
+    setattr(envs, "stepping", f"{backend}, {why}")  # noqa: B010  VectorEnv has no such attribute
+    return envs
+
+
+def _fastest(env: EnvLike, native: bool, makers: Sequence[Callable[[], gym.Env]]) -> tuple[str, str]:
+    if native:
+        return "native", "the family's own vector environment"
+    if isinstance(env, gym.Env) or len(makers) == 1:
+        return "sync", "one environment"
+    try:
+        return choose_backend(makers[0], len(makers))
+    except Exception as error:  # whatever is wrong with the task is told when it is really stepped
+        return "sync", f"because the measurement failed ({type(error).__name__})"

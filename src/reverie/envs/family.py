@@ -12,6 +12,7 @@ import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast, get_type_hints
@@ -39,7 +40,7 @@ class Request:
 class Family(Protocol):
     """The names that a file in `families/` has."""
 
-    PREFIXES: tuple[str, ...]  # of its ids: what stands before the first of - / : in lower case
+    PREFIXES: tuple[str, ...]  # of its ids: what stands before the first of - / : in lower case; "name*" for any rest
     MODULES: tuple[str, ...]  # import names that must be there
     INSTALL: str  # the exact command that brings them
     DEBIAN: str  # Debian packages that a bare machine needs; "" for none
@@ -67,6 +68,13 @@ class NoOptions:
     """For families without options of their own."""
 
 
+@dataclass(frozen=True)
+class FreeOptions:
+    """For families that hand every option to `gymnasium.make`."""
+
+    arguments: tuple[tuple[str, Any], ...] = option((), "any keyword argument that gymnasium.make takes for the task")
+
+
 @cache
 def all_families() -> dict[str, Family]:
     """{name: module} of every file in `families/`. Importing one needs no package but Gymnasium."""
@@ -77,7 +85,11 @@ def all_families() -> dict[str, Family]:
 def family_of(env_id: str) -> Family | None:
     """The family that an id belongs to, None for the rest of Gymnasium."""
     prefix = re.split(r"[-/:]", env_id)[0].lower()
-    return next((family for family in all_families().values() if prefix in family.PREFIXES), None)
+    return next((family for family in all_families().values() if _any(prefix, family.PREFIXES)), None)
+
+
+def _any(prefix: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(prefix, pattern) for pattern in patterns)
 
 
 def installed(family: Family) -> bool:
@@ -87,6 +99,8 @@ def installed(family: Family) -> bool:
 
 def parse_options(family: Family, items: Sequence[str]) -> Any:
     """("name=value", ...) -> the family's Options. Raises UserError with what there is."""
+    if family.Options is FreeOptions:
+        return FreeOptions(tuple(free_options(items).items()))
     known = {item.name: item for item in fields(family.Options)}
     kinds, values = get_type_hints(family.Options), {}
     listed = ", ".join(known) or "none"

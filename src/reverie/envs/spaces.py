@@ -1,12 +1,14 @@
 """Any Gymnasium task as the agent sees it: a flat dict of uint8 images and float vectors, and one action vector.
 
-`Spec` is the description (it travels in checkpoints); `AgentView` is the wrapper that applies it. No torch in here.
+`Spec` is the description (it travels in checkpoints); `AgentView` in `view.py` applies it. No torch in here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -14,20 +16,29 @@ import numpy as np
 from gymnasium import spaces
 
 from ..errors import UserError
+from .actions import ActionSpec, Path, make_action_spec
 from .images import area_resize, grey
+
+#: The agent's name for the action mask, which is an observation like others but for its meaning.
+MASK = "action_mask"
+#: Float pictures of at least this many pixels a side are recognised as such.
+MIN_FLOAT_IMAGE = 16
 
 
 @dataclass(frozen=True)
 class ObsKey:
     """One entry of the observation: where it is found in the environment's own and how it is presented."""
 
-    path: tuple[str, ...]  # keys from the root of a Dict space; empty for a plain space
-    kind: str  # "image", "vector" or "discrete"
+    path: Path  # keys from the root of a Dict or Tuple space; empty for a plain space
+    kind: str  # "image", "vector", "discrete" or "mask"
     raw_shape: tuple[int, ...]  # as the environment gives it
     shape: tuple[int, ...]  # as the agent sees it: (H, W, C) or (V,)
-    layout: str = ""  # images: "hwc", "chw" or "hw"
+    layout: str = ""  # images: "hwc", "chw", "hw" or, for stacked frames, "shwc"
     grayscale: bool = False  # images: made grey
-    start: int = 0  # discrete: smallest value
+    frames: int = 1  # images: pictures side by side in the channels
+    factor: float = 1.0  # images of floats: 255 where 1 is white
+    choices: tuple[int, ...] = ()  # discrete: how many values each number has
+    starts: tuple[int, ...] = ()  # discrete: smallest value of each
 
     def encode(self, value: Any) -> np.ndarray:
         """Environment's value (..., *raw_shape) -> agent's (..., *shape): uint8 images, float32 vectors."""
@@ -39,51 +50,46 @@ class ObsKey:
                 "Give the observation as the environment returned it.",
             )
         if self.kind == "image":
-            if self.layout == "chw":
-                value = np.moveaxis(value, -3, -1)
-            elif self.layout == "hw":
-                value = value[..., None]
-            pictures = value.reshape((-1, *value.shape[len(batch) :]))
-            return np.stack([self._prepare(picture) for picture in pictures]).reshape(batch + self.shape)
-        if self.kind == "discrete":
-            return np.asarray(np.arange(self.shape[0]) == (value[..., None] - self.start), np.float32)
+            return self._pictures(value, batch)
+        if self.choices:
+            numbers = value.reshape((*batch, len(self.choices)))
+            one_hots = [
+                np.arange(n) == (numbers[..., i, None] - start)
+                for i, (n, start) in enumerate(zip(self.choices, self.starts, strict=True))
+            ]
+            return np.asarray(np.concatenate(one_hots, -1), np.float32)
         return value.reshape(batch + self.shape).astype(np.float32)
+
+    def _pictures(self, value: np.ndarray, batch: tuple[int, ...]) -> np.ndarray:
+        if self.layout == "chw":
+            value = np.moveaxis(value, -3, -1)
+        elif self.layout == "hw":
+            value = value[..., None]
+        elif self.layout == "shwc":
+            value = np.moveaxis(value, -4, -2)
+            value = value.reshape((*value.shape[:-2], -1))
+        if value.dtype != np.uint8:
+            value = np.clip(np.rint(value * self.factor), 0, 255).astype(np.uint8)
+        if value.shape[len(batch) :] == self.shape and not self.grayscale:
+            return value
+        pictures = value.reshape((-1, *value.shape[len(batch) :]))
+        return np.stack([self._prepare(picture) for picture in pictures]).reshape(batch + self.shape)
 
     def _prepare(self, picture: np.ndarray) -> np.ndarray:
         """Resize and make grey as asked. uint8 (H, W, C) of any size -> uint8 of `shape`."""
         picture = area_resize(picture, self.shape[0], self.shape[1])
-        return grey(picture) if self.grayscale else picture.astype(np.uint8, copy=False)
+        if not self.grayscale:
+            return picture.astype(np.uint8, copy=False)
+        return np.concatenate([grey(frame) for frame in np.split(picture, self.frames, -1)], -1)
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype(np.uint8 if self.kind == "image" else np.float32)
+        return np.dtype(np.uint8 if self.kind in ("image", "mask") else np.float32)
 
-
-@dataclass(frozen=True)
-class ActionSpec:
-    """The agent's action vector: one-hot for Discrete, [-1, 1] for Box. Users never see it."""
-
-    kind: str  # "discrete" or "box"
-    size: int  # A
-    shape: tuple[int, ...] = ()  # box: the environment's own shape
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
-    start: int = 0  # discrete: smallest value
-    dtype: str = "float32"
-
-    def decode(self, action: np.ndarray) -> np.ndarray:
-        """Agent's vector (..., A) -> the environment's own action (..., *shape)."""
-        if self.kind == "discrete":
-            return np.asarray(action.argmax(-1) + self.start, np.int64)
-        low, high = np.array(self.low), np.array(self.high)
-        scaled = low + (np.clip(action, -1, 1) + 1) / 2 * (high - low)
-        return np.clip(scaled, low, high).astype(self.dtype).reshape(action.shape[:-1] + self.shape)
-
-    def random(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Uniformly random agent actions. -> (count, A)."""
-        if self.kind == "discrete":
-            return np.eye(self.size, dtype=np.float32)[rng.integers(0, self.size, count)]
-        return rng.uniform(-1, 1, (count, self.size)).astype(np.float32)
+    def describe(self) -> str:
+        """For the header of a run."""
+        network = {"image": "convolutions", "mask": "mask head"}.get(self.kind, "MLP")
+        return f"{self.kind} {'x'.join(map(str, self.shape))} -> {network}"
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ class Spec:
 
     obs: Mapping[str, ObsKey]
     action: ActionSpec
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what was decided about the spaces, in words
 
     @property
     def images(self) -> dict[str, tuple[int, int, int]]:
@@ -100,169 +107,210 @@ class Spec:
 
     @property
     def vectors(self) -> dict[str, int]:
-        """{key: V}, Discrete observations as one-hot vectors included."""
+        """{key: V}: Discrete observations as one-hot vectors, and the action mask, included."""
         return {k: v.shape[0] for k, v in self.obs.items() if v.kind != "image"}
+
+    @property
+    def masked(self) -> bool:
+        """Does the task forbid actions at times?"""
+        return MASK in self.obs and self.obs[MASK].kind == "mask"
 
     @property
     def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """{key: (shape, dtype)} as stored."""
         return {k: (v.shape, v.dtype) for k, v in self.obs.items()}
 
-    def encode(self, obs: Any) -> dict[str, np.ndarray]:
-        """The environment's own observation (one or a batch) -> {key: (..., *shape)}."""
-        out = {}
-        for key, item in self.obs.items():
-            value = obs
-            for part in item.path:
-                if not isinstance(value, Mapping) or part not in value:
-                    raise UserError(
-                        f"the observation lacks '{part}'.", "Give the observation as the environment returned it."
-                    )
-                value = value[part]
-            out[key] = item.encode(value)
+    @cached_property
+    def _plain(self) -> list[tuple[str, ObsKey]]:
+        return [(key, item) for key, item in self.obs.items() if item.kind != "mask"]
+
+    def encode(self, obs: Any, mask: Any = None) -> dict[str, np.ndarray]:
+        """The environment's own observation (one or a batch) -> {key: (..., *shape)}.
+
+        mask: what info["action_mask"] held, where the task gives its mask there; without it everything is allowed.
+        """
+        out = {key: item.encode(entry(obs, item.path)) for key, item in self._plain}
+        if self.masked:
+            path, (key, item) = self.obs[MASK].path, self._plain[0]
+            batch = out[key].shape[: out[key].ndim - len(item.shape)]
+            out[MASK] = self.action.encode_mask(entry(obs, path) if path else mask, batch)
         return out
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"obs": {k: asdict(v) for k, v in self.obs.items()}, "action": asdict(self.action)}
+        return {"obs": {k: asdict(v) for k, v in self.obs.items()}, "action": self.action.to_dict()}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Spec:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`; reads checkpoints of version 0.2 as well."""
 
-        def plain(items: Mapping[str, Any]) -> dict[str, Any]:
-            return {k: tuple(v) if isinstance(v, list) else v for k, v in items.items()}
+        def known(items: Mapping[str, Any]) -> ObsKey:
+            plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in items.items()}
+            if "start" in plain:  # version 0.2
+                start = plain.pop("start")
+                if plain["kind"] == "discrete":
+                    plain |= {"choices": plain["shape"], "starts": (start,)}
+            return ObsKey(**plain)
 
-        obs = {k: ObsKey(**plain(v)) for k, v in values["obs"].items()}
-        return Spec(obs, ActionSpec(**plain(values["action"])))
+        return Spec({k: known(v) for k, v in values["obs"].items()}, ActionSpec.from_dict(values["action"]))
 
     def describe(self) -> list[str]:
         """One line per observation and one for the action, for the header of a run."""
-        lines = [
-            f"{key}: {item.kind} {'x'.join(map(str, item.shape))} -> "
-            + ("convolutions" if item.kind == "image" else "MLP")
-            for key, item in self.obs.items()
-        ]
-        kinds = {"discrete": f"{self.action.size} discrete actions", "box": f"{self.action.size} continuous action(s)"}
-        return [*lines, kinds[self.action.kind]]
+        return [*(f"{key}: {item.describe()}" for key, item in self.obs.items()), self.action.describe()]
 
 
-def name_of(path: tuple[str, ...]) -> str:
+def entry(obs: Any, path: Path) -> Any:
+    """The entry of a nested observation. Raises UserError if it lacks it."""
+    for part in path:
+        try:
+            obs = obs[part]
+        except (KeyError, IndexError, TypeError):
+            raise UserError(
+                f"the observation lacks '{part}'.", "Give the observation as the environment returned it."
+            ) from None
+    return obs
+
+
+def name_of(path: Path) -> str:
     """The agent's key for an entry of the environment's observation."""
-    return "/".join(path) or "observation"
+    return "/".join(map(str, path)) or "observation"
 
 
-def make_spec(env: gym.Env, *, image_size: int = 0, grayscale: bool = False) -> Spec:
+def make_spec(
+    env: gym.Env,
+    *,
+    image_size: int = 0,
+    grayscale: bool = False,
+    images: Sequence[str] = (),
+    vectors: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    action_bound: float = 1.0,
+    action_mask: str = "auto",
+) -> Spec:
     """Read an environment's spaces; images are to be resized (0: not) and made grey as asked.
+
+    images, vectors, ignore: patterns of keys ("camera*") to present as images, as vectors, or not at all. action_bound:
+    limits of numbers whose action space has none. action_mask: the key of the observation that holds the mask, "auto"
+    for one that is called action_mask and fits, "none" for none.
 
     Raises UserError for a space that the agent cannot use.
     """
-    items = [_prepared(item, image_size, grayscale) for item in _obs_keys(env.observation_space, ())]
-    obs = {name_of(item.path): item for item in items}
+    action, notes = make_action_spec(env.action_space, bound=action_bound)
+    items: list[ObsKey] = []
+    for path, space in leaves(env.observation_space):
+        key = name_of(path)
+        if key == (MASK if action_mask == "auto" else action_mask) and _could_mask(space, action):
+            items.append(ObsKey(path, "mask", space.shape or (), (action.size,)))
+        elif _matches(key, ignore):
+            notes.append(f"'{key}' is ignored (env.obs_ignore)")
+        elif isinstance(space, spaces.Text) and not _matches(key, (*images, *vectors)):
+            notes.append(f"'{key}' is text, which the agent does not read: ignored")
+        else:
+            item = _obs_key(space, path, as_image=_matches(key, images), as_vector=_matches(key, vectors))
+            items.append(_prepared(item, image_size, grayscale))
+    obs = {MASK if item.kind == "mask" else name_of(item.path): item for item in items}
     if len({key.replace("/", "-").replace(".", "_") for key in obs}) < len(items):
         raise UserError(
             f"two observations have names that are too much alike: {', '.join(name_of(item.path) for item in items)}.",
             "Rename one of the keys.",
         )
-    if not obs:
-        raise UserError(f"the environment has no usable observation: {env.observation_space}.")
-    return Spec(obs, _action_spec(env.action_space))
-
-
-def _obs_keys(space: spaces.Space, path: tuple[str, ...]) -> Iterator[ObsKey]:
-    if isinstance(space, spaces.Dict):
-        for key, sub in space.spaces.items():
-            yield from _obs_keys(sub, (*path, str(key)))
-    elif isinstance(space, spaces.Discrete):
-        yield ObsKey(path, "discrete", (), (int(space.n),), start=int(space.start))
-    elif isinstance(space, spaces.Box):
-        yield box_key(space, path)
-    else:
+    if not any(item.kind != "mask" for item in items):
         raise UserError(
-            f"observation '{name_of(path)}' has the unsupported space {space}.",
-            "Use Box, Discrete or a Dict of them, e.g. with gymnasium.wrappers.TransformObservation.",
+            f"the environment has no usable observation: {env.observation_space}.",
+            "Box, Discrete, MultiDiscrete, MultiBinary and Dict or Tuple of them are; text is not read.",
         )
+    if action_mask not in ("auto", "none", "info") and MASK not in obs:
+        raise UserError(
+            f"env.action_mask: there is no observation '{action_mask}' that fits the {action.size} actions.",
+            "Name a key with one number per choice, or info for info['action_mask'].",
+        )
+    return Spec(obs, action, tuple(notes))
 
 
-def box_key(space: spaces.Box, path: tuple[str, ...] = ()) -> ObsKey:
-    """How a Box is presented: uint8 of rank 3 (or 2) is an image in any channel order, the rest a vector."""
-    shape = space.shape
-    if space.dtype == np.uint8 and len(shape) == 3:
-        if shape[2] in (1, 3, 4) or shape[0] not in (1, 3, 4):
-            return ObsKey(path, "image", shape, shape, "hwc")
-        return ObsKey(path, "image", shape, (shape[1], shape[2], shape[0]), "chw")
-    if space.dtype == np.uint8 and len(shape) == 2 and min(shape) >= 4:
-        return ObsKey(path, "image", shape, (*shape, 1), "hw")
+def _matches(key: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def leaves(space: spaces.Space, path: Path = ()) -> Iterator[tuple[Path, spaces.Space]]:
+    """All spaces inside nested Dict and Tuple spaces, with the way to them."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        inner = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for key, sub in inner:
+            yield from leaves(sub, (*path, key))
+    else:
+        yield path, space
+
+
+def _could_mask(space: spaces.Space, action: ActionSpec) -> bool:
+    return int(np.prod(space.shape or (0,))) == action.size and action.kind == "discrete"
+
+
+def _obs_key(space: spaces.Space, path: Path, *, as_image: bool, as_vector: bool) -> ObsKey:
+    if isinstance(space, spaces.Discrete):
+        return ObsKey(path, "discrete", (), (int(space.n),), choices=(int(space.n),), starts=(int(space.start),))
+    if isinstance(space, spaces.MultiDiscrete):
+        choices, starts = (tuple(int(x) for x in values.reshape(-1)) for values in (space.nvec, space.start))
+        return ObsKey(path, "discrete", space.shape, (sum(choices),), choices=choices, starts=starts)
+    if isinstance(space, spaces.MultiBinary):
+        return _vector(space.shape, path)
+    if isinstance(space, spaces.Box):
+        return _vector(space.shape, path) if as_vector else box_key(space, path, as_image=as_image)
+    raise UserError(
+        f"observation '{name_of(path)}' has the unsupported space {space}.",
+        f"Set env.obs_ignore={name_of(path)}, or wrap with gymnasium.wrappers.TransformObservation.",
+    )
+
+
+def _vector(shape: tuple[int, ...], path: Path) -> ObsKey:
     return ObsKey(path, "vector", shape, (max(1, int(np.prod(shape))),))
+
+
+def box_key(space: spaces.Box, path: Path = (), *, as_image: bool = False) -> ObsKey:
+    """How a Box is presented: pictures in any channel order and stacks of them as images, the rest as a vector.
+
+    A picture is uint8, or float with the limits 0 and 1 or 0 and 255; `as_image` asks for one whatever the sizes.
+    """
+    shape, factor = space.shape, _factor(space)
+    large = space.dtype == np.uint8 or len(shape) < 3 or sorted(shape)[-2] >= MIN_FLOAT_IMAGE
+    if factor and len(shape) in (3, 4) and (large or as_image):
+        frames = shape[0] if len(shape) == 4 else 1
+        height, width, channels, layout = _layout(shape[-3:])
+        if frames > 1 and layout == "chw":
+            shape_error = f"observation '{name_of(path)}' is a stack of pictures of shape {shape}, channels first."
+            raise UserError(shape_error, "Put the channels last: (frames, height, width, channels).")
+        layout = "shwc" if len(shape) == 4 else layout
+        return ObsKey(path, "image", shape, (height, width, channels * frames), layout, frames=frames, factor=factor)
+    if factor and len(shape) == 2 and ((space.dtype == np.uint8 and min(shape) >= 4) or as_image):
+        return ObsKey(path, "image", shape, (*shape, 1), "hw", factor=factor)
+    if as_image:
+        raise UserError(
+            f"observation '{name_of(path)}' cannot be an image (env.obs_images): {space}.",
+            "Pictures are Boxes of 2 to 4 dimensions, uint8, or float with the limits 0 and 1 or 0 and 255.",
+        )
+    return _vector(shape, path)
+
+
+def _factor(space: spaces.Box) -> float:
+    """What turns its numbers into 0..255; 0 for what is no picture."""
+    if space.dtype == np.uint8:
+        return 1.0
+    if not np.issubdtype(space.dtype, np.floating) or space.low.size == 0 or space.low.min() != 0:
+        return 0.0
+    return {1.0: 255.0, 255.0: 1.0}.get(float(space.high.max()), 0.0)
+
+
+def _layout(shape: tuple[int, ...]) -> tuple[int, int, int, str]:
+    """(height, width, channels, layout) of a picture: channels are 1, 3 or 4, else the shortest side, last if equal."""
+    first = shape[0] < min(shape[1:])
+    if shape[2] in (1, 3, 4) or (shape[0] not in (1, 3, 4) and not first):
+        return shape[0], shape[1], shape[2], "hwc"
+    return shape[1], shape[2], shape[0], "chw"
 
 
 def _prepared(item: ObsKey, image_size: int, grayscale: bool) -> ObsKey:
     if item.kind != "image":
         return item
     height, width, channels = item.shape
-    shape = (image_size or height, image_size or width, 1 if grayscale else channels)
+    grayscale = grayscale and channels > item.frames  # else it is grey already
+    shape = (image_size or height, image_size or width, item.frames if grayscale else channels)
     return replace(item, shape=shape, grayscale=grayscale)
-
-
-def _action_spec(space: spaces.Space) -> ActionSpec:
-    if isinstance(space, spaces.Discrete):
-        return ActionSpec("discrete", int(space.n), start=int(space.start))
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            raise UserError(
-                f"the action space {space} is unbounded, the agent needs finite limits.",
-                "Declare the limits in the space, or wrap with gymnasium.wrappers.RescaleAction.",
-            )
-        low, high = (tuple(float(x) for x in bound.reshape(-1)) for bound in (space.low, space.high))
-        return ActionSpec("box", len(low), space.shape, low, high, dtype=str(space.dtype))
-    raise UserError(
-        f"the action space {space} is not supported.", "Discrete and float Box actions are; wrap the environment."
-    )
-
-
-class AgentView(gym.Wrapper):
-    """The environment as the agent sees it. Checks every step: NaN and wrong shapes stop here, by name.
-
-    observation: {key: uint8 (H, W, C) or float32 (V,)}; action: the agent's vector (A,).
-    """
-
-    def __init__(self, env: gym.Env, *, image_size: int = 0, grayscale: bool = False) -> None:
-        super().__init__(env)
-        self.agent_spec = make_spec(env, image_size=image_size, grayscale=grayscale)
-        self.steps = 0
-
-        def box(item: ObsKey) -> spaces.Box:
-            return (
-                spaces.Box(0, 255, item.shape, np.uint8)
-                if item.kind == "image"
-                else spaces.Box(-np.inf, np.inf, item.shape, np.float32)
-            )
-
-        self.observation_space = spaces.Dict({k: box(v) for k, v in self.agent_spec.obs.items()})
-        self.action_space = spaces.Box(-1, 1, (self.agent_spec.action.size,), np.float32)
-
-    def reset(self, **kwargs: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        obs, info = self.env.reset(**kwargs)
-        return self._checked(obs), info
-
-    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        own = self.agent_spec.action.decode(np.asarray(action))
-        obs, reward, terminated, truncated, info = self.env.step(
-            int(own) if self.agent_spec.action.kind == "discrete" else own
-        )
-        self.steps += 1
-        reward = float(reward)
-        if not np.isfinite(reward):
-            raise UserError(f"the reward is {reward} at step {self.steps}.", "Fix the environment: rewards are finite.")
-        return self._checked(obs), reward, bool(terminated), bool(truncated), info
-
-    def _checked(self, obs: Any) -> dict[str, np.ndarray]:
-        encoded = self.agent_spec.encode(obs)
-        for key, value in encoded.items():
-            if value.dtype == np.float32 and not np.isfinite(value).all():
-                bad = "NaN" if np.isnan(value).any() else "infinity"
-                raise UserError(
-                    f"observation '{key}' contains {bad} at step {self.steps}.",
-                    "Fix the environment: observations must be finite numbers.",
-                )
-        return encoded

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ..actor_critic import (
-    POLICIES,
     Critic,
     ReturnScale,
     compute_actor_loss,
@@ -16,7 +15,9 @@ from ..actor_critic import (
     released_credit,
 )
 from ..config import build
-from ..envs.spaces import ActionSpec, ObsKey, Spec
+from ..envs.actions import ActionSpec
+from ..envs.spaces import ObsKey, Spec
+from ..policies import POLICIES
 from ..rssm import State
 from ..train import DreamerV2
 from .golden import Case, Check, Found, derivatives
@@ -91,7 +92,7 @@ def _small_agent(**settings: object) -> DreamerV2:
         "device": "cpu", "num_categoricals": 1, "num_categories": 2, "rnn_hidden_dim": 2, "hidden_dim": 3, "layers": 1,
         "actor_critic_layers": 1, "embed_dim": 0, "imagination_horizon": 2,
     }  # fmt: skip
-    spec = Spec({"body": ObsKey(("body",), "vector", (2,), (2,))}, ActionSpec("discrete", 2))
+    spec = Spec({"body": ObsKey(("body",), "vector", (2,), (2,))}, ActionSpec.discrete(2))
     return DreamerV2(build(small | settings), spec)
 
 
@@ -139,14 +140,15 @@ def _slow_schedule(case: Case) -> Found:
 
 _ACTOR, _CRITIC = "reverie.actor_critic:compute_actor_loss", "reverie.actor_critic:compute_critic_loss"
 _STEP, _AC = "reverie.train:DreamerV2._step", "reverie.actor_critic"
+_POL = "reverie.policies"
 
 CHECKS = [
     Check("lambda-return, by hand", "FACTS 1.19", f"{_AC}:compute_lambda_returns", "returns/by_hand", _returns),
     Check("lambda-return", "paper Eq. 4, FACTS 1.11", f"{_AC}:compute_lambda_returns", "returns/random", _returns),
     Check("discount weights", "FACTS 1.10", f"{_AC}:compute_discount_weights", "weights", _weights),
-    Check("policy, one-hot", "FACTS 1.12", f"{_AC}:OneHotPolicy", "policy/onehot", _policy),
-    Check("policy, truncated normal", "FACTS 1.12", f"{_AC}:TruncatedNormalPolicy", "policy/trunc_normal", _policy),
-    Check("policy, tanh normal", "DreamerV1", f"{_AC}:TanhNormalPolicy", "policy/tanh_normal", _policy),
+    Check("policy, one-hot", "FACTS 1.12", f"{_POL}:OneHotPolicy", "policy/onehot", _policy),
+    Check("policy, truncated normal", "FACTS 1.12", f"{_POL}:TruncatedNormalPolicy", "policy/trunc_normal", _policy),
+    Check("policy, tanh normal", "DreamerV1", f"{_POL}:TanhNormalPolicy", "policy/tanh_normal", _policy),
     Check("actor loss, reinforce", "paper Eq. 6, FACTS 1.12", _ACTOR, "actor/reinforce", _actor_loss),
     Check("actor loss, dynamics", "paper Eq. 6, FACTS 1.12", _ACTOR, "actor/dynamics", _actor_loss),
     Check("actor loss, both", "paper Eq. 6, FACTS 1.12", _ACTOR, "actor/both", _actor_loss),

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import build
-from ..envs.spaces import ActionSpec, ObsKey, Spec
+from ..envs.actions import ActionSpec
+from ..envs.spaces import ObsKey, Spec
+from ..policies import Policy
 from ..replay import Batch
 from ..rssm import Dream, State
 from ..train import DreamerV2
@@ -26,7 +28,8 @@ def _agent(case: Case) -> DreamerV2:
     obs = {key: ObsKey((key,), "image", (h, w, c), (h, w, c), "hwc") for key, (c, h, w) in task["images"].items()}
     obs |= {key: ObsKey((key,), "vector", (size,), (size,)) for key, size in task["vectors"].items()}
     plain: dict[str, Any] = {"device": "cpu", "grad_clip": 1e9, "weight_decay": 0.0}
-    agent = DreamerV2(build(plain | case.options["settings"]), Spec(obs, ActionSpec(task["kind"], task["actions"])))
+    actions = ActionSpec.discrete(task["actions"]) if task["kind"] == "discrete" else ActionSpec.box(task["actions"])
+    agent = DreamerV2(build(plain | case.options["settings"]), Spec(obs, actions))
     agent.load_state_dict(case.weights())
     agent.updates = task["updates"]
     return agent
@@ -35,8 +38,14 @@ def _agent(case: Case) -> DreamerV2:
 def _tell_noise(agent: DreamerV2, latent: Tensor, action: Tensor | None = None) -> None:
     """Draw latent states by `latent` (rows, steps, ...) and the dream's actions by `action` (rows, steps, ...)."""
     steps = iter([] if action is None else action.unbind(1))
-    told = type("Told", (agent.actor.policy,), {"noise": lambda self, generator=None: next(steps)})
-    setattr(agent.actor, "policy", told)  # noqa: B010  mypy knows the class as a constant
+    actor = agent.actor.forward
+
+    def told(feat: Tensor, mask: Tensor | None = None) -> Policy:
+        policy = actor(feat, mask)
+        setattr(policy, "noise", lambda generator=None: next(steps))  # noqa: B010  mypy knows it as a method
+        return policy
+
+    setattr(agent.actor, "forward", told)  # noqa: B010
     setattr(agent.world_model.rssm.latent, "noise", lambda *batch, device=None, generator=None: latent)  # noqa: B010
 
 

@@ -1,0 +1,309 @@
+"""Any Gymnasium action space as one vector: one-hot groups for choices, [-1, 1] for Box, one after the other.
+
+Users never see that vector: `decode` turns it into the environment's own action. No torch in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from ..errors import UserError
+
+Path = tuple[str | int, ...]  # keys of Dict spaces, positions in Tuple spaces, from the root
+#: Integer Boxes up to this many values per number become choices; beyond, continuous numbers that are rounded.
+MAX_CHOICES = 32
+
+
+class Group(NamedTuple):
+    """A stretch of the vector that one distribution describes."""
+
+    kind: str  # "onehot" or "box"
+    size: int  # choices of each one-hot, or numbers of the box
+    copies: int = 1  # one-hots of that size side by side
+
+    @property
+    def total(self) -> int:
+        return self.size * self.copies
+
+
+@dataclass(frozen=True)
+class ActionPart:
+    """One leaf of the environment's action space, and how it stands in the agent's vector."""
+
+    path: Path
+    kind: str  # "discrete", "multi_discrete", "multi_binary" or "box"
+    shape: tuple[int, ...]  # the environment's own
+    choices: tuple[int, ...] = ()  # how many there are for each number; empty for a box
+    starts: tuple[int, ...] = ()  # smallest value of each
+    low: tuple[float, ...] = ()  # box
+    high: tuple[float, ...] = ()
+    dtype: str = "int64"
+
+    @property
+    def size(self) -> int:
+        return sum(self.choices) if self.choices else len(self.low)
+
+    @cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(self.low), np.array(self.high)
+
+    def decode(self, vector: np.ndarray) -> np.ndarray:
+        """(..., size) -> the environment's own (..., *shape), always inside its space."""
+        batch = vector.shape[:-1]
+        if not self.choices:
+            low, high = self._bounds
+            own = np.clip(low + (vector + 1) / 2 * (high - low), low, high)
+            own = np.rint(own) if np.issubdtype(self.dtype, np.integer) else own
+            return own.astype(self.dtype).reshape(batch + self.shape)
+        picked = [part.argmax(-1) for part in self.split(vector)]
+        return (np.stack(picked, -1) + np.array(self.starts)).astype(self.dtype).reshape(batch + self.shape)
+
+    def split(self, vector: np.ndarray) -> list[np.ndarray]:
+        """(..., size) -> one (..., n) for each choice."""
+        return np.split(vector, np.cumsum(self.choices)[:-1], axis=-1)
+
+    def groups(self) -> list[Group]:
+        """The stretches of this part."""
+        if not self.choices:
+            return [Group("box", len(self.low))]
+        return [Group("onehot", size, len(list(same))) for size, same in groupby(self.choices)]
+
+    def encode_mask(self, own: Any, batch: tuple[int, ...]) -> np.ndarray:
+        """The environment's mask of this part (None: all allowed) -> (*batch, size) of 0 and 1. Raises UserError."""
+        if own is None or not self.choices:
+            return np.ones((*batch, self.size), np.uint8)
+        pieces = own if isinstance(own, tuple | list) else [own]
+        try:
+            flat = np.concatenate([np.asarray(x).reshape((*batch, -1)) for x in pieces], -1)
+        except ValueError:
+            flat = np.zeros((*batch, 0))
+        if flat.shape[-1] != self.size:
+            raise UserError(
+                f"the action mask{_called(self.path)} has {flat.shape[-1]} entries for {self.size} choices.",
+                "One entry per choice, 1 for allowed, as `space.sample(mask)` wants it.",
+            )
+        return (flat > 0).astype(np.uint8)
+
+    def describe(self) -> str:
+        """For the header of a run."""
+        if self.kind == "discrete":
+            return f"{self.size} discrete actions"
+        if self.kind == "multi_binary":
+            return f"{len(self.choices)} switches"
+        if self.choices:
+            return f"choices of {'x'.join(map(str, self.choices))}"
+        return f"{self.size} continuous action(s)" + (", rounded" if np.issubdtype(self.dtype, np.integer) else "")
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """All parts of an action. The agent's vector (A,) is theirs, one after the other."""
+
+    parts: tuple[ActionPart, ...]
+
+    @staticmethod
+    def discrete(count: int, start: int = 0) -> ActionSpec:
+        """One choice of `count`."""
+        return ActionSpec((ActionPart((), "discrete", (), (count,), (start,)),))
+
+    @staticmethod
+    def box(size: int) -> ActionSpec:
+        """`size` numbers in [-1, 1]."""
+        return ActionSpec((ActionPart((), "box", (size,), low=(-1.0,) * size, high=(1.0,) * size, dtype="float32"),))
+
+    @cached_property
+    def size(self) -> int:
+        """A."""
+        return sum(part.size for part in self.parts)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The vector's stretches in order, neighbours of the same kind merged."""
+        merged: list[Group] = []
+        for group in (group for part in self.parts for group in part.groups()):
+            last = merged[-1] if merged else None
+            if last and last.kind == group.kind == "box":
+                merged[-1] = Group("box", last.size + group.size)
+            elif last and last.kind == group.kind and last.size == group.size:
+                merged[-1] = Group("onehot", last.size, last.copies + group.copies)
+            else:
+                merged.append(group)
+        return tuple(merged)
+
+    @property
+    def kind(self) -> str:
+        """ "discrete" if all of it is choices, "box" if none is, else "mixed"."""
+        kinds = {group.kind for group in self.groups}
+        return "mixed" if len(kinds) > 1 else {"onehot": "discrete", "box": "box"}[kinds.pop()]
+
+    @cached_property
+    def is_choice(self) -> np.ndarray:
+        """Which entries of the vector belong to one-hots. -> bool (A,)."""
+        return np.concatenate([np.full(group.total, group.kind == "onehot") for group in self.groups])
+
+    @cached_property
+    def _slices(self) -> list[slice]:
+        ends = np.cumsum([part.size for part in self.parts])
+        return [slice(int(end) - part.size, int(end)) for part, end in zip(self.parts, ends, strict=True)]
+
+    def decode(self, vector: np.ndarray) -> Any:
+        """Agent's vector (..., A) -> the environment's own action with the same leading axes, nested as its space."""
+        own = [part.decode(vector[..., where]) for part, where in zip(self.parts, self._slices, strict=True)]
+        return _nested([(part.path, value) for part, value in zip(self.parts, own, strict=True)])
+
+    def decode_one(self, vector: np.ndarray) -> Any:
+        """Agent's vector (A,) -> what `env.step` takes: a plain int for Discrete."""
+        own = [_plain(part, vector[where]) for part, where in zip(self.parts, self._slices, strict=True)]
+        return _nested([(part.path, value) for part, value in zip(self.parts, own, strict=True)])
+
+    def random(self, rng: np.random.Generator, count: int, mask: np.ndarray | None = None) -> np.ndarray:
+        """Uniformly random actions, among the allowed ones. mask (count, A) or None -> (count, A)."""
+        out, at = [], 0
+        for group in self.groups:
+            if group.kind == "box":
+                out.append(rng.uniform(-1, 1, (count, group.size)).astype(np.float32))
+            else:
+                allowed = np.ones((count, group.total)) if mask is None else mask[:, at : at + group.total]
+                chances = allowed.reshape(count * group.copies, group.size).cumsum(-1)
+                drawn = rng.random((len(chances), 1)) * chances[:, -1:]
+                picked = (chances <= drawn).sum(-1).clip(max=group.size - 1)
+                out.append(np.eye(group.size, dtype=np.float32)[picked].reshape(count, group.total))
+            at += group.total
+        return np.concatenate(out, -1)
+
+    def encode_mask(self, own: Any, batch: tuple[int, ...] = ()) -> np.ndarray:
+        """The environment's action mask, nested as its action space -> uint8 (*batch, A), 1 for allowed.
+
+        A group without any allowed choice (at the end of an episode) is allowed whole. Raises UserError.
+        """
+        pieces = [part.encode_mask(_found(own, part.path), batch) for part in self.parts]
+        mask = np.concatenate(pieces, -1)
+        for where in self._choices():
+            mask[..., where] |= ~mask[..., where].any(-1, keepdims=True)
+        return mask
+
+    def forbids_all(self, own: Any) -> bool:
+        """Does this mask leave some choice without any allowed value?"""
+        mask = np.concatenate([part.encode_mask(_found(own, part.path), ()) for part in self.parts])
+        return any(not mask[where].any() for where in self._choices())
+
+    def _choices(self) -> Iterator[slice]:
+        at = 0
+        for group in self.groups:
+            if group.kind == "onehot":
+                yield from (slice(at + k * group.size, at + (k + 1) * group.size) for k in range(group.copies))
+            at += group.total
+
+    def describe(self) -> str:
+        """For the header of a run."""
+        return ", ".join(part.describe() + _called(part.path) for part in self.parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"parts": [asdict(part) for part in self.parts]}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> ActionSpec:
+        """Inverse of `to_dict`; reads checkpoints of version 0.2, which knew one part, as well."""
+        if "parts" not in values:
+            old: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            if old["kind"] == "discrete":
+                return ActionSpec.discrete(old["size"], old["start"])
+            box = ActionPart((), "box", old["shape"], low=old["low"], high=old["high"], dtype=old["dtype"])
+            return ActionSpec((box,))
+        parts: list[dict[str, Any]] = [
+            {k: tuple(v) if isinstance(v, list) else v for k, v in part.items()} for part in values["parts"]
+        ]
+        return ActionSpec(tuple(ActionPart(**part) for part in parts))
+
+
+def make_action_spec(space: spaces.Space, *, bound: float = 1.0) -> tuple[ActionSpec, list[str]]:
+    """Read an action space. bound: limits of numbers whose space has none. -> spec, notes for the user.
+
+    Raises UserError for a space that the agent cannot use.
+    """
+    notes: list[str] = []
+    parts = tuple(_parts(space, (), bound, notes))
+    if not parts:
+        raise UserError(f"the environment takes no action: {space}.")
+    return ActionSpec(parts), notes
+
+
+def _parts(space: spaces.Space, path: Path, bound: float, notes: list[str]) -> Iterator[ActionPart]:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        inner = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for key, sub in inner:
+            yield from _parts(sub, (*path, key), bound, notes)
+    elif isinstance(space, spaces.Discrete):
+        yield ActionPart(path, "discrete", (), (int(space.n),), (int(space.start),), dtype=str(space.dtype))
+    elif isinstance(space, spaces.MultiDiscrete):
+        choices, starts = (tuple(int(x) for x in values.reshape(-1)) for values in (space.nvec, space.start))
+        yield ActionPart(path, "multi_discrete", space.shape, choices, starts, dtype=str(space.dtype))
+    elif isinstance(space, spaces.MultiBinary):
+        count = int(np.prod(space.shape))
+        yield ActionPart(path, "multi_binary", space.shape, (2,) * count, (0,) * count, dtype=str(space.dtype))
+    elif isinstance(space, spaces.Box):
+        yield _box(space, path, bound, notes)
+    else:
+        raise UserError(
+            f"the action space{_called(path)} {space} is not supported.",
+            "Box, Discrete, MultiDiscrete, MultiBinary and Dict or Tuple of them are; wrap the environment.",
+        )
+
+
+def _box(space: spaces.Box, path: Path, bound: float, notes: list[str]) -> ActionPart:
+    low, high = (np.asarray(values, np.float64).reshape(-1) for values in (space.low, space.high))
+    kind = np.dtype(space.dtype)
+    if kind.kind in "iub":
+        choices = tuple(int(x) for x in high - low + 1)
+        if max(choices) <= MAX_CHOICES:
+            starts = tuple(int(x) for x in low)
+            return ActionPart(path, "multi_discrete", space.shape, choices, starts, dtype=str(kind))
+        notes.append(f"the whole numbers of the action{_called(path)} are continuous to the agent, then rounded")
+    open_ends = ~np.isfinite(low) | ~np.isfinite(high)
+    low, high = np.where(np.isfinite(low), low, -bound), np.where(np.isfinite(high), high, bound)
+    if open_ends.any():
+        notes.append(
+            f"the action{_called(path)} has no limits in its space: {-bound:g} to {bound:g} (env.action_bound)"
+        )
+    if (low >= high).any():
+        raise UserError(
+            f"the action space{_called(path)} has no room between its limits: {space}.",
+            "Declare the limits in the space, or set env.action_bound.",
+        )
+    limits = [tuple(float(x) for x in values) for values in (low, high)]
+    return ActionPart(path, "box", space.shape, low=limits[0], high=limits[1], dtype=str(kind))
+
+
+def _plain(part: ActionPart, vector: np.ndarray) -> Any:
+    own = part.decode(vector)
+    return int(own) if part.kind == "discrete" else own
+
+
+def _called(path: Path) -> str:
+    return f" '{'/'.join(map(str, path))}'" if path else ""
+
+
+def _found(own: Any, path: Path) -> Any:
+    """The entry of a nested mask, None where it has none."""
+    for key in path:
+        if own is None or (isinstance(own, Mapping) and key not in own):
+            return None
+        own = own[key]
+    return own
+
+
+def _nested(items: Sequence[tuple[Path, Any]]) -> Any:
+    """[(path, value), ...] -> nested dicts and tuples."""
+    if items[0][0] == ():
+        return items[0][1]
+    keys = list(dict.fromkeys(path[0] for path, _ in items))
+    inner = {key: _nested([(path[1:], value) for path, value in items if path[0] == key]) for key in keys}
+    return tuple(inner.values()) if isinstance(keys[0], int) else inner

@@ -1,0 +1,154 @@
+"""Environments that speak another language: dm_env and the old gym, as Gymnasium environments.
+
+Recognised by their methods, so that neither package need be installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from ..errors import UserError
+
+
+def adapt(env: Any) -> gym.Env:
+    """A Gymnasium environment as it is; a dm_env or an old gym one wrapped. Raises UserError for anything else."""
+    if isinstance(env, gym.Env):
+        return env
+    if all(callable(getattr(env, name, None)) for name in ("reset", "step", "observation_spec", "action_spec")):
+        return from_dm_env(env)
+    if callable(getattr(env, "reset", None)) and callable(getattr(env, "step", None)) and hasattr(env, "action_space"):
+        return from_old_gym(env)
+    raise UserError(
+        f"expected a gymnasium.Env, got {type(env).__module__}.{type(env).__name__}.",
+        "Pass an id, a gymnasium.Env or a function that returns one; dm_env and old gym environments are taken, too.",
+    )
+
+
+def from_dm_env(env: Any) -> gym.Env:
+    """A `dm_env.Environment`: an end with discount 0 is a termination, any other a truncation."""
+    return DmEnv(env)
+
+
+def from_old_gym(env: Any) -> gym.Env:
+    """An environment of gym before 0.26: reset gives the observation alone, step four values."""
+    return OldGym(env)
+
+
+class DmEnv(gym.Env):
+    """See `from_dm_env`."""
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+        self.observation_space = space_of(env.observation_spec(), unlimited=True)
+        self.action_space = space_of(env.action_spec())
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        task: Any = getattr(self.env, "task", None)
+        if seed is not None and hasattr(task, "_random"):  # dm_control's
+            task._random = np.random.RandomState(seed)
+        return _as_in(self.observation_space, self.env.reset().observation), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        now = self.env.step(action)
+        terminated = bool(now.last() and now.discount == 0)
+        obs = _as_in(self.observation_space, now.observation)
+        return obs, float(now.reward or 0.0), terminated, bool(now.last()) and not terminated, {}
+
+    def close(self) -> None:
+        if callable(getattr(self.env, "close", None)):
+            self.env.close()
+
+
+class OldGym(gym.Env):
+    """See `from_old_gym`."""
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+        self.observation_space = space_of(env.observation_space)
+        self.action_space = space_of(env.action_space)
+        self.metadata = dict(getattr(env, "metadata", {}) or {})
+        self.render_mode = "rgb_array" if "rgb_array" in self.metadata.get("render.modes", []) else None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None and callable(getattr(self.env, "seed", None)):
+            self.env.seed(seed)
+        found = self.env.reset()
+        paired = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)  # gym 0.26 itself
+        return found if paired else (found, {})
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        found = self.env.step(action)
+        if len(found) == 5:
+            return found
+        obs, reward, done, info = found
+        truncated = bool(done and info.get("TimeLimit.truncated", False))
+        return obs, float(reward), bool(done) and not truncated, truncated, info
+
+    def render(self) -> Any:
+        return self.env.render(mode="rgb_array")
+
+    def close(self) -> None:
+        if callable(getattr(self.env, "close", None)):
+            self.env.close()
+
+
+def space_of(spec: Any, *, unlimited: bool = False) -> spaces.Space:
+    """The Gymnasium space of a dm_env spec or of a space of the old gym, nested as it is.
+
+    Scalars become vectors of size 1; unlimited: numbers are given without limits, whatever the spec says of them.
+    Raises UserError.
+    """
+    if isinstance(spec, spaces.Space):
+        return spec
+    kind = type(spec).__name__
+    if kind == "Dict" or isinstance(spec, Mapping):
+        inner = spec.spaces if kind == "Dict" else spec
+        return spaces.Dict({key: space_of(value, unlimited=unlimited) for key, value in inner.items()})
+    if kind == "Tuple" or isinstance(spec, list | tuple):
+        inner = spec.spaces if kind == "Tuple" else spec
+        return spaces.Tuple([space_of(value, unlimited=unlimited) for value in inner])
+    if kind == "Discrete":
+        return spaces.Discrete(int(spec.n), start=int(getattr(spec, "start", 0)))
+    if kind == "MultiDiscrete":
+        return spaces.MultiDiscrete(spec.nvec)
+    if kind == "MultiBinary":
+        return spaces.MultiBinary(spec.n)
+    if kind == "Box":
+        return spaces.Box(spec.low, spec.high, spec.shape, spec.dtype)
+    if hasattr(spec, "num_values"):  # dm_env's DiscreteArray
+        return spaces.Discrete(int(spec.num_values))
+    if hasattr(spec, "shape") and hasattr(spec, "dtype"):
+        return _array_space(spec, unlimited)
+    raise UserError(f"the space {spec!r} of the environment is not understood.", "Wrap it as a gymnasium.Env.")
+
+
+def _array_space(spec: Any, unlimited: bool) -> spaces.Space:
+    """dm_env's Array and BoundedArray."""
+    shape, dtype = tuple(spec.shape) or (1,), np.dtype(spec.dtype)
+    low: Any = getattr(spec, "minimum", None)
+    high: Any = getattr(spec, "maximum", None)
+    if dtype == np.uint8:
+        return spaces.Box(0, 255, shape, np.uint8)
+    if dtype.kind in "iub" and low is not None and np.ndim(low) <= 1 and not unlimited:
+        start = np.broadcast_to(np.asarray(low, np.int64), shape)
+        return spaces.MultiDiscrete(np.broadcast_to(high, shape) - start + 1, start=start)
+    kind = np.float32 if dtype.kind in "iub" or unlimited else dtype
+    if low is None or unlimited:
+        return spaces.Box(-np.inf, np.inf, (int(np.prod(shape)),) if unlimited else shape, kind)
+    return spaces.Box(np.broadcast_to(low, shape).astype(kind), np.broadcast_to(high, shape).astype(kind), dtype=kind)
+
+
+def _as_in(space: spaces.Space, value: Any) -> Any:
+    """A dm_env observation as its space says: arrays, scalars as vectors."""
+    if isinstance(space, spaces.Dict):
+        return {key: _as_in(inner, value[key]) for key, inner in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_as_in(inner, part) for inner, part in zip(space.spaces, value, strict=True))
+    return np.asarray(value, space.dtype).reshape(space.shape or ())

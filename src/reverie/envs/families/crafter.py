@@ -1,0 +1,116 @@
+"""Crafter: an open world with 22 achievements, from 64x64 pixels. pip: crafter (and numba: resets 20 times faster).
+
+Protocol: 17 actions, no repeat, 10,000 steps (a truncation), reward 1 for the first time of each achievement and 0.1
+for each change of health; death is a termination. The Crafter score is the geometric mean of success rates (Hafner
+2021, Eq. 1): `crafter_score`.
+
+The package is not reproducible: objects of a chunk are a `set`, ordered by where they lie in memory. Here they are
+kept in the order in which they came (`_ordered`), so that a seed means one world.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from ...errors import UserError
+from ..family import NoOptions, Request
+from ..wrappers import ActionRepeat
+
+PREFIXES = ("crafter", "crafterreward", "crafternoreward")
+MODULES = ("crafter",)
+INSTALL = "pip install 'crafter>=1.8.3,<2' numba"
+DEBIAN = ""
+EXAMPLE = "crafter/reward"
+NOTE = "64x64 RGB, 17 actions; achievements and the Crafter score are logged"
+REPEAT = 1
+Options = NoOptions
+
+
+def make(request: Request) -> gym.Env:
+    """The world; observation uint8 (64, 64, 3)."""
+    env: gym.Env = World(reward=_with_reward(request.env_id))
+    return ActionRepeat(env, request.repeat) if request.repeat > 1 else env
+
+
+def protocol(request: Request) -> str:
+    """What scores depend on."""
+    told = "with reward" if _with_reward(request.env_id) else "without reward"
+    return f"{request.env_id}: 64x64 RGB, 17 actions, {told}, 10000 steps (truncated), action repeat {request.repeat}"
+
+
+def crafter_score(rates: Iterable[float]) -> float:
+    """exp(mean(ln(1 + s_i))) - 1 of success rates s_i in percent (Crafter, Eq. 1). -> percent."""
+    return float(np.exp(np.mean(np.log(1 + np.fromiter(rates, float)))) - 1)
+
+
+def _with_reward(env_id: str) -> bool:
+    known = {"crafter/reward": True, "crafterreward-v1": True, "crafter": True}
+    known |= {"crafter/noreward": False, "crafternoreward-v1": False}
+    if env_id.lower() not in known:
+        raise UserError(f"Crafter has no task '{env_id}'.", "There are crafter/reward and crafter/noreward.")
+    return known[env_id.lower()]
+
+
+class _Ordered(dict):
+    """A set in the order of arrival, with the two methods that Crafter uses."""
+
+    def add(self, item: Any) -> None:
+        self[item] = None
+
+    def remove(self, item: Any) -> None:
+        del self[item]
+
+
+def _ordered(world: type) -> None:
+    """Let the package's worlds keep their objects in order. Once is enough."""
+    if getattr(world, "ordered_by_reverie", False):
+        return
+    reset = world.reset  # type: ignore[attr-defined]
+
+    def ordered_reset(self: Any, seed: Any = None) -> None:
+        reset(self, seed)
+        self._chunks = collections.defaultdict(_Ordered)
+
+    world.reset, world.ordered_by_reverie = ordered_reset, True  # type: ignore[attr-defined]
+
+
+class World(gym.Env):
+    """Crafter as a Gymnasium environment; info["log"] at the end of an episode holds its achievements, 0 or 1 each."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012  (Gymnasium's own form)
+    render_mode = "rgb_array"
+
+    def __init__(self, *, reward: bool) -> None:
+        import crafter
+
+        _ordered(crafter.engine.World)
+        self.crafter, self.reward = crafter, reward
+        self.env = crafter.Env(reward=reward)
+        self.action_space = spaces.Discrete(len(crafter.constants.actions))
+        self.observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.env = self.crafter.Env(reward=self.reward, seed=seed)
+        return np.asarray(self.env.reset()), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        obs, reward, done, info = self.env.step(int(action))
+        terminated = bool(done and info["discount"] == 0)
+        told: dict[str, Any] = {"achievements": dict(info["achievements"])}
+        if done:
+            told["log"] = {f"achievement/{name}": float(count > 0) for name, count in info["achievements"].items()}
+        return np.asarray(obs), float(reward), terminated, bool(done) and not terminated, told
+
+    def render(self) -> np.ndarray:
+        """A larger picture for people. -> uint8 (256, 256, 3)."""
+        return np.asarray(self.env.render((256, 256)))

@@ -1,0 +1,156 @@
+"""DeepMind Control suite, from joint angles and velocities or from a camera. pip: dm-control, mujoco below version 4.
+
+Protocol: repeat 2, episodes of 1000 control steps (a truncation: control does not end), the task's own rewards summed
+over the repeat. Proprio: the suite's own entries, scalars included. Pixels: camera 0 (quadruped: 2).
+
+A picture drawn by a CPU takes 24 to 51 ms as the suite draws it, and 0.6 to 2 ms without shadows, reflections and
+multisampling and through a camera that is kept (`physics.render` makes a new one each time): look=fast.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from ...errors import UserError
+from ..adapters import space_of
+from ..family import Request, option
+from ..rendering import DEBIAN as DEBIAN_OF_RENDERING
+from ..rendering import choose_renderer, on_software
+
+PREFIXES = ("dmc", "dm_control")
+MODULES = ("dm_control", "mujoco")
+INSTALL = "pip install 'dm-control>=1.0.50' 'mujoco>=3.17,<4'"
+DEBIAN = DEBIAN_OF_RENDERING
+EXAMPLE = "dmc/walker-walk"
+NOTE = "joint angles and velocities; with env.pixels=true a camera, repeat 2"
+REPEAT = 2
+#: Cameras other than 0, as in the published runs: from there the task can be seen.
+CAMERAS = {"quadruped": 2}
+FILM_SIZE = 240  # pixels a side of pictures for people
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the camera draws."""
+
+    look: Literal["auto", "fast", "standard"] = option(
+        "auto", "fast: no shadows and reflections; standard: as the suite draws; auto: fast if a CPU draws"
+    )
+    camera: int = option(-1, "which camera; -1: the usual one")
+
+
+def make(request: Request) -> gym.Env:
+    """The task; one step is request.repeat control steps."""
+    domain, task = _names(request.env_id)
+    if request.pixels:
+        choose_renderer()  # before MuJoCo is imported
+    else:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # the default needs a display as soon as a film is asked for
+    warnings.filterwarnings("ignore", module="dm_control")
+    from dm_control import suite
+
+    known = [f"{d}-{t}" for d, t in suite.ALL_TASKS]
+    if (domain, task) not in suite.ALL_TASKS:
+        close = difflib.get_close_matches(f"{domain}-{task}", known, 3, 0.5) or ["walker-walk", "cartpole-swingup"]
+        raise UserError(f"the suite has no task '{domain}-{task}'.", f"Did you mean {', '.join(close)}?")
+    options = request.options or Options()
+    camera = options.camera if options.camera >= 0 else CAMERAS.get(domain, 0)
+    size = request.image_size or 64
+    return Control(suite.load(domain, task), request.repeat, camera, pixels=size * request.pixels, fast=_fast(options))
+
+
+def protocol(request: Request) -> str:
+    """What scores depend on; with pixels also who draws them."""
+    seen = "joint angles and velocities"
+    if request.pixels:
+        options, domain = request.options or Options(), _names(request.env_id)[0]
+        camera = options.camera if options.camera >= 0 else CAMERAS.get(domain, 0)
+        seen = f"camera {camera}, {'fast' if _fast(options) else 'standard'} look, drawn by {choose_renderer()}"
+    return f"{request.env_id}: {seen}, action repeat {request.repeat}, 1000 control steps (truncated)"
+
+
+def _names(env_id: str) -> tuple[str, str]:
+    """ "dmc/ball_in_cup-catch" -> ("ball_in_cup", "catch"). Raises UserError."""
+    domain, dash, task = env_id.partition("/")[2].removesuffix("-v0").partition("-")
+    if not dash:
+        raise UserError(f"'{env_id}' is not of the form dmc/DOMAIN-TASK.", f"E.g. {EXAMPLE}, dmc/ball_in_cup-catch.")
+    return {"cup": "ball_in_cup"}.get(domain, domain), task
+
+
+def _fast(options: Options) -> bool:
+    return options.look == "fast" or (options.look == "auto" and on_software(choose_renderer()))
+
+
+class Control(gym.Env):
+    """A task of the suite, `repeat` control steps at a time; observations are its own entries, or a picture.
+
+    pixels: side of the picture that is observed; 0 for the entries, and then nothing is drawn unless `render` is
+    called.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012  (Gymnasium's own form)
+    render_mode = "rgb_array"
+
+    def __init__(self, env: Any, repeat: int, camera: int, *, pixels: int = 0, fast: bool = True) -> None:
+        self.env, self.repeat, self.camera, self.pixels, self.fast = env, repeat, camera, pixels, fast
+        self._cameras: dict[int, Any] = {}
+        self.action_space = space_of(env.action_spec())
+        self._keys = list(env.observation_spec())
+        whole = space_of(env.observation_spec(), unlimited=True)
+        picture = spaces.Box(0, 255, (pixels, pixels, 3), np.uint8)
+        self.observation_space = picture if pixels else whole
+        if pixels and fast:
+            self._prepare(pixels)
+
+    def _prepare(self, size: int) -> None:
+        """Before the first picture: no multisampling, no larger buffer than needed."""
+        look = self.env.physics.model.vis
+        look.quality.offsamples = 0
+        look.global_.offwidth = look.global_.offheight = max(size, FILM_SIZE)
+
+    def _observe(self, entries: Any) -> Any:
+        if self.pixels:
+            return self._draw(self.pixels)
+        return {key: np.asarray(entries[key], np.float32).reshape(-1) for key in self._keys}
+
+    def _draw(self, size: int) -> np.ndarray:
+        from dm_control.mujoco import engine
+
+        if size not in self._cameras:
+            self._cameras[size] = engine.Camera(self.env.physics, size, size, camera_id=self.camera)
+        flags = {"shadow": False, "reflection": False} if self.fast else {}
+        return self._cameras[size].render(render_flag_overrides=flags)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.env.task._random = np.random.RandomState(seed)  # what a new environment would be made with
+        return self._observe(self.env.reset().observation), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        total = 0.0
+        for _ in range(self.repeat):
+            now = self.env.step(action)
+            total += now.reward or 0.0
+            if now.last():
+                break
+        ended = now.last()
+        return self._observe(now.observation), total, ended and now.discount == 0, ended and now.discount != 0, {}
+
+    def render(self) -> np.ndarray:
+        """A picture for people. -> uint8 (FILM_SIZE, FILM_SIZE, 3)."""
+        if not self._cameras and self.fast:
+            self._prepare(FILM_SIZE)
+        return self._draw(FILM_SIZE)
+
+    def close(self) -> None:
+        self._cameras.clear()
+        self.env.close()
