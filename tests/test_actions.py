@@ -149,7 +149,7 @@ def test_numbers_without_limits_get_some_and_it_is_said():
 
 
 @pytest.mark.parametrize("old", ["discrete", "box"])
-def test_specs_of_version_0_2_are_read(old):
+def test_specs_of_format_1_are_read(old):
     box = {"shape": [2], "low": [-1, 0], "high": [1, 5], "start": 0}
     values = {
         "discrete": {"kind": "discrete", "size": 3, "shape": [], "low": [], "high": [], "start": 2, "dtype": "float32"},

@@ -46,13 +46,20 @@ MAY_IMPORT = {
     "clock": "",
     "tasks": "config envs",
     "examiner": "config envs evaluate tasks train",
-    "loop": "config envs replay collect checkpoint evaluate examiner clock logger rundir screen tasks train",
+    "forecast": "config envs replay train",
+    "ranges": "",
+    "signals": "",
+    "loop": "config envs forecast ops ranges replay collect checkpoint evaluate examiner clock logger rundir screen "
+    "signals tasks train",
     "verbs_envs": "envs",
+    "verbs_check": "envs",
     "api": "config presets envs checkpoint evaluate loop player screen tasks train",
-    "cli": "__init__ selftest verbs_envs config presets checkpoint evaluate logger plot rundir screen loop api",
+    "verbs_presets": "config presets",
+    "cli": "__init__ selftest tasks verbs_check verbs_envs verbs_presets config presets checkpoint evaluate logger "
+    "plot rundir screen loop api",
     "__init__": "",
 }
-NO_TORCH = {"errors", "validity", "config", "replay", "collect", "envs", "plot", "__init__"}
+NO_TORCH = {"errors", "validity", "ranges", "config", "replay", "collect", "envs", "plot", "__init__"}
 
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}

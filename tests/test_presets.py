@@ -216,7 +216,8 @@ def test_the_papers_atari_differs_in_what_facts_1_17_says():
 
 def test_atari100k_changes_the_budget_and_what_it_borrows():
     changed = {a.key for a, _ in preset_differences("atari", "atari100k")}
-    budget = {key for key in changed if key.startswith("train.")} | {"replay.replay_capacity"}
+    budget = {key for key in changed if key.startswith("train.")} | {"replay.replay_capacity", "env.options"}
+    assert load_preset("atari100k").env.options == ("sticky=0",)
     assert changed - budget == BORROWED["atari100k"]
     train = load_preset("atari100k").train
     assert train.env_steps == 100_000

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -208,13 +209,13 @@ SAID = {  # what is told of each fault, after "environment 0 (seed 100) failed a
     "sys.exit": ["SystemExit: 4"],
     "segfault": ["its process was killed by SIGSEGV (worker_envs.py, line", "in string_at"],
     "out of memory": ["its process was killed by SIGKILL, perhaps because memory ran out"],
-    "hang": ["it did not answer for 0.5 s (worker_envs.py, line", "in _misbehave"],
+    "hang": ["it did not answer for 1 s (worker_envs.py, line", "in _misbehave"],
 }
 
 
 @pytest.mark.parametrize("fault", SAID)
 def test_a_fault_ends_the_episodes_of_its_worker_and_nothing_else(make, fault):
-    ours = make([partial(faulty, fault)] * 4, timeout=0.5 if fault == "hang" else 60)
+    ours = make([partial(faulty, fault)] * 4, timeout=1 if fault == "hang" else 60)
     theirs = SyncVectorEnv([lambda: AgentView(Steady(length=20))] * 4)
     ours.reset(seed=100)
     theirs.reset(seed=100)
@@ -625,10 +626,10 @@ def test_slow_environments_go_to_workers(monkeypatch):
     monkeypatch.setattr(backend, "MEASURE", 0.1)
     name, why = choose_backend(partial(steady, cost=0.02), 4, cores=2)
     assert name == "workers"
-    sync, parallel = (float(word) for word in why.split() if word.replace(".", "").isdigit() and float(word) > 25)
+    told = r"4 environments of [\d.]+ ms a step: ([\d.]+) ms one after the other, ([\d.]+) ms in 2 processes"
+    sync, parallel = map(float, re.fullmatch(told, why).groups())
     assert sync > 80
     assert 40 < parallel < sync
-    assert why.endswith("in 2 processes")
 
 
 def test_the_measurement_has_the_last_word(monkeypatch):
@@ -669,5 +670,5 @@ def test_a_step_is_timed_with_its_resets(monkeypatch):
     made = AgentView(SlowResets(length=1))
     monkeypatch.setattr(made, "close", lambda: closed.append(True))
     monkeypatch.setattr(backend, "MEASURE", 0.1)
-    assert 0.009 < backend.time_step(lambda: made) < 0.03
+    assert 0.009 < backend.time_step(lambda: made) < 0.06
     assert closed

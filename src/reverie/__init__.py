@@ -9,7 +9,18 @@ act = reverie.load("cartpole").player()
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Dreamer", "DreamerV2", "Player", "UserError", "load", "load_player", "load_preset", "make_env"]
+__all__ = [
+    "Config",
+    "Dreamer",
+    "DreamerV2",
+    "Player",
+    "UserError",
+    "check_env",
+    "load",
+    "load_player",
+    "load_preset",
+    "make_env",
+]
 
 _HOMES = {
     "Config": "config",
@@ -21,6 +32,7 @@ _HOMES = {
     "load_player": "player",
     "UserError": "errors",
     "make_env": "envs",
+    "check_env": "envs.check",
 }
 
 

@@ -27,7 +27,8 @@ from .errors import UserError
 if TYPE_CHECKING:
     from .train import DreamerV2
 
-FORMAT = 1  # raised when a file's meaning changes; older formats must stay loadable
+FORMAT = 2  # raised when a file's meaning changes; 2: actions of several parts
+READABLE = (1, 2)  # older formats must stay loadable
 
 
 def write_atomically(path: Path, files: Mapping[str, Any]) -> None:
@@ -128,7 +129,7 @@ def save_checkpoint(
 def load_checkpoint(path: Path, agent: DreamerV2, generators: Mapping[str, torch.Generator]) -> dict[str, Any]:
     """Restore weights, optimisers and random streams; -> the rest of the state. Raises UserError."""
     state = _read_json(path / "state.json")
-    if state.get("format") != FORMAT or not isinstance(state.get("updates"), int):
+    if state.get("format") not in READABLE or not isinstance(state.get("updates"), int):
         raise UserError(f"{path / 'state.json'} is damaged or of another version.", "Remove that checkpoint.")
     load_weights(path, agent)
     tensors = _tensors(path / "optimizers.safetensors")
@@ -162,7 +163,7 @@ def find_agent(path: str | Path) -> Path:
 def read_agent(path: Path) -> tuple[Config, Spec]:
     """Settings and spaces of a saved agent. Raises UserError."""
     spec = _read_json(path / "spec.json")
-    if spec.pop("format", None) != FORMAT:
+    if spec.pop("format", None) not in READABLE:
         raise UserError(f"{path} was written by another version of reverie.", "Load it with that version.")
     try:
         return load_config(path / "config.yaml"), Spec.from_dict(spec)

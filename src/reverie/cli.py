@@ -1,4 +1,4 @@
-"""The command line: reverie train | eval | presets | envs | info. Mistakes end in one sentence and exit code 2."""
+"""The command line: reverie VERB (train, eval, check-env, ...). Mistakes end in one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from . import __version__
 from .config import SETTINGS, Config, build, load_file
 from .errors import UserError
-from .presets import (
-    Row,
-    load_preset,
-    preset_description,
-    preset_differences,
-    preset_names,
-    preset_notes,
-    preset_rows,
-)
+from .presets import load_preset, preset_names
+from .verbs_presets import presets_command, show
 
+CHECK_HELP = """\
+Plays random steps and tells mistakes, one sentence each, with the fix. ENV is a Gymnasium id, or names a function (or
+class) that makes an environment: FILE.py:FUNCTION or MODULE:FUNCTION. Settings of env.* may follow.
+
+  reverie check-env CartPole-v1
+  reverie check-env my_robot.py:make_env --steps 2000
+  reverie check-env dmc/walker-walk env.pixels=true
+
+Exit code 1 if there are errors. In Python: reverie.check_env(make_env).
+"""
 EPILOG = """\
 examples:
   reverie train --preset demo                              learn MiniGrid from pixels in minutes
@@ -33,6 +34,7 @@ examples:
   reverie eval runs/doorkey --episodes 20                  play the newest checkpoint, write a GIF
   reverie presets demo                                     every value of a preset and where it comes from
   reverie train --preset dreamerv3+small --env CartPole-v1 one preset's values on top of another's
+  reverie check-env my_robot.py:make_env                   is my environment what it says it is?
   reverie selftest                                         does the code still compute what the equations say?
 The same train command again continues a run. Stop with Ctrl-C: a checkpoint is written first.
 """
@@ -43,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     try:
-        if rest and args.verb != "train":
+        if rest and args.verb not in ("train", "check-env"):
             raise UserError(f"unknown argument '{rest[0]}'.", f"See reverie {args.verb} --help.")
         code: int = args.function(args, rest)
         return code
@@ -92,25 +94,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     play.add_argument("--device", default="auto", help="auto, cpu, cuda")
     play.add_argument("--video", type=Path, help="where to write a GIF of the first episode (default: RUN/videos)")
-    play.add_argument("--json", action="store_true", help="print one JSON object")
 
     presets = verb("presets", _presets, "list presets, show one, or compare two")
     presets.add_argument("name", nargs="?", help="a preset, or several: A+B has B's values on top of A's")
     presets.add_argument("--diff", nargs=2, metavar=("A", "B"), help="settings in which two presets differ")
     presets.add_argument("--keys", action="store_true", help="every setting: default, meaning, source of the default")
-    presets.add_argument("--json", action="store_true")
 
     envs = verb("envs", _envs, "list environment families and how to install them, or show one's options")
     envs.add_argument("family", nargs="?", help="a family of the list, or an id")
-    envs.add_argument("--json", action="store_true")
+
+    check = verb("check-env", _check_env, "try an environment: mistakes in one sentence each, with the fix", CHECK_HELP)
+    check.add_argument("env", help="an id, FILE.py:FUNCTION or MODULE:FUNCTION")
+    check.add_argument("--steps", type=_positive, default=500, help="random steps to play")
+    check.add_argument("--seed", type=int, default=0)
 
     selftest = verb("selftest", _selftest, "check every equation against golden numbers: run it after editing a loss")
     selftest.add_argument("--only", help="only the checks with this in their names, e.g. KL")
-    selftest.add_argument("--json", action="store_true")
 
     info = verb("info", _info, "versions and hardware, or the state of a run")
     info.add_argument("run", type=Path, nargs="?")
-    info.add_argument("--json", action="store_true")
+    for sub in (envs, check, selftest, presets, info, play):
+        sub.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
@@ -123,16 +127,8 @@ def _positive(text: str) -> int:
 def _settings_help() -> str:
     lines = ["settings, as --group.name VALUE or group.name=VALUE or name=VALUE (defaults: the design document):"]
     for key, (_, default, doc, _) in SETTINGS.items():
-        lines.append(f"  {key:34} {_show(default):14} {doc}")
+        lines.append(f"  {key:34} {show(default):14} {doc}")
     return "\n".join(lines)
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple | list):
-        return ",".join(map(str, value)) or "-"
-    return f"{value:g}" if isinstance(value, float) else str(value) or "-"
 
 
 def _overrides(rest: list[str]) -> dict[str, str]:
@@ -236,74 +232,20 @@ def _eval(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _presets(args: argparse.Namespace, rest: list[str]) -> int:
-    if args.keys:
-        listed = {key: [default, doc, source] for key, (_, default, doc, source) in SETTINGS.items()}
-        print(json.dumps(listed) if args.json else _keys())
-    elif args.diff:
-        differences = preset_differences(*args.diff)
-        pairs = {a.key: [_fact(a), _fact(b)] for a, b in differences}
-        print(json.dumps(pairs) if args.json else _preset_diff(args.diff[0], args.diff[1], differences))
-    elif args.name:
-        rows = preset_rows(args.name)
-        facts = {row.key: _fact(row) for row in rows}
-        print(json.dumps(facts) if args.json else _preset_table(args.name, rows))
-    else:
-        found = {name: preset_description(name) for name in preset_names()}
-        print(json.dumps(found) if args.json else "\n".join(f"{name:12} {text}" for name, text in found.items()))
-    return 0
-
-
-_KEY_WIDTH = max(map(len, SETTINGS))
-
-
-def _fact(row: Row) -> dict[str, Any]:
-    return {"value": row.value, "source": row.source, "preset": row.preset}
-
-
-def _keys() -> str:
-    lines = (f"{key:{_KEY_WIDTH}} {_show(s.default):14} {s.doc} [{s.source}]" for key, s in SETTINGS.items())
-    return "\n".join(lines)
-
-
-def _preset_table(name: str, rows: Sequence[Row]) -> str:
-    """Every setting on a line: mark, key, value, source. A blank line between groups."""
-    lines = [preset_description(name), *preset_notes(name), "'*': other than the default"]
-    width = max(len(_show(row.value)) for row in rows)
-    for _, group in groupby(rows, lambda row: row.key.split(".")[0]):
-        lines.append("")
-        for row in group:
-            mark, whose = " " if row.is_default else "*", f"{row.preset}: " if row.preset not in ("", name) else ""
-            lines.append(f"{mark} {row.key:{_KEY_WIDTH}} {_show(row.value):{width}}  {whose}{row.source}")
-    return "\n".join(lines)
-
-
-def _preset_diff(left: str, right: str, pairs: Sequence[tuple[Row, Row]], width: int = 120) -> str:
-    """Two presets side by side, values and sources; what does not fit into `width` is cut."""
-    if not pairs:
-        return f"{left} and {right} do not differ."
-    key = max(len(a.key) for a, _ in pairs)
-    first, second = (min(16, max(len(n), *(len(_show(p[i].value)) for p in pairs))) for i, n in ((0, left), (1, right)))
-    source = (width - key - first - second - 4 * 2) // 2
-
-    def line(*cells: str) -> str:
-        widths = (key, first, second, source, source)
-        return "  ".join(_cut(cell, size).ljust(size) for cell, size in zip(cells, widths, strict=True)).rstrip()
-
-    lines = [line("setting", left, right, f"source in {left}", f"source in {right}")]
-    for _, group in groupby(pairs, lambda pair: pair[0].key.split(".")[0]):
-        lines.append("")
-        lines += [line(a.key, _show(a.value), _show(b.value), a.source, b.source) for a, b in group]
-    return "\n".join(lines)
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+    return presets_command(args)
 
 
 def _envs(args: argparse.Namespace, rest: list[str]) -> int:
     from .verbs_envs import envs_command
 
     return envs_command(args)
+
+
+def _check_env(args: argparse.Namespace, rest: list[str]) -> int:
+    from .tasks import options_of
+    from .verbs_check import check_command
+
+    return check_command(args, options_of(build(_overrides(rest), where="setting")))
 
 
 def _selftest(args: argparse.Namespace, rest: list[str]) -> int:

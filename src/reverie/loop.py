@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,15 @@ from .envs.spaces import MASK
 from .errors import UserError
 from .evaluate import Evaluation, write_gif
 from .examiner import Examiner
+from .forecast import Forecast, make_forecast, require_fit
 from .logger import Logger, read_lines
+from .ops import SCALAR_TRANSFORMS
+from .ranges import range_report
 from .replay import Replay
 from .rundir import check_directory, clear_leftovers, prepare_directory
 from .screen import Screen
-from .tasks import make_envs, repeat_of, spec_of, twin
+from .signals import on_signals
+from .tasks import make_envs, protocol_of_task, repeat_of, spec_of, step_seconds, twin
 from .train import DreamerV2, to_batch
 
 
@@ -49,7 +51,13 @@ class Run:
         self.spec = spec_of(self.envs)
         self.examiner = Examiner(config, twin(env), self.spec)  # now: later is too late to learn that it has no twin
         self.agent = DreamerV2(config, self.spec)
-        prepare_directory(self.directory, config)  # last: a task that cannot be made leaves no directory behind
+        self.forecast: Forecast | None = None
+        if train.forecast and not checkpoint.checkpoints(self.directory):
+            self.forecast = make_forecast(self.agent, self.directory, step_seconds=step_seconds(config, env))
+            require_fit(self.forecast)
+        prepare_directory(
+            self.directory, config, protocol_of_task(config)
+        )  # last: a task that cannot be made leaves no directory behind
         self.replay = Replay(
             self.spec.shapes,
             self.spec.action.size,
@@ -89,7 +97,7 @@ class Run:
         """
         screen = screen or Screen(quiet=True)
         try:
-            with _on_signals(self.stop):
+            with on_signals(self.stop):
                 screen.start(self)
                 self._train(screen)
         finally:
@@ -122,6 +130,7 @@ class Run:
             self._note(episodes)
             if not clock.prefilled and clock.env_steps >= settings.prefill and self._can_learn():
                 clock.prefilled = clock.env_steps
+                self._report_ranges(screen)
                 if self._measure:
                     self._measure_observations()
             while clock.updates_due(settings.train_ratio, settings.pretrain) > 0 and not self.finished():
@@ -177,6 +186,20 @@ class Run:
 
     def _can_learn(self) -> bool:
         return self.replay.can_sample(self.config.train.seq_len)
+
+    def _report_ranges(self, screen: Screen) -> None:
+        """What the prefill looks like: shown, and kept in RUN/first_rows.json."""
+        squash, name = SCALAR_TRANSFORMS[self.config.model.reward_transform][0], self.config.model.reward_transform
+        report = range_report(
+            self.replay.first_rows(2000),
+            {key: item.kind for key, item in self.spec.obs.items()},
+            transform=lambda rewards: squash(torch.from_numpy(rewards)).numpy(),
+            transform_name=name,
+            scaled=self.config.model.vector_transform != "none",
+        )
+        for line in ["the first experience:", *report.lines()]:
+            screen.say(line)
+        (self.directory / "first_rows.json").write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
 
     def _follow_observations(self, row: dict[str, np.ndarray]) -> None:
         if self.config.model.vector_transform == "running":
@@ -359,24 +382,3 @@ def seed_everything(config: Config) -> None:
     torch.manual_seed(config.train.seed)
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
-
-
-@contextmanager
-def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run in order: checkpoint, then exit. A second Ctrl-C ends it at once."""
-    old: dict[Any, Any] = {}
-
-    def handler(number: int, frame: Any) -> None:
-        stop()
-        signal.signal(number, old[number])
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            old[number] = signal.signal(number, handler)
-    except ValueError:  # not in the main thread: leave signals alone
-        pass
-    try:
-        yield
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)

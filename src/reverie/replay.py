@@ -150,6 +150,11 @@ class Replay:
         filled = np.arange(self.size) < self.counts[:, None]
         return {key: self.data[key][filled] for key in (self.data if keys is None else keys)}
 
+    def first_rows(self, count: int) -> dict[str, np.ndarray]:
+        """At most `count` steps from the beginning of each ring. {"obs/key", "action", ...: (N, *shape)}."""
+        size = min(count, self.size, int(self.counts.min()))
+        return {key: array[:, :size].reshape(-1, *array.shape[2:]) for key, array in self.data.items()}
+
     def check_valid(self) -> None:
         """Raise ValueError if the contract of the drawing is broken anywhere; for tests and debugging."""
         for stream in range(len(self.counts)):

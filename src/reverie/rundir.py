@@ -61,8 +61,11 @@ def clear_leftovers(directory: Path) -> None:
             os.replace(directory / name, directory / f"{name}.lost")
 
 
-def prepare_directory(directory: Path, config: Config) -> None:
-    """Create the run's directory with its settings and provenance. Raises UserError if it cannot be written."""
+def prepare_directory(directory: Path, config: Config, protocol: str = "") -> None:
+    """Create the run's directory with its settings and provenance. Raises UserError if it cannot be written.
+
+    protocol: the line in which the task's family says what scores depend on.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         draft = directory / ".config.yaml.tmp"  # an existing configuration must survive a full disk
@@ -71,13 +74,13 @@ def prepare_directory(directory: Path, config: Config) -> None:
     except OSError as error:
         raise UserError(f"cannot write to {directory} ({error.strerror}).", "Choose another --run.") from error
     known = directory / "provenance.json"
-    facts = json.loads(known.read_text(encoding="utf-8")) if known.exists() else provenance(config)
+    facts = json.loads(known.read_text(encoding="utf-8")) if known.exists() else provenance(config, protocol)
     if known.exists():  # continued, perhaps by other code on another machine
-        facts["continued"] = [*facts.get("continued", []), provenance(config)]
+        facts["continued"] = [*facts.get("continued", []), provenance(config, protocol)]
     known.write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
-def provenance(config: Config) -> dict[str, Any]:
+def provenance(config: Config, protocol: str = "") -> dict[str, Any]:
     """Where numbers come from: command, commit, versions, hardware, seed, protocol."""
     return {
         "command": shlex.join(sys.argv),
@@ -96,7 +99,7 @@ def provenance(config: Config) -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "seed": config.train.seed,
-        "protocol": asdict(config.env),
+        "protocol": asdict(config.env) | ({"line": protocol} if protocol else {}),
     }
 
 

@@ -54,6 +54,8 @@ class Screen:
         self.say(
             f"replay    {config.replay.replay_capacity:,} steps, up to {gigabytes:.2f} GB ({config.replay.storage})"
         )
+        for index, line in enumerate(run.forecast.lines() if run.forecast else []):
+            self.say(f"{'' if index else 'forecast':9} {line}")
         self.say(f"learns    {config.train.train_ratio:g} updates per step after {config.train.prefill} random steps")
         self.say(f"files     {run.directory}")
         if run.resumed:

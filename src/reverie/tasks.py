@@ -9,7 +9,8 @@ import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 from .config import Config
-from .envs import EnvLike, make_request, make_vector, protocol_of
+from .envs import AgentView, EnvLike, make_env, make_request, make_vector, protocol_of
+from .envs.backend import time_step
 from .envs.family import Request
 from .envs.spaces import Spec
 from .errors import UserError
@@ -43,6 +44,17 @@ def make_envs(config: Config, env: EnvLike | None, count: int, *, backend: str =
         view=view_of(config),
         **options_of(config),
     )
+
+
+def step_seconds(config: Config, env: EnvLike | None) -> float:
+    """Seconds of a step of one environment, measured on one made for it; 0 if there can be no second one."""
+    if isinstance(env, gym.Env):
+        return 0.0
+    source = config.env.id if env is None else env
+    try:
+        return time_step(lambda: AgentView(make_env(source, **options_of(config)), **view_of(config)))
+    except Exception:  # whatever is wrong with the task is told when it is really stepped
+        return 0.0
 
 
 def repeat_of(config: Config) -> int:

@@ -70,7 +70,7 @@ class ObsKey:
             value = value.reshape((*value.shape[:-2], -1))
         if value.dtype != np.uint8:
             value = np.clip(np.rint(value * self.factor), 0, 255).astype(np.uint8)
-        if value.shape[len(batch) :] == self.shape and not self.grayscale:
+        if value.shape[len(batch) :] == self.shape:  # as many channels as frames: grey already, where that is asked
             return value
         pictures = value.reshape((-1, *value.shape[len(batch) :]))
         return np.stack([self._prepare(picture) for picture in pictures]).reshape(batch + self.shape)
@@ -142,11 +142,11 @@ class Spec:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Spec:
-        """Inverse of `to_dict`; reads checkpoints of version 0.2 as well."""
+        """Inverse of `to_dict`; reads format 1 as well."""
 
         def known(items: Mapping[str, Any]) -> ObsKey:
             plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in items.items()}
-            if "start" in plain:  # version 0.2
+            if "start" in plain:  # format 1
                 start = plain.pop("start")
                 if plain["kind"] == "discrete":
                     plain |= {"choices": plain["shape"], "starts": (start,)}

@@ -27,10 +27,10 @@ from ..images import area_resize
 
 PREFIXES = ("ale", "atari")
 MODULES = ("ale_py",)
-INSTALL = "pip install 'ale-py>=0.12,<1'"
+INSTALL = "pip install 'ale-py>=0.12.1,<1'"
 DEBIAN = ""
 EXAMPLE = "ALE/Pong-v5"
-NOTE = "64x64 grey, 18 or minimal actions, repeat 4, sticky actions"
+NOTE = "the screen, 18 or minimal actions, each held for 4 frames, some ignored (sticky actions)"
 REPEAT = 4
 
 #: Their ROMs have no game for one player: ALE would end the process.
@@ -163,8 +163,8 @@ class AtariEnv(gym.Env):
     """One game. observation: uint8 (H, W, 1 or 3); action: Discrete; info: lives, episode_frame_number.
 
     reset(seed=) repeats everything, sticky actions and no-ops too, and draws them as Gymnasium's ALE ids would with
-    that seed. The step in which a game ends shows frames from before its end, as AtariPreprocessing and ALE's vector
-    environment do, so that published scores were made on these very pictures.
+    that seed; it takes some 50 ms. The step in which a game ends shows frames from before its end, as ALE's vector
+    environment and AtariPreprocessing do: published scores were made with such last pictures.
     """
 
     def __init__(

@@ -1,0 +1,126 @@
+"""The report on the first experience: numbers, pictures of them as text, and warnings in words."""
+
+import json
+
+import numpy as np
+import pytest
+
+from reverie.ranges import histogram, range_report
+
+
+def rows(count=100, **obs):
+    rng = np.random.default_rng(0)
+    first, last = np.arange(count) % 10 == 0, np.arange(count) % 10 == 9
+    found = {f"obs/{key}": value for key, value in obs.items()}
+    return found | {
+        "reward": rng.normal(size=count).astype(np.float32),
+        "is_first": first,
+        "is_last": last,
+        "is_terminal": last & (np.arange(count) < 50),
+    }
+
+
+def vector(count=100, size=3):
+    return np.random.default_rng(1).normal(size=(count, size)).astype(np.float32)
+
+
+def image(count=100):
+    return np.random.default_rng(2).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+
+
+def report(found, kinds, **options):
+    return range_report(found, kinds, **options)
+
+
+def test_numbers_are_those_of_the_rows():
+    body, camera = vector(), image()
+    camera[:, 0, 0] = 7
+    told = report(rows(body=body, camera=camera), {"body": "vector", "camera": "image"})
+    assert told.keys["body"].low == body.min()
+    assert told.keys["body"].mean == pytest.approx(body.mean(), abs=1e-6)
+    assert told.keys["camera"].constant == 3 / 48
+    assert (told.episodes, told.terminations, told.steps) == (10, 5, 90)
+    assert told.warnings == ()
+    text = "\n".join(told.lines())
+    assert "5 terminated, 5 truncated" in text
+    assert max(map(len, told.lines())) <= 100
+    json.dumps(told.to_dict())
+
+
+def test_resets_are_no_rewards():
+    found = rows(body=vector())
+    found["reward"][:] = 1.0
+    found["reward"][found["is_first"]] = 0.0
+    assert report(found, {"body": "vector"}).rewards.min() == 1
+
+
+def uneven():
+    return vector() * np.float32([1, 1, 1e-5])
+
+
+@pytest.mark.parametrize(
+    ("obs", "kind", "told"),
+    [
+        (np.zeros((100, 4, 4, 3), np.uint8), "image", "never changes: is it drawn at all?"),
+        (image() * (np.arange(100) > 60)[:, None, None, None].astype(np.uint8), "image", "61% of the pictures"),
+        (np.uint8(image() > 127), "image", "holds only 0 and 1 of 255"),
+        (np.ones((100, 3), np.float32), "vector", "env.obs_ignore=x"),
+        (vector() * 1000, "vector", "set model.vector_transform="),
+        (uneven(), "vector", "differ"),
+    ],
+)
+def test_what_looks_wrong_is_said(obs, kind, told):
+    warnings = report(rows(x=obs), {"x": kind}).warnings
+    assert len(warnings) == 1
+    assert told in warnings[0]
+
+
+def test_ranges_of_scaled_vectors_do_not_matter():
+    assert report(rows(x=vector() * 1000), {"x": "vector"}, scaled=True).warnings == ()
+    assert report(rows(x=uneven()), {"x": "vector"}, scaled=True).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("factor", "name", "told"),
+    [
+        (0.0, "none", "replay.prioritize=rewards"),
+        (1e4, "none", "model.reward_transform=symlog"),
+        (1e4, "tanh", "flattens them at 1"),
+        (1e-4, "none", "behavior.entropy_scale drowns them"),
+    ],
+)
+def test_odd_rewards_are_said(factor, name, told):
+    found = rows(x=vector())
+    found["reward"] *= factor
+    transform = {"tanh": np.tanh}.get(name, lambda x: x)
+    (warning,) = report(found, {"x": "vector"}, transform=transform, transform_name=name).warnings
+    assert told in warning
+
+
+def test_endless_episodes_are_said():
+    found = rows(x=vector())
+    found["is_last"][:] = False
+    found["is_terminal"][:] = False
+    (warning,) = report(found, {"x": "vector"}).warnings
+    assert "env.time_limit" in warning
+
+
+def test_rewards_are_shown_before_and_after_the_transform():
+    lines = report(rows(x=vector()), {"x": "vector"}, transform=np.sign, transform_name="sign").lines()
+    before, after = (next(line for line in lines if line.strip().startswith(name)) for name in ("rewards", "sign"))
+    assert before != after
+    assert after.strip().split(" ", 1)[1].strip().startswith("-1 |█")
+
+
+def test_a_histogram_is_tall_where_there_are_many():
+    assert histogram(np.array([0.0] * 100 + [1.0]), 3) == "0 |█ ▂| 1 (log counts)"
+    assert histogram(np.full(5, 2.5)) == "always 2.5"
+    assert histogram(np.zeros(0)) == "none"
+
+
+def test_a_run_shows_and_keeps_it(make_run, tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    run.train()
+    told = json.loads((tmp_path / "run" / "first_rows.json").read_text())
+    assert set(told["observations"]) == set(run.spec.obs)
+    assert told["steps"] > 0
