@@ -121,7 +121,8 @@ def space_of(spec: Any, *, unlimited: bool = False) -> spaces.Space:
     if kind == "MultiBinary":
         return spaces.MultiBinary(spec.n)
     if kind == "Box":
-        return spaces.Box(spec.low, spec.high, spec.shape, spec.dtype)
+        low, high = (np.asarray(limit, spec.dtype) for limit in (spec.low, spec.high))
+        return spaces.Box(low, high, spec.shape, spec.dtype)
     if hasattr(spec, "num_values"):  # dm_env's DiscreteArray
         return spaces.Discrete(int(spec.num_values))
     if hasattr(spec, "shape") and hasattr(spec, "dtype"):

@@ -127,7 +127,7 @@ class Control(gym.Env):
         if size not in self._cameras:
             self._cameras[size] = engine.Camera(self.env.physics, size, size, camera_id=self.camera)
         flags = {"shadow": False, "reflection": False} if self.fast else {}
-        return self._cameras[size].render(render_flag_overrides=flags)
+        return self._cameras[size].render(render_flag_overrides=flags).copy()  # it draws into one buffer
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
