@@ -22,7 +22,7 @@ from reverie.train import DreamerV2
 PLAIN = Forecast(
     now=10**9, replay=4 * 10**9, update=10**9, saving=10**8, gpu=None, disk=5 * 10**9, memory_left=10**10,
     gpu_left=None, disk_left=10**11, update_seconds=0.1, act_seconds=0.001, step_seconds=0.002, updates_per_step=0.25,
-    steps=10**6, row_bytes=12_400, batch_size=50, on_disk=False,
+    idle=0, steps=10**6, row_bytes=12_400, batch_size=50, on_disk=False,
 )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ def test_files_hold_the_replay_and_checkpoints(tmp_path):
 
 def test_times_add_up():
     assert PLAIN.seconds(1000) == pytest.approx(1000 * (0.002 + 0.001 + 0.25 * 0.1))
+    assert PLAIN.seconds(1000, idle=400) == pytest.approx(1000 * 0.002 + 600 * (0.001 + 0.25 * 0.1))
     text = " ".join(PLAIN.lines())
     assert "47 min per 100,000 steps" in text
     assert "7.8 h for 1,000,000" in text

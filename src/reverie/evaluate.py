@@ -53,7 +53,7 @@ class Evaluation:
 
 
 MAX_LENGTH = 30_000  # steps after which an episode of an evaluation is counted as it stands (Atari's limit: 27,000)
-MAX_FRAMES = 1500
+MAX_FRAMES = 300  # of a film; of a longer episode every second one is kept, every fourth, ...
 
 
 def evaluate(
@@ -77,10 +77,15 @@ def evaluate(
     lengths: list[int] = []
     frames: list[np.ndarray] = []
     camera, note = _camera(envs) if film else (None, "")
+    stride, seen = 1, 0
     for row, finished in collector.rows(act):
         if camera is not None:
-            frames.append(camera(row))
-            camera = None if row["is_last"][0] or len(frames) >= MAX_FRAMES else camera
+            if seen % stride == 0 or row["is_last"][0]:
+                frames.append(camera(row))
+            if len(frames) == MAX_FRAMES:
+                frames, stride = frames[::2], 2 * stride
+            seen += 1
+            camera = None if row["is_last"][0] else camera
         for episode in finished:
             if quota[episode.index] > 0 and not episode.crashed:
                 quota[episode.index] -= 1

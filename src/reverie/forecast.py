@@ -32,6 +32,8 @@ from .train import DreamerV2, to_batch
 TIGHT = 0.85
 #: A second update is timed only if the first took less than this many seconds.
 PATIENCE = 10.0
+#: Bytes of a film of an evaluation: half of the most it can take.
+FILM = 30_000_000
 #: Files of a container's limit and use of memory, versions 2 and 1.
 CGROUPS = (
     ("memory.max", "memory.current"),
@@ -56,6 +58,7 @@ class Forecast:
     act_seconds: float  # per environment step
     step_seconds: float  # of one environment
     updates_per_step: float
+    idle: int  # steps before learning begins
     steps: int  # of the whole run
     row_bytes: int  # of one step in the replay
     batch_size: int
@@ -71,9 +74,10 @@ class Forecast:
         """Bytes of memory of the process at its largest."""
         return self.now + self.added
 
-    def seconds(self, steps: int) -> float:
-        """Of so many environment steps."""
-        return steps * (self.step_seconds + self.act_seconds + self.updates_per_step * self.update_seconds)
+    def seconds(self, steps: int, idle: int = 0) -> float:
+        """Of so many environment steps, the first `idle` of them without learning."""
+        learning = max(0, steps - idle) * (self.act_seconds + self.updates_per_step * self.update_seconds)
+        return steps * self.step_seconds + learning
 
     def lines(self) -> list[str]:
         """For the header of a run."""
@@ -81,7 +85,7 @@ class Forecast:
         lines = [
             f"memory {_size(self.peak)} at most ({parts}){_of(self.added, self.memory_left)}; disk {_size(self.disk)}"
             f"{_of(self.disk, self.disk_left)}",
-            f"about {_time(self.seconds(100_000))} per 100,000 steps, {_time(self.seconds(self.steps))} for "
+            f"about {_time(self.seconds(100_000))} per 100,000 steps, {_time(self.seconds(self.steps, self.idle))} for "
             f"{self.steps:,} ({1000 * self.update_seconds:.3g} ms an update)",
         ]
         if self.gpu is not None:
@@ -138,9 +142,10 @@ def make_forecast(agent: DreamerV2, directory: Path, *, step_seconds: float = 0.
     row_bytes = Replay(agent.spec.shapes, agent.spec.action.size, capacity=1, streams=1).nbytes()
     rows = min(config.replay.replay_capacity, _rows_of(config))
     on_disk = config.replay.storage == "disk"
-    now = resident() or 0
     with torch.random.fork_rng(range(torch.cuda.device_count())):
-        update, gpu, update_seconds, act_seconds = _measure(agent, config, agent.spec)
+        highest, gpu, update_seconds, act_seconds = _measure(agent, config, agent.spec)
+    now = resident() or 0
+    update = max(0, highest - now) + (FILM if config.log.video else 0)
     per_step = step_seconds + act_seconds + config.train.train_ratio * update_seconds
     fresh = min(rows, int(config.train.checkpoint_every / max(1e-9, per_step)) + 1, _rows_of(config))
     weights, moments = _bytes(agent), sum(2 * _bytes(agent.get_submodule(name)) for name in agent.optimizers)
@@ -159,6 +164,7 @@ def make_forecast(agent: DreamerV2, directory: Path, *, step_seconds: float = 0.
         act_seconds=act_seconds,
         step_seconds=step_seconds,
         updates_per_step=config.train.train_ratio,
+        idle=max(0, config.train.prefill - int(config.train.pretrain / config.train.train_ratio)),
         steps=config.train.env_steps,
         row_bytes=row_bytes,
         batch_size=config.train.batch_size,
@@ -172,10 +178,12 @@ def _rows_of(config: Config) -> int:
 
 
 def _measure(agent: DreamerV2, config: Config, spec: Spec) -> tuple[int, int | None, float, float]:
-    """Bytes that updates add in memory and (or None) on the GPU, seconds of an update, of acting per step."""
+    """Bytes of the process at most while updating, bytes used on the GPU or None, seconds of an update and of acting.
+
+    The first without the copy that is measured; of acting per environment step.
+    """
     gpu = agent.device.type == "cuda"
     batch, count = random_batch(spec, config.train.batch_size, config.train.seq_len), config.env.num_envs
-    start = resident() or 0
     other = copy.deepcopy(agent)
     if gpu:
         torch.cuda.reset_peak_memory_stats(agent.device)
@@ -183,13 +191,13 @@ def _measure(agent: DreamerV2, config: Config, spec: Spec) -> tuple[int, int | N
     seconds = _timed(lambda: _update(other, batch))
     if seconds < PATIENCE:
         seconds = min(seconds, _timed(lambda: _update(other, batch)))
-    added = max(0, (peak() or 0) - start - (0 if gpu else _bytes(agent)))
+    highest = (peak() or 0) - (0 if gpu else _bytes(agent))
     used = torch.cuda.max_memory_allocated(agent.device) - _bytes(agent) if gpu else None
     player = other.player(num_envs=count, mode="explore")
     obs = {key: value[:, 0] for key, value in random_rows(spec, count, 1).items()}
     player.act(obs, np.ones(count, bool))
     acting = min(_timed(lambda: player.act(obs, np.zeros(count, bool))) for _ in range(3))
-    return added, used, seconds, acting / count
+    return highest, used, seconds, acting / count
 
 
 def _update(agent: DreamerV2, batch: Batch) -> None:

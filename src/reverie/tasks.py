@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import Any, cast
 
 import gymnasium as gym
@@ -51,8 +52,17 @@ def step_seconds(config: Config, env: EnvLike | None) -> float:
     if isinstance(env, gym.Env):
         return 0.0
     source = config.env.id if env is None else env
+
+    def make() -> AgentView:
+        view = AgentView(make_env(source, **options_of(config)), **view_of(config))
+        if config.log.video and view.render_mode == "rgb_array":
+            with suppress(Exception):  # what drawing loads into memory belongs to the forecast
+                view.reset()
+                view.render()
+        return view
+
     try:
-        return time_step(lambda: AgentView(make_env(source, **options_of(config)), **view_of(config)))
+        return time_step(make)
     except Exception:  # whatever is wrong with the task is told when it is really stepped
         return 0.0
 

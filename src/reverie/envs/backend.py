@@ -16,7 +16,7 @@ from ..errors import UserError
 from .workers import WorkerVectorEnv, usable_cores
 
 OVERHEAD = 50e-6  # seconds that a vector step takes besides stepping, and
-OVERHEAD_EACH = 50e-6  # for each worker (two cores of an AMD EPYC, 8 environments of 64 x 64 RGB)
+OVERHEAD_EACH = 50e-6  # for each worker (measured together 60e-6 to 120e-6, two workers, 8 environments of 64 x 64 RGB)
 GAIN = 1.25  # workers must be faster by this factor
 MEASURE = 0.3  # seconds per measurement
 
