@@ -137,6 +137,7 @@ def test_the_files_of_a_run(finished):
     assert names == {
         "config.yaml",
         "provenance.json",
+        "first_rows.json",
         "metrics.jsonl",
         "episodes.jsonl",
         "checkpoints",

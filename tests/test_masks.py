@@ -175,6 +175,25 @@ def test_no_forbidden_action_in_acting(how):
         _experience(envs, spec, 60, player.act)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["train", "eval", "explore"])
+def test_no_forbidden_action_in_100_000_steps(mode):
+    """MaskedEnv raises at the first one; the agent is trained before, and explores with half of its actions random."""
+    envs, spec, agent = _masked_agent()
+    replay = _experience(envs, spec, 300)
+    for _ in range(50):
+        batch = to_batch(replay.sample(8, 10))
+        agent.train_actor_critic(agent.train_world_model(batch)[0], batch.is_terminal)
+    many = make_vector(lambda: MaskedEnv("info"), 40)
+    player = agent.player(num_envs=40, mode=mode)
+    player.explore_noise = 0.5
+    collector = Collector(many, seed=0)
+    rows = collector.rows(player.act)
+    while collector.steps < 100_000:
+        row, _ = next(rows)
+    assert row["obs/action_mask"].shape == (40, 4)
+
+
 def test_a_player_for_ones_own_loop_takes_the_mask():
     _, _, agent = _masked_agent()
     env, player = MaskedEnv("info"), agent.player(mode="train")
@@ -255,8 +274,9 @@ def test_a_hybrid_agent_chooses_per_part_by_itself():
 )
 def test_an_agent_learns_and_acts_with_any_action_space(space, tmp_path):
     agent = reverie.Dreamer(
-        lambda: SpaceEnv(spaces.Box(-1, 1, (2,)), space), preset="debug", run=tmp_path / "run", random_baseline=False
-    )
+        lambda: SpaceEnv(spaces.Box(-1, 1, (2,)), space),
+        preset="debug", run=tmp_path / "run", random_baseline=False, time_limit=20,
+    )  # fmt: skip
     agent.learn(env_steps=120, quiet=True)
     player = reverie.load(tmp_path / "run", env=lambda: SpaceEnv(spaces.Box(-1, 1, (2,)), space)).player()
     assert space.contains(player(np.zeros(2, np.float32)))

@@ -24,7 +24,8 @@ def make_spec(stack, action):
     if stack in ("vector", "dmc-proprio"):
         return Spec({"body": ObsKey(("body",), "vector", (4,), (4,))}, action)
     env = load_preset(stack).env
-    shape = (env.image_size, env.image_size, 1 if env.grayscale else 3)
+    side = env.image_size or 10  # MinAtar's own
+    shape = (side, side, 1 if env.grayscale else 3)
     return Spec({"image": ObsKey(("image",), "image", shape, shape, "hwc")}, action)
 
 

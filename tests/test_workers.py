@@ -635,7 +635,7 @@ def test_slow_environments_go_to_workers(monkeypatch):
 def test_the_measurement_has_the_last_word(monkeypatch):
     """Arithmetic is in favour, but workers turn out no faster (say, the simulator uses all cores itself)."""
     monkeypatch.setattr(backend, "MEASURE", 0.02)
-    monkeypatch.setattr(backend, "time_workers", lambda *_: 0.039)
+    monkeypatch.setattr(backend, "time_workers", lambda *_: 10.0)
     assert choose_backend(partial(steady, cost=0.01), 4, cores=2)[0] == "sync"
     monkeypatch.setattr(backend, "time_workers", lambda *_: 0.025)
     assert choose_backend(partial(steady, cost=0.01), 4, cores=2)[0] == "workers"

@@ -152,8 +152,8 @@ class Replay:
 
     def first_rows(self, count: int) -> dict[str, np.ndarray]:
         """At most `count` steps from the beginning of each ring. {"obs/key", "action", ...: (N, *shape)}."""
-        size = min(count, self.size, int(self.counts.min()))
-        return {key: array[:, :size].reshape(-1, *array.shape[2:]) for key, array in self.data.items()}
+        places = np.arange(min(count, self.size, int(self.counts.min())))
+        return {key: array[:, places].reshape(-1, *array.shape[2:]) for key, array in self.data.items()}
 
     def check_valid(self) -> None:
         """Raise ValueError if the contract of the drawing is broken anywhere; for tests and debugging."""
