@@ -55,8 +55,8 @@ MAY_IMPORT = {
     "verbs_check": "envs",
     "api": "config presets envs checkpoint evaluate loop player screen tasks train",
     "verbs_presets": "config presets",
-    "cli": "__init__ selftest tasks verbs_check verbs_envs verbs_presets config presets checkpoint evaluate logger "
-    "plot rundir screen loop api",
+    "cli": "__init__ envs selftest tasks verbs_check verbs_envs verbs_presets config presets checkpoint evaluate "
+    "logger plot rundir screen loop api",
     "__init__": "",
 }
 NO_TORCH = {"errors", "validity", "ranges", "config", "replay", "collect", "envs", "plot", "__init__"}

@@ -9,7 +9,7 @@ import pytest
 
 from reverie.envs import AgentView, all_families, installed, make_env, make_request, protocol_of
 from reverie.envs import rendering as module
-from reverie.envs.families.crafter import crafter_score
+from reverie.envs.families.crafter import crafter_score, score_of
 from reverie.envs.family import family_of
 from reverie.errors import UserError
 
@@ -153,6 +153,12 @@ def test_the_crafter_score_is_a_geometric_mean():
     assert crafter_score([0.0] * 22) == 0
     assert crafter_score([100.0] * 22) == pytest.approx(100)
     assert crafter_score([0.0] * 21 + [100.0]) == pytest.approx(101 ** (1 / 22) - 1)
+
+
+def test_the_score_of_a_runs_episodes():
+    lines = [{"return": 1.0, "achievement/a": 1.0, "achievement/b": float(k < 25)} for k in range(100)]
+    assert score_of([*lines, {"return": 2.0}]) == pytest.approx((101 * 26) ** 0.5 - 1)
+    assert score_of([{"return": 2.0}]) is None
 
 
 CRAFTER = """

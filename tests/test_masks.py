@@ -12,7 +12,8 @@ from toys import SpaceEnv
 import reverie
 from reverie.actor_critic import Actor, compute_actor_loss
 from reverie.collect import Collector
-from reverie.envs import make_vector
+from reverie.envs import AgentView, make_vector
+from reverie.envs.backend import time_step
 from reverie.envs.spaces import MASK, make_spec
 from reverie.masks import MaskPredictor
 from reverie.policies import OneHotPolicy, Part, TruncatedNormalPolicy, make_policy
@@ -220,6 +221,10 @@ def test_the_mask_is_learnt_and_respected_in_dreams():
     alternates = (dream.action[:, 1:, ::2].sum(-1) != dream.action[:, :-1, ::2].sum(-1)).float().mean()
     assert alternates > 0.9  # even and odd actions are allowed in turn, also in the dream
     agent.train_actor_critic(posterior, torch.zeros(8, 10, dtype=torch.bool))
+
+
+def test_the_measurement_of_the_backend_respects_masks():
+    assert 0 < time_step(lambda: AgentView(MaskedEnv("info"))) < 0.1
 
 
 def test_without_a_mask_nothing_is_forbidden():

@@ -97,12 +97,15 @@ def test_odd_rewards_are_said(factor, name, told):
     assert told in warning
 
 
-def test_endless_episodes_are_said():
-    found = rows(x=vector())
+@pytest.mark.parametrize(("streams", "said"), [(1, True), (8, False)])
+def test_endless_episodes_are_said(streams, said):
+    found = rows(1000, x=vector(1000))
     found["is_last"][:] = False
     found["is_terminal"][:] = False
-    (warning,) = report(found, {"x": "vector"}).warnings
-    assert "env.time_limit" in warning
+    found["is_first"][:] = np.arange(1000) % (1000 // streams) == 0
+    warnings = report(found, {"x": "vector"}).warnings
+    assert len(warnings) == said
+    assert not said or "no episode ended in 999 steps: env.time_limit" in warnings[0]
 
 
 def test_rewards_are_shown_before_and_after_the_transform():

@@ -83,7 +83,8 @@ class Dreamer:
 
         -> scores, lengths, and with `film` the frames of the first one.
         """
-        envs = make_envs(self.config, twin(self.env), 1 if isinstance(self.env, gym.Env) else min(8, episodes))
+        count = 1 if isinstance(self.env, gym.Env) else min(8, episodes)
+        envs = make_envs(self.config, twin(self.env), count, backend="sync")  # which can be filmed
         try:
             player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)
             return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, film=film)

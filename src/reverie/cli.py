@@ -280,6 +280,7 @@ def _machine_facts() -> dict[str, Any]:
 
 def _run_facts(run: Path) -> dict[str, Any]:
     from . import checkpoint
+    from .envs.families.crafter import score_of
     from .logger import read_lines
 
     config = load_file(run / "config.yaml")
@@ -287,7 +288,9 @@ def _run_facts(run: Path) -> dict[str, Any]:
     steps = max((line["env_steps"] for line in lines), default=0)
     evaluations = [line for line in lines if "eval/return" in line]
     saved = checkpoint.checkpoints(run)
-    return {
+    score = score_of(line for line in episodes if line["phase"] in ("prefill", "train"))
+    achieved = {} if score is None else {"Crafter score": f"{score:.1f} % of all training episodes"}
+    return achieved | {
         "task": config.env.id,
         "seed": config.train.seed,
         "env steps": f"{steps} of {config.train.env_steps}",

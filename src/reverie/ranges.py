@@ -13,6 +13,7 @@ import numpy as np
 
 BARS = " ▁▂▃▄▅▆▇█"
 LARGE, UNEVEN = 100.0, 1000.0  # numbers beyond this, or this many times larger than others, drown them
+ENDLESS = 500  # steps of one environment without an end that are worth a word
 SCALING = "set model.vector_transform=standardize, running or symlog"
 
 
@@ -91,7 +92,10 @@ def range_report(
     rewards = rows["reward"][~rows["is_first"]]
     episodes, terminations = int(rows["is_last"].sum()), int(rows["is_terminal"].sum())
     warnings = [text for key, item in keys.items() for text in _about(key, item, rows[f"obs/{key}"], scaled)]
-    warnings += _about_rewards(rewards, transform(rewards), transform_name, episodes)
+    warnings += _about_rewards(rewards, transform(rewards), transform_name)
+    stretch = len(rewards) / max(1, int(rows["is_first"].sum()))
+    if not episodes and stretch >= ENDLESS:
+        warnings.append(f"no episode ended in {stretch:,.0f} steps: env.time_limit cuts them")
     return Ranges(
         len(rewards), keys, rewards, transform(rewards), transform_name, episodes, terminations, tuple(warnings)
     )
@@ -127,7 +131,7 @@ def _about(key: str, item: KeyRange, values: np.ndarray, scaled: bool) -> list[s
     return found
 
 
-def _about_rewards(rewards: np.ndarray, transformed: np.ndarray, name: str, episodes: int) -> list[str]:
+def _about_rewards(rewards: np.ndarray, transformed: np.ndarray, name: str) -> list[str]:
     found = []
     if not rewards.any():
         found.append(
@@ -142,8 +146,6 @@ def _about_rewards(rewards: np.ndarray, transformed: np.ndarray, name: str, epis
         found.append(
             f"rewards are at most {np.abs(rewards).max():.2g}: behavior.entropy_scale drowns them, multiply them by 100"
         )
-    if not episodes:
-        found.append(f"no episode ended in {len(rewards):,} steps: env.time_limit cuts them")
     return found
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from ..errors import UserError
+from .spaces import MASK, Spec
 from .workers import WorkerVectorEnv, usable_cores
 
 OVERHEAD = 50e-6  # seconds that a vector step takes besides stepping, and
@@ -62,19 +65,26 @@ def time_step(make_view: Callable[[], gym.Env]) -> float:
     env = make_view()
     try:
         env.action_space.seed(0)
-        env.reset(seed=0)
-        ended = False
+        obs, ended = env.reset(seed=0)[0], False
 
         def step() -> None:
-            nonlocal ended
+            nonlocal obs, ended
             if ended:
-                env.reset()
-            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+                obs = env.reset()[0]
+            obs, _, terminated, truncated, _ = env.step(_random(env, obs))
             ended = terminated or truncated
 
         return _mean_seconds(step)
     finally:
         env.close()
+
+
+def _random(env: gym.Env, obs: Any) -> Any:
+    """A random action, an allowed one where the environment says which are."""
+    if not isinstance(obs, dict) or MASK not in obs:
+        return env.action_space.sample()
+    spec: Spec = env.get_wrapper_attr("agent_spec")
+    return spec.action.random(np.random.default_rng(int(obs[MASK].sum())), 1, obs[MASK][None])[0]
 
 
 def time_workers(make_view: Callable[[], gym.Env], count: int, workers: int) -> float:

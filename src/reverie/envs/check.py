@@ -199,9 +199,14 @@ def _play(env: gym.Env, steps: int, seed: int, report: Report) -> None:
             total, length = 0.0, 0
             obs, info = _reset(env, None, report)
     look_at_pace(time.perf_counter() - since, steps, report)
-    look_at_episodes(seen, steps, report)
+    look_at_episodes(seen, steps, _limit(env), report)
     for key, values in seen.values.items():
         look_at_ranges(key, np.stack(values), report)
+
+
+def _limit(env: gym.Env) -> int:
+    """Steps after which the environment says that it ends, 0 if it does not say."""
+    return (env.spec.max_episode_steps if env.spec else 0) or 0
 
 
 def _action(env: gym.Env, obs: Any, info: Any, report: Report) -> Any:

@@ -115,13 +115,13 @@ def look_at_pace(seconds: float, steps: int, report: Report) -> None:
                    "Set env.num_envs to some, with env.backend=async.")  # fmt: skip
 
 
-def look_at_episodes(seen: Seen, steps: int, report: Report) -> None:
-    """Do episodes end, and how? What are rewards like?"""
+def look_at_episodes(seen: Seen, steps: int, limit: int, report: Report) -> None:
+    """Do episodes end, and how? What are rewards like? limit: steps after which they must, 0 if that is not known."""
     lengths, rewards = seen.lengths, np.array(seen.rewards)
-    if not lengths:
+    if not lengths and limit <= steps:
         report.add("warning", "never-ends", f"no episode ended in {steps} steps",
-                   "Set env.time_limit, or terminate when the task is done.")  # fmt: skip
-    else:
+                   "Play more (--steps); set env.time_limit, or terminate when the task is done.")  # fmt: skip
+    if lengths:
         share = np.mean(seen.terminated)
         report.facts["episodes"] = (
             f"{len(lengths)}, {np.mean(lengths):.0f} steps on average; return {np.mean(seen.returns):.3g} at random; "

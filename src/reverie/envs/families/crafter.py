@@ -11,7 +11,7 @@ kept in the order in which they came (`_ordered`), so that a seed means one worl
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -27,7 +27,7 @@ MODULES = ("crafter",)
 INSTALL = "pip install 'crafter>=1.8.3,<2' numba"
 DEBIAN = ""
 EXAMPLE = "crafter/reward"
-NOTE = "64x64 RGB, 17 actions; achievements and the Crafter score are logged"
+NOTE = "64x64 RGB, 17 actions; achievements are logged, `reverie info RUN` tells the Crafter score"
 REPEAT = 1
 Options = NoOptions
 
@@ -47,6 +47,16 @@ def protocol(request: Request) -> str:
 def crafter_score(rates: Iterable[float]) -> float:
     """exp(mean(ln(1 + s_i))) - 1 of success rates s_i in percent (Crafter, Eq. 1). -> percent."""
     return float(np.exp(np.mean(np.log(1 + np.fromiter(rates, float)))) - 1)
+
+
+def score_of(episodes: Iterable[Mapping[str, Any]]) -> float | None:
+    """The Crafter score of logged episodes, those of training by the benchmark's rules; None if they are of no Crafter.
+
+    episodes: lines of episodes.jsonl.
+    """
+    rows = [[value for key, value in line.items() if key.startswith("achievement/")] for line in episodes]
+    rows = [row for row in rows if row]
+    return crafter_score(100 * np.mean(rows, 0)) if rows else None
 
 
 def _with_reward(env_id: str) -> bool:
