@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -35,7 +37,7 @@ class Healthy(gym.Env):
         return self.observe(), reward, bool(abs(self.x).max() > 2.5), self.at >= 30, {}
 
     def render(self):
-        return np.zeros((10, 10, 3), np.uint8)
+        return np.full((10, 10, 3), 90, np.uint8)
 
 
 def observing(space, look):
@@ -57,6 +59,11 @@ class NoSeed(Healthy):
         return super().reset()
 
 
+class NoOptions(Healthy):
+    def reset(self, seed=None):
+        return super().reset(seed=seed)
+
+
 class ResetAlone(Healthy):
     def reset(self, *, seed=None, options=None):
         return super().reset(seed=seed)[0]
@@ -67,7 +74,7 @@ class InfoNone(Healthy):
         return super().reset(seed=seed)[0], None
 
 
-class Overwrites(Healthy):
+class SameArray(Healthy):
     def reset(self, *, seed=None, options=None):
         self.buffer = np.zeros(3, np.float32)
         return super().reset(seed=seed)
@@ -75,6 +82,11 @@ class Overwrites(Healthy):
     def observe(self):
         self.buffer[:] = self.x
         return self.buffer
+
+
+class Overwrites(SameArray):
+    def observe(self):
+        return super().observe()[:]  # another array on the same memory
 
 
 class Unseeded(Healthy):
@@ -104,6 +116,39 @@ class ResetCrashes(Healthy):
         raise RuntimeError("no simulator")
 
 
+class CloseCrashes(Healthy):
+    def close(self):
+        raise RuntimeError("already closed")
+
+
+class FrozenEpisodes(Healthy):
+    """Draws in reset alone."""
+
+    observation_space = PICTURE
+
+    def reset(self, *, seed=None, options=None):
+        gym.Env.reset(self, seed=seed)
+        self.picture = self.np_random.integers(0, 256, PICTURE.shape, dtype=np.uint8)
+        return super().reset()
+
+    def observe(self):
+        return self.picture.copy()
+
+
+class OneAtATime(Healthy):
+    """Like a simulator behind a fixed port."""
+
+    busy = False
+
+    def __init__(self):
+        if type(self).busy:
+            raise OSError("port 4000 is in use")
+        type(self).busy = True
+
+    def close(self):
+        type(self).busy = False
+
+
 class MaskAllZero(Healthy):
     def step(self, action):
         obs, reward, terminated, truncated, _ = super().step(action)
@@ -131,7 +176,31 @@ class RenderBreaks(Healthy):
 
 class RenderFloat(Healthy):
     def render(self):
-        return np.zeros((10, 10, 3))
+        return np.ones((10, 10, 3))
+
+
+class RenderBlack(Healthy):
+    def render(self):
+        return np.zeros((10, 10, 3), np.uint8)
+
+
+class Slow(Healthy):
+    def step(self, action):
+        time.sleep(0.003)
+        return super().step(action)
+
+
+class SlowReset(Healthy):
+    def reset(self, *, seed=None, options=None):
+        time.sleep(0.03)
+        return super().reset(seed=seed)
+
+
+class Rounding(Healthy):
+    """Differs by the arithmetic of another machine, say."""
+
+    def observe(self):
+        return np.float32(self.x + np.random.default_rng().normal(0, 1e-7, 3))
 
 
 def with_action(space):
@@ -146,10 +215,12 @@ def _scaled(self):
 BROKEN = {
     "dtype": observing(spaces.Box(-10, 10, (3,), np.int64), lambda self: self.x.astype(np.float32)),
     "shape": observing(VECTOR, lambda self: self.x.astype(np.float32)[:2]),
+    "no-array": observing(VECTOR, lambda self: [float(x) for x in self.x]),
     "outside": observing(spaces.Box(-0.1, 0.1, (3,), np.float32), lambda self: self.x.astype(np.float32)),
-    "float-image-255": observing(
+    "float-image-0-255": observing(
         spaces.Box(0, 1, PICTURE.shape, np.float32), lambda self: picture(self).astype(np.float32)
     ),
+    "float-in-uint8": observing(PICTURE, lambda self: np.float32(picture(self) / 255)),
     "float-image": observing(
         spaces.Box(-1, 1, PICTURE.shape, np.float32), lambda self: np.float32(picture(self) / 127.5 - 1)
     ),
@@ -172,8 +243,14 @@ BROKEN = {
     "observation-space": observing(spaces.Sequence(spaces.Discrete(2)), lambda self: (1,)),
     "constant": observing(VECTOR, lambda self: np.ones(3, np.float32)),
     "scales": observing(VECTOR, _scaled),
+    "large": observing(
+        spaces.Box(-np.inf, np.inf, (3,), np.float32), lambda self: np.float32(3e5 * self.x)
+    ),
+    "frozen-episodes": FrozenEpisodes,
     "obs-overwritten": Overwrites,
+    "same-array": SameArray,
     "reset-no-seed": NoSeed,
+    "reset-no-options": NoOptions,
     "reset-returns": ResetAlone,
     "info-no-dict": InfoNone,
     "reset-raises": ResetCrashes,
@@ -197,14 +274,22 @@ BROKEN = {
         lambda self, obs, r, end, cut, info: (obs, r, self.at >= 12, False, info)
     ),
     "not-reproducible": Unseeded,
+    "reset-forgets": Forgets,
+    "only-one": OneAtATime,
+    "close-raises": CloseCrashes,
     "action-changed": ChangesAction,
     "action-unbounded": with_action(spaces.Box(-np.inf, np.inf, (2,), np.float32)),
+    "action-wide": with_action(spaces.Box(-3e38, 3e38, (2,), np.float32)),
     "action-space": with_action(spaces.Text(3)),
     "mask": MaskTooShort,
     "mask-forbids-all": MaskAllZero,
     "render-raises": RenderBreaks,
     "render-returns": RenderFloat,
+    "render-black": RenderBlack,
     "no-env": lambda: 3,
+    "cannot-see": observing(
+        spaces.Box(0, 255, (4, 3, 20, 24), np.uint8), lambda self: np.uint8([picture(self).transpose(2, 0, 1)] * 4)
+    ),
     "cannot-make": lambda: [][1],
     "no-space": type("NoSpace", (Healthy,), {"action_space": None}),
 }  # fmt: skip
@@ -217,5 +302,9 @@ NOTED = {
         lambda self: {"a": self.x.astype(np.float32), "words": "go"},
     ),
     "constant-parts": observing(VECTOR, lambda self: np.float32([*self.x[:2], 1])),
+    "often-black": observing(PICTURE, lambda self: picture(self) * np.uint8(self.at % 3 == 0)),
+    "rounding": Rounding,
+    "action-uneven": with_action(spaces.Box(0, 5, (2,), np.float32)),
+    "action-rounded": with_action(spaces.Box(0, 100, (2,), np.int64)),
     "both-ends": stepping(lambda self, obs, r, end, cut, info: (obs, r, end, cut or end, info)),
 }

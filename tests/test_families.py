@@ -308,6 +308,16 @@ def test_a_gpu_is_no_software():
     assert not module.on_software("egl (NVIDIA H200/PCIe/SSE2)")
 
 
+def test_a_time_limit_of_vizdoom_is_no_end():
+    need("vizdoom")
+    env = make_env("VizdoomBasic-v1", action_repeat=0)
+    env.reset(seed=0)
+    ends = [(False, False)]
+    while not any(ends[-1]):
+        ends.append(env.step(0)[2:4])
+    assert ends[-1] == (False, True)
+
+
 # ------------------------------------------------------------------------------------------------------------- MiniGrid
 
 

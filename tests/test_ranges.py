@@ -42,7 +42,7 @@ def test_numbers_are_those_of_the_rows():
     assert (told.episodes, told.terminations, told.steps) == (10, 5, 90)
     assert told.warnings == ()
     text = "\n".join(told.lines())
-    assert "5 terminated, 5 truncated" in text
+    assert "10 ended in 90 steps, 50% terminated, 50% truncated" in text
     assert max(map(len, told.lines())) <= 100
     json.dumps(told.to_dict())
 
@@ -58,15 +58,22 @@ def uneven():
     return vector() * np.float32([1, 1, 1e-5])
 
 
+def shades():
+    return np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((4, 4, 3), np.uint8)
+
+
 @pytest.mark.parametrize(
     ("obs", "kind", "told"),
     [
-        (np.zeros((100, 4, 4, 3), np.uint8), "image", "never changes: is it drawn at all?"),
-        (image() * (np.arange(100) > 60)[:, None, None, None].astype(np.uint8), "image", "61% of the pictures"),
+        (np.zeros((100, 4, 4, 3), np.uint8), "image", "every picture 'x' is black: is it drawn at all?"),
+        (np.full((100, 4, 4, 3), 9, np.uint8), "image", "never changes: is it drawn at every step?"),
+        (image() * (np.arange(100) > 60)[:, None, None, None].astype(np.uint8), "image", "(61% are black)"),
+        (shades(), "image", "100% of the pictures 'x' have one colour all over (1% are black)"),
         (np.uint8(image() > 127), "image", "holds only 0 and 1 of 255"),
         (np.ones((100, 3), np.float32), "vector", "env.obs_ignore=x"),
         (vector() * 1000, "vector", "set model.vector_transform="),
-        (uneven(), "vector", "differ"),
+        (uneven(), "vector", "times more than number 2: set model.vector_transform=symlog"),
+        (np.ones((100, 3), np.float32), "discrete", "'x' never changes"),
     ],
 )
 def test_what_looks_wrong_is_said(obs, kind, told):
@@ -95,6 +102,51 @@ def test_odd_rewards_are_said(factor, name, told):
     transform = {"tanh": np.tanh}.get(name, lambda x: x)
     (warning,) = report(found, {"x": "vector"}, transform=transform, transform_name=name).warnings
     assert told in warning
+
+
+@pytest.mark.parametrize(
+    ("obs", "kind"),
+    [
+        (vector() * np.float32([1, 1, 0]), "vector"),  # what never changes in it does not drown the rest
+        (np.float32([0.1, 5e6, -3]) + vector() * np.float32([1, 0.1, 1]), "discrete"),  # no numbers
+        (np.ones((100, 3), np.uint8), "mask"),
+        (image() // 2, "image"),
+    ],
+)
+def test_what_looks_right_is_not_mentioned(obs, kind):
+    assert report(rows(x=obs), {"x": kind}).warnings == ()
+
+
+def test_rounding_is_no_movement():
+    still = np.float32(1e6) + np.arange(100, dtype=np.float32)[:, None] % 2 / 8
+    assert report(rows(x=still), {"x": "vector"}).keys["x"].constant == 1
+
+
+def test_nothing_at_all_is_no_mistake():
+    empty = {key: value[:0] for key, value in rows(x=vector()).items()}
+    told = report(empty, {"x": "vector"})
+    assert (told.steps, told.episodes) == (0, 0)
+    json.dumps(told.to_dict())
+    assert "none ended in 0 steps" in "\n".join(told.lines())
+
+
+def test_without_a_transform_there_is_one_histogram():
+    lines = report(rows(x=vector()), {"x": "vector"}).lines()
+    assert sum("log counts" in line for line in lines) == 1
+
+
+def test_lines_fit_the_terminal_and_columns_stand_below_each_other():
+    names = ["a", "proprioception/left_arm/elbow/angular_velocity", "camera"]
+    values = [vector() * 1e9, vector() * -1e-9, image()]
+    found = rows(**dict(zip(names, values, strict=True)))
+    kinds = dict(zip(names, ["vector", "vector", "image"], strict=True))
+    lines = report(found, kinds, transform=np.sign, transform_name="sign").lines()
+    assert max(map(len, lines)) <= 100
+    header, *table = lines[: 1 + len(names)]
+    ends = [header.index(word) + len(word) for word in ("min", "max", "mean", "std")]
+    for line in table:
+        assert all(line[end - 1] != " " and line[end] == " " for end in ends)
+    assert any("…" in line for line in table)
 
 
 @pytest.mark.parametrize(("streams", "said"), [(1, True), (8, False)])

@@ -5,6 +5,7 @@ Pure NumPy on the rows of the drawing in `replay.py`, before anything has been l
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 
 BARS = " ▁▂▃▄▅▆▇█"
+WIDTH, KEY_WIDTH = 100, 24  # of the terminal, and of the names in it at most
 LARGE, UNEVEN = 100.0, 1000.0  # numbers beyond this, or this many times larger than others, drown them
 ENDLESS = 500  # steps of one environment without an end that are worth a word
-SCALING = "set model.vector_transform=standardize, running or symlog"
+ROUNDING = 1e-6  # what varies by less of itself does not vary
+SCALING = "set model.vector_transform=symlog, running or standardize"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class KeyRange:
     mean: float
     deviation: float
     constant: float  # share of dimensions (pictures: of pixels) that never change
-    dark: float = 0.0  # pictures: share that are black all over
+    black: float = 0.0  # pictures: share that are black all over
+    flat: float = 0.0  # pictures: share that have one colour all over, black included
 
 
 @dataclass(frozen=True)
@@ -36,31 +40,34 @@ class Ranges:
 
     steps: int
     keys: Mapping[str, KeyRange]
-    rewards: np.ndarray
-    transformed: np.ndarray
+    rewards: np.ndarray  # (N,) without those of resets, which there are none of
+    transformed: np.ndarray  # (N,) as the reward head learns them
     transform: str
-    episodes: int
+    episodes: int  # ended ones
     terminations: int
     warnings: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """For the terminal: a table, two histograms, warnings."""
-        width = max(8, *(len(key) for key in self.keys))
-        lines = [f"{'':{width}}  {'min':>9} {'max':>9} {'mean':>9} {'std':>9}  constant"]
+        """For the terminal, at most 100 columns: a table, two histograms, warnings."""
+        width = min(KEY_WIDTH, max([8, *map(len, self.keys)]))
+        lines = [f"{'':{width}}  {'min':>9} {'max':>9} {'mean':>9} {'std':>9}  never changes"]
         for key, item in self.keys.items():
             numbers = " ".join(f"{x:9.3g}" for x in (item.low, item.high, item.mean, item.deviation))
-            dark = f", {item.dark:.0%} black" if item.dark else ""
-            lines.append(f"{key:{width}}  {numbers}  {item.constant:.0%}{dark}")
+            dark = f", {item.black:.0%} black" if item.black else ""
+            lines.append(f"{_cut(key, width):{width}}  {numbers}  {item.constant:.0%}{dark}")
         lines.append(f"{'rewards':{width}}  {histogram(self.rewards)}")
-        if self.transform != "none":
+        if self.transform not in ("", "none"):
             lines.append(f"{'  ' + self.transform:{width}}  {histogram(self.transformed)}")
-        zero = float((self.rewards == 0).mean()) if len(self.rewards) else 1.0
-        cut = self.episodes - self.terminations
-        lines.append(
-            f"{'episodes':{width}}  {self.episodes}: {self.terminations} terminated, {cut} truncated; "
-            f"{zero:.0%} of rewards are 0"
-        )
-        return lines + [f"note: {warning}" for warning in self.warnings]
+        lines.append(f"{'episodes':{width}}  {self._ends()}; {_zeros(self.rewards):.0%} of rewards are 0")
+        for warning in self.warnings:
+            lines += textwrap.wrap(f"note: {warning}", WIDTH, subsequent_indent=" " * 6)
+        return lines
+
+    def _ends(self) -> str:
+        if not self.episodes:
+            return f"none ended in {self.steps:,} steps"
+        share = self.terminations / self.episodes
+        return f"{self.episodes} ended in {self.steps:,} steps, {share:.0%} terminated, {1 - share:.0%} truncated"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -68,9 +75,12 @@ class Ranges:
             "steps": self.steps,
             "observations": {key: vars(item) for key, item in self.keys.items()},
             "rewards": _summary(self.rewards),
-            f"rewards {self.transform}": _summary(self.transformed),
+            "transformed rewards": _summary(self.transformed),
+            "transform": self.transform,
+            "rewards of 0": _zeros(self.rewards),
             "episodes": self.episodes,
             "terminations": self.terminations,
+            "truncations": self.episodes - self.terminations,
             "warnings": list(self.warnings),
         }
 
@@ -79,74 +89,99 @@ def range_report(
     rows: Mapping[str, np.ndarray],
     kinds: Mapping[str, str],
     *,
-    transform: Callable[[np.ndarray], np.ndarray] = lambda rewards: rewards,
-    transform_name: str = "none",
+    transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    transform_name: str = "",
     scaled: bool = False,
 ) -> Ranges:
     """Look at the first rows of a run. rows as stored, {"obs/KEY" (N, *shape), "reward" (N,), "is_last" (N,), ...}.
 
-    kinds {KEY: "image", "vector", ...}; transform: what the reward head learns; scaled: vectors are brought to one
-    scale before they are learnt, so that their ranges do not matter.
+    kinds {KEY: "image", "vector", "discrete" or "mask"}; transform: from rewards to what the reward head learns;
+    scaled: vectors are brought to one scale before they are learnt, so that their ranges do not matter.
     """
-    keys = {key: _range(rows[f"obs/{key}"], kind) for key, kind in kinds.items()}
     rewards = rows["reward"][~rows["is_first"]]
+    learnt = rewards if transform is None else transform(rewards)
+    keys = {key: _range(rows[f"obs/{key}"], kind) for key, kind in kinds.items() if len(rows["reward"])}
     episodes, terminations = int(rows["is_last"].sum()), int(rows["is_terminal"].sum())
     warnings = [text for key, item in keys.items() for text in _about(key, item, rows[f"obs/{key}"], scaled)]
-    warnings += _about_rewards(rewards, transform(rewards), transform_name)
+    warnings += _about_rewards(rewards, learnt, transform_name)
     stretch = len(rewards) / max(1, int(rows["is_first"].sum()))
     if not episodes and stretch >= ENDLESS:
         warnings.append(f"no episode ended in {stretch:,.0f} steps: env.time_limit cuts them")
-    return Ranges(
-        len(rewards), keys, rewards, transform(rewards), transform_name, episodes, terminations, tuple(warnings)
-    )
+    return Ranges(len(rewards), keys, rewards, learnt, transform_name, episodes, terminations, tuple(warnings))
 
 
 def _range(values: np.ndarray, kind: str) -> KeyRange:
-    flat = values.reshape(len(values), -1).astype(np.float32)
-    same = float((flat == flat[:1]).all(0).mean())
-    dark = float((flat.max(1) == 0).mean()) if kind == "image" else 0.0
-    low, high, mean, deviation = (float(f(flat)) for f in (np.min, np.max, np.mean, np.std))
-    return KeyRange(kind, low, high, mean, deviation, same, dark)
+    flat = values.reshape(len(values), -1)
+    still = flat.min(0) == flat.max(0) if kind == "image" else _spread(flat) == 0
+    plain = flat.min(1) == flat.max(1) if kind == "image" else np.zeros(len(flat), bool)
+    black = plain & (flat.max(1) == 0)
+    numbers = (flat.min(), flat.max(), flat.mean(dtype=np.float64), flat.std(dtype=np.float64))
+    shares = (still.mean(), black.mean(), plain.mean())
+    return KeyRange(kind, *map(float, (*numbers, *shares)))
+
+
+def _spread(flat: np.ndarray) -> np.ndarray:
+    """Standard deviation of each number (N, V) -> (V,), 0 for what is rounding."""
+    spread = flat.astype(np.float64).std(0)
+    return np.where(spread > ROUNDING * np.abs(flat).max(0), spread, 0)
+
+
+# -------------------------------------------------------------------------------------------------------------- words
 
 
 def _about(key: str, item: KeyRange, values: np.ndarray, scaled: bool) -> list[str]:
-    found = []
     if item.kind == "image":
-        if item.constant == 1:
-            found.append(f"the picture '{key}' never changes: is it drawn at all?")
-        elif item.dark > 0.5:
-            found.append(f"{item.dark:.0%} of the pictures '{key}' are black: is it drawn at all?")
-        elif item.high <= 1:
-            found.append(f"the picture '{key}' holds only 0 and 1 of 255: it was scaled before it became uint8")
-    elif item.kind == "vector":
-        if item.constant == 1:
-            found.append(f"'{key}' never changes: env.obs_ignore={key} leaves it out")
-        spread = values.reshape(len(values), -1).std(0)
-        moving = spread[spread > 0]
-        if not scaled and max(abs(item.low), abs(item.high)) > LARGE:
-            found.append(f"'{key}' reaches {max(abs(item.low), abs(item.high)):.3g}: {SCALING}")
-        elif not scaled and len(moving) > 1 and moving.max() > UNEVEN * moving.min():
-            ratio = moving.max() / moving.min()
-            found.append(f"the numbers of '{key}' differ {ratio:.0f} times in scale: {SCALING}")
-    return found
+        return _about_picture(key, item)
+    if item.kind == "mask":
+        return []
+    if item.constant == 1:
+        return [f"'{key}' never changes: env.obs_ignore={key} leaves it out"]
+    return [] if item.kind == "discrete" or scaled else _about_scale(key, values.reshape(len(values), -1))
 
 
-def _about_rewards(rewards: np.ndarray, transformed: np.ndarray, name: str) -> list[str]:
-    found = []
+def _about_picture(key: str, item: KeyRange) -> list[str]:
+    if item.black == 1:
+        return [f"every picture '{key}' is black: is it drawn at all? without a display, try MUJOCO_GL=egl or osmesa"]
+    if item.constant == 1:
+        return [f"the picture '{key}' never changes: is it drawn at every step?"]
+    if item.high <= 1:
+        return [f"the picture '{key}' holds only 0 and 1 of 255: it was divided by 255 before it became uint8"]
+    if item.flat > 0.5:
+        return [f"{item.flat:.0%} of the pictures '{key}' have one colour all over ({item.black:.0%} are black)"]
+    return []
+
+
+def _about_scale(key: str, flat: np.ndarray) -> list[str]:
+    """(N, V): are some numbers so large that others do not count?"""
+    spread = _spread(flat)
+    moving = np.flatnonzero(spread)
+    low, high = moving[spread[moving].argmin()], moving[spread[moving].argmax()]
+    if spread[high] > UNEVEN * spread[low]:
+        ratio = spread[high] / spread[low]
+        return [f"number {high} of '{key}' varies {ratio:,.0f} times more than number {low}: {SCALING}"]
+    extreme = flat.flat[np.abs(flat).argmax()]
+    return [f"'{key}' reaches {extreme:.4g}: {SCALING}"] if abs(extreme) > LARGE else []
+
+
+def _about_rewards(rewards: np.ndarray, learnt: np.ndarray, name: str) -> list[str]:
     if not rewards.any():
-        found.append(
-            f"no reward but 0 in {len(rewards):,} steps: learning begins when there is one "
-            "(more train.prefill, replay.prioritize=rewards)"
-        )
-    elif name in ("tanh", "sign") and np.abs(rewards).max() > 1:
-        found.append(f"rewards reach {np.abs(rewards).max():.3g}, but model.reward_transform={name} flattens them at 1")
-    elif np.abs(transformed).max() > LARGE:
-        found.append(f"rewards reach {np.abs(rewards).max():.3g}: set model.reward_transform=symlog")
-    elif np.abs(rewards).max() < 0.01:
-        found.append(
-            f"rewards are at most {np.abs(rewards).max():.2g}: behavior.entropy_scale drowns them, multiply them by 100"
-        )
-    return found
+        return [
+            f"no reward but 0 in {len(rewards):,} steps: learning begins when there is one; more train.prefill "
+            "finds it earlier, replay.prioritize=rewards replays it more often"
+        ]
+    extreme = rewards[np.abs(rewards).argmax()]
+    if name in ("tanh", "sign") and abs(extreme) > 1:
+        told = f"model.reward_transform={name} flattens them at 1, symlog does not"
+        return [f"rewards reach {extreme:.4g}: {told}"]
+    if np.abs(learnt).max() > LARGE:
+        return [f"rewards reach {extreme:.4g}: set model.reward_transform=symlog"]
+    if abs(extreme) < 0.01:
+        told = "behavior.entropy_scale drowns them, multiply them by 100 or divide it by 100"
+        return [f"rewards are at most {abs(extreme):.2g}: {told}"]
+    return []
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
 
 
 def histogram(values: np.ndarray, bins: int = 30) -> str:
@@ -166,3 +201,11 @@ def _summary(values: np.ndarray) -> dict[str, float]:
         return {}
     names: dict[str, Callable[[np.ndarray], Any]] = {"min": np.min, "max": np.max, "mean": np.mean, "std": np.std}
     return {name: float(measure(values)) for name, measure in names.items()}
+
+
+def _zeros(values: np.ndarray) -> float:
+    return float((values == 0).mean()) if len(values) else 1.0
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

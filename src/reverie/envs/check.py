@@ -2,306 +2,346 @@
 
 `check_env` looks from outside, with Gymnasium's contract in mind and with what breaks learning silently: numbers on
 odd scales, ends that are no ends, arrays that change after they were returned. It never raises for a broken
-environment: what it raises itself is a finding, too.
+environment: what the environment raises is a finding, too.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-import traceback
-from pathlib import Path
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import PassiveEnvChecker
 
 from ..errors import UserError
-from .actions import make_action_spec
+from . import EnvLike, make_env
+from .actions import MAX_CHOICES, ActionSpec, make_action_spec
+from .adapters import DmEnv, OldGym
+from .calls import FAULTS, Broken, attempt, kind_of, reset, step, told
 from .findings import Report
-from .looks import Seen, look_at_episodes, look_at_observation, look_at_pace, look_at_ranges
-from .spaces import MASK, leaves, name_of
+from .looks import (
+    Seen,
+    look_at_episodes,
+    look_at_memory,
+    look_at_observation,
+    look_at_pace,
+    look_at_ranges,
+)
+from .reproducing import Choose, compare
+from .spaces import MASK, leaves, make_spec, name_of
+
+PATIENCE, FURTHER = 10.0, 10  # no end in `steps`: seconds, and times `steps`, to go on looking for one
+WIDE = 1e4  # continuous actions beyond this are not limits, but the lack of them
 
 
-class _Broken(Exception):
-    """The environment cannot be played on; why is in the report."""
+def check_env(env: EnvLike, *, steps: int = 500, seed: int = 0, **make_env_options: Any) -> Report:
+    """Play `steps` random steps and look. env: an id, an environment, or a function that makes one.
 
-
-def check_env(make: Any, *, steps: int = 500, seed: int = 0) -> Report:
-    """Play `steps` random steps and look. make: a function that makes the environment, or an environment.
-
-    Two environments are compared under one seed; of an instance a copy is made, if it lets itself be copied.
+    Others of it are made (of an environment: copied) and compared under one seed. make_env_options: of `make_env`.
+    `print` the report; its `findings` are the mistakes. Never raises for what the environment does.
     """
     report = Report()
-    try:
-        env = make() if callable(make) else make
-    except UserError as error:
-        report.add("error", "cannot-make", error.message.rstrip("."), error.hint or "Make it work in Python first.")
-        return report
-    except Exception as error:
-        report.add("error", "cannot-make", f"making it raises {told(error)}", "Make it work in Python first.")
-        return report
-    if not isinstance(env, gym.Env):
-        kind = f"{type(env).__module__}.{type(env).__name__}"
-        report.add("error", "no-env", f"it is a {kind}, not a gymnasium.Env", "Subclass gymnasium.Env, or return one.")
-        return report
-    try:
-        _spaces(env, report)
-        _play(env, steps, seed, report)
-        _compare(make, env, seed, report)
-        _drawing(env, report)
-    except _Broken:
-        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Gymnasium's own remarks on what is told here
+        try:
+            _check(env, steps, seed, make_env_options, report)
+        except Broken:
+            pass
+        except FAULTS as error:  # values that raise when they are looked at; or a mistake of ours
+            report.add(
+                "error", "cannot-look", f"looking at what the environment returned raises {told(error)}",
+                "Return NumPy arrays, floats, bools and dicts; if it does, this is a fault of reverie: report it.",
+            )  # fmt: skip
     return report
 
 
-def told(error: BaseException) -> str:
-    """An exception in one line, with the place in the user's code that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = (str(Path(gym.__file__).parent), str(Path(__file__).parent))
-    mine = [frame for frame in frames if not frame.filename.startswith(inside)]
-    where = f" in {mine[-1].filename}:{mine[-1].lineno}" if mine else ""
-    text = " ".join(str(error).split())[:200]
-    return f"{type(error).__name__}{f': {text}' if text else ''}{where}"
+def _check(source: EnvLike, steps: int, seed: int, options: dict[str, Any], report: Report) -> None:
+    env = _make(source, options, report)
+    _look_at_spaces(env, options, report)
+    another = _maker_of_others(source, env, options)
+    fix = (
+        "Pass a function that makes it: training needs another one for evaluation."
+        if isinstance(source, gym.Env)
+        else "Let two exist at a time (ports, files): training makes another one for evaluation."
+    )
+    other = attempt(report, "warning", "only-one", "making a second environment beside the first", fix, another)
+    try:
+        _play(env, steps, seed, report)
+        if other is not None and not report.has("reset-no-seed"):
+            compare(env, other, another, _policy(env.action_space), seed, min(steps, 60), report)
+        _look_at_render(env, report)
+    finally:
+        for made in (other, *([] if isinstance(source, gym.Env) else [env])):
+            if made is not None:
+                attempt(report, "warning", "close-raises", "close", "Let close() end quietly, twice too.", made.close)
+
+
+# ------------------------------------------------------------------------------------------------------------- making
+
+
+def _make(source: EnvLike, options: dict[str, Any], report: Report) -> gym.Env:
+    """The environment. Raises Broken."""
+    made: Any = source
+    try:
+        if callable(source) and not isinstance(source, gym.Env):
+            made = source()
+        env = _one(made, options)
+    except UserError as error:
+        code = "cannot-make" if isinstance(made, str | gym.Env) else "no-env"
+        report.add("error", code, error.message.rstrip("."), error.hint or "Make it work in Python first.")
+        raise Broken from error
+    except FAULTS as error:
+        report.add("error", "cannot-make", f"making it raises {told(error)}", "Fix that line.")
+        raise Broken from error
+    inner = env.unwrapped
+    if isinstance(inner, OldGym | DmEnv):
+        report.facts["made of"] = f"{'an old gym' if isinstance(inner, OldGym) else 'a dm_env'} environment, adapted"
+    return env if isinstance(source, gym.Env) else _without_checker(env)
+
+
+def _one(made: Any, options: dict[str, Any]) -> gym.Env:
+    if isinstance(made, gym.vector.VectorEnv):
+        raise UserError(
+            f"it is a vector of {made.num_envs} environments, not one.",
+            "Pass the function that makes one of them; training makes env.num_envs.",
+        )
+    return make_env(made, **options)
+
+
+def _without_checker(env: gym.Env) -> gym.Env:
+    """Gymnasium's own passive checker would raise before anything can be told here."""
+    if not isinstance(env, gym.Wrapper):
+        return env
+    inner = _without_checker(env.env)
+    if isinstance(env, PassiveEnvChecker):
+        return inner
+    env.env = inner
+    return env
+
+
+def _maker_of_others(source: EnvLike, env: gym.Env, options: dict[str, Any]) -> Callable[[], gym.Env]:
+    """A function that makes environments like this one, as fresh as it is now."""
+    if not isinstance(source, gym.Env):
+        return lambda: _without_checker(make_env(source, **options))
+    kept: list[gym.Env] = []
+
+    def copied() -> gym.Env:
+        if not kept:  # the first call comes before it is played with
+            kept.append(copy.deepcopy(env))
+        return copy.deepcopy(kept[0])
+
+    return copied
 
 
 # ------------------------------------------------------------------------------------------------------------- spaces
 
 
-def _spaces(env: gym.Env, report: Report) -> None:
+def _look_at_spaces(env: gym.Env, options: dict[str, Any], report: Report) -> None:
     for name in ("observation_space", "action_space"):
-        if not isinstance(getattr(env, name, None), spaces.Space):
+        space = attempt(report, "error", "no-space", name, f"Set self.{name} in __init__.", lambda: getattr(env, name))  # noqa: B023
+        if not isinstance(space, spaces.Space):
             report.add(
-                "error", "no-space", f"{name} is {getattr(env, name, None)!r:.60}, not a gymnasium space",
+                "error", "no-space", f"{name} is {kind_of(space)}, not a Gymnasium space",
                 f"Set self.{name} in __init__, e.g. to gymnasium.spaces.Box or Discrete.",
             )  # fmt: skip
-            raise _Broken
-    report.facts |= {
-        "observation": " ".join(repr(env.observation_space).split())[:200],
-        "action": " ".join(repr(env.action_space).split())[:200],
-    }
-    try:
-        notes = make_action_spec(env.action_space)[1]
-    except UserError as error:
-        report.add("error", "action-space", error.message.rstrip("."), error.hint)
-        return
-    for note in notes:
-        report.add("warning", "action-unbounded", note, "Declare the limits in the action space.")
+            raise Broken
+    report.facts |= {"observation": _shown(env.observation_space), "action": _shown(env.action_space)}
     for path, space in leaves(env.observation_space):
         key = name_of(path)
         if isinstance(space, spaces.Text):
-            report.add("note", "text", f"'{key}' is text and is ignored", "Nothing, if it does not matter.", key)
+            report.add("note", "text", f"'{key}' is text, which is not read", "Nothing, if it does not matter.", key)
         elif not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-            kind = type(space).__name__
-            report.add("error", "observation-space", f"'{key}' is a {kind} space, which cannot be learnt",
-                       "Give Box, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of them.", key)  # fmt: skip
+            report.add(
+                "error", "observation-space", f"'{key}' is a {type(space).__name__} space, which cannot be learnt",
+                "Give Box, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of them.", key,
+            )  # fmt: skip
+    for path, space in leaves(env.action_space):
+        _look_at_action(space, f" '{name_of(path)}'" if path else "", report)
+    view = {name: options[name] for name in ("image_size", "grayscale") if name in options}
+    try:
+        spec = make_spec(env, **view)
+        report.facts["agent sees"] = ", ".join(f"{key}: {item.describe()}" for key, item in spec.obs.items())
+    except UserError as error:
+        if not report.has("observation-space", "action-space"):
+            report.add("error", "cannot-see", error.message.rstrip("."), error.hint or "Change the spaces.")
+
+
+def _shown(space: spaces.Space) -> str:
+    """A space in one line, without the limits of every number."""
+    if isinstance(space, spaces.Dict):
+        return "; ".join(f"{key}: {_shown(inner)}" for key, inner in space.spaces.items())
+    if isinstance(space, spaces.Tuple):
+        return "; ".join(map(_shown, space.spaces))
+    if isinstance(space, spaces.Box) and space.low.size:
+        return f"Box {space.dtype} {space.shape}, {space.low.min():.4g} to {space.high.max():.4g}"
+    return " ".join(repr(space).split())[:80]
+
+
+def _look_at_action(space: spaces.Space, called: str, report: Report) -> None:
+    try:
+        make_action_spec(space)
+    except UserError as error:
+        report.add("error", "action-space", error.message.rstrip("."), error.hint or "Declare one that is not empty.")
+        return
+    if not isinstance(space, spaces.Box):
+        return
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    if not np.isfinite([low, high]).all():
+        report.add(
+            "warning", "action-unbounded", f"the action{called} goes from {low.min():g} to {high.max():g} in its space",
+            "Declare limits of useful actions; without them -1 to 1 is assumed (env.action_bound).", called,
+        )  # fmt: skip
+    elif max(abs(low).max(), abs(high).max()) > WIDE:
+        report.add(
+            "warning", "action-wide", f"the action{called} reaches from {low.min():g} to {high.max():g}",
+            "Declare limits of useful actions: the agent's -1 to 1 is stretched onto them.", called,
+        )  # fmt: skip
+    elif np.issubdtype(space.dtype, np.integer) and (high - low + 1).max() > MAX_CHOICES:
+        report.add(
+            "note", "action-rounded", f"the action{called} has {(high - low + 1).max():.0f} whole numbers: it is "
+            "learnt as one number and rounded", "Nothing, if neighbours mean nearly the same.", called,
+        )  # fmt: skip
+    elif np.issubdtype(space.dtype, np.floating) and not np.allclose(low, -high):
+        index = tuple(np.argwhere(~np.isclose(low, -high))[0])
+        which = f"number {', '.join(map(str, index))} of " if low.size > 1 else ""
+        report.add(
+            "note", "action-uneven",
+            f"{which}the action{called} goes from {low[index]:g} to {high[index]:g}, not evenly around 0",
+            "Nothing: the agent's -1 to 1 is stretched onto it, and its 0 is the middle.", called,
+        )  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------------------- play
 
 
-def _reset(env: gym.Env, seed: int | None, report: Report) -> tuple[Any, Any]:
-    try:
-        found = env.reset(seed=seed)
-    except TypeError as error:
-        if "seed" not in str(error):
-            return _failed("reset", error, report)
-        report.add("error", "reset-no-seed", f"reset does not take a seed ({error})",
-                   "Write def reset(self, *, seed=None, options=None) and call super().reset(seed=seed).")  # fmt: skip
-        try:
-            found = env.reset()
-        except Exception as inner:
-            return _failed("reset", inner, report)
-    except Exception as error:
-        return _failed("reset", error, report)
-    if not (isinstance(found, tuple) and len(found) == 2):
-        report.add("error", "reset-returns", f"reset returns a {type(found).__name__}, not (observation, info)",
-                   "Return observation, {}.")  # fmt: skip
-        return found, {}
-    if not isinstance(found[1], dict):
-        kind = type(found[1]).__name__
-        report.add("error", "info-no-dict", f"the info of reset is a {kind}, not a dict", "Return {} if there is none.")
-        return found[0], {}
-    return found
-
-
-def _failed(what: str, error: Exception, report: Report) -> Any:
-    report.add("error", f"{what}-raises", f"{what} raises {told(error)}", "Fix the environment there.")
-    raise _Broken
-
-
-def _step(env: gym.Env, action: Any, at: int, report: Report) -> tuple[Any, float, bool, bool, Any]:
-    before = copy.deepcopy(action)
-    try:
-        found = env.step(action)
-    except Exception as error:
-        return _failed("step", error, report)
-    if not isinstance(found, tuple) or len(found) != 5:
-        size = len(found) if isinstance(found, tuple) else 0
-        old = size == 4
-        report.add(
-            "error", "step-four" if old else "step-returns",
-            f"step returns {size or 'no'} values{', as in the old gym' if old else ''}, not 5",
-            "Return observation, reward, terminated, truncated, info.",
-        )  # fmt: skip
-        raise _Broken
-    obs, reward, terminated, truncated, info = found
-    if not _equal(before, action):
-        report.add("warning", "action-changed", f"step changes the action that it is given (step {at})",
-                   "Work on a copy: action = np.array(action).")  # fmt: skip
-    for name, value in (("terminated", terminated), ("truncated", truncated)):
-        if not isinstance(value, bool | np.bool_):
-            report.add("error", "flag-no-bool", f"{name} is a {type(value).__name__} ({value!r:.30}), not a bool",
-                       f"Return bool({name}).")  # fmt: skip
-    if not isinstance(info, dict):
-        report.add("error", "step-info", f"the info of step is a {type(info).__name__}, not a dict", "Return {}.")
-        info = {}
-    return obs, _reward(reward, at, report), bool(np.any(terminated)), bool(np.any(truncated)), info
-
-
-def _reward(reward: Any, at: int, report: Report) -> float:
-    if not isinstance(reward, int | float | np.integer | np.floating | np.bool_):
-        report.add("error", "reward-type", f"the reward is a {type(reward).__name__} ({reward!r:.40}), not a number",
-                   "Return float(reward).")  # fmt: skip
-        try:
-            reward = float(np.asarray(reward, float).sum())
-        except (TypeError, ValueError):
-            return 0.0
-    if not np.isfinite(reward):
-        report.add("error", "reward-not-finite", f"the reward is {float(reward)} at step {at}",
-                   "Find the division or logarithm it comes from.")  # fmt: skip
-        return 0.0
-    return float(reward)
-
-
 def _play(env: gym.Env, steps: int, seed: int, report: Report) -> None:
-    seen, total, length = Seen(), 0.0, 0
-    env.action_space.seed(seed)
-    obs, info = _reset(env, seed, report)
-    look_at_observation(env.observation_space, obs, 0, seen, report)
-    since = time.perf_counter()
-    for at in range(1, steps + 1):
-        kept, before = copy.deepcopy(obs), obs
-        action = _action(env, obs, info, report)
-        obs, reward, terminated, truncated, info = _step(env, action, at, report)
-        _same_memory(kept, before, obs, at, seen, report)
-        look_at_observation(env.observation_space, obs, at, seen, report)
+    """`steps` random steps, looked at one by one; then, if no episode has ended, on to the first end."""
+    seen, space, choose = Seen(), env.observation_space, _policy(env.action_space)(seed)
+    total, length, until = 0.0, 0, 0.0
+    obs, info = _timed(seen.reset_seconds, lambda: reset(env, seed, report))
+    look_at_observation(space, obs, 0, seen, report, first=True)
+    for at in range(1, FURTHER * steps + 1):
+        looking = at <= steps
+        if at == steps + 1:
+            until = time.perf_counter() + PATIENCE
+        if not looking and (seen.lengths or time.perf_counter() > until):
+            break
+        kept, before = copy.deepcopy(obs) if looking else None, obs
+        action = choose(env, obs, info, report)
+        obs, reward, terminated, truncated, info = _timed(
+            seen.step_seconds, lambda: step(env, action, at, report)  # noqa: B023
+        )  # fmt: skip
+        if looking:
+            look_at_memory(space, kept, before, obs, at, report)
+            look_at_observation(space, obs, at, seen, report, first=False)
         seen.rewards.append(reward)
         total, length = total + reward, length + 1
         if terminated and truncated:
-            report.add("note", "both-ends", f"step {at} both terminates and truncates: it counts as terminated",
-                       "Return truncated only where the task itself did not end.")  # fmt: skip
+            report.add(
+                "note", "both-ends", f"step {at} both terminates and truncates: it counts as terminated",
+                "Return truncated=True only where the task itself did not end.",
+            )  # fmt: skip
         if terminated or truncated:
             seen.lengths.append(length)
             seen.returns.append(total)
             seen.terminated.append(terminated)
             total, length = 0.0, 0
-            obs, info = _reset(env, None, report)
-    look_at_pace(time.perf_counter() - since, steps, report)
-    look_at_episodes(seen, steps, _limit(env), report)
-    for key, values in seen.values.items():
-        look_at_ranges(key, np.stack(values), report)
+            obs, info = _timed(seen.reset_seconds, lambda: reset(env, None, report))
+            if looking:
+                look_at_observation(space, obs, at, seen, report, first=True)
+    look_at_pace(seen, report)
+    look_at_episodes(seen, (env.spec.max_episode_steps if env.spec else 0) or 0, report)
+    for path, leaf in leaves(space):
+        if name_of(path) in seen.values:
+            look_at_ranges(name_of(path), leaf, seen, report)
 
 
-def _limit(env: gym.Env) -> int:
-    """Steps after which the environment says that it ends, 0 if it does not say."""
-    return (env.spec.max_episode_steps if env.spec else 0) or 0
-
-
-def _action(env: gym.Env, obs: Any, info: Any, report: Report) -> Any:
-    own = info.get(MASK) if isinstance(info, dict) else None
-    if own is None and isinstance(obs, dict):
-        own = obs.get(MASK)
-    if own is None:
-        return env.action_space.sample()
-    try:
-        spec = make_action_spec(env.action_space)[0]
-        mask = spec.encode_mask(own)
-    except UserError as error:
-        report.add("error", "mask", error.message.rstrip("."), error.hint)
-        return env.action_space.sample()
-    if spec.forbids_all(own):
-        report.add("error", "mask-forbids-all", "the action mask forbids every action in a running episode",
-                   "Allow at least one, or end the episode there.")  # fmt: skip
-    return spec.decode_one(spec.random(np.random.default_rng(int(mask.sum())), 1, mask[None])[0])
-
-
-def _same_memory(kept: Any, before: Any, now: Any, at: int, seen: Seen, report: Report) -> None:
-    """Was the observation of the last step written over by this one?"""
-    if not _equal(kept, before):
-        report.add("error", "obs-overwritten", f"step {at} changes the observation that was returned before it",
-                   "Return a copy: return self.state.copy(), ...")  # fmt: skip
-
-
-# -------------------------------------------------------------------------------------------------------------- looks
-
-
-def _compare(make: Any, env: gym.Env, seed: int, report: Report, steps: int = 60) -> None:
-    """Two environments under one seed, and one environment reset twice."""
-    try:
-        other = make() if callable(make) else copy.deepcopy(env)
-    except Exception as error:
-        report.add("note", "no-copy", f"no second environment could be made ({told(error)}): seeds were not compared",
-                   "Pass a function that makes the environment.")  # fmt: skip
-        return
-    if any(finding.code == "reset-no-seed" for finding in report.findings):
-        return
-    first, second = _rollout(env, seed, steps, report), _rollout(other, seed, steps, report)
-    again = _rollout(env, seed, steps, report)
-    for name, found in (("two environments", second), ("one environment reset twice", again)):
-        for at, (a, b) in enumerate(zip(first, found, strict=False)):
-            if not _equal(a, b):
-                key = _differs(a[0], b[0])
-                report.add(
-                    "warning", "not-reproducible", f"{name} with the same seed and actions differ at step {at}{key}",
-                    "Draw from self.np_random only, after super().reset(seed=seed), and reset all state.",
-                )  # fmt: skip
-                break
-    if callable(make):
-        other.close()
-
-
-def _differs(a: Any, b: Any) -> str:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return next((f" ('{key}')" for key in a if not _equal(a[key], b.get(key))), "")
-    return ""
-
-
-def _rollout(env: gym.Env, seed: int, steps: int, report: Report) -> list[Any]:
-    env.action_space.seed(seed)
-    obs, info = _reset(env, seed, report)
-    found = [(copy.deepcopy(obs), 0.0, False, False)]
-    for at in range(1, steps + 1):
-        obs, *rest, info = _step(env, _action(env, obs, info, report), at, report)
-        found.append((copy.deepcopy(obs), *rest))
-        if rest[1] or rest[2]:
-            break
+def _timed(seconds: list[float], work: Callable[[], Any]) -> Any:
+    since = time.perf_counter()
+    found = work()
+    seconds.append(time.perf_counter() - since)
     return found
 
 
-def _drawing(env: gym.Env, report: Report) -> None:
-    if env.render_mode != "rgb_array":
-        report.add("note", "no-film", f"render_mode is {env.render_mode!r}: there will be no films of it",
-                   "Accept render_mode='rgb_array' and return a uint8 (H, W, 3) picture from render().")  # fmt: skip
-        return
+def _policy(space: spaces.Space) -> Callable[[int], Choose]:
+    """A function from a seed to the random policy of training, which takes allowed actions only."""
+    spec: ActionSpec | None
     try:
-        picture: Any = env.render()
-    except Exception as error:
-        report.add("warning", "render-raises", f"render raises {told(error)}", "Without it there are no films.")
-        return
-    if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.dtype != np.uint8:
-        kind = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-        report.add("warning", "render-returns", f"render returns {kind}, not a uint8 picture (H, W, 3)",
-                   "Return np.uint8 with the channels last.")  # fmt: skip
+        spec = make_action_spec(space)[0]
+    except UserError:
+        spec = None
+
+    def seeded(seed: int) -> Choose:
+        space.seed(seed)
+        rng = np.random.default_rng(seed)
+
+        def choose(env: gym.Env, obs: Any, info: Any, report: Report) -> Any:
+            if spec is None:
+                return space.sample()
+            mask = _mask(env, spec, obs, info, report) if spec.kind != "box" else None
+            return spec.decode_one(spec.random(rng, 1, mask)[0])
+
+        return choose
+
+    return seeded
 
 
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    if isinstance(a, tuple | list):
-        return isinstance(b, tuple | list) and len(a) == len(b) and all(map(_equal, a, b))
+def _mask(env: gym.Env, spec: ActionSpec, obs: Any, info: dict[str, Any], report: Report) -> np.ndarray | None:
+    """The environment's own mask as (1, A), where it has one; what is wrong with it is told."""
+    own = info.get(MASK)
+    if own is None and isinstance(obs, dict):
+        own = obs.get(MASK)
+    if own is None and callable(getattr(env.unwrapped, "action_masks", None)):
+        fix = "Return one number per choice, 1 for allowed."
+        own = attempt(report, "error", "mask", "action_masks", fix, env.unwrapped.action_masks)  # type: ignore[attr-defined]
+    if own is None:
+        return None
     try:
-        return bool(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True))
-    except TypeError:
-        return bool(np.all(np.asarray(a) == np.asarray(b)))
+        mask, none = spec.encode_mask(own), spec.forbids_all(own)
+    except UserError as error:
+        report.add("error", "mask", error.message.rstrip("."), error.hint)
+        return None
+    except Exception:
+        report.add("error", "mask", f"the action mask is {kind_of(own)}, not numbers", "One number for each choice.")
+        return None
+    if none:
+        report.add(
+            "error", "mask-forbids-all", f"the action mask forbids all {spec.size} actions in a running episode",
+            "Allow at least one, or end the episode there.",
+        )  # fmt: skip
+    return mask[None]
+
+
+# ---------------------------------------------------------------------------------------------------------------- looks
+
+
+def _look_at_render(env: gym.Env, report: Report) -> None:
+    mode = attempt(report, "warning", "render-raises", "render_mode", "Set it in __init__.", lambda: env.render_mode)
+    if report.has("render-raises"):
+        return
+    if mode != "rgb_array":
+        report.add(
+            "note", "no-film", f"render_mode is {mode!r}: there will be no films of it",
+            "Take render_mode='rgb_array' and return a uint8 (H, W, 3) picture from render().",
+        )  # fmt: skip
+        return
+    fix = "Fix it, or set render_mode=None: without pictures there are no films."
+    picture: Any = attempt(report, "warning", "render-raises", "render", fix, env.render)
+    if report.has("render-raises"):
+        return
+    if not isinstance(picture, np.ndarray) or picture.shape[2:] != (3,) or picture.dtype != np.uint8:
+        kind = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else kind_of(picture)
+        report.add(
+            "warning", "render-returns", f"render returns {kind}, not a uint8 picture (H, W, 3)",
+            "Return np.uint8, channels last.",
+        )  # fmt: skip
+    elif picture.max() == 0:
+        report.add(
+            "warning", "render-black", f"render returns a picture {picture.shape} that is black",
+            "Look whether anything is drawn; without a display, MuJoCo needs MUJOCO_GL=egl or osmesa.",
+        )  # fmt: skip

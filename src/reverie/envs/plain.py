@@ -37,7 +37,8 @@ def from_gymnasium(env_id: str, arguments: dict[str, Any]) -> gym.Env:
             )  # what cannot draw says so
             return gym.make(env_id, render_mode="rgb_array", **arguments)
     except TypeError as error:
-        if "argument 'render_mode'" in str(error):  # an environment that cannot draw itself need not know the argument
+        # An environment that cannot draw itself need not know the argument, or take any.
+        if "argument 'render_mode'" in str(error) or "takes no arguments" in str(error):
             return gym.make(env_id, **arguments)
         raise UserError(f"'{env_id}' does not take env.options {arguments} ({error}).") from error
 

@@ -6,6 +6,8 @@ game's variables (health, ammunition) as a vector where the task has them; its o
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium as gym
 
 from ..family import FreeOptions, Request
@@ -21,12 +23,20 @@ REPEAT = 4
 Options = FreeOptions
 
 
+class OneEnd(gym.Wrapper):
+    """At a time limit the package says both terminated and truncated; here it is truncated alone."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, float(reward), bool(terminated and not truncated), bool(truncated), info
+
+
 def make(request: Request) -> gym.Env:
     """The game; the repeat is its own frame_skip, which draws only the last frame."""
     import vizdoom.gymnasium_wrapper  # noqa: F401  (registers the ids)
 
     asked = dict(request.options.arguments) if request.options else {}
-    return from_gymnasium(request.env_id, {"frame_skip": request.repeat} | asked)
+    return OneEnd(from_gymnasium(request.env_id, {"frame_skip": request.repeat} | asked))
 
 
 def protocol(request: Request) -> str:
