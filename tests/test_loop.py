@@ -10,6 +10,7 @@ import torch
 from toys import BrokenEnv, CountingEnv, DictEnv, RandomLengthEnv, long_counting
 
 from reverie import UserError, checkpoint
+from reverie.evaluate import Evaluation
 from reverie.logger import Logger, read_lines
 from reverie.loop import Clock, Run
 from reverie.presets import load_preset
@@ -512,3 +513,43 @@ def test_a_random_policy_that_takes_too_long_is_not_measured_by_halves(make_run,
     run._play_randomly(Screen(quiet=True))
     run.close()
     assert not [e for e in run.history() if e.get("phase") == "random"]
+
+
+# --------------------------------------------------------------------------------------------- environments that break
+
+
+class Shaky(RandomLengthEnv):
+    """Raises in its 120th step; the one that is made in its place is as shaky."""
+
+    taken = 0
+
+    def step(self, action):
+        self.taken += 1
+        if self.taken == 120:
+            raise OSError("the simulator is gone")
+        return super().step(action)
+
+
+def test_a_run_survives_environments_that_crash(make_run, tmp_path, capfd):
+    """Their episodes are marked and do not count; the replay stays in order; the traceback is shown."""
+    run = make_run(tmp_path / "run", Shaky, backend="async", env_steps=560, random_baseline=False, eval_every=0)
+    run.examiner.agent = lambda *_: Evaluation([0.0], [1])
+    run.train()
+    lines = run.history()
+    crashed = [line for line in lines if line["phase"] == "crashed"]
+    assert len(crashed) == 4  # two of each environment
+    assert len([line for line in lines if line["phase"] == "train"]) > 20
+    run.replay.check_valid()
+    assert "the simulator is gone" in capfd.readouterr().err
+
+
+def test_what_an_environment_tells_about_an_episode_is_kept(make_run, tmp_path):
+    class Telling(RandomLengthEnv):
+        def step(self, action):
+            obs, reward, terminated, truncated, info = super().step(action)
+            ended = terminated or truncated
+            return obs, reward, terminated, truncated, {"log": {"achievement/x": 0.5}} if ended else info
+
+    run = make_run(tmp_path / "run", Telling)
+    run.train()
+    assert {line["achievement/x"] for line in run.history() if line["phase"] == "train"} == {0.5}
