@@ -52,8 +52,8 @@ def make(request: Request) -> gym.Env:
     domain, task = _names(request.env_id)
     if request.pixels:
         choose_renderer()  # before MuJoCo is imported
-    else:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # the default needs a display as soon as a film is asked for
+    elif not os.environ.get("MUJOCO_GL"):
+        os.environ["MUJOCO_GL"] = "egl"  # the default needs a display as soon as a film is asked for
     warnings.filterwarnings("ignore", module="dm_control")
     from dm_control import suite
 

@@ -2,14 +2,17 @@
 
 Protocol: each action holds for 4 frames of the game (its own frame_skip), the screen is seen (320x240, resized), the
 game's variables (health, ammunition) as a vector where the task has them; its own rewards and time limits.
+env.obs_ignore=gamevariables leaves the screen alone.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 
+from ...errors import UserError
 from ..family import FreeOptions, Request
 from ..plain import from_gymnasium, plain_protocol
 
@@ -24,11 +27,32 @@ Options = FreeOptions
 
 
 class OneEnd(gym.Wrapper):
-    """At a time limit the package says both terminated and truncated; here it is truncated alone."""
+    """A time limit is truncated alone, and a seed means one game.
+
+    The package says both terminated and truncated at a time limit, and shows a black picture: here it is what was seen
+    last. A level's map outlives its episode, so that a seed starts the engine anew.
+    """
+
+    _last: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        import vizdoom
+
+        if seed is not None:
+            self.unwrapped.game.close()  # type: ignore[attr-defined]
+        try:
+            self._last, info = self.env.reset(seed=seed, options=options)
+        except vizdoom.FileDoesNotExistException as error:
+            raise UserError(f"this game is sold, not free: {error}", f"Put the file there. Free: {EXAMPLE}.") from error
+        return self._last, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, float(reward), bool(terminated and not truncated), bool(truncated), info
+        died = truncated and self.unwrapped.game.is_player_dead()  # type: ignore[attr-defined]
+        if truncated and not died:
+            return self._last, float(reward), False, True, info
+        self._last = obs
+        return obs, float(reward), bool(terminated), False, info
 
 
 def make(request: Request) -> gym.Env:
@@ -41,4 +65,4 @@ def make(request: Request) -> gym.Env:
 
 def protocol(request: Request) -> str:
     """What scores depend on."""
-    return plain_protocol(request)
+    return plain_protocol(replace(request, pixels=False))
