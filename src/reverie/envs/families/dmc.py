@@ -103,7 +103,7 @@ class Control(gym.Env):
         self.env, self.repeat, self.camera, self.pixels, self.fast = env, repeat, camera, pixels, fast
         self._cameras: dict[int, Any] = {}
         self.action_space = space_of(env.action_spec())
-        self._keys = list(env.observation_spec())
+        self._scalars = {key for key, spec in env.observation_spec().items() if len(spec.shape) != 1}
         whole = space_of(env.observation_spec(), unlimited=True)
         picture = spaces.Box(0, 255, (pixels, pixels, 3), np.uint8)
         self.observation_space = picture if pixels else whole
@@ -119,7 +119,10 @@ class Control(gym.Env):
     def _observe(self, entries: Any) -> Any:
         if self.pixels:
             return self._draw(self.pixels)
-        return {key: np.asarray(entries[key], np.float32).reshape(-1) for key in self._keys}
+        seen = {key: np.array(value, np.float32) for key, value in entries.items()}
+        for key in self._scalars:
+            seen[key] = seen[key].reshape(-1)
+        return seen
 
     def _draw(self, size: int) -> np.ndarray:
         from dm_control.mujoco import engine
@@ -140,9 +143,9 @@ class Control(gym.Env):
         for _ in range(self.repeat):
             now = self.env.step(action)
             total += now.reward or 0.0
-            if now.last():
+            ended = now.last()
+            if ended:
                 break
-        ended = now.last()
         return self._observe(now.observation), total, ended and now.discount == 0, ended and now.discount != 0, {}
 
     def render(self) -> np.ndarray:
