@@ -13,7 +13,7 @@ try() { # preset, id, settings...
   if reverie train --env "$env" --preset "$preset" --run "$run" --env-steps 2000 \
     prefill=500 eval_every=0 eval_episodes=2 random_baseline=false time_limit=1000 "$@" >"$run.log" 2>&1 &&
     reverie eval "$run" --episodes 2 >"$run.eval" 2>&1; then
-    echo "ok    $env $* (check-env $checked)  $(head -1 "$run.eval")"
+    echo "ok    $env $* (check-env $checked)  $(grep -m1 ': return' "$run.eval")"
   else
     echo "FAIL  $env $*: $(grep -h -m1 error: "$run.log" "$run.eval")"
     failed=1
