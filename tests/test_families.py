@@ -1,5 +1,6 @@
 """Every family that is installed: its example runs, repeats under a seed, can be drawn, and tells its protocol."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from reverie.envs import AgentView, all_families, installed, make_env, make_request, protocol_of
 from reverie.envs import rendering as module
+from reverie.envs.families import minigrid
 from reverie.envs.families.crafter import crafter_score, score_of
 from reverie.envs.family import family_of
 from reverie.errors import UserError
@@ -64,9 +66,10 @@ def test_an_example_runs_and_repeats_under_its_seed(name):
     view.close()
 
 
-@pytest.mark.parametrize("name", sorted(set(QUICK) - {"popgym"}))
+@pytest.mark.parametrize("name", QUICK)
 def test_an_example_can_be_filmed(name):
     view = view_of(need(name).EXAMPLE)
+    assert view.render_mode == "rgb_array"
     view.reset(seed=0)
     picture = view.render()
     assert picture.dtype == np.uint8
@@ -88,9 +91,74 @@ def test_the_protocol_says_id_repeat_and_options(name):
 
 
 @pytest.mark.parametrize(
-    "env_id",
-    ["MinAtar/Chess-v0", "dmc/walker-fly", "dmc/walker", "crafter/chess", "MemoryMaze-10x10", "MiniGrid-Chess-v0"],
+    ("env_id", "option"),
+    [
+        ("MiniGrid-Empty-5x5-v0", "view=full"),
+        ("MiniGrid-Empty-5x5-v0", "view=symbolic"),
+        ("MiniGrid-Empty-5x5-v0", "mission=encode"),
+        ("MinAtar/Breakout-v1", "sticky=0"),
+        ("MinAtar/Breakout-v1", "ramping=false"),
+        ("MinAtar/Breakout-v1", "view=rgb"),
+        ("HalfCheetah-v5", "reset_noise_scale=0"),
+        ("VizdoomBasic-v1", "max_buttons_pressed=2"),
+    ],
 )
+def test_the_protocol_tells_every_option(env_id, option):
+    assert protocol_of(make_request(env_id, options=[option])) != protocol_of(make_request(env_id))
+
+
+@pytest.mark.parametrize(
+    ("env_id", "told"),
+    [("MiniGrid-DoorKey-5x5-v0", "5 actions"), ("BabyAI-GoToRedBallGrey-v0", "all actions"), ("Ant-v5", "all actions")],
+)
+def test_the_protocol_says_which_actions_are_left(env_id, told):
+    assert told in protocol_of(make_request(env_id, actions="minimal"))
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_time_limit_that_was_asked_for_truncates(name):
+    env = make_env(need(name).EXAMPLE, action_repeat=0, time_limit=3)
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    ends = [env.step(env.action_space.sample())[2:4] for _ in range(3)]
+    assert ends == [(False, False), (False, False), (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "end"),
+    [
+        ("MountainCar-v0", "truncated"),
+        ("CartPole-v1", "terminated"),
+        ("MiniGrid-Empty-5x5-v0", "truncated"),
+        ("MiniGrid-LavaGapS5-v0", "terminated"),
+        ("MinAtar/Freeway-v1", "truncated"),
+        ("MinAtar/Breakout-v1", "terminated"),
+        ("MiniWorld-Hallway-v0", "truncated"),
+        ("VizdoomBasic-v1", "truncated"),
+        ("VizdoomDeadlyCorridor-v1", "terminated"),
+        ("popgym-MultiarmedBanditEasy-v0", "truncated"),
+        ("popgym-RepeatPreviousEasy-v0", "terminated"),
+        ("Reacher-v5", "truncated"),
+    ],
+)
+def test_running_out_of_time_is_no_end(env_id, end):
+    need(next(name for name, family in all_families().items() if family is family_of(env_id)))
+    env = make_env(env_id, action_repeat=0)
+    env.reset(seed=0)
+    action = 2 if env_id == "MiniGrid-LavaGapS5-v0" else 0
+    ended = (False, False)
+    while not any(ended):
+        ended = env.step(action if env.action_space.contains(action) else np.zeros(2, np.float32))[2:4]
+    assert ended == (end == "terminated", end == "truncated")
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        "MinAtar/Chess-v0", "dmc/walker-fly", "dmc/walker", "crafter/chess", "MemoryMaze-10x10", "MiniGrid-Chess-v0",
+        "CartPole-v9", "LunarLander-v9", "Ant-v2", "Ant-v9", "MiniWorld-Chess-v0", "VizdoomChess-v0", "popgym-Chess-v0",
+    ],
+)  # fmt: skip
 def test_a_task_that_does_not_exist_is_told_in_one_sentence(env_id):
     need(next(name for name, family in all_families().items() if family is family_of(env_id)))
     with pytest.raises(UserError) as caught:
@@ -107,6 +175,9 @@ def test_a_task_that_does_not_exist_is_told_in_one_sentence(env_id):
         ("dmc/walker-walk", ["look=nice"], "'look' must be one of"),
         ("MinAtar/Breakout-v1", ["sticky"], "is not of the form name=value"),
         ("LunarLander-v3", ["wings=2"], "does not take env.options"),
+        ("HalfCheetah-v5", ["look=nice"], "'look' must be one of auto, fast, standard"),
+        ("MiniGrid-Empty-5x5-v0", ["view=top"], "'view' must be one of"),
+        ("MiniGrid-Empty-5x5-v0", ["colour=red"], "'colour' is no option"),
     ],
 )
 def test_options_are_checked(env_id, options, told):
@@ -146,7 +217,35 @@ def test_minatar_actions(env_id, actions, count):
     assert make_env(env_id, actions=actions).action_space.n == count
 
 
+def test_minatar_in_colour():
+    need("minatar")
+    env = make_env("MinAtar/Seaquest-v0", options=["view=rgb"])
+    obs, _ = env.reset(seed=0)
+    state = env.unwrapped.game.state()
+    assert env.observation_space.contains(obs)
+    assert obs.shape == (10, 10, 3)
+    np.testing.assert_array_equal(obs.any(-1), state.any(-1))
+    np.testing.assert_array_equal(env.render(), obs.repeat(16, 0).repeat(16, 1))
+    kinds = {tuple(obs[y, x]) for y, x in np.argwhere(state.sum(-1) == 1)}
+    assert len(kinds) == len({int(state[y, x].argmax()) for y, x in np.argwhere(state.sum(-1) == 1)})
+
+
 # -------------------------------------------------------------------------------------------------------------- Crafter
+
+
+#: Of 20 episodes of five people, how many had each achievement: the published runs of human experts.
+HUMAN = [
+    [18, 1, 17, 12, 11, 20, 20, 5, 14, 18, 0, 4, 2, 16, 15, 20, 6, 4, 2, 19, 20, 14],
+    [17, 1, 19, 9, 17, 20, 20, 7, 17, 19, 1, 4, 4, 14, 14, 20, 10, 5, 4, 16, 20, 11],
+    [18, 3, 18, 11, 12, 20, 20, 7, 15, 17, 3, 6, 6, 18, 18, 20, 8, 8, 8, 19, 20, 17],
+    [16, 4, 19, 10, 14, 20, 20, 3, 20, 17, 2, 8, 6, 15, 16, 20, 11, 9, 7, 19, 20, 16],
+    [17, 3, 19, 11, 13, 20, 20, 9, 18, 18, 2, 4, 4, 15, 15, 20, 10, 6, 3, 17, 20, 15],
+]
+
+
+def test_the_crafter_score_of_people_is_the_published_one():
+    scores = [crafter_score(100 * np.array(counts) / 20) for counts in HUMAN]
+    assert (round(np.mean(scores), 1), round(np.std(scores), 1)) == (50.5, 6.8)
 
 
 def test_the_crafter_score_is_a_geometric_mean():
@@ -308,14 +407,124 @@ def test_a_gpu_is_no_software():
     assert not module.on_software("egl (NVIDIA H200/PCIe/SSE2)")
 
 
-def test_a_time_limit_of_vizdoom_is_no_end():
+# -------------------------------------------------------------------------------------------------------------- ViZDoom
+
+
+def test_at_a_time_limit_of_vizdoom_the_last_picture_stays():
     need("vizdoom")
     env = make_env("VizdoomBasic-v1", action_repeat=0)
+    before, _ = env.reset(seed=0)
+    while True:
+        obs, _, terminated, truncated, _ = env.step(0)
+        if terminated or truncated:
+            break
+        before = obs
+    assert (terminated, truncated) == (False, True)
+    assert obs["screen"].max() > 0
+    np.testing.assert_array_equal(obs["screen"], before["screen"])
+
+
+def test_a_seeded_level_of_vizdoom_forgets_its_map():
+    need("vizdoom")
+    env = make_env("VizdoomFreedoom2MAP29-S5-v0", action_repeat=0)
+    env.action_space.seed(0)
+    first, _ = env.reset(seed=3)
+    for _ in range(40):
+        env.step(env.action_space.sample())
+    np.testing.assert_array_equal(env.reset(seed=3)[0]["automap"], first["automap"])
+
+
+def test_a_game_of_vizdoom_that_is_sold_is_told():
+    need("vizdoom")
+    env = make_env("VizdoomDoomE1M1-S1-v0", action_repeat=0)
+    with pytest.raises(UserError, match=r"sold.*doom\.wad"):
+        env.reset(seed=0)
+
+
+# -------------------------------------------------------------------------------------------- MuJoCo, Box2D, MiniWorld
+
+
+def cheetah(env_id="HalfCheetah-v5", **options):
+    need("mujoco")
+    return make_env(env_id, pixels=True, image_size=48, **options)
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "Reacher-v5"])
+def test_pictures_of_mujoco_do_not_depend_on_what_was_seen_first(env_id):
+    """The camera of Reacher looks at what it saw first, which AddRenderObservation draws before any seed."""
+    first, second = cheetah(env_id), cheetah(env_id)
+    second.reset(seed=9)
+    a, b = (env.reset(seed=3)[0] for env in (first, second))
+    assert a.shape == (48, 48, 3)
+    np.testing.assert_array_equal(a, b)
+    assert (first.step(first.action_space.sample())[0] != a).any()
+
+
+def test_an_environment_that_is_gone_takes_no_pictures_along():
+    """Gymnasium frees buffers in whatever OpenGL context is current, which is another environment's."""
+    gone, env = cheetah("Swimmer-v5"), cheetah("Swimmer-v5")
+    before, _ = env.reset(seed=0)
+    gone.reset(seed=0)
+    gone.close()
+    np.testing.assert_array_equal(env.render(), before)
+    del gone
+    gc.collect()
+    np.testing.assert_array_equal(env.render(), before)
+    assert before.max() > 0
+
+
+@pytest.mark.parametrize(("options", "follows"), [([], True), (["camera_id=-1"], False)])
+def test_the_camera_of_mujoco_follows(options, follows):
+    """The body is orange, floor and sky are not."""
+    env = cheetah(options=options)
     env.reset(seed=0)
-    ends = [(False, False)]
-    while not any(ends[-1]):
-        ends.append(env.step(0)[2:4])
-    assert ends[-1] == (False, True)
+    task = env.unwrapped
+    place = task.data.qpos.copy()
+    place[0] += 50
+    task.set_state(place, task.data.qvel.copy())
+    red, _, blue = np.moveaxis(env.render().astype(int), -1, 0)
+    assert (red > blue + 40).any() == follows
+    told = protocol_of(make_request("HalfCheetah-v5", pixels=True, options=options))
+    assert f"{'following' if follows else 'fixed'} camera, fast look, drawn by egl" in told
+
+
+def test_looks_of_mujoco_differ():
+    fast, standard = (cheetah("Hopper-v5", options=[f"look={look}"]).reset(seed=0)[0] for look in ("fast", "standard"))
+    assert (fast != standard).any()
+
+
+def test_a_walker_that_is_seeded_again_walks_as_a_new_one():
+    """Box2D keeps the order of contacts of earlier episodes: after 30 steps the walker of seed 2 fell otherwise."""
+    need("box2d")
+
+    def walk(env, seed):
+        env.action_space.seed(seed)
+        seen = [env.reset(seed=seed)[0]]
+        while len(seen) < 120:
+            obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            seen.append(obs)
+            if terminated or truncated:
+                break
+        return np.array(seen)
+
+    new, used = make_env("BipedalWalker-v3"), make_env("BipedalWalker-v3")
+    for seed in (12, 13, 14):
+        walk(used, seed)
+    np.testing.assert_array_equal(walk(new, 2), walk(used, 2))
+
+
+def test_car_racing_is_seen_as_it_is():
+    need("box2d")
+    assert make_env("CarRacing-v3", pixels=True).observation_space.shape == (96, 96, 3)
+
+
+@pytest.mark.parametrize("env_id", ["MiniWorld-Hallway-v0", "BabyAI-GoToImpUnlock-v0"])
+def test_chatter_is_not_printed(env_id, capsys):
+    need(next(name for name, family in all_families().items() if family is family_of(env_id)))
+    env = make_env(env_id)
+    for seed in range(5):
+        env.reset(seed=seed)
+    assert capsys.readouterr().out == ""
 
 
 # ------------------------------------------------------------------------------------------------------------- MiniGrid
@@ -339,9 +548,22 @@ def test_the_mission_as_words():
     need("minigrid")
     env = make_env("BabyAI-GoToRedBallGrey-v0", options=["mission=encode"])
     obs, _ = env.reset(seed=0)
-    assert obs["mission"].sum() == len(env.unwrapped.mission.split())
+    assert obs["mission"][: minigrid.WORDS].sum() == len(env.unwrapped.mission.split())
     assert obs["image"].shape == (56, 56, 3)
     assert env.observation_space.contains(obs)
+
+
+def test_every_word_has_a_place_and_the_order_counts():
+    counts = [minigrid.encode_mission(word)[: minigrid.WORDS].argmax() for word in minigrid.VOCABULARY]
+    assert counts == list(range(len(minigrid.VOCABULARY)))
+    assert len(counts) <= minigrid.encode_mission("Zeppelin,")[: minigrid.WORDS].argmax() < minigrid.WORDS
+    one, other = (
+        minigrid.encode_mission(f"open the {a} door after you open the {b} door")
+        for a, b in (("red", "blue"), ("blue", "red"))
+    )
+    np.testing.assert_array_equal(one[: minigrid.WORDS], other[: minigrid.WORDS])
+    assert (one != other).any()
+    assert not minigrid.encode_mission("").any()
 
 
 def test_the_whole_grid():

@@ -31,11 +31,9 @@ class NewWorld(gym.Wrapper):
     """
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        import Box2D
-
         walker: Any = self.unwrapped
         walker._destroy()
-        walker.world = Box2D.b2World()
+        walker.world = type(walker.world)()
         return self.env.reset(seed=seed, options=options)
 
 

@@ -1,7 +1,8 @@
 """MinAtar: five Atari games on 10x10 cells, thousands of steps per second. pip: minatar (GPL-3, not part of Reverie).
 
 Protocol: each channel of the game's state is one channel of a 10x10 uint8 image (0 or 255), sticky actions 0.1,
-difficulty ramping, no time limit but env.time_limit. Ids ending in -v1, or actions=minimal: the game's own actions.
+difficulty ramping, no time limit but env.time_limit and Freeway's own 2500 frames: a truncation here, an end in the
+package. Ids ending in -v1, or actions=minimal: the game's own actions.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -35,12 +36,13 @@ class Options:
 
     sticky: float = option(0.1, "probability that the last action is taken instead")
     ramping: bool = option(True, "games become harder with time")
+    view: Literal["grid", "rgb"] = option("grid", "grid: a channel per kind of thing; rgb: a colour per kind, 10x10")
 
 
 def make(request: Request) -> gym.Env:
-    """The game; observation uint8 (10, 10, C)."""
+    """The game; observation uint8 (10, 10, C), or (10, 10, 3)."""
     options = request.options or Options()
-    env: gym.Env = Game(_game(request.env_id), options.sticky, options.ramping, minimal=_minimal(request))
+    env: gym.Env = Game(_game(request.env_id), options, minimal=_minimal(request))
     return ActionRepeat(env, request.repeat) if request.repeat > 1 else env
 
 
@@ -49,7 +51,8 @@ def protocol(request: Request) -> str:
     options = request.options or Options()
     actions = "the game's own actions" if _minimal(request) else "all 6 actions"
     ramping = "difficulty ramping" if options.ramping else "no difficulty ramping"
-    return f"{request.env_id}: {actions}, sticky {options.sticky:g}, {ramping}, action repeat {request.repeat}"
+    seen = "grid of channels" if options.view == "grid" else "RGB picture"
+    return f"{request.env_id}: {seen}, {actions}, sticky {options.sticky:g}, {ramping}, action repeat {request.repeat}"
 
 
 def _minimal(request: Request) -> bool:
@@ -70,18 +73,25 @@ class Game(gym.Env):
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012  (Gymnasium's own form)
     render_mode = "rgb_array"
 
-    def __init__(self, name: str, sticky: float, ramping: bool, *, minimal: bool) -> None:
+    def __init__(self, name: str, options: Options, *, minimal: bool) -> None:
         from minatar.environment import Environment
 
-        self.game = Environment(name, sticky_action_prob=sticky, difficulty_ramping=ramping)
+        self.game = Environment(name, sticky_action_prob=options.sticky, difficulty_ramping=options.ramping)
+        self.rgb = options.view == "rgb"
         self.actions = self.game.minimal_action_set() if minimal else list(range(self.game.num_actions()))
         self.action_space = spaces.Discrete(len(self.actions))
-        self.observation_space = spaces.Box(0, 255, tuple(self.game.state_shape()), np.uint8)
-        count = self.observation_space.shape[2]
-        self._colours = np.array([[0, 0, 0], *(colorsys.hsv_to_rgb(i / count, 0.7, 1) for i in range(count))])
+        height, width, count = self.game.state_shape()
+        self.observation_space = spaces.Box(0, 255, (height, width, 3 if self.rgb else count), np.uint8)
+        colours = [[0, 0, 0], *(colorsys.hsv_to_rgb(i / count, 0.7, 1) for i in range(count))]
+        self._colours = (255 * np.array(colours)).astype(np.uint8)
+        self._numbers = np.arange(1, count + 1)
 
     def _observe(self) -> np.ndarray:
-        return np.asarray(self.game.state(), np.uint8) * np.uint8(255)
+        return self._picture() if self.rgb else np.asarray(self.game.state(), np.uint8) * np.uint8(255)
+
+    def _picture(self) -> np.ndarray:
+        """One colour per channel, the last one on top. -> uint8 (10, 10, 3)."""
+        return self._colours[(self.game.state() * self._numbers).max(2)]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -95,10 +105,9 @@ class Game(gym.Env):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         reward, done = self.game.act(self.actions[int(action)])
-        return self._observe(), float(reward), bool(done), False, {}
+        timeout = done and getattr(self.game.env, "terminate_timer", 0) < 0  # Freeway ends by it alone
+        return self._observe(), float(reward), bool(done and not timeout), bool(timeout), {}
 
     def render(self) -> np.ndarray:
-        """One colour per channel, 16 pixels per cell. -> uint8 (160, 160, 3)."""
-        state = np.asarray(self.game.state())
-        top = (state * (np.arange(state.shape[2]) + 1)).max(2)
-        return np.uint8(255 * self._colours[top]).repeat(16, 0).repeat(16, 1)
+        """16 pixels per cell. -> uint8 (160, 160, 3)."""
+        return self._picture().repeat(16, 0).repeat(16, 1)

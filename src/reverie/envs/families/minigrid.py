@@ -7,6 +7,8 @@ Options show the whole grid, symbols instead of pictures, or the mission as a ve
 
 from __future__ import annotations
 
+import contextlib
+import io
 import zlib
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,10 +36,16 @@ MINIMAL = {
     WITH_OBJECTS: ["DoorKey", "MultiRoom", "Unlock"],
 }
 
-
 TILE = 8  # pixels of a cell's side
 KINDS = (11, 6, 4)  # objects, colours and states that a cell can have
-WORDS = 64  # length of an encoded mission
+#: The words of all missions of MiniGrid and BabyAI; any other falls into one of the places up to WORDS.
+VOCABULARY = (
+    "a", "after", "and", "at", "avoid", "ball", "behind", "blue", "box", "door", "end", "fetch", "find", "from",
+    "front", "get", "go", "goal", "green", "grey", "hallway", "in", "key", "lava", "left", "matching", "must", "near",
+    "next", "object", "of", "on", "open", "opening", "pick", "purple", "put", "reach", "red", "right", "room",
+    "rooms", "square", "the", "then", "to", "traverse", "unlock", "up", "use", "yellow", "you", "your",
+)  # fmt: skip
+WORDS = 64
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Options:
     view: Literal["partial", "full", "symbolic"] = option(
         "partial", "partial: what is before the agent, as a picture; full: the whole grid; symbolic: one-hots of cells"
     )
-    mission: Literal["drop", "encode"] = option("drop", "encode: the words of the mission as a vector of counts")
+    mission: Literal["drop", "encode"] = option("drop", "encode: which words the mission has, and where in it")
 
 
 class AgentObservation(gym.ObservationWrapper):
@@ -64,9 +72,17 @@ class AgentObservation(gym.ObservationWrapper):
             picture = spaces.Dict({"cells": cells, "direction": spaces.Discrete(4)})
         self.observation_space = picture
         if options.mission == "encode":
-            words = spaces.Box(0, np.inf, (WORDS,), np.float32)
+            words = spaces.Box(0, np.inf, (2 * WORDS,), np.float32)
             inner = picture.spaces if isinstance(picture, spaces.Dict) else {"image": picture}
             self.observation_space = spaces.Dict({**inner, "mission": words})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # BabyAI prints every level that it throws away
+                obs, info = self.env.reset(seed=seed, options=options)
+        except FileNotFoundError as error:  # the patterns of the WFC tasks are not in the wheel
+            raise UserError(f"a file is missing in the package minigrid: {error.filename}", "Copy it there.") from error
+        return self.observation(obs), info
 
     def observation(self, observation: Any) -> Any:
         if self.options.view == "symbolic":
@@ -76,7 +92,7 @@ class AgentObservation(gym.ObservationWrapper):
             seen = view.get_frame(tile_size=TILE, agent_pov=self.options.view == "partial", highlight=False)
         if self.options.mission == "encode":
             seen = (seen if isinstance(seen, dict) else {"image": seen}) | {
-                "mission": word_counts(observation["mission"])
+                "mission": encode_mission(observation["mission"])
             }
         return seen
 
@@ -87,23 +103,34 @@ def one_hot_cells(symbols: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, -1).reshape(-1)
 
 
-def word_counts(text: str) -> np.ndarray:
-    """How often each word stands in a text, words numbered by a hash that is the same everywhere. -> (WORDS,)."""
-    places = [zlib.crc32(word.strip(",.").lower().encode()) % WORDS for word in text.split()]
-    return np.bincount(places, minlength=WORDS).astype(np.float32)
+def encode_mission(text: str) -> np.ndarray:
+    """How often each word stands in a text, and the sum of its places from 0 to 1. -> float32 (2 * WORDS,).
+
+    The places tell "put the red ball next to the blue box" from "put the blue ball next to the red box".
+    """
+    words = [word.strip(",.").lower() for word in text.split()]
+    slots = [_SLOTS[word] if word in _SLOTS else _spare(word) for word in words]
+    places = (np.arange(len(words)) + 1) / max(1, len(words))
+    halves = (np.bincount(slots, weights, WORDS) for weights in (None, places))
+    return np.concatenate(list(halves)).astype(np.float32)
+
+
+_SLOTS = {word: slot for slot, word in enumerate(VOCABULARY)}
+
+
+def _spare(word: str) -> int:
+    """A slot behind the vocabulary, by a hash that is the same everywhere."""
+    return len(VOCABULARY) + zlib.crc32(word.encode()) % (WORDS - len(VOCABULARY))
 
 
 def make(request: Request) -> gym.Env:
     """The task as a Gymnasium environment; by default its observation is uint8 (56, 56, 3)."""
     import minigrid  # noqa: F401  (registers the ids)
 
-    if request.actions == "minimal" and "-" not in request.env_id:
-        raise UserError(f"'{request.env_id}' is no MiniGrid task.", f"E.g. {EXAMPLE}.")
     env: gym.Env = AgentObservation(gym.make(request.env_id, render_mode="rgb_array"), request.options or Options())
-    if request.actions == "minimal":
-        for keep, names in MINIMAL.items():
-            if request.env_id.split("-")[1] in names:
-                env = ActionSubset(env, keep)
+    keep = _kept(request)
+    if keep:
+        env = ActionSubset(env, keep)
     return ActionRepeat(env, request.repeat) if request.repeat > 1 else env
 
 
@@ -111,6 +138,13 @@ def protocol(request: Request) -> str:
     """What scores depend on."""
     options = request.options or Options()
     view = {"partial": "partial RGB view", "full": "RGB picture of the grid", "symbolic": "symbols of the partial view"}
-    mission = "mission dropped" if options.mission == "drop" else f"mission as counts of {WORDS} hashed words"
-    actions = f"{request.actions} actions"
+    mission = "mission dropped" if options.mission == "drop" else "the mission's words and their places"
+    keep = _kept(request)
+    actions = f"{len(keep)} actions that matter" if keep else "all actions"
     return f"{request.env_id}: {view[options.view]}, {mission}, {actions}, action repeat {request.repeat}"
+
+
+def _kept(request: Request) -> tuple[int, ...]:
+    """The actions for actions=minimal; () for all, where none are known to be useless."""
+    task = (*request.env_id.split("-"), "")[1]
+    return next((keep for keep, names in MINIMAL.items() if request.actions == "minimal" and task in names), ())

@@ -5,7 +5,10 @@ Protocol: pictures of 64x64 instead of 80x60, the tasks' own rewards and step li
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+from dataclasses import replace
 
 import gymnasium as gym
 
@@ -25,12 +28,13 @@ Options = FreeOptions
 def make(request: Request) -> gym.Env:
     """The task, drawn in the agent's size at once."""
     os.environ.setdefault("PYGLET_HEADLESS", "true")
-    import miniworld  # noqa: F401  (registers the ids)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints how many samples a pixel has
+        import miniworld  # noqa: F401  (registers the ids)
 
-    size = request.image_size or 64
-    return make_plain(request, obs_width=size, obs_height=size)
+        size = request.image_size or 64
+        return make_plain(replace(request, pixels=False), obs_width=size, obs_height=size)
 
 
 def protocol(request: Request) -> str:
     """What scores depend on."""
-    return plain_protocol(request)
+    return plain_protocol(replace(request, pixels=False))

@@ -51,7 +51,7 @@ class Drawn(gym.Wrapper):
         return self.env.render()
 
     def _prepared(self) -> Any:
-        import mujoco
+        import mujoco  # type: ignore[import, unused-ignore]
 
         fast, task = _fast(self.look), self.unwrapped
         if fast:
