@@ -7,8 +7,9 @@ multisampling, 75 times faster (HalfCheetah, 64x64); env.options=look=standard d
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import os
+import weakref
 from typing import Any
 
 import gymnasium as gym
@@ -60,21 +61,21 @@ class Drawn(gym.Wrapper):
         if fast:
             viewer.scn.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             viewer.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._release = weakref.finalize(self, _free, viewer)
+        atexit.register(self._release)  # thus before MuJoCo's own, after which nothing can be freed
         return viewer
 
     def close(self) -> None:
-        self._free()
+        if self._viewer is not None:
+            self._viewer = None
+            self._release()
         self.env.close()
 
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # at the end of Python anything may be gone
-            self._free()
 
-    def _free(self) -> None:
-        viewer, self._viewer = self._viewer, None
-        if viewer is not None:
-            viewer.make_context_current()
-            viewer.con.free()
+def _free(viewer: Any) -> None:
+    viewer.make_context_current()
+    viewer.con.free()
+    viewer.free()
 
 
 def make(request: Request) -> gym.Env:
