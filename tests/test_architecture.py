@@ -37,7 +37,10 @@ MAY_IMPORT = {
     "build": "config envs masks networks observations policies rssm actor_critic world_model",
     "checkpoint": "config envs",
     "player": "checkpoint build envs actor_critic rssm world_model",
-    "train": "config presets envs replay ops optim policies rssm actor_critic build player",
+    "fast": "networks ops rssm",
+    "compute": "config fast networks",
+    "graph": "replay",
+    "train": "compute config graph presets envs replay ops optim policies rssm actor_critic build player",
     "selftest": "config envs networks ops policies rssm actor_critic replay train",
     "evaluate": "collect envs",
     "plot": "evaluate logger",
@@ -49,8 +52,8 @@ MAY_IMPORT = {
     "forecast": "config envs replay train",
     "ranges": "",
     "signals": "",
-    "loop": "config envs forecast ops ranges replay collect checkpoint evaluate examiner clock logger rundir screen "
-    "signals tasks train",
+    "loop": "compute config envs forecast ops ranges replay collect checkpoint evaluate examiner clock logger rundir "
+    "screen signals tasks train",
     "verbs_envs": "envs",
     "verbs_check": "envs",
     "api": "config presets envs checkpoint evaluate loop player screen tasks train",

@@ -184,7 +184,7 @@ def edit(monkeypatch, place, old, new):
 
 OPS, NET, SCALARS, RSSM, AC = (f"reverie.{name}:" for name in ("ops", "networks", "scalars", "rssm", "actor_critic"))
 KL, WORLD, TRAIN = f"{RSSM}DiscreteRSSM.kl_loss", "reverie.world_model:WorldModel.", "reverie.train:DreamerV2."
-UPDATE = f"{TRAIN}train_actor_critic"
+UPDATE = f"{TRAIN}_learn_behaviour"
 
 KLS = ["KL balanced", "KL bidirectional", "KL forward", "KL plain", "KL separate"]
 GRUS = ["GRU step, layer norm", "GRU step, no norm", "GRU step, RMS norm"]
@@ -257,7 +257,7 @@ FAULTS = [
     # the optimiser
     ("reverie.optim:keras_eps", "beta2**update", "beta2", ["optimiser: Keras' epsilon"]),
     ("reverie.optim:clip_adaptive_", "min=floor", "min=0", [AGC]),
-    ("reverie.optim:LaProp.step", "1 - beta2**t", "1", ["optimiser: LaProp"]),
+    ("reverie.optim:LaProp._move", "(1 - beta2**t)", "1.0", ["optimiser: LaProp"]),
     (f"{TRAIN}_step", "self.config.train.grad_clip)", "1e9)", [name for name in OPTIMISERS if name != AGC]),
     (f"{TRAIN}_schedule", "train.weight_decay / lr if", "train.weight_decay if",
      [name for name in OPTIMISERS if name != "optimiser: decay times learning rate"]),
@@ -292,7 +292,7 @@ FAULTS = [
     (f"{WORLD}loss", "self.kl_scale * kl_loss", "kl_loss", MODEL),
     (UPDATE, 'online if options.baseline == "online"', 'online if options.baseline == "slow"', [ACTOR]),
     (f"{TRAIN}_predict", "self.slow_critic if self.config.behavior.slow_critic else", "", DREAMT),
-    (UPDATE, "% options.slow_critic_every == 0", "% options.slow_critic_every == -1",
+    (f"{TRAIN}_one", "% options.slow_critic_every == 0", "% options.slow_critic_every == -1",
      ["slow critic's schedule", *DREAMT, "behaviour's update changes actor and critic only"]),
     (f"{TRAIN}_critic_nll", "weight * self.critic.nll", "self.critic.nll", [CRITIC]),
     (f"{TRAIN}entropy_scale", "self.updates / options.entropy_decay", "0", [ACTOR]),

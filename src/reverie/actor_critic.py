@@ -183,7 +183,7 @@ def compute_actor_loss(
     *,
     actor_grad: str = "reinforce",
     actor_grad_mix: float = 0.1,
-    entropy_scale: float = 1e-3,
+    entropy_scale: float | Tensor = 1e-3,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The actor's loss, paper Eq. 6. policy over (N, H, A); action (N, H, A); the rest (N, H) -> (), metrics.
 

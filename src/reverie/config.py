@@ -261,9 +261,14 @@ class ComputeConfig:
     """Where and how it is computed."""
 
     device: str = opt("auto", "auto: cuda if there is one, else cpu", "ours")
+    mode: Literal["auto", "reference", "fast", "compile", "graph"] = opt(
+        "auto",
+        "reference: plain PyTorch; fast (auto): the same, quicker; compile: torch.compile; graph: one CUDA graph",
+        "ours",
+    )
     threads: int = opt(0, "CPU threads of torch; 0: torch decides", "ours")
-    precision: Literal["float32", "bfloat16"] = opt(
-        "float32", "bfloat16: autocast for products and convolutions", "ours; released code: float16"
+    precision: Literal["auto", "float32", "bfloat16"] = opt(
+        "auto", "of big products; auto: bfloat16 where the hardware has it", "ours; released code: float16"
     )
 
 

@@ -202,8 +202,7 @@ def _measure(agent: DreamerV2, config: Config, spec: Spec) -> tuple[int, int | N
 
 def _update(agent: DreamerV2, batch: Batch) -> None:
     on_device = to_batch(batch, agent.device)
-    posterior, metrics = agent.train_world_model(on_device)
-    metrics |= agent.train_actor_critic(posterior, on_device.is_terminal)
+    metrics = agent.update(on_device)
     float(metrics["critic/loss"])  # waits for the GPU
 
 

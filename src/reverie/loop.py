@@ -17,6 +17,7 @@ import torch
 from . import checkpoint
 from .clock import Clock
 from .collect import Collector, Episode
+from .compute import keep_memory
 from .config import Config
 from .envs import EnvLike
 from .envs.spaces import MASK
@@ -218,9 +219,7 @@ class Run:
                 self.replay.sample(self.config.train.batch_size, self.config.train.seq_len), self.agent.device
             )
         with self.clock.timed("update"):
-            posterior, metrics = self.agent.train_world_model(batch)
-            metrics |= self.agent.train_actor_critic(posterior, batch.is_terminal)
-            self.logger.add(metrics)
+            self.logger.add(self.agent.update(batch))
         self.clock.updates += 1
 
     # ---------------------------------------------------------------------------------------------- numbers and files
@@ -380,5 +379,6 @@ class Run:
 def seed_everything(config: Config) -> None:
     """Seed torch and set its threads. NumPy generators are seeded where they are made; nothing else draws numbers."""
     torch.manual_seed(config.train.seed)
+    keep_memory()
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)

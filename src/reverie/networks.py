@@ -389,7 +389,7 @@ def demo() -> None:
     for name, head in heads.items():
         print(f"{name:18}", tuple(feat.shape), "->", tuple(head(feat).shape))
     for height, width in [(64, 64), (28, 28), (35, 50), (84, 84), (9, 12)]:
-        shape = tuple(ConvDecoder(8, (1, height, width), target="image", depth=4)(torch.zeros(1, 8)).shape)
+        shape = ConvDecoder(8, (1, height, width), target="image", depth=4)(torch.zeros(1, 8)).shape
         if shape != (1, 1, height, width):
             raise AssertionError(f"decoder made {shape} for {height}x{width}")
     print("ok: the decoder returns the size that the encoder was given, odd sizes included")

@@ -32,12 +32,9 @@ def clip_adaptive_(parameters: Sequence[Tensor], limit: float, *, floor: float =
     return torch.linalg.vector_norm(norms)
 
 
-class LaProp(Optimizer):
-    """Adam with the order changed: normalise each gradient, then average (Ziyin et al. 2020; DreamerV3's optimiser).
-
-    v = b2 v + (1 - b2) g^2;   u = g / (sqrt(v / (1 - b2^t)) + eps);   m = b1 m + (1 - b1) u;   w -= lr m / (1 - b1^t)
-    `weight_decay` multiplies the weights by 1 - lr * weight_decay first, like AdamW's.
-    """
+class _Tensors(Optimizer):
+    """What both have in common. With `on_device` the settings are tensors beside the parameters, as is the count of
+    steps: a captured CUDA graph can then be told new ones (graph.py)."""
 
     def __init__(
         self,
@@ -45,10 +42,17 @@ class LaProp(Optimizer):
         lr: float,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-20,
+        eps: float = 1e-8,
         weight_decay: float = 0.0,
+        on_device: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.on_device = on_device
+        for group in self.param_groups:
+            if on_device:
+                device = group["params"][0].device
+                group |= {key: torch.tensor(group[key], device=device) for key in ("lr", "eps", "weight_decay")}
+                group["capturable"] = True  # torch then restores the count to the device, too
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -57,18 +61,72 @@ class LaProp(Optimizer):
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
                 continue
-            (beta1, beta2), gradients = group["betas"], [p.grad for p in parameters]
             for p in parameters:
                 if not self.state[p]:
-                    self.state[p] = {"step": torch.zeros(()), "m": torch.zeros_like(p), "v": torch.zeros_like(p)}
-                self.state[p]["step"] += 1
-            t = int(self.state[parameters[0]]["step"])  # kept on the CPU: no waiting for the device
-            mean, square = ([self.state[p][key] for p in parameters] for key in ("m", "v"))
-            if group["weight_decay"]:
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_mul_(square, beta2)
-            torch._foreach_addcmul_(square, gradients, gradients, 1 - beta2)
-            scale = torch._foreach_sqrt(torch._foreach_div(square, 1 - beta2**t))
-            torch._foreach_add_(scale, group["eps"])
-            torch._foreach_lerp_(mean, torch._foreach_div(gradients, scale), 1 - beta1)
-            torch._foreach_add_(parameters, mean, alpha=-group["lr"] / (1 - beta1**t))
+                    count = torch.zeros((), device=p.device if self.on_device else "cpu")
+                    self.state[p] = {"step": count} | {key: torch.zeros_like(p) for key in self.moments}
+            torch._foreach_add_([self.state[p]["step"] for p in parameters], 1)
+            count = self.state[parameters[0]]["step"]
+            t = count if self.on_device else float(count)  # kept on the CPU otherwise: no waiting for the device
+            _times_(parameters, 1 - group["lr"] * group["weight_decay"])
+            mean, square = ([self.state[p][key] for p in parameters] for key in self.moments)
+            self._move(parameters, [p.grad for p in parameters], mean, square, t, group)
+
+    moments: tuple[str, str]
+
+    def _move(self, parameters: Any, gradients: Any, mean: Any, square: Any, t: Any, group: Any) -> None:
+        raise NotImplementedError
+
+
+class TensorAdamW(_Tensors):
+    """torch's AdamW, with epsilon and weight decay that may change while a captured graph runs.
+
+    m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g^2;   w -= lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
+    """
+
+    moments = ("exp_avg", "exp_avg_sq")  # torch's names: checkpoints fit both
+
+    def _move(self, parameters: Any, gradients: Any, mean: Any, square: Any, t: Any, group: Any) -> None:
+        beta1, beta2 = group["betas"]
+        torch._foreach_lerp_(mean, gradients, 1 - beta1)
+        torch._foreach_mul_(square, beta2)
+        torch._foreach_addcmul_(square, gradients, gradients, 1 - beta2)
+        scale = torch._foreach_sqrt(square)
+        _times_(scale, (1 - beta2**t) ** -0.5)
+        _plus_(scale, group["eps"])
+        change = torch._foreach_div(mean, scale)
+        _times_(change, -group["lr"] / (1 - beta1**t))
+        torch._foreach_add_(parameters, change)
+
+
+class LaProp(_Tensors):
+    """Adam with the order changed: normalise each gradient, then average (Ziyin et al. 2020; DreamerV3's optimiser).
+
+    v = b2 v + (1 - b2) g^2;   u = g / (sqrt(v / (1 - b2^t)) + eps);   m = b1 m + (1 - b1) u;   w -= lr m / (1 - b1^t)
+    `weight_decay` multiplies the weights by 1 - lr * weight_decay first, like AdamW's.
+    """
+
+    moments = ("m", "v")
+
+    def _move(self, parameters: Any, gradients: Any, mean: Any, square: Any, t: Any, group: Any) -> None:
+        beta1, beta2 = group["betas"]
+        torch._foreach_mul_(square, beta2)
+        torch._foreach_addcmul_(square, gradients, gradients, 1 - beta2)
+        scale = torch._foreach_sqrt(square)
+        _times_(scale, (1 - beta2**t) ** -0.5)
+        _plus_(scale, group["eps"])
+        torch._foreach_lerp_(mean, torch._foreach_div(gradients, scale), 1 - beta1)
+        change = torch._foreach_mul(mean, 1.0)
+        _times_(change, -group["lr"] / (1 - beta1**t))
+        torch._foreach_add_(parameters, change)
+
+
+def _times_(tensors: Sequence[Tensor], factor: float | Tensor) -> None:
+    """By name of the overload: torch's own choice would wait for the device and turn a tensor into a number."""
+    kind = torch.ops.aten._foreach_mul_
+    kind.Tensor(tensors, factor) if isinstance(factor, Tensor) else kind.Scalar(tensors, factor)
+
+
+def _plus_(tensors: Sequence[Tensor], term: float | Tensor) -> None:
+    kind = torch.ops.aten._foreach_add_
+    kind.Tensor(tensors, term) if isinstance(term, Tensor) else kind.Scalar(tensors, term)

@@ -33,6 +33,8 @@ class State(NamedTuple):
     @property
     def feat(self) -> Tensor:
         """What heads, actor and critic see: [z, h] (..., F), in the released code's order."""
+        if not isinstance(self.stoch, Tensor):
+            return self.stoch.join(self.deter)  # the fast path's z, see fast/rows.py
         return torch.cat([self.stoch, self.deter], -1)
 
     def detach(self) -> State:
@@ -233,14 +235,7 @@ class DiscreteRSSM(nn.Module):
         Without `state` every sequence begins anew at its first step, mid-episode or not, as in the released code.
         -> posterior State of (B, T, ...), prior stats (B, T, P).
         """
-        batch, length = is_first.shape
-        if embed.shape[:2] != (batch, length) or action.shape[:2] != (batch, length):
-            raise ValueError(
-                f"embed, action and is_first must agree in (B, T), got {tuple(embed.shape[:2])}, "
-                f"{tuple(action.shape[:2])} and {(batch, length)}"
-            )
-        if noise is not None and noise.shape[:2] != (batch, length):
-            raise ValueError(f"noise must be (B, T, ...) = {(batch, length)}, got {tuple(noise.shape)}")
+        batch, length = self.check_sequence(embed, action, is_first, noise)
         if state is None:
             state = self.initial(batch)
             is_first = torch.cat([torch.ones_like(is_first[:, :1]), is_first[:, 1:]], 1)
@@ -252,6 +247,19 @@ class DiscreteRSSM(nn.Module):
             steps.append(state)
         posterior = State(*(torch.stack(parts, 1) for parts in zip(*steps, strict=True)))
         return posterior, self.prior_net(posterior.deter)  # the prior needs h only: one call for all steps
+
+    @staticmethod
+    def check_sequence(embed: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None) -> tuple[int, int]:
+        """(B, T) of what is filtered; ValueError where the parts disagree."""
+        batch, length = is_first.shape
+        if embed.shape[:2] != (batch, length) or action.shape[:2] != (batch, length):
+            raise ValueError(
+                f"embed, action and is_first must agree in (B, T), got {tuple(embed.shape[:2])}, "
+                f"{tuple(action.shape[:2])} and {(batch, length)}"
+            )
+        if noise is not None and noise.shape[:2] != (batch, length):
+            raise ValueError(f"noise must be (B, T, ...) = {(batch, length)}, got {tuple(noise.shape)}")
+        return batch, length
 
     def rollout_imagination(
         self, policy: Callable[[Tensor], Tensor], start: State, horizon: int, noise: Tensor | None = None

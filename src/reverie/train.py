@@ -9,7 +9,8 @@ The loop around it (collect, replay, evaluate, checkpoint, log) is in `loop.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,12 @@ from .actor_critic import (
     released_credit,
 )
 from .build import build_actor, build_critic, build_world_model, pick_device
+from .compute import apply_mode, pick_dtype, pick_mode
 from .config import Config
 from .envs.spaces import Spec
+from .graph import CapturedUpdate
 from .ops import symexp, symlog
-from .optim import LaProp, clip_adaptive_, keras_eps
+from .optim import LaProp, TensorAdamW, clip_adaptive_, keras_eps
 from .player import Player, choose_action
 from .policies import Policy
 from .replay import Batch
@@ -52,6 +55,9 @@ class DreamerV2(nn.Module):
         self.critic, self.slow_critic = build_critic(config, feat_dim), build_critic(config, feat_dim)
         self.return_scale = ReturnScale()
         self.to(self.device)
+        self.mode = pick_mode(config.compute, self.device)
+        self.dtype = pick_dtype(config.compute, self.mode, self.device)
+        apply_mode(self, self.mode, self.dtype)
         self.slow_critic.copy_from(self.critic)  # the first targets must not come from an unrelated network
         self.slow_critic.requires_grad_(False)
         self.steps = {"world_model": 0, "actor": 0, "critic": 0}  # of each optimiser
@@ -59,12 +65,16 @@ class DreamerV2(nn.Module):
         if actor_grad == "auto":
             actor_grad = {"discrete": "reinforce", "box": "dynamics", "mixed": "per_part"}[spec.action.kind]
         self.actor_grad = actor_grad
+        self.entropy_weight: float | Tensor = 0.0  # of this update
         self.is_choice = torch.from_numpy(spec.action.is_choice).to(self.device)
         self.optimizers = {
             "world_model": self._optimizer(self.world_model, config.model.world_model_lr),
             "actor": self._optimizer(self.actor, config.behavior.actor_lr),
             "critic": self._optimizer(self.critic, config.behavior.critic_lr),
         }
+        self._captured: CapturedUpdate | None = None
+        if self.mode == "graph":
+            self.entropy_weight = torch.zeros((), device=self.device)
         for name in self.optimizers:
             self._schedule(name)
 
@@ -81,8 +91,9 @@ class DreamerV2(nn.Module):
     def _optimizer(self, module: nn.Module, lr: float) -> torch.optim.Optimizer:
         train = self.config.train
         betas = (0.9, train.adam_beta2)
-        if train.optimizer == "laprop":
-            return LaProp(module.parameters(), lr, betas=betas, eps=train.adam_eps)
+        if self.mode == "graph" or train.optimizer == "laprop":
+            kind = LaProp if train.optimizer == "laprop" else TensorAdamW
+            return kind(module.parameters(), lr, betas=betas, eps=train.adam_eps, on_device=self.mode == "graph")
         return torch.optim.AdamW(module.parameters(), lr, betas=betas, eps=train.adam_eps, fused=True)
 
     def _schedule(self, name: str) -> None:
@@ -101,31 +112,71 @@ class DreamerV2(nn.Module):
         # torch multiplies weights by 1 - lr * weight_decay; the released code by 1 - weight_decay (FACTS.md 1.9).
         decay = train.weight_decay / lr if train.weight_decay_mode == "per_update" else train.weight_decay
         for group in self.optimizers[name].param_groups:
-            group.update(lr=lr, eps=eps, weight_decay=decay)
+            for key, value in (("lr", lr), ("eps", eps), ("weight_decay", decay)):
+                if isinstance(group[key], Tensor):
+                    group[key].fill_(value)
+                else:
+                    group[key] = value
 
-    def _autocast(self) -> torch.autocast:
-        half = self.config.compute.precision == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """The plain path multiplies in bfloat16 where torch says; on a CPU the fast path decides by itself."""
+        if self.dtype == torch.float32 or (self.mode == "fast" and self.device.type == "cpu"):
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype, cache_enabled=self.mode != "graph")
 
     def _step(self, name: str, loss: Tensor) -> Metrics:
         """One optimiser step on exactly its own parameters, whatever else the loss touches. -> norm before clipping."""
         optimizer = self.optimizers[name]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.contiguous()  # fused steps go through memory in order, whatever the strides say
         if self.config.train.agc:
             norm = clip_adaptive_(parameters, self.config.train.agc)
         else:
             norm = nn.utils.clip_grad_norm_(parameters, self.config.train.grad_clip)
-        self._schedule(name)
         optimizer.step()
-        self.steps[name] += 1
+        torch.autograd.graph.increment_version(parameters)  # fused steps do not tell, and the fast path must know
         return {"grad_norm": norm}
+
+    def update(self, batch: Batch) -> Metrics:
+        """One update of everything. Batch of tensors (B, T, ...) -> metrics, tensors on the device."""
+        if self.mode != "graph":
+            posterior, metrics = self.train_world_model(batch)
+            return metrics | self.train_actor_critic(posterior, batch.is_terminal)
+        with self._one("world_model"), self._one("actor", "critic"):
+            self._captured = self._captured or CapturedUpdate(self._learn)
+            return self._captured(batch)
+
+    def _learn(self, batch: Batch) -> Metrics:
+        """The device's share of an update: nothing in here waits for a number or counts."""
+        posterior, metrics = self._learn_world(batch)
+        return metrics | self._learn_behaviour(posterior, batch.is_terminal)
+
+    @contextmanager
+    def _one(self, *names: str) -> Iterator[None]:
+        """The host's share of one update of these optimisers: schedules before, counting after."""
+        options = self.config.behavior
+        for name in names:
+            self._schedule(name)
+        if "actor" in names:
+            if self.updates % options.slow_critic_every == 0:
+                self.slow_critic.copy_from(self.critic, fraction=options.slow_critic_fraction)
+            if isinstance(self.entropy_weight, Tensor):
+                self.entropy_weight.fill_(self.entropy_scale())
+            else:
+                self.entropy_weight = self.entropy_scale()
+        yield
+        for name in names:
+            self.steps[name] += 1
 
     # --------------------------------------------------------------------------------------------------- world model
 
     def train_world_model(self, batch: Batch) -> tuple[State, Metrics]:
         """One update of the world model, paper Eq. 2. Batch of tensors (B, T, ...) -> detached posterior, metrics."""
+        with self._one("world_model"):
+            return self._learn_world(batch)
+
+    def _learn_world(self, batch: Batch) -> tuple[State, Metrics]:
         with self._autocast():
             loss, posterior, metrics = self.world_model.loss(batch)
         metrics |= self._step("world_model", loss)
@@ -155,13 +206,16 @@ class DreamerV2(nn.Module):
         """One update of actor and critic inside a dream, paper Eqs. 3-6. posterior of (B, T, ...), is_terminal (B, T).
 
         The first continue of each dream is known, not predicted: 1 - is_terminal. From an ended episode there is
-        nothing to act for, so those starts train the critic only. Who predicts what when: drawing in `replay.py`.
+        nothing to act for, so those starts train the critic only.
         """
+        with self._one("actor", "critic"):
+            return self._learn_behaviour(posterior, is_terminal)
+
+    def _learn_behaviour(self, posterior: State, is_terminal: Tensor) -> Metrics:
+        """Who predicts what when: drawing in `replay.py`."""
         options = self.config.behavior
-        if self.updates % options.slow_critic_every == 0:
-            self.slow_critic.copy_from(self.critic, fraction=options.slow_critic_fraction)
         start, alive = self._starts(posterior, is_terminal)
-        with self._autocast():
+        with self._autocast(), frozen(self.world_model):
             with torch.set_grad_enabled(self.actor_grad != "reinforce"):  # REINFORCE needs no gradient of the dream
                 dream = self.imagine(start)
                 rewards, values, continues = self._predict(dream.feat, alive)
@@ -207,7 +261,7 @@ class DreamerV2(nn.Module):
             weights,
             actor_grad=self.actor_grad,
             actor_grad_mix=options.actor_grad_mix,
-            entropy_scale=self.entropy_scale(),
+            entropy_scale=self.entropy_weight,
         )
 
     def _critic_nll(self, states: Tensor, stats: Tensor, targets: Tensor) -> Tensor:
@@ -228,7 +282,7 @@ class DreamerV2(nn.Module):
         start, alive = posterior.flatten(), 1 - is_terminal.flatten().float()
         count = self.config.behavior.imagination_starts
         if 0 < count < len(alive):
-            chosen = torch.randperm(len(alive), device=alive.device)[:count]
+            chosen = torch.rand(len(alive), device=alive.device).argsort()[:count]
             start, alive = State(*(x[chosen] for x in start)), alive[chosen]
         return start, alive
 
@@ -263,6 +317,19 @@ class DreamerV2(nn.Module):
         mode = mode or self.config.train.eval_mode
         noise = self.config.behavior.explore_noise
         return Player(self.world_model, self.actor, self.spec, num_envs=num_envs, mode=mode, seed=seed, noise=noise)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Parameters that need no gradients for now: what is computed with them keeps less, and backward does less."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def to_batch(batch: Batch, device: torch.device | str = "cpu") -> Batch:

@@ -115,7 +115,8 @@ def _optimiser(case: Case) -> Found:
     for gradients in x["gradients"]:
         pairs = zip(named.values(), split(gradients), strict=True)
         loss = torch.stack([(parameter * gradient).sum() for parameter, gradient in pairs]).sum()
-        norms.append(agent._step("critic", loss)["grad_norm"])
+        with agent._one("critic"):
+            norms.append(agent._step("critic", loss)["grad_norm"])
         history.append(torch.cat([parameter.detach().flatten() for parameter in named.values()]))
     return {"out.norm": torch.stack(norms), "out.weights": torch.stack(history)}
 

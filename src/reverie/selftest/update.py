@@ -27,7 +27,7 @@ def _agent(case: Case) -> DreamerV2:
     task = case.options["task"]
     obs = {key: ObsKey((key,), "image", (h, w, c), (h, w, c), "hwc") for key, (c, h, w) in task["images"].items()}
     obs |= {key: ObsKey((key,), "vector", (size,), (size,)) for key, size in task["vectors"].items()}
-    plain: dict[str, Any] = {"device": "cpu", "grad_clip": 1e9, "weight_decay": 0.0}
+    plain: dict[str, Any] = {"device": "cpu", "compute.mode": "reference", "grad_clip": 1e9, "weight_decay": 0.0}
     actions = ActionSpec.discrete(task["actions"]) if task["kind"] == "discrete" else ActionSpec.box(task["actions"])
     agent = DreamerV2(build(plain | case.options["settings"]), Spec(obs, actions))
     agent.load_state_dict(case.weights())

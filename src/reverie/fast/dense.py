@@ -1,0 +1,155 @@
+"""Dense layers: product, norm and activation as one step of autograd, in the number type that is quicker.
+
+`product_dtype` chooses: bfloat16 where it was allowed and the product is big, float32 where calling bfloat16 would
+take longer than computing. Norms, activations and everything else that is not a product stay in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..networks import MLP
+from .pointwise import elu_
+from .products import linear, outer, product_dtype
+from .rows import Feat, rows_gradient
+
+
+class Weights(NamedTuple):
+    """A layer's numbers as products want them, without gradients."""
+
+    rest: Tensor  # (out, in - Z): what is multiplied with h
+    columns: Tensor  # (Z, out): one row for each class of z
+    bias: Tensor  # (out,)
+
+
+class Prepared:
+    """Keeps `Weights`, and makes them anew whenever the layer has changed."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.layer, self.key, self.made = layer, (0, 0, 0), dict[tuple[torch.dtype, int], Weights]()
+
+    def __call__(self, dtype: torch.dtype, size: int) -> Weights:
+        """size: how many of the inputs are classes of z."""
+        weight, bias = self.layer.weight, self.layer.bias
+        key = (weight._version, bias._version, weight.data_ptr())
+        if key != self.key:
+            self.key, self.made = key, {}
+        found = self.made.get((dtype, size))
+        if found is None:
+            rest, columns = weight.detach()[:, size:].to(dtype), weight.detach()[:, :size].to(dtype).t()
+            found = Weights(rest.contiguous(), columns.contiguous(), bias.detach().to(dtype))
+            self.made[dtype, size] = found
+        return found
+
+
+def layer_norm(x: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor, Tensor]:
+    """-> normalised, mean, 1 / deviation."""
+    return torch.native_layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+class _Dense(torch.autograd.Function):
+    """activation(norm(W x + b)); x a tensor, or [z, h] with z as places. Keeps the least that backward needs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, probs: Tensor | None, weight: Tensor, bias: Tensor, gamma: Tensor | None,
+        beta: Tensor | None, feat: Feat | None, unit: Unit,
+    ) -> Tensor:  # fmt: skip
+        y, kept = unit.compute(x, feat)
+        ctx.save_for_backward(*kept)
+        ctx.unit, ctx.feat, ctx.shape, ctx.dtype = unit, feat, x.shape, x.dtype
+        return y.reshape(*x.shape[:-1], unit.layer.out_features)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        flat, rest, columns, y, before, mean, rstd = ctx.saved_tensors
+        unit, feat = ctx.unit, ctx.feat
+        g = gradients[0].reshape(-1, len(rest)).to(y.dtype)
+        if unit.elu:
+            g = torch.ops.aten.elu_backward(g, 1, 1, 1, True, y)
+        to_gamma = to_beta = to_x = to_probs = None
+        if unit.norm is not None:
+            norm = unit.norm
+            g, to_gamma, to_beta = torch.ops.aten.native_layer_norm_backward(
+                g, before, norm.normalized_shape, mean, rstd, norm.weight, norm.bias, [True, True, True]
+            )
+        g = g.to(rest.dtype)
+        if ctx.needs_input_grad[0]:
+            to_x = linear(g, rest.t()).to(ctx.dtype).reshape(ctx.shape)
+        if ctx.needs_input_grad[1]:
+            to_probs = linear(g, columns).to(ctx.dtype).reshape(*ctx.shape[:-1], len(columns))
+        to_weight = to_bias = None
+        if ctx.needs_input_grad[2]:
+            to_weight, to_bias = outer(g, flat).float(), g.sum(0, dtype=torch.float32)
+            if feat is not None:
+                to_weight = torch.cat([rows_gradient(feat.order(), g).t().float(), to_weight], 1)
+        return to_x, to_probs, to_weight, to_bias, to_gamma, to_beta, None, None
+
+
+class Unit:
+    """A Linear layer with the LayerNorm and the ELU that follow it, where they do."""
+
+    def __init__(self, layer: nn.Linear, norm: nn.LayerNorm | None, elu: bool, dtype: torch.dtype) -> None:
+        self.layer, self.norm, self.elu, self.dtype = layer, norm, elu, dtype
+        self.prepared = Prepared(layer)
+
+    def compute(self, x: Tensor, feat: Feat | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """-> the answer (N, out), and what backward needs."""
+        flat = x.reshape(-1, x.shape[-1])
+        dtype = product_dtype(len(flat), self.layer.weight, self.dtype)
+        weights = self.prepared(dtype, 0 if feat is None else feat.stoch.size)
+        flat = flat.to(dtype)
+        y = linear(flat, weights.rest, weights.bias)
+        if feat is not None:
+            index = feat.stoch.index
+            y += F.embedding_bag(index.reshape(-1, index.shape[-1]), weights.columns, mode="sum")
+        y = y.float()  # norm and activation are quicker in float32, conversion included
+        before = mean = rstd = y
+        if self.norm is not None:
+            y, mean, rstd = layer_norm(y, self.norm)
+        if self.elu:
+            y = elu_(y)
+        return y, (flat, weights.rest, weights.columns, y, before, mean, rstd)
+
+    def __call__(self, x: Tensor | Feat) -> Tensor:
+        """(..., in) -> (..., out)."""
+        feat, x, probs = (x, x.deter, x.stoch.probs) if isinstance(x, Feat) else (None, x, None)
+        if not torch.is_grad_enabled():
+            return self.compute(x, feat)[0].reshape(*x.shape[:-1], self.layer.out_features)
+        gamma, beta = (None, None) if self.norm is None else (self.norm.weight, self.norm.bias)
+        return cast(Tensor, _Dense.apply(x, probs, self.layer.weight, self.layer.bias, gamma, beta, feat, self))
+
+
+def units(layers: nn.Sequential, dtype: torch.dtype) -> list[Any]:
+    """Layers gathered into `Unit`s; what does not fit one stays as it is."""
+    found: list[Any] = []
+    rest = list(layers)
+    while rest:
+        layer = rest.pop(0)
+        if isinstance(layer, nn.Linear):
+            norm = rest.pop(0) if rest and type(rest[0]) is nn.LayerNorm else None
+            elu = bool(rest) and type(rest[0]) is nn.ELU
+            found.append(Unit(layer, cast(Any, norm), elu, dtype))
+            rest = rest[elu:]
+        else:
+            found.append(layer)
+    return found
+
+
+class FastMLP(MLP):
+    """`MLP` that also takes a `Feat`. x (..., input_dim) -> (..., output_dim)."""
+
+    product_dtype: torch.dtype
+
+    def forward(self, x: Tensor | Feat) -> Tensor:
+        if x.device.type != "cpu":  # elsewhere one-hot products are quick, and choosing by size is not needed
+            return super().forward(x.dense() if isinstance(x, Feat) else x)
+        if "_units" not in self.__dict__:
+            self.__dict__["_units"] = units(self, self.product_dtype)
+        for unit in self.__dict__["_units"]:
+            x = unit(x)
+        return cast(Tensor, x)

@@ -1,0 +1,114 @@
+"""One-hot algebra: z is S ones among S*K, so W z is a sum of S columns of W, and never needs the 1024 zeros.
+
+`Feat` stands for the features [z, h] without writing z out. What follows is exact, not an approximation:
+
+    W [z, h]            = sum of S columns of W + W_h h            (S = 32 of 1024: a 32nd of the work)
+    d loss / d W_z      = for each class, the sum of the gradients of the states that chose it
+    d loss / d probs    = g W_z, dense: the straight-through gradient reaches all classes (paper Algorithm 1)
+
+Shapes as everywhere: N rows, S categoricals, K classes, Z = S*K, D size of h, F = Z + D.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..ops import straight_through
+
+
+class OneHots:
+    """One-hot variables z (..., Z) by the places of their ones: index (..., S), int32 in 0..Z-1.
+
+    probs (..., Z) are what z was drawn from, where straight-through gradients shall flow, else None.
+    """
+
+    def __init__(self, index: Tensor, probs: Tensor | None, size: int) -> None:
+        self.index, self.probs, self.size = index, probs, size
+
+    @property
+    def requires_grad(self) -> bool:
+        """Do gradients flow into it?"""
+        return self.probs is not None and self.probs.requires_grad
+
+    def __getitem__(self, key: Any) -> OneHots:
+        return OneHots(self.index[key], None if self.probs is None else self.probs[key], self.size)
+
+    def flatten(self, start: int, end: int) -> OneHots:
+        """Merge leading axes."""
+        probs = None if self.probs is None else self.probs.flatten(start, end)
+        return OneHots(self.index.flatten(start, end), probs, self.size)
+
+    def detach(self) -> OneHots:
+        """The same without gradients."""
+        return OneHots(self.index, None, self.size)
+
+    def join(self, deter: Tensor) -> Feat:
+        """[z, h], the features. deter (..., D) -> Feat (..., F)."""
+        return Feat(self, deter)
+
+    def dense(self) -> Tensor:
+        """Written out. -> (..., Z)."""
+        zeros = torch.zeros((*self.index.shape[:-1], self.size), device=self.index.device)
+        z = zeros.scatter_(-1, self.index.long(), 1.0)
+        return z if self.probs is None else straight_through(z, self.probs)
+
+
+class Feat:
+    """Features [z, h] (..., F) with z as places. Behaves like a tensor where the algorithm handles features."""
+
+    def __init__(self, stoch: OneHots, deter: Tensor) -> None:
+        self.stoch, self.deter = stoch, deter
+        self._order: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((*self.deter.shape[:-1], self.stoch.size + self.deter.shape[-1]))
+
+    @property
+    def device(self) -> torch.device:
+        return self.deter.device
+
+    @property
+    def requires_grad(self) -> bool:
+        """Do gradients flow into it?"""
+        return self.deter.requires_grad or self.stoch.requires_grad
+
+    def __getitem__(self, key: Any) -> Feat:
+        deter = self.deter[key]
+        return self if deter.shape == self.deter.shape else Feat(self.stoch[key], deter)
+
+    def detach(self) -> Feat:
+        """The same without gradients."""
+        if not self.deter.requires_grad and self.stoch.probs is None:
+            return self
+        return Feat(self.stoch.detach(), self.deter.detach())
+
+    def new_ones(self, *size: Any) -> Tensor:
+        """Ones of the same kind."""
+        return self.deter.new_ones(*size)
+
+    def dense(self) -> Tensor:
+        """Written out. -> (..., F)."""
+        return torch.cat([self.stoch.dense(), self.deter], -1)
+
+    def order(self) -> tuple[Tensor, Tensor]:
+        """Class by class, the states that chose it; see `by_class`."""
+        if self._order is None:
+            self._order = by_class(self.stoch.index.reshape(-1, self.stoch.index.shape[-1]), self.stoch.size)
+        return self._order
+
+
+def by_class(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Turn `state -> classes` round into `class -> states`. index (N, S) -> rows (N * S,), where each begins (Z,)."""
+    flat = index.flatten()
+    counts = torch.bincount(flat, minlength=size)
+    return torch.div(flat.argsort(), index.shape[-1], rounding_mode="floor"), counts.cumsum(0) - counts
+
+
+def rows_gradient(order: tuple[Tensor, Tensor], gradient: Tensor) -> Tensor:
+    """d loss / d W_z: for each class, the sum over the states that chose it. gradient (N, out) -> (Z, out)."""
+    return F.embedding_bag(order[0], gradient, order[1], mode="sum")

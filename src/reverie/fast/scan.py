@@ -1,0 +1,383 @@
+"""The recurrent part with as little in its loops as possible, for categorical latents.
+
+What does not depend on h_t is computed for all steps at once, before or after the loop: the projections of embedding
+and action, the prior. Backward is written out by hand: autograd would record some forty small operations a step. Its
+loop carries only what flows from step to step; the gradients of weights follow as one product over all steps each.
+
+    pre = W_z z + W_a a + b     x = elu(norm(pre))      gates = W_g [x, h] + b      h' = gru(norm(gates), h)
+    pre = W_h h' + W_e e + b    y = elu(norm(pre))      stats = W_s y + b           z' ~ softmax(stats)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..networks import NormGRUCell
+from ..ops import reset_where
+from ..rssm import CategoricalLatent, DiscreteRSSM, Dream, State
+from .pointwise import elu_, tanh
+from .products import linear, outer, product_dtype
+from .rows import Feat, OneHots, by_class, rows_gradient
+
+
+class Product:
+    """W x + b for `rows` inputs at a time, many times: the weight is cast once. x (N, in) -> (N, out) float32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int, dtype: torch.dtype) -> None:
+        self.dtype = product_dtype(rows, weight, dtype)
+        self.weight = weight.detach().to(self.dtype).contiguous()
+        self.bias = None if bias is None else bias.detach().to(self.dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return linear(x.to(self.dtype), self.weight, self.bias).float()
+
+    def back(self, g: Tensor) -> Tensor:
+        """From the gradient of the output (N, out) to that of the input (N, in)."""
+        return linear(g.to(self.dtype), self.weight.t()).float()
+
+
+class Normed(NamedTuple):
+    """What backward needs of norm and activation."""
+
+    y: Tensor
+    before: Tensor
+    mean: Tensor
+    rstd: Tensor
+
+
+class NormElu:
+    """elu(norm(x)), or norm(x) alone. Remembers the gradients that its own weights wait for."""
+
+    def __init__(self, norm: nn.Module | None, *, elu: bool = True) -> None:
+        self.norm, self.elu = (norm if isinstance(norm, nn.LayerNorm) else None), elu
+
+    def __call__(self, before: Tensor) -> Normed:
+        """(N, size), which is overwritten where there is no norm."""
+        y, mean, rstd = before, before, before
+        if self.norm is not None:
+            norm = self.norm
+            y, mean, rstd = torch.native_layer_norm(before, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        return Normed(elu_(y) if self.elu else y, before, mean, rstd)
+
+    def back(self, g: Tensor, kept: Normed) -> tuple[Tensor, Tensor]:
+        """-> gradient of the input, gradient of the norm's output."""
+        if self.elu:
+            g = torch.ops.aten.elu_backward(g, 1, 1, 1, True, kept.y)
+        if self.norm is None:
+            return g, g
+        norm, mask = self.norm, [True, False, False]
+        return torch.ops.aten.native_layer_norm_backward(
+            g, kept.before, norm.normalized_shape, kept.mean, kept.rstd, norm.weight, norm.bias, mask
+        )[0], g  # fmt: skip
+
+    def weights(self, gs: list[Tensor], kept: list[Normed]) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of the norm's weight and bias, from those of its output at all steps."""
+        if self.norm is None:
+            return None, None
+        before, mean, rstd = (torch.cat([step[i] for step in kept]) for i in (1, 2, 3))
+        norm, mask = self.norm, [False, True, True]
+        return cast(Any, torch.ops.aten.native_layer_norm_backward(
+            torch.cat(gs), before, norm.normalized_shape, mean, rstd, norm.weight, norm.bias, mask
+        )[1:])  # fmt: skip
+
+
+class Kept(NamedTuple):
+    """What backward needs of one recurrent step."""
+
+    x: Normed
+    joined: Tensor  # [x, h]
+    gates: Normed
+    parts: tuple[Tensor, Tensor, Tensor, Tensor]  # reset, candidate before its tanh's product, after, update
+    deter: Tensor  # h before
+
+
+class Recurrence:
+    """h_t = f(h_{t-1}, z_{t-1}, a_{t-1}), forward and backward, prepared for many steps of `rows` states."""
+
+    def __init__(self, rssm: FastRSSM, rows: int) -> None:
+        first, cell = cast(nn.Linear, rssm.input_net[0]), cast(NormGRUCell, rssm.gru)
+        dtype, size = rssm.product_dtype, rssm.latent.stoch_dim
+        self.size, self.dense = size, first.weight.device.type != "cpu"  # elsewhere dense one-hots are quicker
+        self.from_stoch = Product(first.weight[:, :size], None, rows, dtype)
+        self.columns = None if self.dense else self.from_stoch.weight.t().contiguous()
+        self.action_weight, self.action_bias = first.weight[:, size:].detach(), first.bias.detach()
+        self.gates = Product(cell.gates.weight, cell.gates.bias, rows, dtype)
+        self.norm_x, self.norm_gates = NormElu(_norm(rssm.input_net)), NormElu(cell.norm, elu=False)
+
+    def forward(
+        self, index: Tensor, deter: Tensor, from_action: Tensor, first: Tensor | None = None
+    ) -> tuple[Tensor, Kept]:
+        """index (N, S), deter (N, D), from_action (N, X); first (N, 1) erases the past -> the next h (N, D), Kept."""
+        if self.columns is None:
+            pre = self.from_stoch(OneHots(index, None, self.size).dense())
+        else:
+            pre = F.embedding_bag(index, self.columns, mode="sum").float()
+        if first is not None:
+            pre, deter = pre.masked_fill(first, 0), deter.masked_fill(first, 0)
+        x = self.norm_x(pre.add_(from_action))
+        joined = torch.cat([x.y, deter], -1)
+        gates = self.norm_gates(self.gates(joined))
+        reset, candidate, update = gates.y.chunk(3, -1)
+        reset, update = torch.sigmoid(reset), torch.sigmoid(update - 1)
+        new = tanh(reset * candidate)
+        return torch.lerp(deter, new, update), Kept(x, joined, gates, (reset, candidate, new, update), deter)
+
+    def back(self, kept: Kept, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """g (N, D) of the next h -> of h, of pre, and for the weights: of norm x, of the gates, of their norm."""
+        reset, candidate, new, update = kept.parts
+        sigmoid_back, tanh_back = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
+        to_update = sigmoid_back(g * (new - kept.deter), update)
+        to_new = g * update
+        inner = tanh_back(to_new, new)
+        to_reset = sigmoid_back(inner * candidate, reset)
+        normed = torch.cat([to_reset, inner.mul_(reset), to_update], -1)
+        to_gates, normed = self.norm_gates.back(normed, kept.gates)
+        to_joined = self.gates.back(to_gates)
+        width = kept.joined.shape[-1] - kept.deter.shape[-1]
+        to_pre, normed_x = self.norm_x.back(to_joined[:, :width].contiguous(), kept.x)
+        return (g - to_new).add_(to_joined[:, width:]), to_pre, normed_x, to_gates, normed
+
+
+class FastRSSM(DiscreteRSSM):
+    """`DiscreteRSSM` by other arithmetic, for the networks of DreamerV2; with others it is the plain one."""
+
+    product_dtype: torch.dtype
+
+    def fits(self) -> bool:
+        """Is it what is written out here: categorical latents without unimix, LayerNorms or none, ELU, the V2 cell?"""
+        nets = (self.input_net, self.posterior_net, self.prior_net)
+        plain = (nn.Linear, nn.LayerNorm, nn.ELU)
+        return (
+            isinstance(self.latent, CategoricalLatent)
+            and self.latent.unimix == 0
+            and type(self.gru) is NormGRUCell
+            and isinstance(self.gru.norm, nn.LayerNorm | nn.Identity)
+            and all(type(layer) in plain for net in nets for layer in net)
+            and all(any(type(layer) is nn.ELU for layer in net) for net in nets)
+        )
+
+    def rollout_observation(
+        self,
+        embed: Tensor,
+        action: Tensor,
+        is_first: Tensor,
+        state: State | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[State, Tensor]:
+        """As the plain one; the posterior's stoch is `OneHots`."""
+        if state is not None or not self.fits():
+            return super().rollout_observation(embed, action, is_first, state, noise)
+        batch, length = self.check_sequence(embed, action, is_first, noise)
+        is_first = torch.cat([torch.ones_like(is_first[:, :1]), is_first[:, 1:]], 1)
+        if noise is None:
+            noise = self.latent.noise(batch, length, device=embed.device)
+        scan = _Scan(self, reset_where(is_first, action), is_first, noise)
+        deter, stats, probs, index = cast(Any, _Observe.apply(embed, scan, *scan.parameters()))
+        stoch = OneHots(index, probs if torch.is_grad_enabled() else None, self.latent.stoch_dim)
+        return State(deter, cast(Tensor, stoch), stats), self.prior_net(deter)
+
+    def rollout_imagination(
+        self, policy: Callable[[Tensor], Tensor], start: State, horizon: int, noise: Tensor | None = None
+    ) -> Dream:
+        """As the plain one; the dream's features are a `Feat`. With gradients: to states and actions, not to weights
+        (where those are wanted too, it is the plain one)."""
+        weights = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        if weights or isinstance(start.stoch, Tensor) or not self.fits():
+            dense = cast(Any, start.stoch) if isinstance(start.stoch, Tensor) else cast(OneHots, start.stoch).dense()
+            return super().rollout_imagination(policy, State(start.deter, dense, start.stats), horizon, noise)
+        count, size = len(start.deter), self.latent.stoch_dim
+        if noise is None:
+            noise = self.latent.noise(count, horizon, device=start.deter.device)
+        step, deter, stoch, actions = Recurrence(self, count), start.deter, cast(OneHots, start.stoch), []
+        steps: list[tuple[Tensor, OneHots]] = [(deter, stoch)]
+        for noise_k in noise.unbind(1):
+            action = policy(cast(Tensor, Feat(stoch, deter)))
+            deter = cast(Tensor, _Transition.apply(deter, stoch.probs, action, stoch.index, step))
+            probs, index = self.draw(self.prior_net(deter), noise_k)
+            stoch = OneHots(index, probs if torch.is_grad_enabled() else None, size)
+            actions.append(action)
+            steps.append((deter, stoch))
+        deters = torch.stack([deter for deter, _ in steps], 1)
+        index = torch.stack([stoch.index for _, stoch in steps], 1)
+        joined = None
+        if torch.is_grad_enabled():
+            zeros = torch.zeros(count, size, device=deters.device)
+            joined = torch.stack([zeros if stoch.probs is None else stoch.probs for _, stoch in steps], 1)
+        return Dream(cast(Tensor, Feat(OneHots(index, joined, size), deters)), torch.stack(actions, 1))
+
+    def draw(self, stats: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The same draw as `CategoricalLatent.sample`. stats (N, P), noise (N, S) -> probs (N, Z), places (N, S)."""
+        latent = cast(CategoricalLatent, self.latent)
+        probs = latent.logits(stats).softmax(-1)
+        cumulative = probs.detach().cumsum(-1)
+        threshold = noise.unsqueeze(-1) * cumulative[..., -1:]
+        index = torch.searchsorted(cumulative, threshold, right=True, out_int32=True).squeeze(-1)
+        index.clamp_(max=latent.num_categories - 1)
+        index += torch.arange(0, latent.stoch_dim, latent.num_categories, dtype=torch.int32, device=stats.device)
+        return probs.flatten(-2), index
+
+
+def _norm(net: nn.Sequential) -> nn.Module | None:
+    return net[1] if isinstance(net[1], nn.LayerNorm) else None
+
+
+class _Transition(torch.autograd.Function):
+    """One recurrent step of a dream, with gradients to h, to the probabilities of z and to the action."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, deter: Tensor, probs: Tensor | None, action: Tensor, index: Tensor, step: Recurrence
+    ) -> Tensor:
+        from_action = F.linear(action, step.action_weight, step.action_bias)
+        deter, ctx.kept = step.forward(index, deter, from_action)
+        ctx.step = step
+        return deter
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        step, (wants_deter, wants_probs, wants_action, *_) = ctx.step, ctx.needs_input_grad
+        to_deter, to_pre, *_ = step.back(ctx.kept, gradients[0])
+        to_probs = step.from_stoch.back(to_pre) if wants_probs else None
+        to_action = to_pre @ step.action_weight if wants_action else None
+        return to_deter if wants_deter else None, to_probs, to_action, None, None
+
+
+class _Scan:
+    """Filtering of whole sequences: forward keeps, backward uses up."""
+
+    def __init__(self, rssm: FastRSSM, action: Tensor, is_first: Tensor, noise: Tensor) -> None:
+        """action (B, T, A), is_first (B, T) and noise (B, T, S) have no gradients."""
+        self.rssm, self.action, self.noise = rssm, action.detach(), noise
+        first, rows = is_first.t().unsqueeze(-1), len(action)
+        some = is_first.any(0).tolist() if is_first.device.type == "cpu" else [True] * is_first.shape[1]
+        self.first = [mask if there else None for mask, there in zip(first, some, strict=True)]
+        self.is_first = is_first
+        self.step = Recurrence(rssm, rows)
+        look, answer = cast(nn.Linear, rssm.posterior_net[0]), cast(nn.Linear, rssm.posterior_net[-1])
+        self.look = Product(look.weight[:, : rssm.rnn_hidden_dim], None, rows, rssm.product_dtype)
+        self.embed = Product(look.weight[:, rssm.rnn_hidden_dim :], look.bias, is_first.numel(), rssm.product_dtype)
+        self.answer = Product(answer.weight, answer.bias, rows, rssm.product_dtype)
+        self.norm_y = NormElu(_norm(rssm.posterior_net))
+        self.kept: list[tuple[Kept, Normed, Tensor, Tensor]] = []
+
+    def parameters(self) -> list[Tensor | None]:
+        """In the order of `gradients`: weight, bias, norm's weight, norm's bias of input, cell, posterior; the head."""
+        rssm, found = self.rssm, list[Tensor | None]()
+        layers = [rssm.input_net[0], cast(NormGRUCell, rssm.gru).gates, rssm.posterior_net[0]]
+        parts = [self.step.norm_x, self.step.norm_gates, self.norm_y]
+        for layer, part in zip(cast(list[nn.Linear], layers), parts, strict=True):
+            norm = part.norm
+            found += [layer.weight, layer.bias, *((None, None) if norm is None else (norm.weight, norm.bias))]
+        last = cast(nn.Linear, rssm.posterior_net[-1])
+        return [*found, last.weight, last.bias]
+
+    def forward(self, embed: Tensor) -> tuple[Tensor, ...]:
+        """embed (B, T, E) -> deter (B, T, D), stats (B, T, P), probs (B, T, Z), index (B, T, S)."""
+        (batch, length), step = embed.shape[:2], self.step
+        actions = F.linear(self.action, step.action_weight, step.action_bias).unbind(1)
+        embeds = self.embed(embed.reshape(batch * length, -1)).reshape(batch, length, -1).unbind(1)
+        deter = embed.new_zeros((batch, self.rssm.rnn_hidden_dim), dtype=torch.float32)
+        index = torch.zeros(self.noise[:, 0].shape, dtype=torch.int32, device=embed.device)
+        found = []
+        for t in range(length):
+            last = index
+            deter, kept = step.forward(last, deter, actions[t], self.first[t])
+            y = self.norm_y(self.look(deter).add_(embeds[t]))
+            stats = self.answer(y.y)
+            probs, index = self.rssm.draw(stats, self.noise[:, t])
+            self.kept.append((kept, y, last, probs))
+            found.append((deter, stats, probs, index))
+        return tuple(torch.stack(parts, 1) for parts in zip(*found, strict=True))
+
+    def back(self, embed: Tensor, deters: Tensor, *gradients: Tensor | None) -> list[Tensor | None]:
+        """The outputs' gradients (deter, stats, probs; None for none) -> that of embed, then of `parameters`."""
+        to_deter, to_stats, to_probs = (None if g is None else g.unbind(1) for g in gradients)
+        step, latent = self.step, cast(CategoricalLatent, self.rssm.latent)
+        shape = (-1, latent.num_categoricals, latent.num_categories)
+        carry_deter = carry_probs = None
+        rows: list[tuple[Tensor, ...]] = []
+        for t in reversed(range(len(self.kept))):
+            kept, y, _, probs = self.kept[t]
+            g_probs = _sum(None if to_probs is None else to_probs[t], carry_probs)
+            g_stats = None if to_stats is None else to_stats[t]
+            if g_probs is not None:
+                g_stats = _sum(g_stats, self._through_softmax(g_probs, probs, shape))
+            g_stats = torch.zeros_like(probs) if g_stats is None else g_stats
+            to_look, normed_y = self.norm_y.back(self.answer.back(g_stats), y)
+            g = _sum(self.look.back(to_look), _sum(None if to_deter is None else to_deter[t], carry_deter))
+            carry_deter, to_pre, *of_cell = step.back(kept, cast(Tensor, g))
+            rows.append((g_stats, to_look, normed_y, to_pre, *of_cell))
+            if t:
+                carry_probs = step.from_stoch.back(to_pre)
+                first = self.first[t]
+                if first is not None:
+                    carry_deter, carry_probs = carry_deter.masked_fill(first, 0), carry_probs.masked_fill(first, 0)
+        return self._weights(embed, deters, [list(x) for x in zip(*reversed(rows), strict=True)])
+
+    @staticmethod
+    def _through_softmax(g: Tensor, probs: Tensor, shape: tuple[int, ...]) -> Tensor:
+        back = torch.ops.aten._softmax_backward_data
+        return back(g.reshape(shape), probs.reshape(shape), -1, torch.float32).flatten(-2)
+
+    def _weights(self, embed: Tensor, deters: Tensor, rows: list[list[Tensor]]) -> list[Tensor | None]:
+        """What waited: one product over all steps for each weight. Everything here is (T * B, ...), time first."""
+        step, dtype = self.step, self.rssm.product_dtype
+        kept, ys, lasts, _ = zip(*self.kept, strict=True)
+        g_stats, to_look, normed_y, to_pre, normed_x, to_gates, normed_gates = rows
+        pre, look, gates, stats = (torch.cat(x) for x in (to_pre, to_look, to_gates, g_stats))
+        past = pre.masked_fill(self.is_first.t().reshape(-1, 1), 0)  # what a first step did not see gets no gradient
+        of_stoch = self._of_stoch(torch.cat(lasts), past)
+        of_action = outer(pre, self.action.transpose(0, 1).flatten(0, 1))
+        joined, y = torch.cat([x.joined for x in kept]), torch.cat([x.y for x in ys])
+        of_look = [_outer(look, x.transpose(0, 1).flatten(0, 1), dtype) for x in (deters, embed)]
+        batch, length = embed.shape[:2]
+        to_embed = self.embed.back(look).reshape(length, batch, -1).transpose(0, 1).to(embed.dtype)
+        return [
+            to_embed,
+            torch.cat([of_stoch, of_action], 1), pre.sum(0), *step.norm_x.weights(normed_x, [x.x for x in kept]),
+            _outer(gates, joined, dtype), gates.sum(0),
+            *step.norm_gates.weights(normed_gates, [x.gates for x in kept]),
+            torch.cat(of_look, 1), look.sum(0), *self.norm_y.weights(normed_y, list(ys)),
+            _outer(stats, y, dtype), stats.sum(0),
+        ]  # fmt: skip
+
+    def _of_stoch(self, index: Tensor, g: Tensor) -> Tensor:
+        """index (N, S), g (N, X) -> (X, Z)."""
+        size = self.step.size
+        if self.step.dense:
+            return g.t() @ OneHots(index, None, size).dense()
+        return rows_gradient(by_class(index, size), g).t()
+
+
+def _outer(g: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Gradient of a weight. g (N, out), x (N, in) -> (out, in)."""
+    dtype = product_dtype(g.shape[1], x, dtype)
+    return outer(g.to(dtype), x.to(dtype)).float()
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+class _Observe(torch.autograd.Function):
+    """`_Scan` as one step of autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, embed: Tensor, scan: _Scan, *_: Tensor) -> tuple[Tensor, ...]:
+        deter, stats, probs, index = scan.forward(embed)
+        ctx.save_for_backward(embed, deter)
+        ctx.scan = scan
+        ctx.mark_non_differentiable(index)
+        ctx.set_materialize_grads(False)
+        return deter, stats, probs, index
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        embed, deter = ctx.saved_tensors
+        to_embed, *of_weights = ctx.scan.back(embed, deter, *gradients[:3])
+        return to_embed, None, *of_weights
