@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "world_model": "masks networks observations rssm replay",
     "build": "config envs masks networks observations policies rssm actor_critic world_model",
     "checkpoint": "config envs",
-    "player": "checkpoint build envs actor_critic rssm world_model",
+    "player": "checkpoint build compute envs actor_critic rssm world_model",
     "fast": "networks ops rssm",
     "compute": "config fast networks",
     "graph": "replay",
@@ -58,8 +58,10 @@ MAY_IMPORT = {
     "verbs_check": "envs",
     "api": "config presets envs checkpoint evaluate loop player screen tasks train",
     "verbs_presets": "config presets",
-    "cli": "__init__ envs selftest tasks verbs_check verbs_envs verbs_presets config presets checkpoint evaluate "
-    "logger plot rundir screen loop api",
+    "bench": "build collect compute config envs forecast loop presets replay screen tasks train",
+    "verbs_bench": "__init__ bench rundir",
+    "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_envs verbs_presets config presets checkpoint "
+    "evaluate logger plot rundir screen loop api",
     "__init__": "",
 }
 NO_TORCH = {"errors", "validity", "ranges", "config", "replay", "collect", "envs", "plot", "__init__"}

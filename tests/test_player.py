@@ -1,5 +1,7 @@
 """The player: one function from the environment's observations to its actions, with a memory that can be erased."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -30,12 +32,18 @@ def looks(count, *batch, seed=0):
     return list(np.random.default_rng(seed).uniform(-1, 1, (count, *batch, 3)).astype(np.float32))
 
 
+def memory(player):
+    """[z, h], written out."""
+    feat = player.state.feat
+    return feat.clone() if isinstance(feat, torch.Tensor) else feat.dense()
+
+
 def play(player, observations, firsts=None):
     """Actions, and the states behind them."""
     actions, states = [], []
     for obs, first in zip(observations, firsts or [False] * len(observations), strict=True):
         actions.append(player(obs, first=first))
-        states.append(player.state.feat.clone())
+        states.append(memory(player))
     return actions, torch.stack(states)
 
 
@@ -135,10 +143,10 @@ def test_reset_erases_the_past(agent):
 def test_nan_is_refused_and_leaves_the_memory_as_it_was(agent):
     player = agent.player()
     player(np.zeros(3, np.float32))
-    before = player.state.feat.clone()
+    before = memory(player)
     with pytest.raises(UserError, match="'observation' is not finite"):
         player(np.full(3, np.nan, np.float32))
-    assert torch.equal(player.state.feat, before)
+    assert torch.equal(memory(player), before)
 
 
 def test_a_batch_of_one_is_a_single_player(agent):
@@ -179,7 +187,7 @@ def test_one_flag_may_speak_for_all_environments(agent):
         play(player, looks(3, 3))
     left(looks(1, 3)[0], first=True)
     right(looks(1, 3)[0], first=np.ones(3, bool))
-    assert torch.equal(left.state.feat, right.state.feat)
+    assert torch.equal(memory(left), memory(right))
 
 
 def test_acting_leaves_observations_and_weights_alone(agent):
@@ -201,10 +209,10 @@ def test_acting_leaves_observations_and_weights_alone(agent):
 )
 def test_a_wrong_shape_is_refused_by_name_and_changes_nothing(agent, num_envs, shape):
     player = agent.player(num_envs=num_envs)
-    before = player.state.feat.clone()
+    before = memory(player)
     with pytest.raises(UserError, match="observation 'observation' has shape"):
         player(np.zeros(shape, np.float32))
-    assert torch.equal(player.state.feat, before)
+    assert torch.equal(memory(player), before)
     assert player.fresh.all()
 
 
@@ -235,10 +243,36 @@ def test_a_loaded_player_is_the_agents_player_bit_for_bit(tmp_path, env, mode):
         action, same = left(obs), right(obs)
         np.testing.assert_array_equal(action, same)
         assert type(action) is type(same)
-        assert torch.equal(left.state.feat, right.state.feat)
+        assert torch.equal(memory(left), memory(right))
         obs, _, terminated, *_ = env.step(action)
         if terminated:
             obs, _ = env.reset()
+
+
+@pytest.mark.slow  # some ten seconds of compiling each
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.parametrize("env", [DictEnv(), DictEnv(BOX)], ids=["discrete", "box"])
+@pytest.mark.parametrize("mode", ["eval", "train", "explore"])
+def test_a_compiled_player_acts_the_same(tmp_path, env, mode):
+    checkpoint.write_atomically(tmp_path / "saved", checkpoint.agent_files(agent_for(env, explore_noise=0.3)))
+    left, right = (reverie.load_player(tmp_path / "saved", mode=mode, seed=4, compiled=on) for on in (False, True))
+    obs, _ = env.reset(seed=0)
+    for i in range(20):
+        action, same = left(obs, first=i % 7 == 0), right(obs, first=i % 7 == 0)
+        np.testing.assert_allclose(action, same, atol=1e-5)
+        torch.testing.assert_close(memory(left), memory(right), atol=1e-5, rtol=1e-5)
+        obs, _, terminated, *_ = env.step(action)
+        if terminated:
+            obs, _ = env.reset()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, about itself
+def test_without_a_compiler_a_compiled_player_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    checkpoint.write_atomically(tmp_path / "saved", checkpoint.agent_files(agent_for(CountingEnv())))
+    no_compiler = torch._inductor.config.patch({"cpp.cxx": (None, "/nowhere")})
+    with no_compiler, pytest.raises(UserError, match=r"could not be made.*Install a C\+\+ compiler"):
+        reverie.load_player(tmp_path / "saved", compiled=True)
 
 
 def test_a_player_loads_without_training_code(tmp_path):

@@ -14,6 +14,7 @@ from . import __version__
 from .config import SETTINGS, Config, build, load_file
 from .errors import UserError
 from .presets import load_preset, preset_names
+from .verbs_bench import BENCH_HELP, add_arguments
 from .verbs_presets import presets_command, show
 
 CHECK_HELP = """\
@@ -35,6 +36,7 @@ examples:
   reverie presets demo                                     every value of a preset and where it comes from
   reverie train --preset dreamerv3+small --env CartPole-v1 one preset's values on top of another's
   reverie check-env my_robot.py:make_env                   is my environment what it says it is?
+  reverie bench update --preset demo                       how quick is an update, and where does its time go?
   reverie selftest                                         does the code still compute what the equations say?
 The same train command again continues a run. Stop with Ctrl-C: a checkpoint is written first.
 """
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     try:
-        if rest and args.verb not in ("train", "check-env"):
+        if rest and args.verb not in ("train", "check-env", "bench"):
             raise UserError(f"unknown argument '{rest[0]}'.", f"See reverie {args.verb} --help.")
         code: int = args.function(args, rest)
         return code
@@ -111,9 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     selftest = verb("selftest", _selftest, "check every equation against golden numbers: run it after editing a loss")
     selftest.add_argument("--only", help="only the checks with this in their names, e.g. KL")
 
+    bench = verb("bench", _bench, "measure speed, memory, and how far it is from what the hardware allows", BENCH_HELP)
+    add_arguments(bench)
+
     info = verb("info", _info, "versions and hardware, or the state of a run")
     info.add_argument("run", type=Path, nargs="?")
-    for sub in (envs, check, selftest, presets, info, play):
+    for sub in (envs, check, selftest, presets, info, play, bench):
         sub.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -252,6 +257,12 @@ def _selftest(args: argparse.Namespace, rest: list[str]) -> int:
     from .selftest import selftest_command
 
     return selftest_command(args)
+
+
+def _bench(args: argparse.Namespace, rest: list[str]) -> int:
+    from .verbs_bench import bench_command
+
+    return bench_command(args, _overrides(rest))
 
 
 def _info(args: argparse.Namespace, rest: list[str]) -> int:

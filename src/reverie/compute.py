@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -20,6 +23,8 @@ from .fast import accelerate
 from .networks import MLP, ConvDecoder, ConvEncoder, NormGRUCell
 
 COMPILED = (MLP, ConvEncoder, ConvDecoder, NormGRUCell)
+#: Versions of a compiled function, one for each network and shape, before torch would silently stop compiling.
+MANY = 64
 
 
 def pick_mode(compute: ComputeConfig, device: torch.device) -> str:
@@ -59,11 +64,26 @@ def apply_mode(module: nn.Module, mode: str, dtype: torch.dtype) -> None:
     if mode in ("fast", "graph"):
         accelerate(module, dtype)
     elif mode == "compile":
-        limit = torch._dynamo.config.recompile_limit
-        torch._dynamo.config.recompile_limit = max(64, limit)  # one for each network and shape
+        torch._dynamo.config.recompile_limit = MANY
         for part in module.modules():
             if isinstance(part, COMPILED):
                 part.compile()
+
+
+@contextmanager
+def freezing() -> Iterator[None]:
+    """Within it, torch.compile takes weights for constants. Raises UserError where no compiler is installed."""
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, about itself
+            code = torch._inductor.config.patch(freezing=True, cpp_wrapper=True)
+            with code, torch._dynamo.config.patch(recompile_limit=MANY):
+                yield
+    except torch._inductor.exc.InductorError as error:
+        raise UserError(
+            f"a compiled player could not be made: {str(error).splitlines()[0]}.",
+            "Install a C++ compiler (g++ or clang++), or leave out compiled=True.",
+        ) from error
 
 
 def keep_memory() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from . import checkpoint
 from .actor_critic import Actor
 from .build import build_actor, build_world_model, pick_device
+from .compute import apply_mode, freezing, pick_dtype
 from .envs.spaces import Spec
 from .errors import UserError
 from .rssm import State
@@ -33,13 +35,16 @@ def choose_action(
     mode: str = "train",
     explore_noise: float = 0.0,
     generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """Look, remember, choose. obs raw {key: (N, *shape)}; state, action (N, A) that led here -> action, State.
 
     mode "eval" takes the policy's most likely action, the others sample; "explore" replaces each action by a uniformly
-    random one with probability `explore_noise`. The posterior is sampled in every mode (FACTS.md 1.14).
+    random one with probability `explore_noise`. The posterior is sampled in every mode (FACTS.md 1.14); noise: what it
+    is sampled with, drawn here if not given.
     """
-    noise = world_model.rssm.latent.noise(len(is_first), device=is_first.device, generator=generator)
+    if noise is None:
+        noise = world_model.rssm.latent.noise(len(is_first), device=is_first.device, generator=generator)
     state = world_model.observe(obs, action, is_first, state, noise)
     policy = actor(state.feat, obs[world_model.mask_key] if world_model.mask_key else None)
     if mode == "eval":
@@ -82,6 +87,7 @@ class Player:
         self.mode, self.explore_noise = mode, noise
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.choose: Callable[..., tuple[Tensor, State]] = choose_action
         self.reset()
 
     def reset(self) -> None:
@@ -111,8 +117,9 @@ class Player:
         """Same in the agent's own terms: {key: (N, *shape)}, first (N,) bool -> action vectors (N, A)."""
         start = torch.from_numpy(np.asarray(first | self.fresh)).to(self.device)
         self.fresh = np.zeros(self.count, bool)
-        tensors = {key: torch.from_numpy(np.ascontiguousarray(value)).to(self.device) for key, value in obs.items()}
-        self.action, self.state = choose_action(
+        tensors = {key: _to_tensor(value).to(self.device) for key, value in obs.items()}
+        noise = self.world_model.rssm.latent.noise(self.count, device=self.device, generator=self.generator)
+        self.action, self.state = self.choose(
             self.world_model,
             self.actor,
             tensors,
@@ -122,8 +129,25 @@ class Player:
             mode=self.mode,
             explore_noise=self.explore_noise,
             generator=self.generator,
+            noise=noise,
         )
         return self.action.cpu().numpy()
+
+    def freeze(self) -> None:
+        """From now on act by machine code with these very weights in it. Raises UserError without a C++ compiler."""
+        world_model, actor = self.world_model, self.actor
+
+        def choose(_: WorldModel, __: Actor, *args: Any, **kwargs: Any) -> tuple[Tensor, State]:
+            return inspect.unwrap(choose_action)(world_model, actor, *args, **kwargs)
+
+        obs = {key: np.zeros((self.count, *shape), dtype) for key, (shape, dtype) in self.spec.shapes.items()}
+        before = self.generator.get_state()
+        with freezing():
+            self.choose = torch.no_grad()(torch.compile(choose, dynamic=False))
+            for _ in range(2):  # from the first state, and from its own
+                self.act(obs, self.fresh)
+        self.generator.set_state(before)
+        self.reset()
 
 
 def load_player(
@@ -133,8 +157,13 @@ def load_player(
     mode: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    compiled: bool = False,
 ) -> Player:
-    """A player straight from a saved agent or a run: no optimiser, no replay, no environment. Raises UserError."""
+    """A player straight from a saved agent or a run: no optimiser, no replay, no environment. Raises UserError.
+
+    compiled: act by machine code with these very weights in it, about twice as quick for one environment; making it
+    takes some ten seconds and a C++ compiler.
+    """
     found = checkpoint.find_agent(path)
     config, spec = checkpoint.read_agent(found)
     mode = mode or config.train.eval_mode
@@ -144,7 +173,19 @@ def load_player(
     checkpoint.load_weights(found, actor, only="actor")
     place = pick_device(device)
     noise = config.behavior.explore_noise
-    return Player(world_model.to(place), actor.to(place), spec, num_envs=num_envs, mode=mode, seed=seed, noise=noise)
+    if not compiled and config.compute.mode in ("auto", "fast", "graph"):  # the same sums as during training
+        dtype = pick_dtype(config.compute, "fast", place)
+        apply_mode(world_model, "fast", dtype)
+        apply_mode(actor, "fast", dtype)
+    player = Player(world_model.to(place), actor.to(place), spec, num_envs=num_envs, mode=mode, seed=seed, noise=noise)
+    if compiled:
+        player.freeze()
+    return player
+
+
+def _to_tensor(array: np.ndarray) -> Tensor:
+    """With the usual strides also for axes of length 1: machine code is made for strides."""
+    return torch.from_numpy(np.ascontiguousarray(array)).view(-1).view(array.shape)
 
 
 def _add_axis(obs: Any) -> Any:

@@ -28,6 +28,8 @@ NHWC = torch.channels_last
 
 #: Output maps of at most this many pixels a side are a plain matrix product after copying the patches out.
 PATCHES_DOWN = 2
+#: And any map of at most this many images with at least 16 channels.
+FEW = 16
 PATCHES_WEIGHT = {torch.float32: 2, torch.bfloat16: 6}
 
 
@@ -54,7 +56,8 @@ def down(big: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """conv2d of stride 2. big (N, C, H, W), weight (M, C, k, k) -> (N, M, h, w)."""
     kernel = weight.shape[-1]
     rows, cols = ((size - kernel) // 2 + 1 for size in big.shape[-2:])
-    if big.is_cuda or max(rows, cols) > PATCHES_DOWN:
+    few = len(big) <= FEW and big.shape[1] >= 16
+    if big.is_cuda or (max(rows, cols) > PATCHES_DOWN and not few):
         return F.conv2d(big, weight, bias, 2)
     flat = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
     return linear(patches(big, kernel), flat, bias).reshape(-1, rows, cols, len(weight)).permute(0, 3, 1, 2)
@@ -148,6 +151,19 @@ class _Conv(torch.autograd.Function):
         return to_x, weight_gradient(big, small, kernel.shape[-1]).float(), g.sum((0, 2, 3)).float(), None, None, None
 
 
+def _without_gradients(
+    module: nn.Conv2d | nn.ConvTranspose2d, x: Tensor, size: tuple[int, int] | None, elu: bool, dtype: torch.dtype
+) -> Tensor:
+    """The same for acting, where calls are many and small: the kernel is kept until it changes."""
+    weight, bias = module.weight, cast(Tensor, module.bias)
+    key, kept = (weight._version, bias._version, weight.data_ptr(), dtype), module.__dict__.get("_kept")
+    if kept is None or kept[0] != key or x.is_cuda:
+        kept = module.__dict__["_kept"] = (key, channels_last(weight.detach().to(dtype)), bias.detach().to(dtype))
+    x = channels_last(x.to(dtype))
+    y = down(x, kept[1], kept[2]) if size is None else up(x, kept[1], size, kept[2])
+    return elu_(y) if elu else y
+
+
 def _run(layers: nn.Sequential, x: Tensor, sizes: list[tuple[int, int]], dtype: torch.dtype) -> Tensor:
     """The layers of an encoder (no sizes) or decoder (the size that each transposed convolution gives)."""
     modules, at, layer = list(layers), 0, 0
@@ -156,10 +172,13 @@ def _run(layers: nn.Sequential, x: Tensor, sizes: list[tuple[int, int]], dtype: 
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             elu = at + 1 < len(modules) and type(modules[at + 1]) is nn.ELU
             size = sizes[layer] if sizes else None
-            x = cast(Tensor, _Conv.apply(x, module.weight, module.bias, size, elu, dtype))
+            if torch.is_grad_enabled():
+                x = cast(Tensor, _Conv.apply(x, module.weight, module.bias, size, elu, dtype))
+            else:
+                x = _without_gradients(module, x, size, elu, dtype)
             at, layer = at + 1 + elu, layer + 1
         else:
-            x, at = module(x), at + 1
+            x, at = module(x.float()), at + 1
     return x
 
 

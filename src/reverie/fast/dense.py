@@ -22,7 +22,7 @@ class Weights(NamedTuple):
     """A layer's numbers as products want them, without gradients."""
 
     rest: Tensor  # (out, in - Z): what is multiplied with h
-    columns: Tensor  # (Z, out): one row for each class of z
+    columns: Tensor  # (Z, out): one row for each class of z, or whatever the first inputs are
     bias: Tensor  # (out,)
 
 
@@ -33,10 +33,10 @@ class Prepared:
         self.layer, self.key, self.made = layer, (0, 0, 0), dict[tuple[torch.dtype, int], Weights]()
 
     def __call__(self, dtype: torch.dtype, size: int) -> Weights:
-        """size: how many of the inputs are classes of z."""
+        """size: how many of the inputs, from the first on, `columns` are for."""
         weight, bias = self.layer.weight, self.layer.bias
         key = (weight._version, bias._version, weight.data_ptr())
-        if key != self.key:
+        if key != self.key or weight.device.type != "cpu":  # a captured CUDA graph must make them itself, every time
             self.key, self.made = key, {}
         found = self.made.get((dtype, size))
         if found is None:

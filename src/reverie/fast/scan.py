@@ -11,7 +11,7 @@ loop carries only what flows from step to step; the gradients of weights follow 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,133 +20,26 @@ from torch import Tensor, nn
 from ..networks import NormGRUCell
 from ..ops import reset_where
 from ..rssm import CategoricalLatent, DiscreteRSSM, Dream, State
-from .pointwise import elu_, tanh
-from .products import linear, outer, product_dtype
+from .dense import Prepared, Weights
+from .products import outer, product_dtype
 from .rows import Feat, OneHots, by_class, rows_gradient
-
-
-class Product:
-    """W x + b for `rows` inputs at a time, many times: the weight is cast once. x (N, in) -> (N, out) float32."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int, dtype: torch.dtype) -> None:
-        self.dtype = product_dtype(rows, weight, dtype)
-        self.weight = weight.detach().to(self.dtype).contiguous()
-        self.bias = None if bias is None else bias.detach().to(self.dtype)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return linear(x.to(self.dtype), self.weight, self.bias).float()
-
-    def back(self, g: Tensor) -> Tensor:
-        """From the gradient of the output (N, out) to that of the input (N, in)."""
-        return linear(g.to(self.dtype), self.weight.t()).float()
-
-
-class Normed(NamedTuple):
-    """What backward needs of norm and activation."""
-
-    y: Tensor
-    before: Tensor
-    mean: Tensor
-    rstd: Tensor
-
-
-class NormElu:
-    """elu(norm(x)), or norm(x) alone. Remembers the gradients that its own weights wait for."""
-
-    def __init__(self, norm: nn.Module | None, *, elu: bool = True) -> None:
-        self.norm, self.elu = (norm if isinstance(norm, nn.LayerNorm) else None), elu
-
-    def __call__(self, before: Tensor) -> Normed:
-        """(N, size), which is overwritten where there is no norm."""
-        y, mean, rstd = before, before, before
-        if self.norm is not None:
-            norm = self.norm
-            y, mean, rstd = torch.native_layer_norm(before, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        return Normed(elu_(y) if self.elu else y, before, mean, rstd)
-
-    def back(self, g: Tensor, kept: Normed) -> tuple[Tensor, Tensor]:
-        """-> gradient of the input, gradient of the norm's output."""
-        if self.elu:
-            g = torch.ops.aten.elu_backward(g, 1, 1, 1, True, kept.y)
-        if self.norm is None:
-            return g, g
-        norm, mask = self.norm, [True, False, False]
-        return torch.ops.aten.native_layer_norm_backward(
-            g, kept.before, norm.normalized_shape, kept.mean, kept.rstd, norm.weight, norm.bias, mask
-        )[0], g  # fmt: skip
-
-    def weights(self, gs: list[Tensor], kept: list[Normed]) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of the norm's weight and bias, from those of its output at all steps."""
-        if self.norm is None:
-            return None, None
-        before, mean, rstd = (torch.cat([step[i] for step in kept]) for i in (1, 2, 3))
-        norm, mask = self.norm, [False, True, True]
-        return cast(Any, torch.ops.aten.native_layer_norm_backward(
-            torch.cat(gs), before, norm.normalized_shape, mean, rstd, norm.weight, norm.bias, mask
-        )[1:])  # fmt: skip
-
-
-class Kept(NamedTuple):
-    """What backward needs of one recurrent step."""
-
-    x: Normed
-    joined: Tensor  # [x, h]
-    gates: Normed
-    parts: tuple[Tensor, Tensor, Tensor, Tensor]  # reset, candidate before its tanh's product, after, update
-    deter: Tensor  # h before
-
-
-class Recurrence:
-    """h_t = f(h_{t-1}, z_{t-1}, a_{t-1}), forward and backward, prepared for many steps of `rows` states."""
-
-    def __init__(self, rssm: FastRSSM, rows: int) -> None:
-        first, cell = cast(nn.Linear, rssm.input_net[0]), cast(NormGRUCell, rssm.gru)
-        dtype, size = rssm.product_dtype, rssm.latent.stoch_dim
-        self.size, self.dense = size, first.weight.device.type != "cpu"  # elsewhere dense one-hots are quicker
-        self.from_stoch = Product(first.weight[:, :size], None, rows, dtype)
-        self.columns = None if self.dense else self.from_stoch.weight.t().contiguous()
-        self.action_weight, self.action_bias = first.weight[:, size:].detach(), first.bias.detach()
-        self.gates = Product(cell.gates.weight, cell.gates.bias, rows, dtype)
-        self.norm_x, self.norm_gates = NormElu(_norm(rssm.input_net)), NormElu(cell.norm, elu=False)
-
-    def forward(
-        self, index: Tensor, deter: Tensor, from_action: Tensor, first: Tensor | None = None
-    ) -> tuple[Tensor, Kept]:
-        """index (N, S), deter (N, D), from_action (N, X); first (N, 1) erases the past -> the next h (N, D), Kept."""
-        if self.columns is None:
-            pre = self.from_stoch(OneHots(index, None, self.size).dense())
-        else:
-            pre = F.embedding_bag(index, self.columns, mode="sum").float()
-        if first is not None:
-            pre, deter = pre.masked_fill(first, 0), deter.masked_fill(first, 0)
-        x = self.norm_x(pre.add_(from_action))
-        joined = torch.cat([x.y, deter], -1)
-        gates = self.norm_gates(self.gates(joined))
-        reset, candidate, update = gates.y.chunk(3, -1)
-        reset, update = torch.sigmoid(reset), torch.sigmoid(update - 1)
-        new = tanh(reset * candidate)
-        return torch.lerp(deter, new, update), Kept(x, joined, gates, (reset, candidate, new, update), deter)
-
-    def back(self, kept: Kept, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """g (N, D) of the next h -> of h, of pre, and for the weights: of norm x, of the gates, of their norm."""
-        reset, candidate, new, update = kept.parts
-        sigmoid_back, tanh_back = torch.ops.aten.sigmoid_backward, torch.ops.aten.tanh_backward
-        to_update = sigmoid_back(g * (new - kept.deter), update)
-        to_new = g * update
-        inner = tanh_back(to_new, new)
-        to_reset = sigmoid_back(inner * candidate, reset)
-        normed = torch.cat([to_reset, inner.mul_(reset), to_update], -1)
-        to_gates, normed = self.norm_gates.back(normed, kept.gates)
-        to_joined = self.gates.back(to_gates)
-        width = kept.joined.shape[-1] - kept.deter.shape[-1]
-        to_pre, normed_x = self.norm_x.back(to_joined[:, :width].contiguous(), kept.x)
-        return (g - to_new).add_(to_joined[:, width:]), to_pre, normed_x, to_gates, normed
+from .steps import Kept, Normed, NormElu, Product, Recurrence, norm_of
 
 
 class FastRSSM(DiscreteRSSM):
     """`DiscreteRSSM` by other arithmetic, for the networks of DreamerV2; with others it is the plain one."""
 
     product_dtype: torch.dtype
+
+    def weights(self, name: str, rows: int, size: int) -> Weights:
+        """Of a layer, in the number type for `rows` inputs at a time; kept until the layer changes."""
+        if "_prepared" not in self.__dict__:
+            gates = cast(NormGRUCell, self.gru).gates
+            layers = {"input": self.input_net[0], "gates": gates, "look": self.posterior_net[0]}
+            layers["answer"] = self.posterior_net[-1]
+            self.__dict__["_prepared"] = {key: Prepared(cast(nn.Linear, layer)) for key, layer in layers.items()}
+        prepared = self.__dict__["_prepared"][name]
+        return prepared(product_dtype(rows, prepared.layer.weight, self.product_dtype), size)
 
     def fits(self) -> bool:
         """Is it what is written out here: categorical latents without unimix, LayerNorms or none, ELU, the V2 cell?"""
@@ -160,6 +53,20 @@ class FastRSSM(DiscreteRSSM):
             and all(type(layer) in plain for net in nets for layer in net)
             and all(any(type(layer) is nn.ELU for layer in net) for net in nets)
         )
+
+    def observe(
+        self, state: State, action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor | None = None
+    ) -> State:
+        """As the plain one; where no gradients are wanted (acting), stoch is `OneHots`."""
+        if torch.is_grad_enabled() or embed.device.type != "cpu" or not self.fits():
+            return super().observe(state, action, embed, is_first, noise)
+        if noise is None:
+            noise = self.latent.noise(len(embed), device=embed.device)
+        past = reset_where(is_first, action).unsqueeze(1)
+        scan = _Scan(self, past, is_first.unsqueeze(1), noise.unsqueeze(1))
+        deter, stats, _, index = scan.forward(embed.unsqueeze(1), state)
+        stoch = OneHots(index.squeeze(1), None, self.latent.stoch_dim)
+        return State(deter.squeeze(1), cast(Tensor, stoch), stats.squeeze(1))
 
     def rollout_observation(
         self,
@@ -222,10 +129,6 @@ class FastRSSM(DiscreteRSSM):
         return probs.flatten(-2), index
 
 
-def _norm(net: nn.Sequential) -> nn.Module | None:
-    return net[1] if isinstance(net[1], nn.LayerNorm) else None
-
-
 class _Transition(torch.autograd.Function):
     """One recurrent step of a dream, with gradients to h, to the probabilities of z and to the action."""
 
@@ -234,7 +137,7 @@ class _Transition(torch.autograd.Function):
         ctx: Any, deter: Tensor, probs: Tensor | None, action: Tensor, index: Tensor, step: Recurrence
     ) -> Tensor:
         from_action = F.linear(action, step.action_weight, step.action_bias)
-        deter, ctx.kept = step.forward(index, deter, from_action)
+        deter, ctx.kept = step.forward(OneHots(index, None, step.size), deter, from_action)
         ctx.step = step
         return deter
 
@@ -258,12 +161,12 @@ class _Scan:
         self.first = [mask if there else None for mask, there in zip(first, some, strict=True)]
         self.is_first = is_first
         self.step = Recurrence(rssm, rows)
-        look, answer = cast(nn.Linear, rssm.posterior_net[0]), cast(nn.Linear, rssm.posterior_net[-1])
-        self.look = Product(look.weight[:, : rssm.rnn_hidden_dim], None, rows, rssm.product_dtype)
-        self.embed = Product(look.weight[:, rssm.rnn_hidden_dim :], look.bias, is_first.numel(), rssm.product_dtype)
-        self.answer = Product(answer.weight, answer.bias, rows, rssm.product_dtype)
-        self.norm_y = NormElu(_norm(rssm.posterior_net))
-        self.kept: list[tuple[Kept, Normed, Tensor, Tensor]] = []
+        size = rssm.rnn_hidden_dim
+        self.look = Product(rssm.weights("look", rows, size).columns.t())
+        of_embed, answer = rssm.weights("look", is_first.numel(), size), rssm.weights("answer", rows, 0)
+        self.embed, self.answer = Product(of_embed.rest, of_embed.bias), Product(answer.rest, answer.bias)
+        self.norm_y = NormElu(norm_of(rssm.posterior_net))
+        self.kept: list[tuple[Kept, Normed, Tensor | OneHots, Tensor]] = []
 
     def parameters(self) -> list[Tensor | None]:
         """In the order of `gradients`: weight, bias, norm's weight, norm's bias of input, cell, posterior; the head."""
@@ -276,22 +179,31 @@ class _Scan:
         last = cast(nn.Linear, rssm.posterior_net[-1])
         return [*found, last.weight, last.bias]
 
-    def forward(self, embed: Tensor) -> tuple[Tensor, ...]:
-        """embed (B, T, E) -> deter (B, T, D), stats (B, T, P), probs (B, T, Z), index (B, T, S)."""
+    def forward(self, embed: Tensor, state: State | None = None) -> tuple[Tensor, ...]:
+        """From a state of (B, ...) or the beginning.
+
+        embed (B, T, E) -> deter (B, T, D), stats (B, T, P), probs (B, T, Z), index (B, T, S).
+        """
         (batch, length), step = embed.shape[:2], self.step
         actions = F.linear(self.action, step.action_weight, step.action_bias).unbind(1)
         embeds = self.embed(embed.reshape(batch * length, -1)).reshape(batch, length, -1).unbind(1)
-        deter = embed.new_zeros((batch, self.rssm.rnn_hidden_dim), dtype=torch.float32)
-        index = torch.zeros(self.noise[:, 0].shape, dtype=torch.int32, device=embed.device)
+        if state is None:  # whatever it is: the first step erases it
+            zeros = torch.zeros(self.noise[:, 0].shape, dtype=torch.int32, device=embed.device)
+            state = State(
+                embed.new_zeros((batch, self.rssm.rnn_hidden_dim)).float(),
+                cast(Tensor, OneHots(zeros, None, step.size)),
+                embed,
+            )
+        deter, last = state.deter, cast(Tensor | OneHots, state.stoch)
         found = []
         for t in range(length):
-            last = index
             deter, kept = step.forward(last, deter, actions[t], self.first[t])
             y = self.norm_y(self.look(deter).add_(embeds[t]))
             stats = self.answer(y.y)
             probs, index = self.rssm.draw(stats, self.noise[:, t])
             self.kept.append((kept, y, last, probs))
             found.append((deter, stats, probs, index))
+            last = OneHots(index, None, step.size)
         return tuple(torch.stack(parts, 1) for parts in zip(*found, strict=True))
 
     def back(self, embed: Tensor, deters: Tensor, *gradients: Tensor | None) -> list[Tensor | None]:
@@ -331,7 +243,7 @@ class _Scan:
         g_stats, to_look, normed_y, to_pre, normed_x, to_gates, normed_gates = rows
         pre, look, gates, stats = (torch.cat(x) for x in (to_pre, to_look, to_gates, g_stats))
         past = pre.masked_fill(self.is_first.t().reshape(-1, 1), 0)  # what a first step did not see gets no gradient
-        of_stoch = self._of_stoch(torch.cat(lasts), past)
+        of_stoch = self._of_stoch(torch.cat([cast(OneHots, last).index for last in lasts]), past)
         of_action = outer(pre, self.action.transpose(0, 1).flatten(0, 1))
         joined, y = torch.cat([x.joined for x in kept]), torch.cat([x.y for x in ys])
         of_look = [_outer(look, x.transpose(0, 1).flatten(0, 1), dtype) for x in (deters, embed)]

@@ -1,0 +1,76 @@
+"""Reverie, for `benchmarks/peers.py`: the preset `atari` in the sizes asked for, in a mode and a precision."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from protocol import Contestant, Size, random_batches, random_image, serve
+
+import reverie
+from reverie.checkpoint import save_agent
+from reverie.compute import keep_memory
+from reverie.envs.actions import ActionSpec
+from reverie.envs.spaces import ObsKey, Spec
+from reverie.player import Player, load_player
+from reverie.presets import load_preset
+from reverie.replay import Batch
+from reverie.train import DreamerV2, to_batch
+
+
+def settings(size: Size) -> dict[str, Any]:
+    """What the preset `atari` is changed in; nothing but sizes, and the CPU."""
+    return {
+        "cnn_depth": size.cnn_depth,
+        "rnn_hidden_dim": size.deter,
+        "rssm_hidden_dim": size.deter,
+        "hidden_dim": size.units,
+        "batch_size": size.batch,
+        "seq_len": size.length,
+        "compute.device": "cpu",
+    }
+
+
+def batch_of(arrays: dict[str, np.ndarray]) -> Batch:
+    """The replay's own form: actions that do not exist are NaN, see its drawing."""
+    action = arrays["action"].copy()
+    action[arrays["is_first"]] = np.nan
+    rest = [arrays[key] for key in ("reward", "is_first", "is_last", "is_terminal")]
+    return to_batch(Batch({"image": arrays["image"]}, action, *rest))
+
+
+def compiled_player(agent: DreamerV2) -> Player:
+    """As one has who uses a trained agent: with the weights in the machine code."""
+    with tempfile.TemporaryDirectory() as place:
+        save_agent(Path(place) / "agent", agent)
+        return load_player(Path(place) / "agent", num_envs=1, mode="train", device="cpu", compiled=True)
+
+
+def make(size: Size, options: dict[str, Any]) -> Contestant:
+    torch.set_num_threads(1)
+    torch.set_num_interop_threads(1)
+    torch.manual_seed(0)
+    keep_memory()  # as every training run of ours does
+    key = ObsKey(("image",), "image", size.image, size.image, "hwc")
+    spec = Spec({"image": key}, ActionSpec.discrete(size.actions))
+    agent = DreamerV2(load_preset("atari", settings(size) | options), spec)
+    player = compiled_player(agent) if agent.mode == "compile" else agent.player(num_envs=1, mode="train")
+    batches = [batch_of(arrays) for arrays in random_batches(size)]
+    image = random_image(size)
+    return Contestant(
+        update=lambda number: agent.update(batches[number]),
+        policy=lambda first: player.act({"image": image}, np.array([first])),
+        parameters=lambda: sum(p.numel() for p in agent.parameters()),
+        version=f"reverie {reverie.__version__}, torch {torch.__version__}",
+        differences=[
+            "the advantage is the paper's (preset atari), the released code's is shifted by one: same work",
+            "slow critic evaluated once per update, in the released code twice",
+        ],
+    )
+
+
+if __name__ == "__main__":
+    serve(make)

@@ -1,0 +1,226 @@
+"""update, policy, replay, roofline: what can be measured without an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+
+from ..build import pick_device
+from ..compute import pick_dtype, pick_mode
+from ..errors import UserError
+from ..forecast import memory_left, random_rows
+from ..replay import Replay
+from ..train import DreamerV2, to_batch
+from .clocks import Effort, Memory, Samples, once, repeat, waiter
+from .parts import Stopwatch, watched
+from .roofline import Ceilings, Floor, count_policy, count_update, measure_ceilings
+from .subject import Subject, batch_bytes, random_batch, random_batches, require_possible
+
+Say = Callable[[str], None]
+
+#: Calls before timing begins: of eager code, and of code that is captured at its fourth call.
+WARM_UP = {"graph": 6}
+#: Replay: at least so many bytes, so that caches do not hold them, and at most so many steps.
+REPLAY_BYTES, REPLAY_STEPS = 128_000_000, 20_000
+
+
+def bench_update(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
+    """One update of everything on random batches that are in memory already. Raises UserError."""
+    require_possible(subject)
+    agent = subject.agent()
+    batches = cycle([to_batch(batch, agent.device) for batch in random_batches(subject)])
+    finish = waiter(agent.device)
+    memory = Memory(agent.device)
+
+    def update() -> None:
+        agent.update(next(batches))
+
+    first = once(update, finish)
+    say(f"first update {first:.3g} s; warming up, then measuring")
+    for _ in range(WARM_UP.get(agent.mode, 2) - 1):
+        update()
+    samples = repeat(update, effort, finish)
+    streamed = _streamed(update, finish, len(samples.wall)) if agent.device.type == "cuda" else samples.median
+    used = memory.to_dict()  # before the ceilings: their matrices are not the update's
+    parts = time_parts(agent, lambda: next(batches), rounds=1 if samples.median > 2 else 3)
+    ceilings, flops = measure_ceilings(agent.device), sum(work.flops for work in count_update(subject))
+    rate = flops / samples.median
+    return {
+        **subject.facts(agent),
+        "first_update_s": first,
+        "update": samples.to_dict(),
+        "updates_per_s": 1 / streamed,
+        "flops_per_update": flops,
+        "flops_per_s": rate,
+        "ceilings": ceilings.to_dict(),
+        "fraction_of_fp32_ceiling": rate / ceilings.fp32_flops_per_s,
+        "fraction_of_ceiling": rate / ceilings.flops_per_s(agent.dtype),
+        "memory": used,
+        "parts": parts,
+    }
+
+
+def _streamed(update: Callable[[], None], finish: Callable[[], None], count: int) -> float:
+    """Seconds of an update when nobody waits for one before asking for the next."""
+
+    def many() -> None:
+        for _ in range(count):
+            update()
+
+    return once(many, finish) / count
+
+
+def time_parts(agent: DreamerV2, batch: Callable[[], Any], *, rounds: int) -> list[dict[str, Any]]:
+    """Milliseconds of an update by part, in updates of their own: waiting at every border costs time."""
+    watch = Stopwatch(waiter(agent.device))
+    with watched(agent, watch):
+        for _ in range(rounds):  # these two are an update, in every mode uncaptured
+            given = batch()
+            posterior, _ = agent.train_world_model(given)
+            agent.train_actor_critic(posterior, given.is_terminal)
+    total = sum(watch.spent.values())
+    return [
+        {"phase": phase, "part": part, "ms": 1e3 * spent / rounds, "share": spent / total}
+        for (phase, part), spent in watch.spent.items()
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------------- acting
+
+
+def bench_policy(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
+    """A step of acting as the collector makes it, for one environment and for as many as are set."""
+    agent = subject.agent()
+    steps = []
+    for count in sorted({1, subject.config.env.num_envs}):
+        samples = _act(agent, subject, count, effort)
+        say(f"{count} environment(s): {1e3 * samples.median:.3g} ms")
+        work = count_policy(subject, count)
+        steps.append(
+            {
+                "num_envs": count,
+                "step": samples.to_dict(),
+                "ms_per_step": 1e3 * samples.median,
+                "env_steps_per_s_bound": count / samples.median,
+                "flops": work.flops,
+                "weight_bytes": work.weight_bytes,
+            }
+        )
+    return {**subject.facts(agent), "policy": steps}
+
+
+def _act(agent: DreamerV2, subject: Subject, count: int, effort: Effort) -> Samples:
+    player = agent.player(num_envs=count, mode="explore")
+    obs = {key: value[:, 0] for key, value in random_rows(subject.spec, count, 1).items()}
+    no = np.zeros(count, bool)
+    for first in (~no, *[no] * 9):
+        player.act(obs, first)
+    return repeat(lambda: player.act(obs, no), effort)  # its answer is on the host: nothing to wait for
+
+
+# -------------------------------------------------------------------------------------------------------------- replay
+
+
+def bench_replay(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
+    """Drawing a batch from a replay that does not fit into caches, against copying as many bytes. Raises UserError."""
+    train, device = subject.config.train, pick_device(subject.config.compute.device)
+    require_room(subject)
+    replay, add_seconds = _filled(subject)
+    say(f"{len(replay):,} steps stored, {1e6 * add_seconds:.3g} us each")
+    replay.sample(train.batch_size, train.seq_len)
+    samples = repeat(lambda: replay.sample(train.batch_size, train.seq_len), effort)
+    batch = replay.sample(train.batch_size, train.seq_len)
+    arrays = [*batch.obs.values(), *batch[1:]]
+    targets = [np.zeros_like(array) for array in arrays]
+
+    def copy() -> None:
+        for target, array in zip(targets, arrays, strict=True):
+            np.copyto(target, array)
+
+    copies = repeat(copy, effort)
+    fresh = repeat(lambda: [array.copy() for array in arrays], effort)
+    move = repeat(lambda: to_batch(batch, device), effort, waiter(device))
+    one = Replay(subject.spec.shapes, subject.spec.action.size, capacity=1000, streams=1)
+    raw = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in subject.spec.shapes.values())
+    return {
+        **subject.facts(),
+        "device": str(device),
+        "stored_steps": len(replay),
+        "add_us_per_step": 1e6 * add_seconds,
+        "sample": samples.to_dict(),
+        "sample_ms": 1e3 * samples.median,
+        "batch_bytes": sum(array.nbytes for array in arrays),
+        "copy_ms": 1e3 * copies.median,
+        "ratio_to_copy": samples.median / copies.median,
+        "copy_to_new_memory_ms": 1e3 * fresh.median,
+        "ratio_to_copy_to_new_memory": samples.median / fresh.median,
+        "to_device_ms": 1e3 * move.median,
+        "bytes_per_step": one.nbytes() / 1000,
+        "observation_bytes_per_step": raw,
+        "bytes_stored_per_raw_byte": one.nbytes() / 1000 / raw,
+    }
+
+
+def require_room(subject: Subject) -> None:
+    """Raises UserError if a batch and its copies cannot fit into memory."""
+    need, left = 4 * batch_bytes(subject), memory_left()
+    if left is not None and need > left:
+        raise UserError(
+            f"drawing and copying such batches needs {need / 1e9:.3g} GB, {left / 1e9:.3g} GB are available.",
+            "Set a smaller --batch or --length.",
+        )
+
+
+def _filled(subject: Subject) -> tuple[Replay, float]:
+    """A replay with random steps, and the seconds that one step took."""
+    train, streams, settings = subject.config.train, subject.config.env.num_envs, subject.config.replay
+    window = random_batch(subject)
+    row = batch_bytes(subject) // (train.batch_size * train.seq_len)
+    count = max(2 * train.seq_len * streams, min(REPLAY_BYTES // row, REPLAY_STEPS)) // streams
+    replay = Replay(
+        subject.spec.shapes,
+        subject.spec.action.size,
+        capacity=count * streams,
+        streams=streams,
+        prioritize=settings.prioritize,
+        priority_share=settings.priority_share,
+    )
+    flat = {f"obs/{key}": value for key, value in window.obs.items()} | window._asdict()
+    flat.pop("obs")
+    steps = {key: value.reshape(-1, *value.shape[2:]) for key, value in flat.items()}
+    places = np.arange(count)[:, None] * streams + np.arange(streams)
+    rows = [{key: value[at % len(value)] for key, value in steps.items()} for at in places[:100]]
+
+    def fill() -> None:
+        for i in range(count):
+            replay.add(rows[i % len(rows)])
+
+    return replay, once(fill, lambda: None) / (count * streams)
+
+
+# ------------------------------------------------------------------------------------------------------------ roofline
+
+
+def bench_roofline(subject: Subject, tflops: float, bandwidth: float, say: Say) -> dict[str, Any]:
+    """The floor of an update; tflops (TFLOP/s) and bandwidth (GB/s) of another machine, or 0 to measure this one."""
+    compute, device = subject.config.compute, pick_device(subject.config.compute.device)
+    mode = pick_mode(compute, device)
+    dtype = pick_dtype(compute, mode, device)
+    if tflops:
+        stated = 1e12 * tflops
+        ceilings = Ceilings(stated, stated, 1e9 * bandwidth, measured=False)
+    else:
+        say(f"measuring what {device} can do")
+        subject.agent()  # sets torch's threads
+        ceilings = measure_ceilings(device)
+    floor = Floor(count_update(subject), ceilings, dtype)
+    serial = {"observe": subject.config.train.seq_len, "imagine": subject.config.behavior.imagination_horizon}
+    facts = {
+        "device": "another machine" if tflops else str(device),
+        "precision": str(dtype).split(".")[1],
+        "mode": mode,
+    }
+    return {**subject.facts(), **facts, "steps_one_after_another": serial, **floor.to_dict()}

@@ -1,0 +1,118 @@
+"""Where an update's time and arithmetic go, seen from outside: the agent's methods are wrapped for a while.
+
+The algorithm knows nothing of it. What lies between the parts that can be told apart counts as "rest".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from ..train import DreamerV2
+
+WORLD, BEHAVIOUR = "world model", "behaviour"
+
+
+class Part(NamedTuple):
+    """A stretch of an update; what is called inside a closed one belongs to it."""
+
+    name: str
+    closed: bool = True
+
+
+class Watch:
+    """Told when parts begin and end. `path` is where one is now, outermost first."""
+
+    def __init__(self) -> None:
+        self.path: list[Part] = []
+
+    def change(self) -> None:
+        """Called before every change of `path`."""
+
+    @property
+    def here(self) -> tuple[str, str]:
+        """(phase, part) that what happens now belongs to."""
+        if not self.path:
+            return "", "rest"
+        return self.path[0].name, self.path[-1].name if len(self.path) > 1 else "rest"
+
+    def wrap(self, function: Callable[..., Any], part: Part) -> Callable[..., Any]:
+        """The same function, watched."""
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if self.path and self.path[-1].closed:
+                return function(*args, **kwargs)
+            self.change()
+            self.path.append(part)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.change()
+                self.path.pop()
+
+        return watched
+
+
+def _places(agent: DreamerV2) -> list[tuple[Any, str, Part]]:
+    """(object, method, part): every place where a part begins."""
+    model = agent.world_model
+    places: list[tuple[Any, str, Part]] = [
+        (agent, "train_world_model", Part(WORLD, closed=False)),
+        (agent, "train_actor_critic", Part(BEHAVIOUR, closed=False)),
+        (agent, "_step", Part("clipping", closed=False)),
+        (torch.autograd, "grad", Part("backward")),
+        (model.encoder, "forward", Part("encoder")),
+        (model.rssm, "rollout_observation", Part("dynamics")),
+        (model.rssm, "kl_loss", Part("KL")),
+        (agent, "imagine", Part("imagination: dynamics", closed=False)),
+        (agent, "_dream_action", Part("imagination: actor")),
+        (agent, "_predict", Part("imagined rewards, ends, values")),
+        (agent, "_actor_loss", Part("actor loss")),
+        (agent.critic, "stats", Part("critic loss")),
+        (agent, "_critic_nll", Part("critic loss")),
+    ]
+    for name, head in model.heads.items():
+        kind = name.split("/")[0]
+        image = name in {f"obs/{key.replace('.', '_')}" for key in model.encoder.image_keys}
+        places.append((head, "loss", Part("decoder" if image else f"{kind} head")))
+    places += [(optimizer, "step", Part("optimiser")) for optimizer in agent.optimizers.values()]
+    return [place for place in places if hasattr(place[0], place[1])]
+
+
+@contextmanager
+def watched(agent: DreamerV2, watch: Watch) -> Iterator[None]:
+    """Wrap the agent's methods, and put everything back afterwards."""
+    with ExitStack() as stack:
+        for owner, name, part in _places(agent):
+            stack.callback(_put_back, owner, name, owner.__dict__.get(name))
+            setattr(owner, name, watch.wrap(getattr(owner, name), part))
+        yield
+
+
+def _put_back(owner: Any, name: str, before: Any) -> None:
+    if before is None:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, before)
+
+
+class Stopwatch(Watch):
+    """Seconds of each part, without those of parts inside it."""
+
+    def __init__(self, finish: Callable[[], None]) -> None:
+        """finish: waits for the device, before every look at the clock."""
+        super().__init__()
+        self.finish, self.last = finish, 0.0
+        self.spent: dict[tuple[str, str], float] = {}
+
+    def change(self) -> None:
+        """Add the time since the last change to the part that it was spent in."""
+        self.finish()
+        now = time.perf_counter()
+        if self.path:
+            self.spent[self.here] = self.spent.get(self.here, 0.0) + now - self.last
+        self.last = now
