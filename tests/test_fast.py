@@ -361,6 +361,7 @@ def test_an_update_never_waits_for_the_device(preset, action, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's own, about itself
 def test_compiled_networks_agree():
     """Takes a C++ compiler and a minute."""
     plain, compiled = (updates(agent_of("demo", mode, layers=1), 2) for mode in ("reference", "compile"))
