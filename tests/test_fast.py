@@ -53,7 +53,7 @@ def batch_of(agent, seed=0):
         "image": rng.integers(0, 256, (B, T, *spec.obs["image"].shape), dtype=np.uint8),
         "body": rng.normal(size=(B, T, 5)).astype(np.float32),
     }
-    return to_batch(Batch(obs, action, rng.normal(size=(B, T)).astype(np.float32), first, last, last))
+    return to_batch(Batch(obs, action, rng.normal(size=(B, T)).astype(np.float32), first, last, last), agent.device)
 
 
 def updates(agent, count):
@@ -149,6 +149,30 @@ def test_the_world_model_needs_no_gradients_while_behaviour_learns_and_has_them_
     agent.update(batch_of(agent))
     assert seen == [{False}]
     assert {p.requires_grad for p in agent.world_model.parameters()} == {True}
+
+
+@pytest.mark.parametrize("preset", ["demo", "dreamerv2", "dreamerv3"])
+@pytest.mark.parametrize("count", [1, 20])
+def test_acting_is_that_of_the_reference(preset, count):
+    """Over a while, with episodes that begin at different steps, and with weights that change on the way."""
+    plain, quick = (agent_of(preset, mode) for mode in ("reference", "fast"))
+    rng = np.random.default_rng(0)
+    players = [agent.player(num_envs=count, mode="train", seed=3) for agent in (plain, quick)]
+    for step in range(12):
+        obs = {
+            "image": rng.integers(0, 256, (count, *plain.spec.obs["image"].shape), dtype=np.uint8),
+            "body": rng.normal(size=(count, 5)).astype(np.float32),
+        }
+        first = rng.random(count) < 0.2
+        actions = [player.act(obs, first) for player in players]
+        np.testing.assert_array_equal(*actions)
+        torch.testing.assert_close(players[1].state.deter, players[0].state.deter, rtol=1e-3, atol=1e-4)
+        if step == 5:
+            for agent in (plain, quick):
+                for i, parameter in enumerate(agent.parameters()):
+                    torch.manual_seed(i)
+                    with torch.no_grad():
+                        parameter.add_(torch.randn_like(parameter), alpha=0.1)
 
 
 # ----------------------------------------------------------------------------------------------------------- the parts

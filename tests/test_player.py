@@ -32,18 +32,12 @@ def looks(count, *batch, seed=0):
     return list(np.random.default_rng(seed).uniform(-1, 1, (count, *batch, 3)).astype(np.float32))
 
 
-def memory(player):
-    """[z, h], written out."""
-    feat = player.state.feat
-    return feat.clone() if isinstance(feat, torch.Tensor) else feat.dense()
-
-
 def play(player, observations, firsts=None):
     """Actions, and the states behind them."""
     actions, states = [], []
     for obs, first in zip(observations, firsts or [False] * len(observations), strict=True):
         actions.append(player(obs, first=first))
-        states.append(memory(player))
+        states.append(player.state.feat.clone())
     return actions, torch.stack(states)
 
 
@@ -143,10 +137,10 @@ def test_reset_erases_the_past(agent):
 def test_nan_is_refused_and_leaves_the_memory_as_it_was(agent):
     player = agent.player()
     player(np.zeros(3, np.float32))
-    before = memory(player)
+    before = player.state.feat.clone()
     with pytest.raises(UserError, match="'observation' is not finite"):
         player(np.full(3, np.nan, np.float32))
-    assert torch.equal(memory(player), before)
+    assert torch.equal(player.state.feat, before)
 
 
 def test_a_batch_of_one_is_a_single_player(agent):
@@ -187,7 +181,7 @@ def test_one_flag_may_speak_for_all_environments(agent):
         play(player, looks(3, 3))
     left(looks(1, 3)[0], first=True)
     right(looks(1, 3)[0], first=np.ones(3, bool))
-    assert torch.equal(memory(left), memory(right))
+    assert torch.equal(left.state.feat, right.state.feat)
 
 
 def test_acting_leaves_observations_and_weights_alone(agent):
@@ -209,10 +203,10 @@ def test_acting_leaves_observations_and_weights_alone(agent):
 )
 def test_a_wrong_shape_is_refused_by_name_and_changes_nothing(agent, num_envs, shape):
     player = agent.player(num_envs=num_envs)
-    before = memory(player)
+    before = player.state.feat.clone()
     with pytest.raises(UserError, match="observation 'observation' has shape"):
         player(np.zeros(shape, np.float32))
-    assert torch.equal(memory(player), before)
+    assert torch.equal(player.state.feat, before)
     assert player.fresh.all()
 
 
@@ -243,7 +237,7 @@ def test_a_loaded_player_is_the_agents_player_bit_for_bit(tmp_path, env, mode):
         action, same = left(obs), right(obs)
         np.testing.assert_array_equal(action, same)
         assert type(action) is type(same)
-        assert torch.equal(memory(left), memory(right))
+        assert torch.equal(left.state.feat, right.state.feat)
         obs, _, terminated, *_ = env.step(action)
         if terminated:
             obs, _ = env.reset()
@@ -260,7 +254,7 @@ def test_a_compiled_player_acts_the_same(tmp_path, env, mode):
     for i in range(20):
         action, same = left(obs, first=i % 7 == 0), right(obs, first=i % 7 == 0)
         np.testing.assert_allclose(action, same, atol=1e-5)
-        torch.testing.assert_close(memory(left), memory(right), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(left.state.feat, right.state.feat, atol=1e-5, rtol=1e-5)
         obs, _, terminated, *_ = env.step(action)
         if terminated:
             obs, _ = env.reset()

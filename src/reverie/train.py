@@ -334,9 +334,11 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 def to_batch(batch: Batch, device: torch.device | str = "cpu") -> Batch:
     """A replay's arrays as tensors on a device; images stay uint8. Batch of (B, T, ...) -> Batch."""
+    cuda = torch.device(device).type == "cuda"
 
     def move(value: np.ndarray) -> Tensor:
-        return torch.from_numpy(value).to(device, non_blocking=True)
+        tensor = torch.from_numpy(value)
+        return (tensor.pin_memory() if cuda else tensor).to(device, non_blocking=True)  # pinned: nobody waits for it
 
     return Batch({key: move(value) for key, value in batch.obs.items()}, *(move(value) for value in batch[1:]))
 

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--actions", help="number of discrete actions")
     parser.add_argument("--seconds", help="how long to measure (update 5, policy 2, replay 1, collect 5, train 20)")
     parser.add_argument("--repeats", help="how often to measure, instead of --seconds: update, policy, replay")
+    parser.add_argument("--seeds", help="update: so many agents in one process, each on its own stream of a GPU")
     parser.add_argument("--tflops", help="roofline: of another machine, TFLOP/s, instead of measuring this one")
     parser.add_argument("--bandwidth", help="roofline: of another machine, GB/s")
 
@@ -84,9 +85,10 @@ def bench_command(args: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _numbers(args: argparse.Namespace) -> dict[str, float]:
     """--seconds, --repeats, --tflops and --bandwidth, checked. Raises UserError."""
     what = args.what
-    given = {name: getattr(args, name) for name in ("seconds", "repeats", "tflops", "bandwidth")}
-    found = {name: _number(f"--{name}", text, whole=name == "repeats") for name, text in given.items() if text}
+    given = {name: getattr(args, name) for name in ("seconds", "repeats", "seeds", "tflops", "bandwidth")}
+    found = {name: _number(f"--{name}", text, whole=name in ("repeats", "seeds")) for name, text in given.items() if text}
     wrong = {"repeats", "seconds"} if what == "roofline" else {"tflops", "bandwidth"}
+    wrong |= {"seeds"} if what != "update" else set()
     wrong |= {"repeats"} if what in ("collect", "train") else set()
     for name in sorted(wrong & found.keys()):
         raise UserError(f"--{name} means nothing to `reverie bench {what}`.", "See reverie bench --help.")
@@ -94,7 +96,7 @@ def _numbers(args: argparse.Namespace) -> dict[str, float]:
         raise UserError("--seconds and --repeats exclude each other.", "Give one of them.")
     if ("tflops" in found) != ("bandwidth" in found):
         raise UserError("--tflops and --bandwidth describe a machine together.", "Give both, or neither.")
-    return {"seconds": SECONDS[what], "repeats": 0, "tflops": 0, "bandwidth": 0} | found
+    return {"seconds": SECONDS[what], "repeats": 0, "seeds": 1, "tflops": 0, "bandwidth": 0} | found
 
 
 def _number(name: str, text: str, *, whole: bool = False) -> float:
@@ -118,6 +120,8 @@ def _measure(what: str, subject: Any, numbers: dict[str, float], say: Callable[[
         stepping = importlib.import_module(".bench.stepping", __package__)
         measure = stepping.bench_collect if what == "collect" else stepping.bench_train
         return measure(subject, numbers["seconds"], say)
+    if numbers["seeds"] > 1:
+        return learning.bench_packed(subject, int(numbers["seeds"]), effort, say)
     return {
         "update": learning.bench_update,
         "policy": learning.bench_policy,
@@ -174,6 +178,8 @@ def _header(facts: dict[str, Any]) -> list[str]:
 
 
 def _update_lines(facts: dict[str, Any]) -> list[str]:
+    if "seeds" in facts:
+        return _packed_lines(facts)
     wall, cpu = facts["update"]["wall_s"], facts["update"]["cpu_s"]
     memory = facts["memory"]
     lines = [
@@ -193,6 +199,14 @@ def _update_lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"  {phase:34} {sum(r['ms'] for r in rows):10.2f} ms {sum(r['share'] for r in rows):6.1%}")
         lines += [f"    {row['part']:32} {row['ms']:10.2f} ms {row['share']:6.1%}" for row in rows]
     return lines
+
+
+def _packed_lines(facts: dict[str, Any]) -> list[str]:
+    return [
+        f"one each    {_spread(facts['round']['wall_s'])}: an update of {facts['seeds']} agents",
+        f"together    {facts['updates_per_s']:.4g} updates/s",
+        f"memory      {facts['memory']['peak_over_idle_bytes'] / 1e6:,.0f} MB at most beyond what there was before",
+    ]
 
 
 def _policy_lines(facts: dict[str, Any]) -> list[str]:

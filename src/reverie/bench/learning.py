@@ -7,6 +7,7 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..build import pick_device
 from ..compute import pick_dtype, pick_mode
@@ -60,6 +61,38 @@ def bench_update(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
         "fraction_of_ceiling": rate / ceilings.flops_per_s(agent.dtype),
         "memory": used,
         "parts": parts,
+    }
+
+
+def bench_packed(subject: Subject, seeds: int, effort: Effort, say: Say) -> dict[str, Any]:
+    """Several agents in one process that take turns; on a GPU each with a stream, and in mode "graph" a graph, of its
+    own, so that their kernels run side by side. Raises UserError."""
+    require_possible(subject)
+    agents = [subject.agent() for _ in range(seeds)]
+    device = agents[0].device
+    batches = cycle([to_batch(batch, device) for batch in random_batches(subject)])
+    streams = [torch.cuda.Stream(device) if device.type == "cuda" else None for _ in agents]
+    finish = waiter(device)
+
+    def one_each() -> None:
+        for agent, stream in zip(agents, streams, strict=True):
+            with torch.cuda.stream(stream):  # None: where one is
+                agent.update(next(batches))
+
+    memory = Memory(device)
+    first = once(one_each, finish)
+    say(f"first update of {seeds} agents {first:.3g} s; warming up, then measuring")
+    for _ in range(WARM_UP.get(agents[0].mode, 2) - 1):
+        one_each()
+    finish()
+    samples = repeat(one_each, effort, finish)
+    seconds = _streamed(one_each, finish, len(samples.wall)) if device.type == "cuda" else samples.median
+    return {
+        **subject.facts(agents[0]),
+        "seeds": seeds,
+        "round": samples.to_dict(),
+        "updates_per_s": seeds / seconds,
+        "memory": memory.to_dict(),
     }
 
 

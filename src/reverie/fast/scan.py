@@ -57,7 +57,7 @@ class FastRSSM(DiscreteRSSM):
     def observe(
         self, state: State, action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor | None = None
     ) -> State:
-        """As the plain one; where no gradients are wanted (acting), stoch is `OneHots`."""
+        """As the plain one; a scan of one step where no gradients are wanted (acting)."""
         if torch.is_grad_enabled() or embed.device.type != "cpu" or not self.fits():
             return super().observe(state, action, embed, is_first, noise)
         if noise is None:
@@ -65,8 +65,8 @@ class FastRSSM(DiscreteRSSM):
         past = reset_where(is_first, action).unsqueeze(1)
         scan = _Scan(self, past, is_first.unsqueeze(1), noise.unsqueeze(1))
         deter, stats, _, index = scan.forward(embed.unsqueeze(1), state)
-        stoch = OneHots(index.squeeze(1), None, self.latent.stoch_dim)
-        return State(deter.squeeze(1), cast(Tensor, stoch), stats.squeeze(1))
+        stoch = OneHots(index.squeeze(1), None, self.latent.stoch_dim).dense()
+        return State(deter.squeeze(1), stoch, stats.squeeze(1))
 
     def rollout_observation(
         self,

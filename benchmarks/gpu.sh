@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Everything that waits for a GPU, in under 9 minutes: its tests, then the speed of updates, acting, replay and training.
+#
+#     benchmarks/gpu.sh [OUT]          on the GPU; writes OUT/gpu.json (default benchmarks/results)
+#     benchmarks/gpu.sh --small [OUT]  the same in small on the CPU, to try the script: 2 minutes
+#
+# On a bare machine: `benchmarks/gpu.sh --wheels` here first (downloads what pip would, 40 MB), then carry `.wheels`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ "${1:-}" = --wheels ]; then
+    exec python3 -m pip download -q -d .wheels --python-version 3.12 --platform manylinux2014_x86_64 \
+        --platform manylinux_2_28_x86_64 --only-binary :all: --no-deps -r benchmarks/gpu.txt
+fi
+small=; [ "${1:-}" = --small ] && { small=--small; shift; }
+if [ -d .wheels ] && ! python3 -c 'import gymnasium, minigrid, ale_py' 2>/dev/null; then
+    python3 -m pip install -q --no-index --no-deps .wheels/*.whl
+fi
+export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+exec python3 benchmarks/gpu.py $small --out "${1:-benchmarks/results}/gpu.json"
