@@ -212,9 +212,9 @@ def _timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def random_rows(spec: Spec, batch: int, length: int) -> dict[str, np.ndarray]:
+def random_rows(spec: Spec, batch: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Observations of the right shapes, without meaning. -> {key: (B, T, *shape)}."""
-    rng, rows = np.random.default_rng(0), {}
+    rng, rows = np.random.default_rng(seed), {}
     for key, (shape, dtype) in spec.shapes.items():
         full = (batch, length, *shape)
         if spec.obs[key].kind == "mask":

@@ -86,7 +86,9 @@ def _numbers(args: argparse.Namespace) -> dict[str, float]:
     """--seconds, --repeats, --tflops and --bandwidth, checked. Raises UserError."""
     what = args.what
     given = {name: getattr(args, name) for name in ("seconds", "repeats", "seeds", "tflops", "bandwidth")}
-    found = {name: _number(f"--{name}", text, whole=name in ("repeats", "seeds")) for name, text in given.items() if text}
+    found = {
+        name: _number(f"--{name}", text, whole=name in ("repeats", "seeds")) for name, text in given.items() if text
+    }
     wrong = {"repeats", "seconds"} if what == "roofline" else {"tflops", "bandwidth"}
     wrong |= {"seeds"} if what != "update" else set()
     wrong |= {"repeats"} if what in ("collect", "train") else set()

@@ -179,5 +179,5 @@ def random_batch(subject: Subject, seed: int = 0) -> Batch:
     action = subject.spec.action.random(rng, batch * length).reshape(batch, length, -1)
     action[first] = np.nan  # as in storage, see the drawing in `replay.py`
     reward = np.where(first, 0, rng.standard_normal((batch, length))).astype(np.float32)
-    obs = random_rows(subject.spec, batch, length)
+    obs = random_rows(subject.spec, batch, length, seed)
     return Batch(obs, action.astype(np.float32), reward, first, last, terminal)
