@@ -18,8 +18,8 @@ from reverie.errors import UserError
 from reverie.train import to_batch
 
 TINY = {
-    "compute.device": "cpu", "cnn_depth": 2, "rnn_hidden_dim": 8, "rssm_hidden_dim": 8, "hidden_dim": 8, "batch_size": 2,
-    "seq_len": 4, "imagination_horizon": 3, "num_categoricals": 3, "num_categories": 4,
+    "compute.device": "cpu", "cnn_depth": 2, "rnn_hidden_dim": 8, "rssm_hidden_dim": 8, "hidden_dim": 8,
+    "batch_size": 2, "seq_len": 4, "imagination_horizon": 3, "num_categoricals": 3, "num_categories": 4,
 }  # fmt: skip
 ONCE = Effort(0, 3)
 
@@ -168,10 +168,10 @@ def test_repeating_until_it_is_enough():
 
 
 def test_the_fast_path_is_the_faster_one():
-    """The smoke of docs/performance.md: a ratio within one run, measured in turn. There 0.50; more than 0.8 is a bug."""
+    """A ratio within one run, measured in turn; 0.50 in docs/performance.md. More than 0.8 is a bug."""
     sizes = {
-        "cnn_depth": 24, "rnn_hidden_dim": 200, "rssm_hidden_dim": 200, "hidden_dim": 200, "batch_size": 8, "seq_len": 8,
-        "compute.device": "cpu", "compute.threads": 1, "compute.precision": "float32",
+        "cnn_depth": 24, "rnn_hidden_dim": 200, "rssm_hidden_dim": 200, "hidden_dim": 200, "batch_size": 8,
+        "seq_len": 8, "compute.device": "cpu", "compute.threads": 1, "compute.precision": "float32",
     }  # fmt: skip
     threads = torch.get_num_threads()
     keep_memory()
