@@ -46,6 +46,20 @@ SUBJECTS: dict[str, dict[str, Any]] = {
 HALF = torch.bfloat16
 
 
+class PlainDecoder(ConvDecoder):
+    """As it is, but for features that come as places."""
+
+    def forward(self, feat: Any) -> Any:
+        return super().forward(feat.dense() if isinstance(feat, Feat) else feat)
+
+
+@contextmanager
+def plain_convolutions() -> Iterator[None]:
+    with mock.patch.dict(FASTER, {ConvDecoder: PlainDecoder}):
+        FASTER.pop(ConvEncoder)
+        yield
+
+
 @contextmanager
 def without(*parts: type) -> Iterator[None]:
     """These stay plain."""
@@ -125,7 +139,7 @@ IDEAS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     ),
     "one-hot algebra": (dense_ones, {}),
     "the scan by hand, and one-hot algebra with it": (lambda: without(MLP, DiscreteRSSM), {}),
-    "convolutions in other forms": (lambda: without(ConvEncoder, ConvDecoder), {}),
+    "convolutions in other forms": (plain_convolutions, {}),
     "first transposed convolution as a product": (lambda: patched(convs, "up", up_without("linear")), {}),
     "last transposed convolution, woven": (lambda: patched(convs, "up", up_without("woven")), {}),
     "bias after transposed convolutions": (lambda: patched(convs, "up", up_without("bias")), {}),
