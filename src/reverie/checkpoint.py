@@ -117,13 +117,21 @@ def restore_optimizers(agent: DreamerV2, tensors: Mapping[str, Tensor]) -> None:
 
 
 def save_checkpoint(
-    path: Path, agent: DreamerV2, state: Mapping[str, Any], generators: Mapping[str, torch.Generator]
+    path: Path,
+    agent: DreamerV2,
+    state: Mapping[str, Any],
+    generators: Mapping[str, torch.Generator],
+    run: Mapping[str, Tensor],
 ) -> None:
-    """A training checkpoint; `state` is whatever JSON can hold, `generators` are torch's random streams by name."""
+    """A training checkpoint; `state` is whatever JSON can hold, `generators` are torch's random streams by name.
+
+    run: tensors that the run keeps besides the agent's.
+    """
     rngs = {f"rng/{name}/state": generator.get_state() for name, generator in generators.items()}
     tensors = optimizer_tensors(agent) | rngs
     text = json.dumps({"format": FORMAT, "updates": agent.updates, **state})
-    write_atomically(path, agent_files(agent) | {"optimizers.safetensors": tensors, "state.json": text})
+    files = {"optimizers.safetensors": tensors, "run.safetensors": dict(run), "state.json": text}
+    write_atomically(path, agent_files(agent) | files)
 
 
 def load_checkpoint(path: Path, agent: DreamerV2, generators: Mapping[str, torch.Generator]) -> dict[str, Any]:
@@ -140,6 +148,11 @@ def load_checkpoint(path: Path, agent: DreamerV2, generators: Mapping[str, torch
     restore_optimizers(agent, tensors)
     agent.updates = state["updates"]
     return state
+
+
+def run_tensors(path: Path) -> dict[str, Tensor]:
+    """What `save_checkpoint` was given as `run`; nothing in older formats. Raises UserError."""
+    return _tensors(path / "run.safetensors") if (path / "run.safetensors").exists() else {}
 
 
 def checkpoints(run: Path) -> list[Path]:

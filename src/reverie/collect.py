@@ -6,11 +6,12 @@ Knows neither replay nor networks nor torch. The collector owns the unfinished e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 #: (obs {key: (N, *shape)}, is_first (N,)) -> agent's actions (N, A)
 ActFunction = Callable[[dict[str, np.ndarray], np.ndarray], np.ndarray]
@@ -56,7 +57,7 @@ class Collector:
             yield self._row, []
         while True:
             obs = {key[4:]: value for key, value in self._row.items() if key.startswith("obs/")}
-            action = act(obs, self._row["is_first"])
+            action = np.asarray(act(obs, self._row["is_first"]), np.float32)  # as it is stored: it may be played again
             self._row, episodes = self._step(action, self._row["is_last"])
             yield self._row, episodes
 
@@ -77,6 +78,85 @@ class Collector:
             for i in map(int, np.nonzero(last)[0])
         ]
         return _rows(obs, action, reward, ended, last, terminated), episodes
+
+
+    # ----------------------------------------------------------------------------------- going on in another process
+
+    def state(self) -> dict[str, Any]:
+        """What `go_on` needs besides the last rows and the actions of the unfinished episodes; for JSON."""
+        places: list[Any] = [None] * self.count
+        if _repeatable(self.envs):
+            places = [_call(self.envs, "where", index) for index in range(self.count)]
+        counts = {"scores": self.scores.tolist(), "lengths": self.lengths.tolist()}
+        return {"steps": self.steps, "seed": self.seed, "places": places, **counts}
+
+    def go_on(
+        self, state: Mapping[str, Any], last: dict[str, np.ndarray], actions: list[np.ndarray | None]
+    ) -> list[int]:
+        """Be where `state` was taken, by playing the unfinished episodes again. -> environments that could not.
+
+        last: the last row of each (N, ...); actions: of each unfinished episode (L, A), None where they are not known.
+        An environment that does not do the same again (it is compared with its last row) begins a new episode: in the
+        replay the old one has no end, as after a crash. Native vectors all do.
+        """
+        self.steps = state["steps"]
+        if not _repeatable(self.envs) or len(state["places"]) != self.count:
+            self.seed = state["seed"] + self.steps  # other starts than the first time
+            return list(range(self.count))
+        self.scores, self.lengths = np.array(state["scores"], float), np.array(state["lengths"], np.int64)
+        self.seed = state["seed"]
+        self.envs.reset(seed=self.seed)
+        lost = [i for i, (place, done) in enumerate(zip(state["places"], actions, strict=True)) if not place or done is None]
+        with _patience(self.envs):
+            for i in set(range(self.count)) - set(lost):
+                path = None if last["is_last"][i] else list(actions[i] if actions[i] is not None else [])
+                if not _goes(self.envs, i, *state["places"][i], path):
+                    lost.append(i)
+            for i in lost:
+                _call(self.envs, "go_to", i, *(state["places"][i] or [self.seed + i, 0]), None)
+        obs, reward, *_ = self.envs.step(np.nan_to_num(last["action"]))
+        for i in set(range(self.count)) - set(lost):
+            same = all(np.array_equal(obs[key][i], last[f"obs/{key}"][i]) for key in obs)
+            same = same and np.float32(reward[i]) == last["reward"][i]
+            if not same and not last["is_last"][i]:
+                lost.append(i)
+                _call(self.envs, "go_to", i, state["places"][i][0], state["places"][i][1] + 1, [])
+        self._row = {key: value.copy() for key, value in last.items()}
+        self._row["is_last"][lost] = True  # only here: the next row of these is a first one
+        return sorted(lost)
+
+
+def _repeatable(envs: VectorEnv) -> bool:
+    return isinstance(envs, SyncVectorEnv) or hasattr(envs, "workers")
+
+
+def _call(envs: Any, name: str, index: int, *arguments: Any) -> Any:
+    if isinstance(envs, SyncVectorEnv):
+        return envs.envs[index].get_wrapper_attr(name)(*arguments)
+    return envs.call(name, *arguments, only=[index])[0]
+
+
+def _goes(envs: Any, index: int, first: int, episode: int, path: list[np.ndarray] | None) -> bool:
+    """Play an episode again; an environment that raises does not do the same again."""
+    try:
+        _call(envs, "go_to", index, first, episode, path)
+    except Exception:  # whatever it is, it will be told when a new episode meets it
+        return False
+    return True
+
+
+@contextmanager
+def _patience(envs: Any) -> Iterator[None]:
+    """Long episodes take longer to play again than workers may usually be silent."""
+    usual = getattr(envs, "timeout", None)
+    if usual is None:
+        yield
+        return
+    envs.timeout = 3600.0
+    try:
+        yield
+    finally:
+        envs.timeout = usual
 
 
 def _log(infos: dict[str, Any], index: int) -> dict[str, float]:

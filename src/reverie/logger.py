@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,16 +18,33 @@ from torch import Tensor
 from .errors import UserError
 
 
+FILES = ("metrics.jsonl", "episodes.jsonl")
+
+
 class Logger:
     """Collects metrics between lines and writes their means."""
 
-    def __init__(self, run: Path, *, env_steps: int, tensorboard: bool = True, wandb: bool = False) -> None:
-        """Continue the files of `run` at `env_steps`: lines of a future that a crash undid are dropped."""
+    def __init__(
+        self,
+        run: Path,
+        *,
+        env_steps: int,
+        sizes: Mapping[str, int] | None = None,
+        tensorboard: bool = True,
+        wandb: bool = False,
+    ) -> None:
+        """Continue the files of `run` at `env_steps`: lines of a future that a crash undid are dropped.
+
+        sizes: of the files then, as `sizes` told them; None: not known, lines of later steps are dropped.
+        """
         self.run = run
         self.sums: dict[str, Tensor] = {}
         self.count = 0
-        for name in ("metrics.jsonl", "episodes.jsonl"):
-            _forget_after(run / name, env_steps)
+        for name in FILES:
+            if sizes is not None and name in sizes and (run / name).exists():
+                os.truncate(run / name, min(sizes[name], (run / name).stat().st_size))
+            else:
+                _forget_after(run / name, env_steps)
         self.writer: Any = None
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -62,6 +80,10 @@ class Logger:
     def episode(self, values: Mapping[str, Any]) -> None:
         """One line of episodes.jsonl."""
         _append(self.run / "episodes.jsonl", values)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each text file: lines beyond these are of a future that a crash undoes."""
+        return {name: (self.run / name).stat().st_size if (self.run / name).exists() else 0 for name in FILES}
 
     def close(self) -> None:
         """Flush and close the writers."""

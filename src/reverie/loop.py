@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,16 @@ from .logger import Logger, read_lines
 from .ops import SCALAR_TRANSFORMS
 from .ranges import range_report
 from .replay import Replay
+from .resume import generators_of, restore, restore_log, state_of
 from .rundir import check_directory, clear_leftovers, prepare_directory
 from .screen import Screen
 from .signals import on_signals
 from .tasks import make_envs, protocol_of_task, repeat_of, spec_of, step_seconds, twin
 from .train import DreamerV2, to_batch
+
+
+#: Metrics that hang on the clock: a deterministic run has none of them.
+CLOCKED = ("seconds", "speed/", "time/")
 
 
 class Run:
@@ -45,6 +51,8 @@ class Run:
         """weights: a saved agent to start from, if the directory has no checkpoint of its own."""
         self.config, self.directory = config, Path(directory)
         check_directory(self.directory, config)
+        if config.train.deterministic and config.train.minutes:
+            raise UserError("train.minutes ends a run by the clock.", "A deterministic run ends by train.env_steps.")
         seed_everything(config)
         train, replay = config.train, config.replay
         self.envs = make_envs(config, env, config.env.num_envs)
@@ -77,17 +85,23 @@ class Run:
         self.recent: list[float] = []
         self._stop = False
         self._measure = weights is None  # loaded networks know their inputs as they were scaled before
-        self._evaluated_at = -1
+        self.evaluated_at = -1
+        self.notes: list[str] = []  # what the user should know before it begins
         self._written = 0.0
-        self.resumed = self._restore()
+        self.written_at = 0  # environment steps of the last line
+        state = self._restore()
+        self.resumed = bool(state)
         if weights is not None and not self.resumed:
             checkpoint.load_weights(weights, self.agent)
         self.logger = Logger(
             self.directory,
             env_steps=self.clock.env_steps,
+            sizes=state.get("log", {}).get("sizes"),
             tensorboard=config.log.tensorboard,
             wandb=config.log.wandb,
         )
+        if self.resumed:
+            restore_log(self, checkpoint.checkpoints(self.directory)[-1], state)
 
     # ------------------------------------------------------------------------------------------------------- the loop
 
@@ -107,38 +121,31 @@ class Run:
         return self.agent
 
     def _train(self, screen: Screen) -> None:
-        if self.resumed and self.finished() and self._evaluated_at == self.clock.env_steps:
+        if self.resumed and self.finished() and self.evaluated_at == self.clock.env_steps:
             screen.say("nothing to do: the run is complete; a larger --env-steps or --minutes continues it")
             return
         if self.config.train.random_baseline and not self.resumed:
             self._play_randomly(screen)
         if not self.finished():  # else it was stopped between its end and its evaluation
             self._loop(screen)
-            self.write(screen)
+            if not (self._stop and self.config.train.deterministic):  # a line that the stop would add
+                self.write(screen)
             self.save()  # before the evaluation: an interrupted evaluation loses nothing
-        if not self._stop and self._evaluated_at != self.clock.env_steps:
+        if not self._stop and self.evaluated_at != self.clock.env_steps:
             self.evaluate(screen)
             self.save()
 
     def _loop(self, screen: Screen) -> None:
         settings, clock = self.config.train, self.clock
         self._written = saved = time.monotonic()
-        last_eval = max(0, self._evaluated_at)
-        for row, episodes in self._timed_rows():
-            self.replay.add(row)
-            self._follow_observations(row)
-            clock.env_steps = self.collector.steps
-            self._note(episodes)
-            if not clock.prefilled and clock.env_steps >= settings.prefill and self._can_learn():
-                clock.prefilled = clock.env_steps
-                self._report_ranges(screen)
-                if self._measure:
-                    self._measure_observations()
+        rows = self._timed_rows()
+        if not self.resumed:  # else the last row is here already, and what follows from it may still be owed
+            self._take(next(rows), screen)
+        while True:
             while clock.updates_due(settings.train_ratio, settings.pretrain) > 0 and not self.finished():
                 self.update()
                 self._pulse(screen)  # pretraining is many updates at one step: no silence
-            if settings.eval_every and clock.env_steps - last_eval >= settings.eval_every:
-                last_eval = clock.env_steps
+            if settings.eval_every and clock.env_steps - max(0, self.evaluated_at) >= settings.eval_every:
                 self.evaluate(screen)
             if time.monotonic() - saved >= settings.checkpoint_every:
                 self.save()
@@ -146,13 +153,33 @@ class Run:
             self._pulse(screen)
             if self.finished():
                 return
+            self._take(next(rows), screen)
+
+    def _take(self, item: tuple[dict[str, np.ndarray], list[Episode]], screen: Screen) -> None:
+        """One more row of every environment."""
+        (row, episodes), clock = item, self.clock
+        self.replay.add(row)
+        self._follow_observations(row)
+        clock.env_steps = self.collector.steps
+        self._note(episodes)
+        if not clock.prefilled and clock.env_steps >= self.config.train.prefill and self._can_learn():
+            clock.prefilled = clock.env_steps
+            self._report_ranges(screen)
+            if self._measure:
+                self._measure_observations()
 
     def _pulse(self, screen: Screen) -> None:
         """Show and write how it stands, when it is time for that."""
         screen.tick(self)
-        if time.monotonic() - self._written >= self.config.train.log_every:
+        if self._line_due():
             self.write(screen)
             self._written = time.monotonic()
+
+    def _line_due(self) -> bool:
+        if self.config.train.deterministic:  # not by the clock, which is another one each time
+            every = self.config.train.log_steps
+            return self.clock.env_steps // every > self.written_at // every
+        return time.monotonic() - self._written >= self.config.train.log_every
 
     def finished(self) -> bool:
         """Has the run reached its end, or been asked to stop?"""
@@ -236,8 +263,8 @@ class Run:
 
     def _stamp(self, phase: str) -> dict[str, Any]:
         steps = self.clock.env_steps
-        frames = steps * self.repeat
-        return {"phase": phase, "env_steps": steps, "frames": frames, "seconds": round(self.clock.seconds, 2)}
+        stamp = {"phase": phase, "env_steps": steps, "frames": steps * self.repeat}
+        return stamp if self.config.train.deterministic else stamp | {"seconds": round(self.clock.seconds, 2)}
 
     def write(self, screen: Screen) -> None:
         """One line of metrics."""
@@ -252,9 +279,12 @@ class Run:
             "speed/updates_per_second": clock.updates / max(1e-9, clock.spent["update"]),
         }
         numbers |= {f"time/{part}": spent / total for part, spent in clock.spent.items()}
+        if self.config.train.deterministic:
+            numbers = {key: value for key, value in numbers.items() if not key.startswith(CLOCKED)}
         if self.recent:
             numbers["episode/return"] = float(np.mean(self.recent))
         self._require_finite()
+        self.written_at = clock.env_steps
         screen.metrics = self.logger.write(numbers, env_steps=clock.env_steps)
 
     def _require_finite(self) -> None:
@@ -285,7 +315,7 @@ class Run:
         result = self.examiner.agent(self.agent, lambda: self._stop)
         if self._stop:
             return  # half an evaluation is none
-        self.evaluation, self._evaluated_at = result, self.clock.env_steps
+        self.evaluation, self.evaluated_at = result, self.clock.env_steps
         self._log_episodes("eval", result)
         numbers = {
             "eval/return": result.mean,
@@ -305,61 +335,22 @@ class Run:
         self._require_finite()
         folder = self.directory / "checkpoints"
         self.replay.save(self.directory / "replay")
-        state = {
-            "clock": asdict(self.clock),
-            "replay": {"counts": self.replay.counts.tolist(), "rng": self.replay.rng.bit_generator.state},
-            "rng": self.rng.bit_generator.state,
-            "recent": self.recent,
-        }
-        checkpoint.save_checkpoint(folder / f"step-{self.clock.env_steps:012d}", self.agent, state, self._generators())
+        path = folder / f"step-{self.clock.env_steps:012d}"
+        state, tensors = state_of(self)
+        checkpoint.save_checkpoint(path, self.agent, state, generators_of(self), tensors)
         keep, found = self.config.log.keep_checkpoints, checkpoint.checkpoints(self.directory)
         for path in found[:-keep]:
             shutil.rmtree(path)
         oldest = json.loads((found[-keep:][0] / "state.json").read_text())
         self.replay.prune(self.directory / "replay", np.array(oldest["replay"]["counts"]))
 
-    def _restore(self) -> bool:
-        """Continue from the newest checkpoint, if there is one. Unfinished episodes are cut: the tasks start anew."""
+    def _restore(self) -> dict[str, Any]:
+        """Continue from the newest checkpoint, if there is one. -> its state, or nothing."""
         found = checkpoint.checkpoints(self.directory)
         if not found:
             clear_leftovers(self.directory)
-            return False
-        known = checkpoint.read_agent(found[-1])[1]
-        if known.to_dict() != self.spec.to_dict():
-            raise UserError(
-                f"{self.directory} was trained on another task: {'; '.join(known.describe())}; now: "
-                f"{'; '.join(self.spec.describe())}.",
-                "Choose another --run.",
-            )
-        state = checkpoint.load_checkpoint(found[-1], self.agent, self._generators())
-        try:
-            self.clock = Clock(**state["clock"])
-            counts = np.array(state["replay"]["counts"])
-            self.replay.rng.bit_generator.state = state["replay"]["rng"]
-            self.rng.bit_generator.state = state["rng"]
-            self.recent = list(state["recent"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{found[-1] / 'state.json'} is damaged ({error}).", "Remove that checkpoint.") from error
-        self.replay.load(self.directory / "replay", counts)
-        self.collector.steps = self.clock.env_steps
-        self.collector.seed += self.clock.env_steps  # other starts than the first time
-        self._recall_evaluation()
-        return True
-
-    def _generators(self) -> dict[str, torch.Generator]:
-        found = {"torch": torch.default_generator, "player": self.player.generator}
-        if self.agent.device.type == "cuda":
-            found["cuda"] = torch.cuda.default_generators[self.agent.device.index or torch.cuda.current_device()]
-        return found
-
-    def _recall_evaluation(self) -> None:
-        """The last evaluation before the checkpoint, and when it was; later ones are undone like everything else."""
-        past = [line for line in self.history() if line.get("env_steps", 0) <= self.clock.env_steps]
-        lines = [line for line in past if line.get("phase") == "eval"]
-        if lines:
-            self._evaluated_at = lines[-1]["env_steps"]
-            last = [line for line in lines if line["env_steps"] == self._evaluated_at]
-            self.evaluation = Evaluation([x["return"] for x in last], [x["length"] for x in last])
+            return {}
+        return restore(self, found[-1])
 
     def close(self) -> None:
         """Close environments and files."""
@@ -377,8 +368,15 @@ class Run:
 
 
 def seed_everything(config: Config) -> None:
-    """Seed torch and set its threads. NumPy generators are seeded where they are made; nothing else draws numbers."""
+    """Seed the global generators, from which only torch and perhaps environments draw, and set torch's threads."""
+    import rich.style  # noqa: F401  draws from the global generator when it is first imported
+
     torch.manual_seed(config.train.seed)
+    random.seed(config.train.seed)
+    np.random.seed(config.train.seed % 2**32)  # noqa: NPY002
+    if config.train.deterministic and torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     keep_memory()
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)

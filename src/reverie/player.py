@@ -96,6 +96,17 @@ class Player:
         self.action = torch.zeros(self.count, self.spec.action.size, device=self.device)
         self.fresh = np.ones(self.count, bool)
 
+    def memory(self) -> dict[str, Tensor]:
+        """All that it remembers of the past, for `recall`; its random numbers are `generator`'s."""
+        parts = zip(("deter", "stoch", "stats"), self.state, strict=True)
+        return {**dict(parts), "action": self.action, "fresh": torch.from_numpy(self.fresh)}
+
+    def recall(self, memory: Mapping[str, Tensor]) -> None:
+        """Go on from a `memory` of as many environments."""
+        values = {key: value.to(self.device) for key, value in memory.items()}
+        self.state = State(values["deter"], values["stoch"], values["stats"])
+        self.action, self.fresh = values["action"], values["fresh"].cpu().numpy()
+
     def __call__(self, obs: Any, first: Any = False, *, mask: Any = None) -> Any:
         """The environment's own observation -> an action that its `step` takes. Raises UserError on a wrong shape.
 

@@ -145,6 +145,28 @@ class Replay:
     def _is_mark(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
         return np.asarray(rows["is_last"] if self.prioritize == "ends" else rows["reward"] != 0)
 
+    def last_rows(self) -> dict[str, np.ndarray]:
+        """The newest step of each stream. {"obs/key", "action", ...: (N, *shape)}."""
+        places = (self.counts - 1) % self.size
+        return {key: array[np.arange(len(places)), places] for key, array in self.data.items()}
+
+    def last_actions(self, stream: int, count: int) -> np.ndarray | None:
+        """The newest `count` actions of a stream (count, A), oldest first; None if they are no longer there."""
+        if count > min(self.counts[stream], self.size):
+            return None
+        return self.data["action"][stream, np.arange(self.counts[stream] - count, self.counts[stream]) % self.size]
+
+    def marked(self) -> list[int]:
+        """The marked slots in the order in which they are drawn from; for `mark_again`."""
+        return [] if self._marked is None else self._marked.members[: self._marked.count].tolist()
+
+    def mark_again(self, slots: Iterable[int]) -> None:
+        """The same marks in the same order, so that the same draws follow."""
+        if self._marked is not None:
+            self._marked = _SlotSet(len(self.counts) * self.size)
+            for slot in slots:
+                self._marked.set(slot, True)
+
     def contents(self, keys: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """Every step that can be replayed, in no particular order. {"obs/key", "action", ...: (N, *shape)}."""
         filled = np.arange(self.size) < self.counts[:, None]

@@ -60,6 +60,8 @@ class Screen:
         self.say(f"files     {run.directory}")
         if run.resumed:
             self.say(f"continues at step {run.clock.env_steps:,}, update {run.clock.updates:,}")
+        for note in run.notes:
+            self.say(f"note      {note}")
         self._begin = (run.clock.env_steps, run.clock.seconds)
         if self.live:
             from rich.progress import BarColumn, Progress, TextColumn

@@ -21,6 +21,7 @@ from .backend import choose_backend
 from .family import Request, all_families, family_of, free_options, installed, parse_options
 from .native import NativeView
 from .plain import finished, make_plain
+from .repeatable import Repeatable
 from .spaces import ObsKey, Spec, make_spec
 from .view import AgentView
 from .workers import WorkerVectorEnv
@@ -135,7 +136,7 @@ def make_vector(
     `stepping` of the result says in words which it is. view: options of `make_spec`; the others are `make_env`'s.
 
     After the end of an episode the next step returns the first observation of the next one and ignores the action
-    (Gymnasium's NEXT_STEP): the rows of the drawing in `replay.py`. Raises UserError.
+    (Gymnasium's NEXT_STEP): the rows of the drawing in `replay.py`. All but "native" are `Repeatable`. Raises UserError.
     """
     shared = {key: options[key] for key in ("image_size", "grayscale") if key in options}
     view = shared | dict(view or {})
@@ -145,8 +146,8 @@ def make_vector(
             "Pass a function that makes one, or set env.num_envs=1.",
         )
 
-    def make_view(one: EnvLike) -> AgentView:
-        return AgentView(make_env(one, **options), **view)
+    def make_view(one: EnvLike) -> gym.Env:
+        return Repeatable(AgentView(make_env(one, **options), **view))
 
     family = family_of(env) if isinstance(env, str) else None
     request = make_request(env, **options) if isinstance(env, str) else None

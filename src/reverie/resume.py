@@ -1,0 +1,132 @@
+"""Everything that a run is besides weights, optimisers and replay: written into each checkpoint, and put back.
+
+In `train.deterministic` mode a run that was killed and repeated ends with the same weights, the same replay and the
+same metrics, bit for bit, as one that was not (on a CPU with as many threads; tests/test_resume.py).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import checkpoint
+from .clock import Clock
+from .errors import UserError
+from .evaluate import Evaluation
+from .logger import read_lines
+
+if TYPE_CHECKING:
+    from .loop import Run
+
+
+def state_of(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(plain values for JSON, tensors)."""
+    drawn = np.random.get_state(legacy=False)  # noqa: NPY002  environments may draw from it
+    state = {
+        "clock": asdict(run.clock),
+        "replay": {
+            "counts": run.replay.counts.tolist(),
+            "rng": run.replay.rng.bit_generator.state,
+            "marked": run.replay.marked(),
+        },
+        "collector": run.collector.state(),
+        "rng": run.rng.bit_generator.state,
+        "python_rng": random.getstate(),
+        "numpy_rng": {**drawn, "state": {**drawn["state"], "key": drawn["state"]["key"].tolist()}},  # type: ignore[call-overload, dict-item, index]
+        "recent": run.recent,
+        "log": {
+            "sizes": run.logger.sizes(),
+            "count": run.logger.count,
+            "names": list(run.logger.sums),  # in the order of a line
+            "written_at": run.written_at,
+        },
+    }
+    tensors = {f"player/{key}": value for key, value in run.player.memory().items()}
+    tensors |= {f"log/{key}": value for key, value in run.logger.sums.items()}
+    return state, {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+
+
+def generators_of(run: Run) -> dict[str, torch.Generator]:
+    """torch's random streams by name."""
+    found = {"torch": torch.default_generator, "player": run.player.generator}
+    if run.agent.device.type == "cuda":
+        found["cuda"] = torch.cuda.default_generators[run.agent.device.index or torch.cuda.current_device()]
+    return found
+
+
+def restore(run: Run, path: Path) -> dict[str, Any]:
+    """Everything as it was when the checkpoint `path` was written, but for the logger. -> its state. Raises UserError."""
+    known = checkpoint.read_agent(path)[1]
+    if known.to_dict() != run.spec.to_dict():
+        raise UserError(
+            f"{run.directory} was trained on another task: {'; '.join(known.describe())}; now: "
+            f"{'; '.join(run.spec.describe())}.",
+            "Choose another --run.",
+        )
+    state = checkpoint.load_checkpoint(path, run.agent, generators_of(run))
+    try:
+        run.clock = Clock(**state["clock"])
+        counts = np.array(state["replay"]["counts"])
+        run.replay.rng.bit_generator.state = state["replay"]["rng"]
+        run.rng.bit_generator.state = state["rng"]
+        run.recent = list(state["recent"])
+        run.replay.load(run.directory / "replay", counts)
+        if "collector" in state:
+            run.replay.mark_again(state["replay"]["marked"])
+            _global_generators(state)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path / 'state.json'} is damaged ({error!r}).", "Remove that checkpoint.") from error
+    _go_on(run, state, checkpoint.run_tensors(path))
+    _recall_evaluation(run)
+    return state
+
+
+def restore_log(run: Run, path: Path, state: dict[str, Any]) -> None:
+    """The means that were being taken for the next line."""
+    tensors, log = checkpoint.run_tensors(path), state.get("log", {})
+    run.logger.sums = {name: tensors[f"log/{name}"].to(run.agent.device) for name in log.get("names", [])}
+    run.logger.count = log.get("count", 0)
+    run.written_at = log.get("written_at", run.clock.env_steps)
+
+
+def _global_generators(state: dict[str, Any]) -> None:
+    version, inner, gauss = state["python_rng"]
+    random.setstate((version, tuple(inner), gauss))
+    drawn = state["numpy_rng"]
+    np.random.set_state({**drawn, "state": {**drawn["state"], "key": np.array(drawn["state"]["key"], np.uint32)}})  # noqa: NPY002
+
+
+def _go_on(run: Run, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """In the middle of the episodes, where they can be played again."""
+    run.collector.steps = run.clock.env_steps
+    memory = {key[7:]: value for key, value in tensors.items() if key.startswith("player/")}
+    if "collector" not in state or not memory:  # an older format
+        run.collector.seed += run.clock.env_steps  # other starts than the first time
+        return
+    last, held = run.replay.last_rows(), state["collector"]
+    none = np.zeros((0, run.spec.action.size), np.float32)
+    actions = [
+        none if last["is_last"][i] or not length else run.replay.last_actions(i, length)
+        for i, length in enumerate(held["lengths"])
+    ]
+    run.player.recall(memory)
+    lost = run.collector.go_on(held, last, actions)
+    if lost:
+        which = "all environments" if len(lost) == run.collector.count else f"environments {', '.join(map(str, lost))}"
+        run.notes.append(f"the unfinished episodes of {which} could not be played again: new ones begin")
+
+
+def _recall_evaluation(run: Run) -> None:
+    """The last evaluation before the checkpoint, and when it was; later ones are undone like everything else."""
+    past = read_lines(run.directory / "episodes.jsonl")
+    lines = [x for x in past if x.get("env_steps", 0) <= run.clock.env_steps and x.get("phase") == "eval"]
+    if lines:
+        run.evaluated_at = lines[-1]["env_steps"]
+        last = [line for line in lines if line["env_steps"] == run.evaluated_at]
+        run.evaluation = Evaluation([x["return"] for x in last], [x["length"] for x in last])
