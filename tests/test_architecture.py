@@ -52,8 +52,9 @@ MAY_IMPORT = {
     "forecast": "config envs replay train",
     "ranges": "",
     "signals": "",
-    "loop": "compute config envs forecast ops ranges replay collect checkpoint evaluate examiner clock logger rundir "
-    "screen signals tasks train",
+    "resume": "checkpoint clock evaluate logger",
+    "loop": "compute config envs forecast ops ranges replay collect checkpoint evaluate examiner clock logger resume "
+    "rundir screen signals tasks train",
     "verbs_envs": "envs",
     "verbs_check": "envs",
     "api": "config presets envs checkpoint evaluate loop player screen tasks train",

@@ -188,7 +188,7 @@ def test_training_continues_with_a_larger_limit(make_run, run):
 
 def test_a_restart_does_not_repeat_the_first_episodes(make_run, run):
     back = make_run(run.directory)
-    assert back.collector.seed != run.config.train.seed
+    assert all(episode > 0 for _, episode in back.collector.state()["places"])
     back.close()
 
 

@@ -162,6 +162,6 @@ def test_an_evaluation_after_the_checkpoint_is_undone_with_the_rest(tmp_path):
     with open(tmp_path / "run" / "episodes.jsonl", "a") as file:
         file.write(f'{{"phase": "eval", "env_steps": {at + 50}, "return": 99.0, "length": 1}}\n')
     again = make_run(tmp_path / "run", env_steps=200)
-    assert again._evaluated_at == at
+    assert again.evaluated_at == at
     assert again.evaluation.mean == pytest.approx(run.evaluation.mean)
     again.close()

@@ -79,7 +79,6 @@ class Collector:
         ]
         return _rows(obs, action, reward, ended, last, terminated), episodes
 
-
     # ----------------------------------------------------------------------------------- going on in another process
 
     def state(self) -> dict[str, Any]:
@@ -106,23 +105,22 @@ class Collector:
         self.scores, self.lengths = np.array(state["scores"], float), np.array(state["lengths"], np.int64)
         self.seed = state["seed"]
         self.envs.reset(seed=self.seed)
-        lost = [i for i, (place, done) in enumerate(zip(state["places"], actions, strict=True)) if not place or done is None]
+        places = [place or (self.seed + i, 0) for i, place in enumerate(state["places"])]
+        lost = set()
         with _patience(self.envs):
-            for i in set(range(self.count)) - set(lost):
-                path = None if last["is_last"][i] else list(actions[i] if actions[i] is not None else [])
-                if not _goes(self.envs, i, *state["places"][i], path):
-                    lost.append(i)
-            for i in lost:
-                _call(self.envs, "go_to", i, *(state["places"][i] or [self.seed + i, 0]), None)
+            for i, done in enumerate(actions):
+                ended = bool(last["is_last"][i])
+                if (done is None and not ended) or not _goes(self.envs, i, places[i], None if ended else done):
+                    lost.add(i)
+                    _call(self.envs, "go_to", i, *places[i], None)
         obs, reward, *_ = self.envs.step(np.nan_to_num(last["action"]))
-        for i in set(range(self.count)) - set(lost):
+        for i in set(range(self.count)) - lost - set(np.flatnonzero(last["is_last"]).tolist()):
             same = all(np.array_equal(obs[key][i], last[f"obs/{key}"][i]) for key in obs)
-            same = same and np.float32(reward[i]) == last["reward"][i]
-            if not same and not last["is_last"][i]:
-                lost.append(i)
-                _call(self.envs, "go_to", i, state["places"][i][0], state["places"][i][1] + 1, [])
+            if not same or np.float32(reward[i]) != last["reward"][i]:
+                lost.add(i)
+                _call(self.envs, "go_to", i, places[i][0], places[i][1] + 1, [])
         self._row = {key: value.copy() for key, value in last.items()}
-        self._row["is_last"][lost] = True  # only here: the next row of these is a first one
+        self._row["is_last"][list(lost)] = True  # only here: the next row of these is a first one
         return sorted(lost)
 
 
@@ -136,10 +134,10 @@ def _call(envs: Any, name: str, index: int, *arguments: Any) -> Any:
     return envs.call(name, *arguments, only=[index])[0]
 
 
-def _goes(envs: Any, index: int, first: int, episode: int, path: list[np.ndarray] | None) -> bool:
+def _goes(envs: Any, index: int, place: tuple[int, int], actions: np.ndarray | None) -> bool:
     """Play an episode again; an environment that raises does not do the same again."""
     try:
-        _call(envs, "go_to", index, first, episode, path)
+        _call(envs, "go_to", index, *place, actions)
     except Exception:  # whatever it is, it will be told when a new episode meets it
         return False
     return True

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from .errors import UserError
 
-
 FILES = ("metrics.jsonl", "episodes.jsonl")
 
 

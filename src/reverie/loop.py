@@ -37,7 +37,6 @@ from .signals import on_signals
 from .tasks import make_envs, protocol_of_task, repeat_of, spec_of, step_seconds, twin
 from .train import DreamerV2, to_batch
 
-
 #: Metrics that hang on the clock: a deterministic run has none of them.
 CLOCKED = ("seconds", "speed/", "time/")
 

@@ -38,7 +38,7 @@ def state_of(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "collector": run.collector.state(),
         "rng": run.rng.bit_generator.state,
         "python_rng": random.getstate(),
-        "numpy_rng": {**drawn, "state": {**drawn["state"], "key": drawn["state"]["key"].tolist()}},  # type: ignore[call-overload, dict-item, index]
+        "numpy_rng": {**drawn, "state": {**drawn["state"], "key": drawn["state"]["key"].tolist()}},
         "recent": run.recent,
         "log": {
             "sizes": run.logger.sizes(),
@@ -61,7 +61,7 @@ def generators_of(run: Run) -> dict[str, torch.Generator]:
 
 
 def restore(run: Run, path: Path) -> dict[str, Any]:
-    """Everything as it was when the checkpoint `path` was written, but for the logger. -> its state. Raises UserError."""
+    """Everything as it was when checkpoint `path` was written, but for the logger. -> its state. Raises UserError."""
     known = checkpoint.read_agent(path)[1]
     if known.to_dict() != run.spec.to_dict():
         raise UserError(

@@ -136,7 +136,8 @@ def make_vector(
     `stepping` of the result says in words which it is. view: options of `make_spec`; the others are `make_env`'s.
 
     After the end of an episode the next step returns the first observation of the next one and ignores the action
-    (Gymnasium's NEXT_STEP): the rows of the drawing in `replay.py`. All but "native" are `Repeatable`. Raises UserError.
+    (Gymnasium's NEXT_STEP): the rows of the drawing in `replay.py`. All but "native" are `Repeatable`.
+    Raises UserError.
     """
     shared = {key: options[key] for key in ("image_size", "grayscale") if key in options}
     view = shared | dict(view or {})

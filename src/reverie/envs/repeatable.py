@@ -61,7 +61,7 @@ class Repeatable(gym.Wrapper):
         """
         self.first, self.episode = first, episode - 1
         obs, info = self.reset()
-        result = obs, 0.0, False, actions is None, info
-        for action in actions or ():
+        result: tuple[Any, Any, bool, bool, dict[str, Any]] = (obs, 0.0, False, actions is None, info)
+        for action in () if actions is None else actions:
             result = self.env.step(action)
         self._next = result
