@@ -23,7 +23,10 @@ MAY_IMPORT = {
     "replay": "",
     "collect": "",
     "envs": "validity",
-    "logger": "",
+    "lock": "",
+    "faults": "config",
+    "events": "",
+    "logger": "events faults",
     "ops": "",
     "optim": "",
     "scalars": "ops",
@@ -45,15 +48,16 @@ MAY_IMPORT = {
     "evaluate": "collect envs",
     "plot": "evaluate logger",
     "screen": "build evaluate tasks",
-    "rundir": "config",
+    "rundir": "config faults lock",
     "clock": "",
     "tasks": "config envs",
     "examiner": "config envs evaluate tasks train",
     "forecast": "config envs replay train",
     "ranges": "",
     "signals": "",
-    "loop": "compute config envs forecast ops ranges replay collect checkpoint evaluate examiner clock logger rundir "
-    "screen signals tasks train",
+    "first_rows": "config envs faults ops ranges replay",
+    "loop": "compute config envs faults first_rows forecast lock replay collect checkpoint evaluate examiner clock "
+    "logger rundir screen signals tasks train",
     "verbs_envs": "envs",
     "verbs_check": "envs",
     "api": "config presets envs checkpoint evaluate loop player screen tasks train",
@@ -61,7 +65,7 @@ MAY_IMPORT = {
     "bench": "build collect compute config envs forecast loop presets replay screen tasks train",
     "verbs_bench": "__init__ bench rundir",
     "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_envs verbs_presets config presets checkpoint "
-    "evaluate logger plot rundir screen loop api",
+    "evaluate logger plot rundir screen signals loop api",
     "__init__": "",
 }
 NO_TORCH = {"errors", "validity", "ranges", "config", "replay", "collect", "envs", "plot", "__init__"}

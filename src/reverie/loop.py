@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,17 @@ from .config import Config
 from .envs import EnvLike
 from .envs.spaces import MASK
 from .errors import UserError
-from .evaluate import Evaluation, write_gif
+from .evaluate import Evaluation, keep_film
 from .examiner import Examiner
+from .faults import enough_memory, remove_drafts, writing
+from .first_rows import tell_first_rows
 from .forecast import Forecast, make_forecast, require_fit
+from .lock import RunLock
 from .logger import Logger, read_lines
-from .ops import SCALAR_TRANSFORMS
-from .ranges import range_report
 from .replay import Replay
 from .rundir import check_directory, clear_leftovers, prepare_directory
 from .screen import Screen
-from .signals import on_signals
+from .signals import Stopped, Stopping, on_signals
 from .tasks import make_envs, protocol_of_task, repeat_of, spec_of, step_seconds, twin
 from .train import DreamerV2, to_batch
 
@@ -44,7 +46,18 @@ class Run:
     ) -> None:
         """weights: a saved agent to start from, if the directory has no checkpoint of its own."""
         self.config, self.directory = config, Path(directory)
+        self.lock, self.stopping = RunLock(self.directory), Stopping()
+        try:
+            with enough_memory(config, self.directory, lambda: getattr(self, "agent", None)):
+                self._make(config, env, weights)
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def _make(self, config: Config, env: EnvLike | None, weights: Path | None) -> None:
         check_directory(self.directory, config)
+        if self.directory.exists():
+            self.lock.take()  # now: nobody wants to wait for a forecast to be told this
         seed_everything(config)
         train, replay = config.train, config.replay
         self.envs = make_envs(config, env, config.env.num_envs)
@@ -56,6 +69,9 @@ class Run:
         if train.forecast and not checkpoint.checkpoints(self.directory):
             self.forecast = make_forecast(self.agent, self.directory, step_seconds=step_seconds(config, env))
             require_fit(self.forecast)
+        self.lock.take()
+        check_directory(self.directory, config)  # again: another process may have begun here meanwhile
+        remove_drafts(self.directory)
         prepare_directory(
             self.directory, config, protocol_of_task(config)
         )  # last: a task that cannot be made leaves no directory behind
@@ -98,9 +114,12 @@ class Run:
         """
         screen = screen or Screen(quiet=True)
         try:
-            with on_signals(self.stop):
+            memory = enough_memory(self.config, self.directory, lambda: self.agent)
+            with on_signals(self.stopping, self.stop, quiet=screen.quiet), memory:
                 screen.start(self)
                 self._train(screen)
+        except Stopped:
+            screen.broken_off(self)
         finally:
             screen.stop(self)
             self.close()
@@ -131,7 +150,8 @@ class Run:
             self._note(episodes)
             if not clock.prefilled and clock.env_steps >= settings.prefill and self._can_learn():
                 clock.prefilled = clock.env_steps
-                self._report_ranges(screen)
+                for line in tell_first_rows(self.replay, self.spec, self.config, self.directory):
+                    screen.say(line)
                 if self._measure:
                     self._measure_observations()
             while clock.updates_due(settings.train_ratio, settings.pretrain) > 0 and not self.finished():
@@ -175,8 +195,8 @@ class Run:
             try:
                 with self.clock.timed("env"):
                     item = next(rows)
-            except Exception:
-                self.save()  # an environment broke: what was learnt is kept
+            except (Exception, Stopped):
+                self.save()  # an environment broke or hangs: what was learnt is kept
                 raise
             yield item
 
@@ -187,20 +207,6 @@ class Run:
 
     def _can_learn(self) -> bool:
         return self.replay.can_sample(self.config.train.seq_len)
-
-    def _report_ranges(self, screen: Screen) -> None:
-        """What the prefill looks like: shown, and kept in RUN/first_rows.json."""
-        squash, name = SCALAR_TRANSFORMS[self.config.model.reward_transform][0], self.config.model.reward_transform
-        report = range_report(
-            self.replay.first_rows(2000),
-            {key: item.kind for key, item in self.spec.obs.items()},
-            transform=lambda rewards: squash(torch.from_numpy(rewards)).numpy(),
-            transform_name=name,
-            scaled=self.config.model.vector_transform != "none",
-        )
-        for line in ["the first experience:", *report.lines()]:
-            screen.say(line)
-        (self.directory / "first_rows.json").write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
 
     def _follow_observations(self, row: dict[str, np.ndarray]) -> None:
         if self.config.model.vector_transform == "running":
@@ -255,7 +261,9 @@ class Run:
         if self.recent:
             numbers["episode/return"] = float(np.mean(self.recent))
         self._require_finite()
+        self.lock.check()
         screen.metrics = self.logger.write(numbers, env_steps=clock.env_steps)
+        screen.once(self.logger.trouble)
 
     def _require_finite(self) -> None:
         """Stop before a NaN is saved over good checkpoints. Raises UserError."""
@@ -282,7 +290,8 @@ class Run:
 
     def evaluate(self, screen: Screen) -> None:
         """Play evaluation episodes, keep the numbers, the film and the best agent so far."""
-        result = self.examiner.agent(self.agent, lambda: self._stop)
+        with suppress(Stopped):  # its environment hangs
+            result = self.examiner.agent(self.agent, lambda: self._stop)
         if self._stop:
             return  # half an evaluation is none
         self.evaluation, self._evaluated_at = result, self.clock.env_steps
@@ -294,16 +303,22 @@ class Run:
         }
         self.logger.write(numbers, env_steps=self.clock.env_steps)
         if result.frames:
-            write_gif(self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif", result.frames)
+            film = self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif"
+            screen.once(keep_film(film, result.frames))
         if self.clock.best is None or result.mean > self.clock.best:
             self.clock.best = result.mean
-            checkpoint.write_atomically(self.directory / "checkpoints" / "best", checkpoint.agent_files(self.agent))
+            with self.stopping.held(), writing("the best agent", self.directory):
+                checkpoint.write_atomically(self.directory / "checkpoints" / "best", checkpoint.agent_files(self.agent))
         screen.evaluated(self, result)
 
     def save(self) -> None:
         """A checkpoint of everything, and the end of those that are no longer kept. Raises UserError if non-finite."""
         self._require_finite()
-        folder = self.directory / "checkpoints"
+        self.lock.check()
+        with self.stopping.held(), writing("a checkpoint", self.directory):
+            self._save(self.directory / "checkpoints")
+
+    def _save(self, folder: Path) -> None:
         self.replay.save(self.directory / "replay")
         state = {
             "clock": asdict(self.clock),
@@ -367,6 +382,7 @@ class Run:
         if not isinstance(self.env, gym.Env):  # an instance belongs to whoever made it
             self.envs.close()
         self.examiner.close()
+        self.lock.release()
 
     def history(self) -> list[dict[str, Any]]:
         """All episodes so far, as in episodes.jsonl."""
