@@ -195,7 +195,8 @@ def measure(name: str, idea: str, pairs: int) -> dict[str, Any]:
 def kept_memory(name: str, pairs: int) -> dict[str, Any]:
     """Two processes: what the C library is told cannot be taken back."""
     code = (
-        "import sys; sys.argv = ['leads']; sys.path.insert(0, 'benchmarks'); import leads, json, reverie.loop as loop\n"
+        "import sys; sys.argv = ['leads']; sys.path.insert(0, 'benchmarks')\n"
+        "import leads, json, reverie.compute as loop\n"
         "keep = {keep}\n"
         "if not keep: loop.keep_memory = lambda: None\n"
         "agent, subject = leads.agent_of({name!r}, {{}}); batch = leads.to_batch(leads.random_batch(subject))\n"

@@ -18,12 +18,16 @@ MAX_FILE, MAX_FUNCTION = 400, 60
 MAY_IMPORT = {
     "errors": "",
     "validity": "",
-    "config": "validity",
+    "settings": "",
+    "config": "settings validity",
     "presets": "config",
     "replay": "",
     "collect": "",
     "envs": "validity",
-    "logger": "",
+    "lock": "",
+    "faults": "config",
+    "events": "",
+    "logger": "events faults",
     "ops": "",
     "optim": "",
     "scalars": "ops",
@@ -45,16 +49,17 @@ MAY_IMPORT = {
     "evaluate": "collect envs",
     "plot": "evaluate logger",
     "screen": "build evaluate tasks",
-    "rundir": "config",
+    "rundir": "config faults lock",
     "clock": "",
     "tasks": "config envs",
     "examiner": "config envs evaluate tasks train",
     "forecast": "config envs replay train",
     "ranges": "",
     "signals": "",
+    "first_rows": "config envs faults ops ranges replay",
     "resume": "checkpoint clock evaluate logger",
-    "loop": "compute config envs forecast ops ranges replay collect checkpoint evaluate examiner clock logger resume "
-    "rundir screen signals tasks train",
+    "loop": "compute config envs faults first_rows forecast lock replay collect checkpoint evaluate examiner clock "
+    "logger resume rundir screen signals tasks train",
     "verbs_envs": "envs",
     "verbs_check": "envs",
     "api": "config presets envs checkpoint evaluate loop player screen tasks train",
@@ -62,10 +67,10 @@ MAY_IMPORT = {
     "bench": "build collect compute config envs forecast loop presets replay screen tasks train",
     "verbs_bench": "__init__ bench rundir",
     "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_envs verbs_presets config presets checkpoint "
-    "evaluate logger plot rundir screen loop api",
+    "evaluate logger plot rundir screen signals loop api",
     "__init__": "",
 }
-NO_TORCH = {"errors", "validity", "ranges", "config", "replay", "collect", "envs", "plot", "__init__"}
+NO_TORCH = {"errors", "validity", "ranges", "settings", "config", "replay", "collect", "envs", "plot", "__init__"}
 
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}

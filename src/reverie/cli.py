@@ -56,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("ended at once by Ctrl-C", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # `reverie presets | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -156,6 +159,18 @@ def _overrides(rest: list[str]) -> dict[str, str]:
 
 
 def _train(args: argparse.Namespace, rest: list[str]) -> int:
+    from .signals import Stopped, ending_at_once
+
+    try:
+        with ending_at_once():  # outside of `Run.train`, which ends in order
+            _train_run(args, rest)
+    except Stopped as stopped:
+        if not args.quiet:
+            print(f"ended by {stopped} while nothing was to be saved; the same command goes on", file=sys.stderr)
+    return 0
+
+
+def _train_run(args: argparse.Namespace, rest: list[str]) -> None:
     config, run = _train_config(args, _overrides(rest))
     from .loop import Run
     from .screen import Screen
@@ -163,12 +178,12 @@ def _train(args: argparse.Namespace, rest: list[str]) -> int:
     screen = Screen(quiet=args.quiet)
     done = Run(config, run)
     done.train(screen)
-    _closing_words(done, screen)
+    if done.stopping.signal in ("", "SIGINT"):  # else time is short
+        _closing_words(done, screen)
     if args.json:
         result = done.evaluation.to_dict() if done.evaluation else None
         counts = {"env_steps": done.clock.env_steps, "updates": done.clock.updates, "seconds": done.clock.seconds}
         print(json.dumps({"run": str(run), **counts, "evaluation": result}))
-    return 0
 
 
 def _train_config(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[Config, Path]:

@@ -9,15 +9,18 @@ graph       fast, and the whole update captured as one CUDA graph (graph.py)
 from __future__ import annotations
 
 import ctypes
+import os
+import random
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
-from .config import ComputeConfig
+from .config import ComputeConfig, Config
 from .errors import UserError
 from .fast import accelerate
 from .networks import MLP, ConvDecoder, ConvEncoder, NormGRUCell
@@ -84,6 +87,21 @@ def freezing() -> Iterator[None]:
             f"a compiled player could not be made: {str(error).splitlines()[0]}.",
             "Install a C++ compiler (g++ or clang++), or leave out compiled=True.",
         ) from error
+
+
+def seed_everything(config: Config) -> None:
+    """Seed the global generators, from which only torch and perhaps environments draw, and set torch's threads."""
+    import rich.style  # noqa: F401  draws from the global generator when it is first imported
+
+    torch.manual_seed(config.train.seed)
+    random.seed(config.train.seed)
+    np.random.seed(config.train.seed % 2**32)  # noqa: NPY002
+    if config.train.deterministic and torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    keep_memory()
+    if config.compute.threads:
+        torch.set_num_threads(config.compute.threads)
 
 
 def keep_memory() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,17 @@ def _picture(picture: Any) -> np.ndarray:
     scale = min(1.0, 240 / max(picture.shape[:2]))
     height, width = (max(16, round(side * scale)) for side in picture.shape[:2])
     return area_resize(picture.astype(np.uint8), height, width)
+
+
+def keep_film(path: Path, frames: list[np.ndarray]) -> str:
+    """Like `write_gif`, but a film is never worth a run. -> why there is none, or nothing."""
+    try:
+        write_gif(path, frames)
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # half a film
+        return f"no video: it could not be written ({error.strerror})"
+    return ""
 
 
 def write_gif(path: Path, frames: list[np.ndarray], *, fps: int = 8) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from .errors import UserError
+from .faults import writing
 
 FILES = ("metrics.jsonl", "episodes.jsonl")
 
@@ -44,12 +45,25 @@ class Logger:
                 os.truncate(run / name, min(sizes[name], (run / name).stat().st_size))
             else:
                 _forget_after(run / name, env_steps)
-        self.writer: Any = None
+        self.trouble = ""  # what is no longer written, and why: a curve is never worth a run
+        self.events: Any = None
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=env_steps or None)
+            self._begin_events(env_steps)
         self.wandb = _start_wandb(run) if wandb else None
+
+    def _begin_events(self, env_steps: int) -> None:
+        from .events import Events
+
+        try:
+            self.events = Events(self.run / "tensorboard", env_steps=env_steps)
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        if self.events is not None:
+            self.events.close()
+        self.events = None
+        self.trouble = f"TensorBoard gets no more numbers ({error.strerror}); metrics.jsonl has them all"
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Remember one update's metrics (0-d tensors, still on their device)."""
@@ -67,11 +81,11 @@ class Logger:
         self.sums, self.count = {}, 0
         line = {"env_steps": env_steps, **numbers, **means}
         _append(self.run / "metrics.jsonl", line)
-        for key, value in line.items():
-            if self.writer is not None:
-                self.writer.add_scalar(key, value, env_steps)
-        if self.writer is not None:
-            self.writer.flush()
+        if self.events is not None:
+            try:
+                self.events.write(line, env_steps)
+            except OSError as error:
+                self._give_up(error)
         if self.wandb is not None:
             self.wandb.log(line, step=env_steps)
         return line
@@ -86,8 +100,8 @@ class Logger:
 
     def close(self) -> None:
         """Flush and close the writers."""
-        if self.writer is not None:
-            self.writer.close()
+        if self.events is not None:
+            self.events.close()
         if self.wandb is not None:
             self.wandb.finish()
 
@@ -110,14 +124,17 @@ def _append(path: Path, values: Mapping[str, Any]) -> None:
         k: None if isinstance(v, float) and not math.isfinite(v) else round(v, 6) if isinstance(v, float) else v
         for k, v in values.items()
     }
-    with open(path, "a", encoding="utf-8") as file:
+    with writing(path.name, path.parent), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(clean) + "\n")
 
 
 def _forget_after(path: Path, env_steps: int) -> None:
     kept = [line for line in read_lines(path) if line.get("env_steps", 0) <= env_steps]
-    if path.exists():
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    if path.exists():  # beside it, then renamed: on a full disk the lines stay
+        draft = path.with_name(f".{path.name}.tmp")
+        with writing(path.name, path.parent):
+            draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            os.replace(draft, path)
 
 
 def _wandb_id(run: Path) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,23 @@ import torch
 from . import checkpoint
 from .clock import Clock
 from .collect import Collector, Episode
-from .compute import keep_memory
+from .compute import seed_everything
 from .config import Config
 from .envs import EnvLike
 from .envs.spaces import MASK
 from .errors import UserError
-from .evaluate import Evaluation, write_gif
+from .evaluate import Evaluation, keep_film
 from .examiner import Examiner
+from .faults import enough_memory, remove_drafts, writing
+from .first_rows import tell_first_rows
 from .forecast import Forecast, make_forecast, require_fit
+from .lock import RunLock
 from .logger import Logger, read_lines
-from .ops import SCALAR_TRANSFORMS
-from .ranges import range_report
 from .replay import Replay
 from .resume import generators_of, restore, restore_log, state_of
 from .rundir import check_directory, clear_leftovers, prepare_directory
 from .screen import Screen
-from .signals import on_signals
+from .signals import Stopped, Stopping, on_signals
 from .tasks import make_envs, protocol_of_task, repeat_of, spec_of, step_seconds, twin
 from .train import DreamerV2, to_batch
 
@@ -49,11 +49,22 @@ class Run:
     ) -> None:
         """weights: a saved agent to start from, if the directory has no checkpoint of its own."""
         self.config, self.directory = config, Path(directory)
+        self.lock, self.stopping = RunLock(self.directory), Stopping()
+        try:
+            with enough_memory(config, self.directory, lambda: getattr(self, "agent", None)):
+                self._make(config, env, weights)
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def _make(self, config: Config, env: EnvLike | None, weights: Path | None) -> None:
         check_directory(self.directory, config)
         if config.train.deterministic and config.train.minutes:
             raise UserError("train.minutes ends a run by the clock.", "A deterministic run ends by train.env_steps.")
+        if self.directory.exists():
+            self.lock.take()  # now: nobody wants to wait for a forecast to be told this
         seed_everything(config)
-        train, replay = config.train, config.replay
+        train = config.train
         self.envs = make_envs(config, env, config.env.num_envs)
         self.env, self.repeat = env, repeat_of(config)
         self.spec = spec_of(self.envs)
@@ -63,19 +74,13 @@ class Run:
         if train.forecast and not checkpoint.checkpoints(self.directory):
             self.forecast = make_forecast(self.agent, self.directory, step_seconds=step_seconds(config, env))
             require_fit(self.forecast)
+        self.lock.take()
+        check_directory(self.directory, config)  # again: another process may have begun here meanwhile
+        remove_drafts(self.directory)
         prepare_directory(
             self.directory, config, protocol_of_task(config)
         )  # last: a task that cannot be made leaves no directory behind
-        self.replay = Replay(
-            self.spec.shapes,
-            self.spec.action.size,
-            capacity=replay.replay_capacity,
-            streams=config.env.num_envs,
-            seed=train.seed,
-            prioritize=replay.prioritize,
-            priority_share=replay.priority_share,
-            directory=self.directory / "ring" if replay.storage == "disk" else None,
-        )
+        self.replay = self._empty_replay()
         self.collector = Collector(self.envs, seed=train.seed)
         self.player = self.agent.player(num_envs=config.env.num_envs, mode="explore", seed=train.seed + 1)
         self.rng = np.random.default_rng(train.seed)
@@ -88,6 +93,7 @@ class Run:
         self.notes: list[str] = []  # what the user should know before it begins
         self._written = 0.0
         self.written_at = 0  # environment steps of the last line
+        self._before: tuple[dict[str, torch.Tensor], torch.Tensor, Any] | None = None  # how the last action began
         state = self._restore()
         self.resumed = bool(state)
         if weights is not None and not self.resumed:
@@ -102,6 +108,19 @@ class Run:
         if self.resumed:
             restore_log(self, checkpoint.checkpoints(self.directory)[-1], state)
 
+    def _empty_replay(self) -> Replay:
+        config = self.config.replay
+        return Replay(
+            self.spec.shapes,
+            self.spec.action.size,
+            capacity=config.replay_capacity,
+            streams=self.config.env.num_envs,
+            seed=self.config.train.seed,
+            prioritize=config.prioritize,
+            priority_share=config.priority_share,
+            directory=self.directory / "ring" if config.storage == "disk" else None,
+        )
+
     # ------------------------------------------------------------------------------------------------------- the loop
 
     def train(self, screen: Screen | None = None) -> DreamerV2:
@@ -111,9 +130,12 @@ class Run:
         """
         screen = screen or Screen(quiet=True)
         try:
-            with on_signals(self.stop):
+            memory = enough_memory(self.config, self.directory, lambda: self.agent)
+            with on_signals(self.stopping, self.stop, quiet=screen.quiet), memory:
                 screen.start(self)
                 self._train(screen)
+        except Stopped:
+            screen.broken_off(self)
         finally:
             screen.stop(self)
             self.close()
@@ -163,7 +185,8 @@ class Run:
         self._note(episodes)
         if not clock.prefilled and clock.env_steps >= self.config.train.prefill and self._can_learn():
             clock.prefilled = clock.env_steps
-            self._report_ranges(screen)
+            for line in tell_first_rows(self.replay, self.spec, self.config, self.directory):
+                screen.say(line)
             if self._measure:
                 self._measure_observations()
 
@@ -201,32 +224,28 @@ class Run:
             try:
                 with self.clock.timed("env"):
                     item = next(rows)
-            except Exception:
-                self.save()  # an environment broke: what was learnt is kept
+            except (Exception, Stopped):  # an environment broke or hangs: what was learnt is kept
+                self._undo_act()
+                self.save()
                 raise
             yield item
 
     def _act(self, obs: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
+        player = self.player
+        self._before = player.memory(), player.generator.get_state(), self.rng.bit_generator.state
         if not self.clock.prefilled:
             return self.spec.action.random(self.rng, len(is_first), obs.get(MASK))
-        return self.player.act(obs, is_first)
+        return player.act(obs, is_first)
+
+    def _undo_act(self) -> None:
+        """An action whose step failed was never chosen: who goes on from here chooses again."""
+        if self._before is not None:
+            memory, drawn, self.rng.bit_generator.state = self._before
+            self.player.recall(memory)
+            self.player.generator.set_state(drawn)
 
     def _can_learn(self) -> bool:
         return self.replay.can_sample(self.config.train.seq_len)
-
-    def _report_ranges(self, screen: Screen) -> None:
-        """What the prefill looks like: shown, and kept in RUN/first_rows.json."""
-        squash, name = SCALAR_TRANSFORMS[self.config.model.reward_transform][0], self.config.model.reward_transform
-        report = range_report(
-            self.replay.first_rows(2000),
-            {key: item.kind for key, item in self.spec.obs.items()},
-            transform=lambda rewards: squash(torch.from_numpy(rewards)).numpy(),
-            transform_name=name,
-            scaled=self.config.model.vector_transform != "none",
-        )
-        for line in ["the first experience:", *report.lines()]:
-            screen.say(line)
-        (self.directory / "first_rows.json").write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
 
     def _follow_observations(self, row: dict[str, np.ndarray]) -> None:
         if self.config.model.vector_transform == "running":
@@ -284,7 +303,9 @@ class Run:
             numbers["episode/return"] = float(np.mean(self.recent))
         self._require_finite()
         self.written_at = clock.env_steps
+        self.lock.check()
         screen.metrics = self.logger.write(numbers, env_steps=clock.env_steps)
+        screen.once(self.logger.trouble)
 
     def _require_finite(self) -> None:
         """Stop before a NaN is saved over good checkpoints. Raises UserError."""
@@ -311,7 +332,8 @@ class Run:
 
     def evaluate(self, screen: Screen) -> None:
         """Play evaluation episodes, keep the numbers, the film and the best agent so far."""
-        result = self.examiner.agent(self.agent, lambda: self._stop)
+        with suppress(Stopped):  # its environment hangs
+            result = self.examiner.agent(self.agent, lambda: self._stop)
         if self._stop:
             return  # half an evaluation is none
         self.evaluation, self.evaluated_at = result, self.clock.env_steps
@@ -323,16 +345,22 @@ class Run:
         }
         self.logger.write(numbers, env_steps=self.clock.env_steps)
         if result.frames:
-            write_gif(self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif", result.frames)
+            film = self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif"
+            screen.once(keep_film(film, result.frames))
         if self.clock.best is None or result.mean > self.clock.best:
             self.clock.best = result.mean
-            checkpoint.write_atomically(self.directory / "checkpoints" / "best", checkpoint.agent_files(self.agent))
+            with self.stopping.held(), writing("the best agent", self.directory):
+                checkpoint.write_atomically(self.directory / "checkpoints" / "best", checkpoint.agent_files(self.agent))
         screen.evaluated(self, result)
 
     def save(self) -> None:
         """A checkpoint of everything, and the end of those that are no longer kept. Raises UserError if non-finite."""
         self._require_finite()
-        folder = self.directory / "checkpoints"
+        self.lock.check()
+        with self.stopping.held(), writing("a checkpoint", self.directory):
+            self._save(self.directory / "checkpoints")
+
+    def _save(self, folder: Path) -> None:
         self.replay.save(self.directory / "replay")
         path = folder / f"step-{self.clock.env_steps:012d}"
         state, tensors = state_of(self)
@@ -357,25 +385,8 @@ class Run:
         if not isinstance(self.env, gym.Env):  # an instance belongs to whoever made it
             self.envs.close()
         self.examiner.close()
+        self.lock.release()
 
     def history(self) -> list[dict[str, Any]]:
         """All episodes so far, as in episodes.jsonl."""
         return read_lines(self.directory / "episodes.jsonl")
-
-
-# ------------------------------------------------------------------------------------------------------------- helpers
-
-
-def seed_everything(config: Config) -> None:
-    """Seed the global generators, from which only torch and perhaps environments draw, and set torch's threads."""
-    import rich.style  # noqa: F401  draws from the global generator when it is first imported
-
-    torch.manual_seed(config.train.seed)
-    random.seed(config.train.seed)
-    np.random.seed(config.train.seed % 2**32)  # noqa: NPY002
-    if config.train.deterministic and torch.cuda.is_available():
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    keep_memory()
-    if config.compute.threads:
-        torch.set_num_threads(config.compute.threads)

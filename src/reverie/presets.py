@@ -39,7 +39,7 @@ class Row(NamedTuple):
     key: str
     value: Any
     source: str  # where the value comes from
-    preset: str  # which one set it; "" for config.py's default
+    preset: str  # which one set it; "" for settings.py's default
     is_default: bool
 
 

@@ -20,12 +20,20 @@ import yaml
 
 from .config import Config, flatten, load_file, to_dict
 from .errors import UserError
+from .faults import writing
+from .lock import NAME as LOCK
 
 #: Settings that may differ when a run is continued; everything else makes it another run.
 MAY_CHANGE = (
     "train.env_steps", "train.minutes", "train.eval_", "train.random_baseline", "train.checkpoint_", "train.log_",
     "compute.", "log.",
 )  # fmt: skip
+
+
+def may_change() -> str:
+    """The settings that may differ when a run is continued, as a sentence."""
+    groups = [f"{name}*" if name.endswith((".", "_")) else name for name in MAY_CHANGE]
+    return f"May change in a run: {', '.join(groups)}."
 
 
 def holds_run(directory: Path) -> bool:
@@ -46,9 +54,9 @@ def check_directory(directory: Path, config: Config) -> None:
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
             raise UserError(
                 f"{directory} holds another run: {told}{more}.",
-                "Choose another --run, or repeat the settings that it was started with.",
+                f"Choose another --run, or repeat the settings that it was started with. {may_change()}",
             )
-    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    elif directory.exists() and (not directory.is_dir() or any(p.name != LOCK for p in directory.iterdir())):
         raise UserError(f"{directory} exists and is not the directory of a run.", "Choose another --run.")
 
 
@@ -73,11 +81,22 @@ def prepare_directory(directory: Path, config: Config, protocol: str = "") -> No
         os.replace(draft, directory / "config.yaml")
     except OSError as error:
         raise UserError(f"cannot write to {directory} ({error.strerror}).", "Choose another --run.") from error
-    known = directory / "provenance.json"
-    facts = json.loads(known.read_text(encoding="utf-8")) if known.exists() else provenance(config, protocol)
-    if known.exists():  # continued, perhaps by other code on another machine
-        facts["continued"] = [*facts.get("continued", []), provenance(config, protocol)]
-    known.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    with writing("provenance.json", directory):
+        _add_provenance(directory / "provenance.json", provenance(config, protocol))
+
+
+def _add_provenance(path: Path, facts: dict[str, Any]) -> None:
+    """Written once; when a run is continued, perhaps by other code on another machine, that is added."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        facts = known | {"continued": [*known.get("continued", []), facts]}
+    except FileNotFoundError:
+        pass
+    except (ValueError, TypeError, AttributeError):
+        facts["earlier"] = "the record of how the run began was damaged"
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    os.replace(draft, path)
 
 
 def provenance(config: Config, protocol: str = "") -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .build import count_parameters
@@ -27,13 +28,26 @@ class Screen:
         self._progress: Any = None
         self._task: Any = None
         self._last = 0.0
-        self._noted = ""
+        self._said: set[str] = set()
         self._begin = (0, 0.0)
 
     def say(self, text: str) -> None:
         """One line, unless quiet."""
         if not self.quiet:
-            self.console.print(text, markup=False)
+            self._draw(lambda: self.console.print(text, markup=False))
+
+    def once(self, text: str) -> None:
+        """One line, unless it is empty or was said before."""
+        if text and text not in self._said:
+            self._said.add(text)
+            self.say(text)
+
+    def _draw(self, work: Callable[[], Any]) -> None:
+        """A terminal that was closed, or a pipe that nobody reads, ends what is shown, not the run."""
+        try:
+            work()
+        except (OSError, ValueError, SystemExit):  # rich leaves the program when a pipe breaks
+            self.quiet, self.live, self._progress = True, False, None
 
     def start(self, run: Run) -> None:
         """The header: what will happen, with which model, where the files go."""
@@ -70,7 +84,8 @@ class Screen:
                 TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"),
                 console=self.console,
             )  # fmt: skip
-            self._progress.start()
+            self._draw(self._progress.start)
+        if self._progress is not None:
             self._task = self._progress.add_task("train", total=1.0, text="")
 
     def tick(self, run: Run) -> None:
@@ -80,7 +95,7 @@ class Screen:
         self._last = time.monotonic()
         fraction, text = self._status(run)
         if self.live:
-            self._progress.update(self._task, completed=fraction, text=text)
+            self._draw(lambda: self._progress.update(self._task, completed=fraction, text=text))
         else:
             self.say(f"{fraction:4.0%}  {text}")
 
@@ -120,20 +135,25 @@ class Screen:
             f"evaluation at step {run.clock.env_steps:,} ({run.clock.seconds:.0f} s of training): "
             f"return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes ({mode} mode)"
         )
-        if result.note and result.note != self._noted:
-            self.say(result.note)
-            self._noted = result.note
+        self.once(result.note)
+
+    def broken_off(self, run: Run) -> None:
+        """It was asked to stop and did not come to an end in time."""
+        signal, patience = run.stopping.signal, run.stopping.patience
+        self.say(f"broken off {patience:g} s after {signal}, in the middle of something; what follows the last")
+        self.say("          checkpoint is lost, the same command continues from there")
 
     def stop(self, run: Run) -> None:
         """The last lines: how it ended and what to look at."""
         if self._progress is not None:
-            self._progress.stop()
+            self._draw(self._progress.stop)
             self._progress = None
         clock, settings = run.clock, run.config.train
         if not run.finished():
             return  # an error is being told
         if run.stopped:
-            ended = "stopped; the same command continues it"
+            by = f" by {run.stopping.signal}" if run.stopping.signal else ""
+            ended = f"stopped{by}; the same command continues it"
         elif clock.env_steps >= settings.env_steps:
             ended = f"reached train.env_steps={settings.env_steps:,}"
         else:

@@ -87,7 +87,7 @@ MUTANTS = [
        "Atari's 0.1 becomes 1.", "FACTS B15, A19"),
     _m("unimix-ignored", "rssm.py < test_options", "return mix_uniform(logits, self.unimix)", "return logits",
        "The option is read and does nothing.", "danijar/dreamerv3 issue 219"),
-    _m("unimix-left-on", "config.py < test_presets", '    unimix: float = opt(0.0,', '    unimix: float = opt(0.01,',
+    _m("unimix-left-on", "settings.py < test_presets", '    unimix: float = opt(0.0,', '    unimix: float = opt(0.01,',
        "A DreamerV3 ingredient in a DreamerV2.", "FACTS B26"),
     # ------------------------------------------------------------------------------------------------------- gradients
     _m("no-straight-through", "ops.py < test_ops", "return sample + (probs - probs.detach())", "return sample.detach()",

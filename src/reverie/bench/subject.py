@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from ..build import count_parameters, pick_device
+from ..compute import seed_everything
 from ..config import Config
 from ..envs.actions import ActionSpec
 from ..envs.spaces import ObsKey, Spec
 from ..errors import UserError
 from ..forecast import memory_left, random_rows
-from ..loop import seed_everything
 from ..presets import load_preset
 from ..replay import Batch
 from ..tasks import make_envs, spec_of
