@@ -30,8 +30,8 @@ BASE: dict[str, Any] = {
 
 
 def wide(units: int) -> dict[str, Any]:
-    """All widths together; images as deep as an eighth of it."""
-    return {"cnn_depth": units // 8, "rnn_hidden_dim": units, "rssm_hidden_dim": units, "hidden_dim": units}
+    """All widths together, and the images' depth with them."""
+    return {"cnn_depth": 24 * units // 200, "rnn_hidden_dim": units, "rssm_hidden_dim": units, "hidden_dim": units}
 
 
 CURVES: dict[str, tuple[str, list[tuple[int, dict[str, Any]]]]] = {
