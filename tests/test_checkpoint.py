@@ -11,6 +11,7 @@ from toys import CountingEnv, DictEnv, long_counting
 import reverie
 from reverie import Dreamer, UserError, checkpoint
 from reverie.envs.spaces import make_spec
+from reverie.integrity import check_manifest, manifest_of
 from reverie.presets import load_preset
 from reverie.train import DreamerV2
 
@@ -64,7 +65,7 @@ def test_learn_save_load_player_evaluate(dreamer, saved):
 
 
 def test_what_save_writes(saved, files_of):
-    assert set(files_of(saved)) == {"config.yaml", "spec.json", "weights.safetensors"}
+    assert set(files_of(saved)) == {"config.yaml", "spec.json", "weights.safetensors", "manifest.json"}
 
 
 def test_saving_again_replaces_the_agent(dreamer, tmp_path, files_of):
@@ -333,6 +334,7 @@ def test_weights_of_another_size_are_told(saved, tmp_path):
     shutil.copytree(saved, path)
     text = (path / "config.yaml").read_text().replace("rnn_hidden_dim: 16", "rnn_hidden_dim: 24")
     (path / "config.yaml").write_text(text)
+    (path / "manifest.json").write_text(manifest_of(path))
     with pytest.raises(UserError, match="do not fit this configuration"):
         reverie.load(path)
 
@@ -358,7 +360,8 @@ def test_writing_replaces_a_directory_in_one_step(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.os, "fsync", power_cut)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.write_atomically(path, {"a": "new"})
-    assert {p.name: p.read_text() for p in path.iterdir()} == {"a": "old", "b": "old"}
+    assert {p.name: p.read_text() for p in path.iterdir() if p.name != "manifest.json"} == {"a": "old", "b": "old"}
+    check_manifest(path)
     monkeypatch.undo()
     checkpoint.write_atomically(path, {"a": "new"})
     assert {p.name: p.read_text() for p in path.iterdir()} == {"a": "new"}

@@ -76,6 +76,7 @@ def left_behind(directory):
     """What must be equal: weights, moments, random states, the replay's contents, the lines, the evaluation."""
     last = checkpoint.checkpoints(directory)[-1]
     state = json.loads((last / "state.json").read_text())
+    state["replay"].pop("files")  # as many as there were checkpoints
     clock = {key: value for key, value in state["clock"].items() if key not in ("seconds", "spent")}
     tensors = {
         f"{name}/{key}": value.tobytes()

@@ -1,7 +1,7 @@
 """Saving and loading without pickle: tensors in safetensors, the rest in JSON and YAML; renamed into place.
 
-agent/ (what `save` writes)    config.yaml  spec.json  weights.safetensors
-a training checkpoint adds     optimizers.safetensors  state.json; the replay is an append-only log beside them
+agent/ (what `save` writes)    config.yaml  spec.json  weights.safetensors  manifest.json
+a training checkpoint adds     optimizers.safetensors  run.safetensors  state.json; the replay is a log beside them
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,13 @@ from .config import Config, to_dict
 from .config import load_file as load_config
 from .envs.spaces import Spec
 from .errors import UserError
+from .integrity import MANIFEST, Damaged, check_manifest, manifest_of, read_json
 
 if TYPE_CHECKING:
     from .train import DreamerV2
 
-FORMAT = 2  # raised when a file's meaning changes; 2: actions of several parts
-READABLE = (1, 2)  # older formats must stay loadable
+FORMAT = 3  # raised when a file's meaning changes; 2: actions of several parts; 3: manifest.json, run.safetensors
+READABLE = (1, 2, 3)  # older formats must stay loadable
 
 
 def write_atomically(path: Path, files: Mapping[str, Any]) -> None:
@@ -44,8 +46,9 @@ def write_atomically(path: Path, files: Mapping[str, Any]) -> None:
             (temporary / name).write_bytes(content)
         else:
             save_file(content, temporary / name)
-        with open(temporary / name, "rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary / name)
+    (temporary / MANIFEST).write_text(manifest_of(temporary), encoding="utf-8")
+    _sync(temporary / MANIFEST)
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
@@ -63,6 +66,11 @@ def recover(folder: Path) -> None:
             os.replace(old, name)
 
 
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
 def _sync_directory(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -73,7 +81,7 @@ def _sync_directory(path: Path) -> None:
 
 def agent_files(agent: DreamerV2) -> dict[str, Any]:
     """What describes a trained agent completely: settings, the task's spaces, weights."""
-    weights = {key: value.detach().cpu().contiguous() for key, value in agent.state_dict().items()}
+    weights = {key: _copied(value) for key, value in agent.state_dict().items()}
     return {
         "config.yaml": yaml.safe_dump(to_dict(agent.config), sort_keys=False),
         "spec.json": json.dumps({"format": FORMAT, **agent.spec.to_dict()}, indent=1),
@@ -84,7 +92,7 @@ def agent_files(agent: DreamerV2) -> dict[str, Any]:
 def save_agent(path: Path, agent: DreamerV2) -> None:
     """Write an agent to a new directory, or over an earlier one. Raises UserError before touching anything else."""
     files = agent_files(agent)
-    if path.is_dir() and {item.name for item in path.iterdir()} <= files.keys() | {"videos"}:
+    if path.is_dir() and {item.name for item in path.iterdir()} <= files.keys() | {"videos", MANIFEST}:
         films = path / "videos"  # `reverie eval` leaves them there
         files |= {f"videos/{film.name}": film.read_bytes() for film in films.glob("*.gif")}
     elif path.exists():
@@ -98,11 +106,16 @@ def save_agent(path: Path, agent: DreamerV2) -> None:
 def optimizer_tensors(agent: DreamerV2) -> dict[str, Tensor]:
     """Adam's moments and step counts, flat: "name/parameter index/moment"."""
     return {
-        f"{name}/{index}/{moment}": value.detach().cpu().contiguous()
+        f"{name}/{index}/{moment}": _copied(value)
         for name, optimizer in agent.optimizers.items()
         for index, moments in optimizer.state_dict()["state"].items()
         for moment, value in moments.items()
     }
+
+
+def _copied(value: Tensor) -> Tensor:
+    """In the CPU's memory, and not shared with who goes on learning."""
+    return value.detach().to("cpu", copy=True).contiguous()
 
 
 def restore_optimizers(agent: DreamerV2, tensors: Mapping[str, Tensor]) -> None:
@@ -116,27 +129,38 @@ def restore_optimizers(agent: DreamerV2, tensors: Mapping[str, Tensor]) -> None:
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def save_checkpoint(
-    path: Path,
-    agent: DreamerV2,
-    state: Mapping[str, Any],
-    generators: Mapping[str, torch.Generator],
-    run: Mapping[str, Tensor],
-) -> None:
-    """A training checkpoint; `state` is whatever JSON can hold, `generators` are torch's random streams by name.
+def checkpoint_files(
+    agent: DreamerV2, generators: Mapping[str, torch.Generator], run: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The tensors of a training checkpoint for `write_atomically`, copied: nothing that the agent does changes them.
 
-    run: tensors that the run keeps besides the agent's.
+    generators: torch's random streams by name; run: tensors that the run keeps besides the agent's. `state_text` is
+    the rest.
     """
     rngs = {f"rng/{name}/state": generator.get_state() for name, generator in generators.items()}
-    tensors = optimizer_tensors(agent) | rngs
-    text = json.dumps({"format": FORMAT, "updates": agent.updates, **state})
-    files = {"optimizers.safetensors": tensors, "run.safetensors": dict(run), "state.json": text}
-    write_atomically(path, agent_files(agent) | files)
+    return agent_files(agent) | {
+        "optimizers.safetensors": optimizer_tensors(agent) | rngs,
+        "run.safetensors": {key: _copied(value) for key, value in run.items()},
+    }
+
+
+def state_text(state: Mapping[str, Any], updates: int) -> dict[str, str]:
+    """The file with what is no tensor: whatever JSON can hold."""
+    return {"state.json": json.dumps({"format": FORMAT, "updates": updates, **state})}
+
+
+def verify(path: Path) -> None:
+    """Is a checkpoint or a saved agent whole? Raises Damaged."""
+    form = read_json(path / "spec.json").get("format")
+    if form in (1, 2) and not (path / MANIFEST).exists():
+        return  # they had none
+    if not (isinstance(form, int) and form > FORMAT):  # of which `read_agent` tells
+        check_manifest(path)
 
 
 def load_checkpoint(path: Path, agent: DreamerV2, generators: Mapping[str, torch.Generator]) -> dict[str, Any]:
     """Restore weights, optimisers and random streams; -> the rest of the state. Raises UserError."""
-    state = _read_json(path / "state.json")
+    state = read_json(path / "state.json")
     if state.get("format") not in READABLE or not isinstance(state.get("updates"), int):
         raise UserError(f"{path / 'state.json'} is damaged or of another version.", "Remove that checkpoint.")
     load_weights(path, agent)
@@ -157,31 +181,53 @@ def run_tensors(path: Path) -> dict[str, Tensor]:
 
 def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first ("best" not among them)."""
+    return [path for path in step_directories(run) if (path / "state.json").exists()]
+
+
+def step_directories(run: Path) -> list[Path]:
+    """What is or was a checkpoint, complete or not, oldest first."""
     recover(run / "checkpoints")
-    return sorted(p for p in (run / "checkpoints").glob("step-*") if (p / "state.json").exists())
+    return sorted((run / "checkpoints").glob("step-*"))
+
+
+def set_aside(path: Path) -> None:
+    """A damaged checkpoint no longer counts as one."""
+    other = path.with_name(f"damaged-{path.name}")
+    shutil.rmtree(other, ignore_errors=True)
+    os.replace(path, other)
 
 
 def find_agent(path: str | Path) -> Path:
-    """The directory with the weights: `path` itself, or the newest checkpoint of the run. Raises UserError."""
+    """The directory with the weights: `path` itself, or the newest whole checkpoint of the run. Raises UserError."""
     path = Path(path)
     if (path / "weights.safetensors").exists():
+        verify(path)
         return path
-    found = checkpoints(path)
-    if found:
-        return found[-1]
+    damage: list[Damaged] = []
+    for found in reversed(checkpoints(path)):
+        try:
+            verify(found)
+        except Damaged as error:
+            damage.append(error)
+            continue
+        for told in damage:
+            print(f"note: {told.message} The checkpoint before it is used.", file=sys.stderr)
+        return found
+    if damage:
+        raise damage[0]
     what = "has no checkpoint yet" if (path / "config.yaml").exists() else "is not a run or a saved agent"
     raise UserError(f"{path} {what}.", "Give the directory of `reverie train --run` or of `agent.save`.")
 
 
 def read_agent(path: Path) -> tuple[Config, Spec]:
     """Settings and spaces of a saved agent. Raises UserError."""
-    spec = _read_json(path / "spec.json")
+    spec = read_json(path / "spec.json")
     if spec.pop("format", None) not in READABLE:
         raise UserError(f"{path} was written by another version of reverie.", "Load it with that version.")
     try:
         return load_config(path / "config.yaml"), Spec.from_dict(spec)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path / 'spec.json'} is damaged ({error}).", "Use another checkpoint.") from error
+        raise Damaged(f"{path / 'spec.json'} is damaged ({error}).", "Use another checkpoint.") from error
 
 
 def load_weights(path: Path, module: nn.Module, *, only: str = "") -> None:
@@ -200,14 +246,4 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {path}: {error}.", "The file is damaged; use another checkpoint.") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}.", "The file is damaged; use another checkpoint.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no settings.", "The file is damaged; use another checkpoint.")
-    return values
+        raise Damaged(f"cannot read {path}: {error}.", "The file is damaged; use another checkpoint.") from error

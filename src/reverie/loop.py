@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -30,12 +28,13 @@ from .forecast import Forecast, make_forecast, require_fit
 from .lock import RunLock
 from .logger import Logger, read_lines
 from .replay import Replay
-from .resume import generators_of, restore, restore_log, state_of
-from .rundir import check_directory, clear_leftovers, prepare_directory
+from .resume import restore_log, restore_newest, save_run
+from .rundir import check_directory, prepare_directory
 from .screen import Screen
 from .signals import Stopped, Stopping, on_signals
 from .tasks import make_envs, protocol_of_task, repeat_of, spec_of, step_seconds, twin
 from .train import DreamerV2, to_batch
+from .writing import Writer
 
 #: Metrics that hang on the clock: a deterministic run has none of them.
 CLOCKED = ("seconds", "speed/", "time/")
@@ -90,11 +89,12 @@ class Run:
         self._stop = False
         self._measure = weights is None  # loaded networks know their inputs as they were scaled before
         self.evaluated_at = -1
+        self.writer = Writer()
         self.notes: list[str] = []  # what the user should know before it begins
         self._written = 0.0
         self.written_at = 0  # environment steps of the last line
         self._before: tuple[dict[str, torch.Tensor], torch.Tensor, Any] | None = None  # how the last action began
-        state = self._restore()
+        state = restore_newest(self)
         self.resumed = bool(state)
         if weights is not None and not self.resumed:
             checkpoint.load_weights(weights, self.agent)
@@ -169,7 +169,7 @@ class Run:
             if settings.eval_every and clock.env_steps - max(0, self.evaluated_at) >= settings.eval_every:
                 self.evaluate(screen)
             if time.monotonic() - saved >= settings.checkpoint_every:
-                self.save()
+                self.save(wait=False)
                 saved = time.monotonic()
             self._pulse(screen)
             if self.finished():
@@ -353,34 +353,26 @@ class Run:
                 checkpoint.write_atomically(self.directory / "checkpoints" / "best", checkpoint.agent_files(self.agent))
         screen.evaluated(self, result)
 
-    def save(self) -> None:
-        """A checkpoint of everything, and the end of those that are no longer kept. Raises UserError if non-finite."""
-        self._require_finite()
-        self.lock.check()
-        with self.stopping.held(), writing("a checkpoint", self.directory):
-            self._save(self.directory / "checkpoints")
+    def save(self, *, wait: bool = True) -> None:
+        """A checkpoint of everything, and the end of those that are no longer kept. Raises UserError if non-finite.
 
-    def _save(self, folder: Path) -> None:
-        self.replay.save(self.directory / "replay")
-        path = folder / f"step-{self.clock.env_steps:012d}"
-        state, tensors = state_of(self)
-        checkpoint.save_checkpoint(path, self.agent, state, generators_of(self), tensors)
-        keep, found = self.config.log.keep_checkpoints, checkpoint.checkpoints(self.directory)
-        for path in found[:-keep]:
-            shutil.rmtree(path)
-        oldest = json.loads((found[-keep:][0] / "state.json").read_text())
-        self.replay.prune(self.directory / "replay", np.array(oldest["replay"]["counts"]))
-
-    def _restore(self) -> dict[str, Any]:
-        """Continue from the newest checkpoint, if there is one. -> its state, or nothing."""
-        found = checkpoint.checkpoints(self.directory)
-        if not found:
-            clear_leftovers(self.directory)
-            return {}
-        return restore(self, found[-1])
+        Without `wait` it is only copied now, and written while learning goes on; not even that while an earlier one is
+        still being written.
+        """
+        if wait or not self.writer.busy:
+            self._require_finite()
+            self.lock.check()
+            with self.stopping.held():
+                save_run(self, wait=wait)
 
     def close(self) -> None:
-        """Close environments and files."""
+        """Close environments and files. Raises UserError if the last checkpoint could not be written."""
+        try:
+            self.writer.finish()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         self.logger.close()
         if not isinstance(self.env, gym.Env):  # an instance belongs to whoever made it
             self.envs.close()

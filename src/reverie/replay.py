@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from .errors import UserError
+from .integrity import Damaged, fingerprint
 
 #: What every step has besides its observations: shape after (B, T), dtype.
 STEP_KEYS: dict[str, type] = {
@@ -71,6 +72,7 @@ class Replay:
         self.size = capacity // streams
         self.counts = np.zeros(streams, np.int64)  # steps ever added to each stream
         self.saved = np.zeros(streams, np.int64)  # of them, how many are in the log on disk
+        self.files: dict[str, tuple[str, np.ndarray]] = {}  # of the log on disk: fingerprint, where each stream ends
         self.rng = np.random.default_rng(seed)
         self.prioritize, self.priority_share = prioritize, priority_share
         kinds: dict[str, tuple[tuple[int, ...], Any]] = {f"obs/{k}": v for k, v in obs_shapes.items()}
@@ -200,31 +202,47 @@ class Replay:
     # ------------------------------------------------------------------------------------------- on disk, append-only
 
     def save(self, directory: Path) -> None:
-        """Append what is new since the last save as one safetensors file; `prune` drops what nobody needs any more.
+        """Append what is new since the last save as one safetensors file; `prune` drops what nobody needs any more."""
+        self.writes(directory)()
+
+    def writes(self, directory: Path) -> Callable[[], None]:
+        """The same, but for the writing itself: what is returned does it, later and in any thread.
 
         A file is written under a temporary name, synced and renamed: it is there whole or not at all.
         """
-        directory.mkdir(parents=True, exist_ok=True)
         first = np.maximum(self.saved, self.counts - self.size)
-        if (self.counts > first).any():
-            spans = [np.arange(a, b) for a, b in zip(first, self.counts, strict=True)]
-            stream = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
-            places = np.concatenate(spans) % self.size
-            rows = {key: np.ascontiguousarray(array[stream, places]) for key, array in self.data.items()}
-            meta = {"first": json.dumps(first.tolist()), "last": json.dumps(self.counts.tolist())}
-            path = directory / f"steps-{int(self.counts.sum()):012d}.safetensors"
+        self.saved = self.counts.copy()
+        if not (self.counts > first).any():
+            return lambda: directory.mkdir(parents=True, exist_ok=True)
+        spans = [np.arange(a, b) for a, b in zip(first, self.counts, strict=True)]
+        stream = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
+        places = np.concatenate(spans) % self.size
+        rows = {key: np.ascontiguousarray(array[stream, places]) for key, array in self.data.items()}
+        last = self.counts.copy()
+        meta = {"first": json.dumps(first.tolist()), "last": json.dumps(last.tolist())}
+        path = directory / f"steps-{int(self.counts.sum()):012d}.safetensors"
+
+        def write() -> None:
+            directory.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(".tmp")
             save_file(rows, temporary, metadata=meta)
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
+            self.files[path.name] = fingerprint(temporary), last
             os.replace(temporary, path)
-        self.saved = self.counts.copy()
+
+        return write
+
+    def needed(self, counts: np.ndarray) -> dict[str, str]:
+        """Fingerprints of the log's files that hold steps of the rings as they were at `counts`."""
+        return {name: known for name, (known, last) in self.files.items() if (last > counts - self.size).any()}
 
     def prune(self, directory: Path, oldest_counts: np.ndarray) -> None:
         """Delete log files that no kept checkpoint (the oldest had `oldest_counts` steps) can still need."""
         for path in sorted(directory.glob("steps-*.safetensors")):
             if (_span(path)[1] <= oldest_counts - self.size).all():
                 path.unlink()
+                self.files.pop(path.name, None)
 
     def load(self, directory: Path, counts: np.ndarray) -> None:
         """Refill the rings as they were when `counts` steps had been added. Raises UserError if steps are missing."""
@@ -243,11 +261,13 @@ class Replay:
                 have[stream] = max(have[stream], b) if a <= have[stream] else have[stream]
                 at += b - a
         if (have < counts).any():
-            raise UserError(
+            raise Damaged(
                 f"files are missing in the replay log {directory}: it ends at step {have.sum()} of {counts.sum()}.",
                 "Start another --run.",
             )
         self.counts, self.saved = counts.copy(), counts.copy()
+        paths = sorted(directory.glob("steps-*.safetensors"))
+        self.files = {path.name: (fingerprint(path), _span(path)[1]) for path in paths}
         if self._marked is not None:
             filled = np.arange(self.size) < counts[:, None]
             for slot in np.flatnonzero(self._is_mark(self.data) & filled):
@@ -300,7 +320,7 @@ def _rows(path: Path) -> dict[str, np.ndarray]:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"the replay log {path} is damaged ({error}).", "Start another --run.")
+    return Damaged(f"the replay log {path} is damaged ({error}).", "Start another --run.")
 
 
 def _allocate(shape: tuple[int, ...], dtype: Any, directory: Path | None, key: str) -> np.ndarray:

@@ -7,6 +7,7 @@ same metrics, bit for bit, as one that was not (on a CPU with as many threads; t
 from __future__ import annotations
 
 import random
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,10 @@ from . import checkpoint
 from .clock import Clock
 from .errors import UserError
 from .evaluate import Evaluation
+from .faults import writing
+from .integrity import Damaged, check, read_json
 from .logger import read_lines
+from .rundir import clear_leftovers
 
 if TYPE_CHECKING:
     from .loop import Run
@@ -60,8 +64,59 @@ def generators_of(run: Run) -> dict[str, torch.Generator]:
     return found
 
 
+def save_run(run: Run, *, wait: bool) -> None:
+    """Copy everything now; write it in the run's writer, wait for that if asked to. Raises UserError."""
+    run.writer.finish()
+    rows = run.replay.writes(run.directory / "replay")
+    state, tensors = state_of(run)
+    files, updates = checkpoint.checkpoint_files(run.agent, generators_of(run), tensors), run.agent.updates
+    path = run.directory / "checkpoints" / f"step-{run.clock.env_steps:012d}"
+
+    def write() -> None:
+        with writing("a checkpoint", run.directory):
+            rows()
+            state["replay"]["files"] = run.replay.needed(np.array(state["replay"]["counts"]))
+            checkpoint.write_atomically(path, files | checkpoint.state_text(state, updates))
+            _prune(run)
+
+    run.writer.start(write)
+    if wait:
+        run.writer.finish()
+
+
+def _prune(run: Run) -> None:
+    keep, found = run.config.log.keep_checkpoints, checkpoint.checkpoints(run.directory)
+    for path in found[:-keep]:
+        shutil.rmtree(path)
+    oldest = read_json(found[-keep:][0] / "state.json")
+    run.replay.prune(run.directory / "replay", np.array(oldest["replay"]["counts"]))
+
+
+def restore_newest(run: Run) -> dict[str, Any]:
+    """Continue from the newest whole checkpoint, if there is one. -> its state, or nothing. Raises UserError."""
+    found, damage = checkpoint.step_directories(run.directory), None
+    for at, path in reversed(list(enumerate(found))):
+        try:
+            state = restore(run, path)
+        except Damaged as error:
+            damage = damage or error
+            run.notes.append(f"{error.message} What was learnt since the checkpoint before it is lost.")
+            continue
+        for later in found[at + 1 :]:
+            checkpoint.set_aside(later)
+        return state
+    if damage is not None:
+        raise UserError(
+            f"no checkpoint of {run.directory} is whole: {damage.message}",
+            "Start another --run; RUN/checkpoints/best, if it is whole, can be played and learnt on (reverie.load).",
+        )
+    clear_leftovers(run.directory)
+    return {}
+
+
 def restore(run: Run, path: Path) -> dict[str, Any]:
     """Everything as it was when checkpoint `path` was written, but for the logger. -> its state. Raises UserError."""
+    checkpoint.verify(path)
     known = checkpoint.read_agent(path)[1]
     if known.to_dict() != run.spec.to_dict():
         raise UserError(
@@ -69,6 +124,7 @@ def restore(run: Run, path: Path) -> dict[str, Any]:
             f"{'; '.join(run.spec.describe())}.",
             "Choose another --run.",
         )
+    check(run.directory / "replay", read_json(path / "state.json").get("replay", {}).get("files", {}))
     state = checkpoint.load_checkpoint(path, run.agent, generators_of(run))
     try:
         run.clock = Clock(**state["clock"])
@@ -81,7 +137,7 @@ def restore(run: Run, path: Path) -> dict[str, Any]:
             run.replay.mark_again(state["replay"]["marked"])
             _global_generators(state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path / 'state.json'} is damaged ({error!r}).", "Remove that checkpoint.") from error
+        raise Damaged(f"{path / 'state.json'} is damaged ({error!r}).", "Remove that checkpoint.") from error
     _go_on(run, state, checkpoint.run_tensors(path))
     _recall_evaluation(run)
     return state
