@@ -112,7 +112,11 @@ def load(
     found = checkpoint.find_agent(path)
     config, spec = checkpoint.read_agent(found)
     changes: dict[str, Any] = {"compute.device": device} | ({"env.id": env} if isinstance(env, str) else {})
+    if env is None and names_code(config.env.id):
+        changes["env.id"] = f"custom:{config.env.id}"  # a file from elsewhere shall not choose what code is run
     config = build(changes, base=config, where="load:")
+    plain = build({"compute.mode": "reference", "compute.device": "meta"}, base=config)
+    checkpoint.require_fit(found, lambda: DreamerV2(plain, spec))
     dreamer = Dreamer.__new__(Dreamer)
     dreamer.config, dreamer.env = config, None if isinstance(env, str) else env
     dreamer.agent = DreamerV2(config, spec)
@@ -121,6 +125,11 @@ def load(
     dreamer.run = Path(path) if is_run else Path(run or Path("runs") / f"{Path(path).name}-continued")
     dreamer._weights = None if is_run else found
     return dreamer
+
+
+def names_code(env_id: str) -> bool:
+    """Would making it import a module that the id names? `gymnasium.make("module:Name-v0")` does."""
+    return ":" in env_id and not env_id.startswith("custom:")
 
 
 def default_run(config: Config, preset: str) -> Path:

@@ -10,13 +10,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -228,6 +228,31 @@ def read_agent(path: Path) -> tuple[Config, Spec]:
         return load_config(path / "config.yaml"), Spec.from_dict(spec)
     except (KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path / 'spec.json'} is damaged ({error}).", "Use another checkpoint.") from error
+
+
+def require_fit(path: Path, make: Callable[[], nn.Module], *, below: str = "") -> None:
+    """Do the saved weights have the shapes that the configuration asks for? Nothing is allocated for the answer.
+
+    make: the module, here made without memory; below: its name in the file. Raises UserError.
+    """
+    try:
+        with torch.device("meta"):
+            module = make()
+        with safe_open(path / "weights.safetensors", "pt") as file:
+            names = [name for name in file.keys() if name.startswith(below)]  # noqa: SIM118
+            found = {name[len(below) :]: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise Damaged(f"cannot read {path / 'weights.safetensors'}: {error}.", "Use another checkpoint.") from error
+    except (RuntimeError, OverflowError, MemoryError, ValueError, TypeError) as error:
+        raise UserError(f"the configuration in {path} makes no model ({error}).", "Use another checkpoint.") from error
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    if found != wanted:
+        odd = next(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))
+        raise UserError(
+            f"the weights in {path} do not fit this configuration: '{odd}' has shape {found.get(odd)}, expected "
+            f"{wanted.get(odd)}.",
+            "The files do not belong together; use another checkpoint.",
+        )
 
 
 def load_weights(path: Path, module: nn.Module, *, only: str = "") -> None:

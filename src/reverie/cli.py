@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--json", action="store_true", help="print the last evaluation as one JSON object on stdout")
 
     play = verb("eval", _eval, "play whole episodes with a trained agent")
+    play.add_argument("--env", help="the environment, where the run's own is made by code that it names")
     play.add_argument("run", type=Path, help="a run, a checkpoint, or what agent.save wrote")
     play.add_argument("--episodes", type=_positive, default=20)
     play.add_argument("--seed", type=int, default=0)
@@ -221,10 +222,15 @@ def _closing_words(run: Any, screen: Any) -> None:
 
 
 def _eval(args: argparse.Namespace, rest: list[str]) -> int:
-    from .api import load
+    from .api import load, names_code
 
-    agent = load(args.run, device=args.device)
+    agent = load(args.run, args.env, device=args.device)
     mode = args.mode or agent.config.train.eval_mode
+    if agent.config.env.id.startswith("custom:") and names_code(agent.config.env.id[7:]):
+        raise UserError(
+            f"the environment of {args.run} is made by code that its files name ({agent.config.env.id[7:]}).",
+            f"If you trust it, add --env {agent.config.env.id[7:]}.",
+        )
     if agent.config.env.id.startswith("custom:"):
         raise UserError(
             f"{args.run} was trained on a custom environment, which the command line cannot make.",

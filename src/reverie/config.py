@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_type_hints
 import yaml
 
 from .errors import UserError
+from .integrity import read_text
 from .settings import (
     BehaviorConfig,
     ComputeConfig,
@@ -115,11 +116,20 @@ def from_dict(nested: Mapping[str, Any], *, base: Config | None = None, where: s
     return build(flat, base=base, where=f"{where}:")
 
 
+class PlainLoader(yaml.SafeLoader):
+    """YAML as we write it: no tags that make objects, and no aliases, with which a few lines become gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+
 def load_file(path: Path) -> Config:
     """Config from a run's config.yaml. Raises UserError."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(read_text(Path(path)), PlainLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"cannot read the configuration {path}: {error}.", "Is this the directory of a run?") from error
     if not isinstance(values, Mapping):
         raise UserError(f"{path} holds no settings.", "Is this the directory of a run?")

@@ -178,6 +178,7 @@ def load_player(
     found = checkpoint.find_agent(path)
     config, spec = checkpoint.read_agent(found)
     mode = mode or config.train.eval_mode
+    checkpoint.require_fit(found, lambda: build_world_model(config, spec), below="world_model.")
     world_model = build_world_model(config, spec)
     actor = build_actor(config, spec, world_model.rssm.feat_dim)
     checkpoint.load_weights(found, world_model, only="world_model")

@@ -89,6 +89,17 @@ _UNIT = [
     "behavior.policy_unimix",
     "train.adam_beta2",
 ]
+#: More than anybody means; a hostile configuration may ask for it.
+_MOST = {
+    "env.num_envs": 100_000,
+    "env.image_size": 10_000,
+    "model.layers": 1000,
+    "behavior.actor_critic_layers": 1000,
+    "behavior.imagination_horizon": 100_000,
+    "log.keep_checkpoints": 1_000_000,
+}
+_WIDTHS = ("num_categories", "num_categoricals", "gaussian_dim", "rnn_hidden_dim", "hidden_dim", "cnn_depth")
+_MOST |= {f"model.{name}": 1_000_000 for name in (*_WIDTHS, "rssm_hidden_dim")}
 _BELOW_ONE = ("model.unimix", "behavior.policy_unimix", "train.adam_beta2")
 _HEADS = ("obs", "reward", "continue")
 
@@ -100,6 +111,8 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
     faults += [f"'{key}' must be below 1, got {values[key]}" for key in _BELOW_ONE if values[key] == 1]
     signed = {key for key, kind in kinds.items() if kind in (int, float)} - {*_POSITIVE, *_UNIT}
     faults += [f"'{key}' must not be negative, got {values[key]}" for key in sorted(signed) if not values[key] >= 0]
+    large = [(key, most) for key, most in _MOST.items() if values[key] > most]
+    faults += [f"'{key}' must be at most {most:,}, got {values[key]}" for key, most in large]
     infinite = [k for k, v in values.items() if isinstance(v, float) and v in (float("inf"), float("-inf"))]
     faults += [f"'{key}' must be finite" for key in infinite]
     if values["behavior.slow_critic_fraction"] > 1:
