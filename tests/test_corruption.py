@@ -269,7 +269,6 @@ def test_hostile_descriptions(whole, tmp_path, text):
         ("rnn_hidden_dim", 1_000_000),
         ("layers", 900),
         ("num_categories", 10**18),
-        ("cnn_depth", 10**6),
     ],
 )
 def test_sizes_are_checked_before_memory_is_taken(whole, tmp_path, key, value):

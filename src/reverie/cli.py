@@ -91,15 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--json", action="store_true", help="print the last evaluation as one JSON object on stdout")
 
     play = verb("eval", _eval, "play whole episodes with a trained agent")
-    play.add_argument("--env", help="the environment, where the run's own is made by code that it names")
-    play.add_argument("run", type=Path, help="a run, a checkpoint, or what agent.save wrote")
-    play.add_argument("--episodes", type=_positive, default=20)
-    play.add_argument("--seed", type=int, default=0)
-    play.add_argument(
-        "--mode", choices=("eval", "train"), help="most likely action, or sampled (default: the run's train.eval_mode)"
-    )
-    play.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    play.add_argument("--video", type=Path, help="where to write a GIF of the first episode (default: RUN/videos)")
+    _add_eval_arguments(play)
 
     presets = verb("presets", _presets, "list presets, show one, or compare two")
     presets.add_argument("name", nargs="?", help="a preset, or several: A+B has B's values on top of A's")
@@ -125,6 +117,18 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (envs, check, selftest, presets, info, play, bench):
         sub.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def _add_eval_arguments(play: argparse.ArgumentParser) -> None:
+    play.add_argument("--env", help="the environment, where the run's own is made by code that it names")
+    play.add_argument("run", type=Path, help="a run, a checkpoint, or what agent.save wrote")
+    play.add_argument("--episodes", type=_positive, default=20)
+    play.add_argument("--seed", type=int, default=0)
+    play.add_argument(
+        "--mode", choices=("eval", "train"), help="most likely action, or sampled (default: the run's train.eval_mode)"
+    )
+    play.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    play.add_argument("--video", type=Path, help="where to write a GIF of the first episode (default: RUN/videos)")
 
 
 def _positive(text: str) -> int:

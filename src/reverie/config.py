@@ -120,6 +120,7 @@ class PlainLoader(yaml.SafeLoader):
     """YAML as we write it: no tags that make objects, and no aliases, with which a few lines become gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        """PyYAML's, but for aliases. Raises YAMLError."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not allowed")
         return super().compose_node(parent, index)
@@ -129,8 +130,9 @@ def load_file(path: Path) -> Config:
     """Config from a run's config.yaml. Raises UserError."""
     try:
         values = yaml.load(read_text(Path(path)), PlainLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"cannot read the configuration {path}: {error}.", "Is this the directory of a run?") from error
+    except (UserError, yaml.YAMLError, RecursionError, ValueError) as error:
+        why = error.message if isinstance(error, UserError) else f"cannot read the configuration {path}: {error}."
+        raise UserError(why, "Is this the directory of a run?") from error
     if not isinstance(values, Mapping):
         raise UserError(f"{path} holds no settings.", "Is this the directory of a run?")
     return from_dict(values, where=str(path))
