@@ -6,13 +6,15 @@ then waits for it for ever. Here an error is the caller's, at once.
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
 
@@ -22,7 +24,9 @@ class Events:
     def __init__(self, directory: Path, *, env_steps: int = 0) -> None:
         """env_steps: what earlier files tell of later steps is forgotten. Raises OSError."""
         directory.mkdir(parents=True, exist_ok=True)
-        self._file = EventsWriter(str(directory / "events"))
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._file = RecordWriter(str(directory / name))
+        self._add(Event(file_version="brain.Event:2"), 0)
         if env_steps:
             self._add(Event(session_log=SessionLog(status=SessionLog.START)), env_steps)
 
@@ -34,7 +38,7 @@ class Events:
 
     def _add(self, event: Event, env_steps: int) -> None:
         event.wall_time, event.step = time.time(), env_steps  # dates for people; nothing is computed from them
-        self._file.write_event(event)
+        self._file.write(event.SerializeToString())
 
     def close(self) -> None:
         """Close the file; what a full disk kept from it is lost."""

@@ -13,6 +13,7 @@ import os
 import shlex
 import socket
 import sys
+import textwrap
 import time
 import weakref
 from contextlib import suppress
@@ -89,7 +90,8 @@ class RunLock:
             return UserError(
                 f"another process is writing to {self.directory}.", "Wait for it, or choose another --run."
             )
-        pid, host, since, command = (holder.get(key) for key in ("pid", "host", "started", "command"))
+        pid, host, since = (holder.get(key) for key in ("pid", "host", "started"))
+        command = textwrap.shorten(str(holder.get("command")), 120, placeholder=" ...")
         who = f"process {pid} on {host} is using {self.directory} since {since}: `{command}`"
         alive = _alive(holder)
         if alive is False:
@@ -107,8 +109,8 @@ class RunLock:
         """Is the directory still there, and the same one? Raises UserError: nobody must write into another's run."""
         if self.held and not _same(self._handle, self.path):
             raise UserError(
-                f"{self.directory} was removed or replaced while the run was writing to it.",
-                "What was in it cannot be brought back from here. Start the run again, in a place that stays.",
+                f"{self.directory} was removed, renamed or replaced while the run was writing to it.",
+                "Bring it back under this name and repeat the command; or start the run again, in a place that stays.",
             )
 
     def release(self) -> None:

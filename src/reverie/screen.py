@@ -74,7 +74,7 @@ class Screen:
         self.say(f"files     {run.directory}")
         if run.resumed:
             self.say(f"continues at step {run.clock.env_steps:,}, update {run.clock.updates:,}")
-        for note in run.notes:
+        for note in [*run.notes, *filter(None, [run.lock.note])]:
             self.say(f"note      {note}")
         self._begin = (run.clock.env_steps, run.clock.seconds)
         if self.live:
@@ -139,9 +139,10 @@ class Screen:
 
     def broken_off(self, run: Run) -> None:
         """It was asked to stop and did not come to an end in time."""
-        signal, patience = run.stopping.signal, run.stopping.patience
-        self.say(f"broken off {patience:g} s after {signal}, in the middle of something; what follows the last")
-        self.say("          checkpoint is lost, the same command continues from there")
+        signal, patience, steps = run.stopping.signal, run.stopping.patience, run.clock.env_steps
+        saved = (run.directory / "checkpoints" / f"step-{steps:012d}").exists()
+        lost = "a checkpoint was written" if saved else "what follows the last checkpoint is lost"
+        self.say(f"broken off {patience:g} s after {signal}, in the middle of something; {lost}")
 
     def stop(self, run: Run) -> None:
         """The last lines: how it ended and what to look at."""

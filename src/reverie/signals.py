@@ -78,7 +78,7 @@ def on_signals(stopping: Stopping, stop: Callable[[], None], *, quiet: bool = Tr
             stopping.signal = signal.Signals(number).name
             stop()
             if not quiet:
-                _say(f"\n{stopping.signal}: stopping, with a checkpoint; Ctrl-C (again) ends at once\n")
+                _say(f"\n{stopping.signal}: stopping, with a checkpoint (at once: Ctrl-C once more)\n")
             later(stopping.patience, number)
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -137,6 +137,6 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
     if per_env < 2 * length:
         faults.append(
             f"'replay.replay_capacity' {values['replay.replay_capacity']} leaves {per_env} steps per environment, "
-            f"at least 2 x seq_len = {2 * length} are needed"
+            f"at least 2 x seq_len = {2 * length} are needed ('env.num_envs' is {streams})"
         )
     return faults

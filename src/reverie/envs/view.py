@@ -41,7 +41,8 @@ class AgentView(gym.Wrapper):
             part.path == () and part.kind == "box" and part.shape == (part.size,) and part.dtype.startswith("float")
             and set(part.low) == {-1.0} and set(part.high) == {1.0}
         )  # fmt: skip
-        self._low, self._high = np.array(-1, part.dtype), np.array(1, part.dtype)
+        dtype = part.dtype if self._unit_box else "float32"  # -1 is no uint8
+        self._low, self._high = np.array(-1, dtype), np.array(1, dtype)
         self.observation_space = agent_space(self.agent_spec)
         self.action_space = spaces.Box(-1, 1, (self.agent_spec.action.size,), np.float32)
 
