@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+import numpy as np
 import pytest
 import torch
 from faults.drive import QUICK, SLOW, run_row
@@ -29,6 +30,8 @@ from reverie.events import Events
 from reverie.lock import RunLock
 from reverie.logger import Logger, read_lines
 from reverie.presets import load_preset
+from reverie.replay import Replay
+from reverie.room import Room
 from reverie.rundir import MAY_CHANGE, check_directory, prepare_directory
 from reverie.screen import Screen
 from reverie.signals import Stopped, Stopping, ending_at_once, on_signals
@@ -285,6 +288,40 @@ def test_events_are_what_tensorboard_reads(tmp_path):
     assert [(e.step, e.summary.value[0].tag) for e in found[2:]] == [(8, "a/b"), (8, "c")]
     assert found[2].summary.value[0].simple_value == 1.5
     assert threading.active_count() == 1 or not any("Event" in type(t).__name__ for t in threading.enumerate())
+
+
+@pytest.mark.parametrize("prioritize", ["none", "ends"])
+def test_a_disk_backed_replay_takes_its_room_before_it_writes(tmp_path, monkeypatch, prioritize):
+    """Writing without room would be SIGBUS: the end of the process, without a word."""
+    shapes = {"image": ((8, 8, 3), np.dtype(np.uint8)), "x": ((2,), np.dtype(np.float32))}
+    replay = Replay(shapes, 2, capacity=200_000, streams=2, directory=tmp_path, prioritize=prioritize)
+    row = {key: np.ones((2, *array.shape[2:]), array.dtype) for key, array in replay.data.items()}
+    files = list(tmp_path.iterdir())
+    assert sum(path.stat().st_blocks * 512 for path in files) < 100_000  # nothing yet
+    replay.add(row)
+    room = replay._room.rows[0]
+    assert 8_000_000 // 192 - 1 <= room < 100_000
+    before = {path.name: path.stat().st_blocks for path in files}
+    assert before["ring-obs-image.npy"] * 512 >= 2 * room * 192
+    for _ in range(99):
+        replay.add(row)
+    assert {path.name: path.stat().st_blocks for path in files} == before  # the pages that were written had their room
+    replay.counts[:] = room
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match=r"no room for the replay in .*ring-obs-image\.npy .No space left"):
+        replay.add(row)
+
+
+def test_what_lies_in_a_disk_backed_ring_stays_when_more_room_is_taken(tmp_path):
+    memory = np.lib.format.open_memmap(tmp_path / "a.npy", mode="w+", dtype=np.int64, shape=(3, 50, 2))
+    room = Room([memory], step=100)
+    for place in range(50):
+        for stream in (2, 0, 1):
+            room.take(np.array([stream]), np.array([place]))
+            memory[stream, place] = 100 * stream + place
+    expected = 100 * np.arange(3)[:, None] + np.arange(50)
+    assert (np.load(tmp_path / "a.npy") == expected[..., None]).all()
+    assert room.rows.tolist() == [50, 50, 50]
 
 
 def test_a_film_that_cannot_be_written_is_told_once(make_run, tmp_path, monkeypatch):

@@ -353,6 +353,16 @@ def disk_full(folder: Path) -> Row:
         return Row(row.injected, row.sees, wrong or row.lost, row.ok and not wrong)
 
 
+def ring_full(folder: Path) -> Row:
+    """A replay on disk that finds no room: writing into its memory-mapped files would be SIGBUS."""
+    with tmpfs(folder, "3m") as disk:
+        run = disk / "run"
+        with Training(run, *FOREVER, "storage=disk", "replay_capacity=200000") as one:
+            code = one.end()
+            return verdict(one, "disk full, replay.storage=disk", "what followed the last checkpoint", "", code=code,
+                           wanted=2, told="no room for the replay.*No space left")  # fmt: skip
+
+
 def file_limit(folder: Path) -> Row:
     """RLIMIT_FSIZE, as a quota: the system answers EFBIG. 70 kB: weights fit, the optimisers' state does not."""
     import resource
@@ -585,9 +595,9 @@ def nan(folder: Path) -> Row:
 QUICK = [sigterm, lock]
 SLOW = [
     killed, sigint, sighup, nohup, broken_pipe, second_ctrl_c, sigterm_evaluating, sigterm_prefill, sigterm_pretraining,
-    sigterm_starting, sigterm_compiling, sigterm_hanging, disk_full, file_limit, read_only, read_only_disk, unwritable,
-    vanished, replaced, extras, changed, worker_killed, worker_hung, env_nan, env_shape, env_reward, gpu_memory, memory,
-    clock, nan,
+    sigterm_starting, sigterm_compiling, sigterm_hanging, disk_full, ring_full, file_limit, read_only, read_only_disk,
+    unwritable, vanished, replaced, extras, changed, worker_killed, worker_hung, env_nan, env_shape, env_reward,
+    gpu_memory, memory, clock, nan,
 ]  # fmt: skip
 #: What this branch cannot do yet; run when named. Move them up when they are served.
 LATER = [damaged]
