@@ -20,21 +20,24 @@ import numpy as np
 import pytest
 import torch
 from faults.drive import QUICK, SLOW, run_row
+from gymnasium import spaces
 from safetensors import SafetensorError
-from toys import CountingEnv
+from toys import CountingEnv, SpaceEnv
 
 import reverie
-from reverie import UserError, checkpoint, faults, lock
+from reverie import UserError, checkpoint, cli, faults, lock
 from reverie.config import SETTINGS, Config
+from reverie.envs.view import AgentView
 from reverie.events import Events
 from reverie.lock import RunLock
 from reverie.logger import Logger, read_lines
 from reverie.presets import load_preset
 from reverie.replay import Replay
 from reverie.room import Room
-from reverie.rundir import MAY_CHANGE, check_directory, prepare_directory
+from reverie.rundir import check_directory, prepare_directory
 from reverie.screen import Screen
 from reverie.signals import Stopped, Stopping, ending_at_once, on_signals
+from reverie.validity import MAY_CHANGE
 
 
 @pytest.mark.parametrize("name", [function.__name__ for function in QUICK])
@@ -612,3 +615,27 @@ def test_each_setting_may_change_in_a_run_or_is_told(tmp_path, key):
         check_directory(tmp_path, changed)
     for word in ("train.env_steps", "train.minutes", "train.eval_*", "compute.*", "log.*"):
         assert word in caught.value.hint
+
+
+def test_the_help_of_train_tells_what_may_change(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert "May change in a run: train.env_steps, train.minutes, train.eval_*" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------------------- small boxes
+
+
+@pytest.mark.parametrize(
+    ("space", "own"),
+    [(spaces.Box(-1, 1, (), np.int16), np.int16), (spaces.Box(0, 255, (2,), np.uint8), np.uint8)],
+)
+def test_an_integer_box_gets_arrays_as_its_space_wants_them(space, own):
+    """Found by fuzzing: the first gave a warning at each step, the second an OverflowError."""
+    env = AgentView(SpaceEnv(spaces.MultiBinary(1), space))
+    env.reset()
+    env.step(np.zeros(env.agent_spec.action.size, np.float32))
+    action = env.env.actions[-1]
+    assert isinstance(action, np.ndarray)
+    assert action.dtype == own
+    assert space.contains(action)
