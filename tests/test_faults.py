@@ -520,6 +520,18 @@ def test_a_gpu_without_memory_is_told_with_settings(make_run, tmp_path, monkeypa
     assert "another --run with train.batch_size=2 (now 4)" in caught.value.hint
 
 
+@pytest.mark.parametrize("words", faults.GPU_WORDS)
+def test_a_gpu_that_no_longer_answers_is_told_all_the_same(tmp_path, monkeypatch, words):
+    def gone(device):
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr("torch.cuda.mem_get_info", gone)
+    memory = faults.enough_memory(Config(), tmp_path, lambda: None)
+    with pytest.raises(UserError, match="GPU ran out of memory: how much") as caught, memory:
+        raise RuntimeError(f"{words} when calling `cublasCreate(handle)`")
+    assert "train.batch_size=25" in caught.value.hint
+
+
 def test_before_a_run_has_begun_the_same_directory_will_do():
     config, memory = load_preset("debug", {"precision": "bfloat16"}), faults.GPUMemory(8 * GB, GB, 7 * GB, 0)
     error = faults.gpu_is_full(config, memory, "", begun=False)
