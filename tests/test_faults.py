@@ -50,6 +50,8 @@ def test_a_fault_in_a_real_process(name):
 @pytest.mark.parametrize("name", [function.__name__ for function in SLOW])
 def test_a_fault_in_a_real_process_that_takes_longer(name):
     row = run_row(name)
+    if row.ok is None:
+        pytest.skip(row.sees)
     assert row.ok, row
 
 
