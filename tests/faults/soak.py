@@ -149,9 +149,8 @@ def draw(samples: list[Sample], path: Path, facts: dict) -> None:
     above.plot(minutes, [sample.rss for sample in samples], ".", ms=2, label="process")
     above.plot(minutes, [sample.workers_rss for sample in samples], ".", ms=2, label="workers")
     above.set(ylabel="memory, MB", ylim=(0, None))
-    above.set_title(
-        f"{facts['rss_mb_per_hour']:+.0f} ± {2 * facts['rss_error']:.0f} MB per hour over the last {facts['seconds'] / 60:.0f} minutes"
-    )
+    rate = f"{facts['rss_mb_per_hour']:+.0f} ± {2 * facts['rss_error']:.0f} MB per hour"
+    above.set_title(f"{rate} over the last {facts['seconds'] / 60:.0f} minutes")
     for name in ("handles", "threads", "children"):
         below.plot(minutes, [getattr(sample, name) for sample in samples], ".", ms=2, label=name)
     below.set(xlabel="minutes; each gap is a forced restart", ylim=(0, None))
