@@ -314,8 +314,7 @@ class Run:
     def save(self) -> None:
         """A checkpoint of everything, and the end of those that are no longer kept. Raises UserError if non-finite."""
         self._require_finite()
-        self.lock.check()
-        with self.stopping.held(), writing("a checkpoint", self.directory):
+        with self.stopping.held(), writing("a checkpoint", self.directory), self.lock.guard():
             self._save(self.directory / "checkpoints")
 
     def _save(self, folder: Path) -> None:
