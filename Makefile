@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test parity mutants worlds slow lint clean
+.PHONY: demo test parity mutants worlds faults soak slow lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,12 @@ mutants: $(VENV)/dev  ## put known bugs of other Dreamers into a copy of the sou
 
 worlds: $(VENV)/dev  ## train in worlds whose answers are known in closed form, three seeds each: 17 minutes on one core
 	$(BIN)/python benchmarks/worlds.py --seeds 0 1 2 --out runs/worlds.json
+
+faults: $(VENV)/dev  ## inject one fault after the other into real runs: one row each; 5 minutes, small disks need root
+	PYTHON=$(BIN)/python tests/faults/run.sh
+
+soak: $(VENV)/dev  ## half an hour of everything with forced restarts: do memory, files, threads or processes grow?
+	$(BIN)/python tests/faults/soak.py --minutes 30 --out benchmarks/results/soak.json
 
 slow: $(VENV)/dev  ## minutes of training per test
 	$(BIN)/pytest -m slow

@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "writing": "",
     "config": "integrity settings validity",
     "presets": "config",
-    "replay": "integrity",
+    "room": "",
+    "replay": "integrity room",
     "collect": "",
     "envs": "validity",
     "lock": "",
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "evaluate": "collect envs",
     "plot": "evaluate logger",
     "screen": "build evaluate tasks",
-    "rundir": "config faults lock",
+    "rundir": "config faults lock validity",
     "clock": "",
     "tasks": "config envs",
     "examiner": "config envs evaluate tasks train",
@@ -69,7 +70,7 @@ MAY_IMPORT = {
     "bench": "build collect compute config envs forecast loop presets replay screen tasks train",
     "verbs_bench": "__init__ bench rundir",
     "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_envs verbs_presets config presets checkpoint "
-    "evaluate logger plot rundir screen signals loop api",
+    "evaluate logger plot rundir screen signals validity loop api",
     "__init__": "",
 }
 NO_TORCH = {"errors", "validity", "ranges", "settings", "config", "replay", "collect", "envs", "plot", "__init__"}

@@ -5,6 +5,7 @@ import pytest
 import torch
 from test_fast import agent_of, batch_of, off, updates
 
+from reverie.errors import UserError
 from reverie.presets import preset_names
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -104,3 +105,18 @@ def test_acting_there_and_weights_back_here(tmp_path):
     loaded = reverie.load_player(tmp_path / "saved", num_envs=3, device="cpu")
     for mine, theirs in zip(loaded.actor.parameters(), agent.actor.parameters(), strict=True):
         assert torch.equal(mine, theirs.cpu())
+
+
+@pytest.mark.parametrize("mode", ["reference", "fast", "graph"])
+def test_a_gpu_without_memory_is_told_with_a_batch_that_fits(make_run, tmp_path, mode):
+    settings = {"compute.device": "cuda", "compute.mode": mode, "train.batch_size": 64, "model.hidden_dim": 512}
+    run = make_run(tmp_path / "run", env_steps=10_000, **settings)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 2_000_000) / total)
+    try:
+        with pytest.raises(UserError, match="the GPU ran out of memory") as caught:
+            run.train()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "train.batch_size=" in caught.value.hint

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +51,16 @@ def write_atomically(path: Path, files: Mapping[str, Any]) -> None:
     (temporary / MANIFEST).write_text(manifest_of(temporary), encoding="utf-8")
     _sync(temporary / MANIFEST)
     old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        os.replace(path, old)
-    os.replace(temporary, path)
+    for attempt in range(5):
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(temporary, path)
+            break
+        except OSError:
+            if attempt == 4 or not path.exists():  # else a reader's `recover` came between the two
+                raise
     _sync_directory(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -63,7 +70,8 @@ def recover(folder: Path) -> None:
     for old in folder.glob(".*.old"):
         name = folder / old.name[1:-4]
         if not name.exists():
-            os.replace(old, name)
+            with suppress(OSError):  # a reader on a disk that cannot be written, or the writer was quicker
+                os.replace(old, name)
 
 
 def _sync(path: Path) -> None:

@@ -14,6 +14,7 @@ from . import __version__
 from .config import SETTINGS, Config, build, load_file
 from .errors import UserError
 from .presets import load_preset, preset_names
+from .validity import may_change
 from .verbs_bench import BENCH_HELP, add_arguments
 from .verbs_presets import presets_command, show
 
@@ -141,6 +142,7 @@ def _settings_help() -> str:
     lines = ["settings, as --group.name VALUE or group.name=VALUE or name=VALUE (defaults: the design document):"]
     for key, (_, default, doc, _) in SETTINGS.items():
         lines.append(f"  {key:34} {show(default):14} {doc}")
+    lines += ["", f"The same command continues a run. {may_change()} Other settings make another run."]
     return "\n".join(lines)
 
 

@@ -25,6 +25,8 @@ from .errors import UserError
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 #: Of what is free on the GPU, the share that a suggestion may use: memory is never without gaps.
 USABLE = 0.85
+#: How CUDA and its libraries say that there is no memory, where torch does not say it for them.
+GPU_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 @contextmanager
@@ -35,8 +37,6 @@ def writing(what: str, directory: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         if isinstance(error, SafetensorError) and _number(error) is None:
             raise  # not the disk: a bug of ours
-        with suppress(OSError):
-            remove_drafts(directory)
         raise UserError(
             f"cannot write {what} to {directory} ({reason(error)}).", way_out(_number(error), directory)
         ) from error
@@ -115,21 +115,24 @@ def enough_memory(config: Config, directory: Path, agent: Callable[[], nn.Module
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        memory, begun = gpu_memory(config.compute.device, agent()), (directory / "config.yaml").exists()
-        raise gpu_is_full(config, memory, str(error), begun=begun) from error
     except MemoryError as error:
         raise memory_is_full(config, str(error)) from error
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):  # torch's MemoryError has no class of its own
-            raise
-        raise memory_is_full(config, str(error)) from error
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; its libraries and its MemoryError have no class
+        if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in GPU_WORDS):
+            memory, begun = gpu_memory(config.compute.device, agent()), (directory / "config.yaml").exists()
+            raise gpu_is_full(config, memory, str(error), begun=begun) from error
+        if "DefaultCPUAllocator" in str(error):
+            raise memory_is_full(config, str(error)) from error
+        raise
 
 
 def gpu_memory(device: str, agent: nn.Module | None) -> GPUMemory:
     """What the driver and torch say now. device: as in `compute.device`."""
     device = device if device.startswith("cuda") else "cuda"
-    free, total = torch.cuda.mem_get_info(device)
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError:  # after some errors the device does not answer any more
+        return GPUMemory(0, 0, 0, 0)
     weights = sum(p.numel() * p.element_size() for p in agent.parameters()) if agent is not None else 0
     return GPUMemory(
         total,
@@ -142,7 +145,8 @@ def gpu_memory(device: str, agent: nn.Module | None) -> GPUMemory:
 def gpu_is_full(config: Config, memory: GPUMemory, error: str, *, begun: bool) -> UserError:
     """The message, with settings that should fit."""
     wanted = re.search(r"Tried to allocate ([\d.]+ \w+)", error)
-    parts = [f"{memory.peak / 1e9:.2f} GB of {memory.total / 1e9:.2f} GB were in use"]
+    known = f"{memory.peak / 1e9:.2f} GB of {memory.total / 1e9:.2f} GB were in use"
+    parts = [known if memory.total else "how much there was cannot be said"]
     parts += [f"{wanted[1]} more were wanted"] if wanted else []
     if memory.others > 0.05 * memory.total:
         parts.append(f"other processes hold {memory.others / 1e9:.2f} GB")

@@ -16,7 +16,8 @@ import sys
 import textwrap
 import time
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,16 @@ class RunLock:
                 f"{self.directory} was removed, renamed or replaced while the run was writing to it.",
                 "Bring it back under this name and repeat the command; or start the run again, in a place that stays.",
             )
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """`check` before what is done inside, and again if it fails: the directory may have gone in the middle."""
+        self.check()
+        try:
+            yield
+        except Exception:
+            self.check()
+            raise
 
     def release(self) -> None:
         """Give it back. May be called twice."""

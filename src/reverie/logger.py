@@ -42,7 +42,8 @@ class Logger:
         self.count = 0
         for name in FILES:
             if sizes is not None and name in sizes and (run / name).exists():
-                os.truncate(run / name, min(sizes[name], (run / name).stat().st_size))
+                with writing(name, run):
+                    os.truncate(run / name, min(sizes[name], (run / name).stat().st_size))
             else:
                 _forget_after(run / name, env_steps)
         self.trouble = ""  # what is no longer written, and why: a curve is never worth a run

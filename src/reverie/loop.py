@@ -53,7 +53,7 @@ class Run:
             with enough_memory(config, self.directory, lambda: getattr(self, "agent", None)):
                 self._make(config, env, weights)
         except BaseException:
-            self.lock.release()
+            self._leave()
             raise
 
     def _make(self, config: Config, env: EnvLike | None, weights: Path | None) -> None:
@@ -168,6 +168,8 @@ class Run:
                 self._pulse(screen)  # pretraining is many updates at one step: no silence
             if settings.eval_every and clock.env_steps - max(0, self.evaluated_at) >= settings.eval_every:
                 self.evaluate(screen)
+            if not self.writer.busy:
+                self.writer.finish()  # if the last checkpoint could not be written, it is told now
             if time.monotonic() - saved >= settings.checkpoint_every:
                 self.save(wait=False)
                 saved = time.monotonic()
@@ -361,22 +363,26 @@ class Run:
         """
         if wait or not self.writer.busy:
             self._require_finite()
-            self.lock.check()
             with self.stopping.held():
                 save_run(self, wait=wait)
 
     def close(self) -> None:
         """Close environments and files. Raises UserError if the last checkpoint could not be written."""
         try:
-            self.writer.finish()
+            with self.stopping.held():
+                self.writer.finish()
         finally:
-            self._close()
+            self.logger.close()
+            if not isinstance(self.env, gym.Env):  # an instance belongs to whoever made it
+                self.envs.close()
+            self.examiner.close()
+            self._leave()
 
-    def _close(self) -> None:
-        self.logger.close()
-        if not isinstance(self.env, gym.Env):  # an instance belongs to whoever made it
-            self.envs.close()
-        self.examiner.close()
+    def _leave(self) -> None:
+        """Give the directory back, without what a write that failed left in it."""
+        if self.lock.held:
+            with suppress(OSError):
+                remove_drafts(self.directory)
         self.lock.release()
 
     def history(self) -> list[dict[str, Any]]:

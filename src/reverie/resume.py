@@ -73,7 +73,7 @@ def save_run(run: Run, *, wait: bool) -> None:
     path = run.directory / "checkpoints" / f"step-{run.clock.env_steps:012d}"
 
     def write() -> None:
-        with writing("a checkpoint", run.directory):
+        with writing("a checkpoint", run.directory), run.lock.guard():
             rows()
             state["replay"]["files"] = run.replay.needed(np.array(state["replay"]["counts"]))
             checkpoint.write_atomically(path, files | checkpoint.state_text(state, updates))

@@ -22,18 +22,7 @@ from .config import Config, flatten, load_file, to_dict
 from .errors import UserError
 from .faults import writing
 from .lock import NAME as LOCK
-
-#: Settings that may differ when a run is continued; everything else makes it another run.
-MAY_CHANGE = (
-    "train.env_steps", "train.minutes", "train.eval_", "train.random_baseline", "train.checkpoint_", "train.log_",
-    "compute.", "log.",
-)  # fmt: skip
-
-
-def may_change() -> str:
-    """The settings that may differ when a run is continued, as a sentence."""
-    groups = [f"{name}*" if name.endswith((".", "_")) else name for name in MAY_CHANGE]
-    return f"May change in a run: {', '.join(groups)}."
+from .validity import MAY_CHANGE, may_change
 
 
 def holds_run(directory: Path) -> bool:

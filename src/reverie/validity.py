@@ -140,3 +140,16 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
             f"at least 2 x seq_len = {2 * length} are needed ('env.num_envs' is {streams})"
         )
     return faults
+
+
+#: Settings that may differ when a run is continued; everything else makes it another run.
+MAY_CHANGE = (
+    "train.env_steps", "train.minutes", "train.eval_", "train.random_baseline", "train.checkpoint_", "train.log_",
+    "compute.", "log.",
+)  # fmt: skip
+
+
+def may_change() -> str:
+    """The settings that may differ when a run is continued, as a sentence."""
+    groups = [f"{name}*" if name.endswith((".", "_")) else name for name in MAY_CHANGE]
+    return f"May change in a run: {', '.join(groups)}."

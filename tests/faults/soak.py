@@ -102,6 +102,16 @@ def soak(run: Path, minutes: float) -> tuple[list[Sample], list[str]]:
     return samples, wrong + ([problem] if problem else [])
 
 
+def slope(hours: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """MB per hour and its standard error, from the means of 12 blocks.
+
+    Single samples hang together: the C library gives memory back in large pieces (`keep_memory`), a sawtooth.
+    """
+    means = [(h.mean(), v.mean()) for h, v in zip(np.array_split(hours, 12), np.array_split(values, 12), strict=True)]
+    fit, errors = np.polyfit(*np.array(means).T, 1, cov=True)
+    return round(float(fit[0]), 1), round(float(errors[0, 0] ** 0.5), 1)
+
+
 def judge(samples: list[Sample]) -> dict:
     """The last process after its warm-up: slopes per hour and whether counts stay."""
     last = [sample for sample in samples if sample.pid == samples[-1].pid]
@@ -112,14 +122,18 @@ def judge(samples: list[Sample]) -> dict:
     for name in ("rss", "workers_rss"):
         values = np.array([getattr(sample, name) for sample in last])
         facts[f"{name}_mb"] = [round(float(values.min()), 1), round(float(values.max()), 1)]
-        facts[f"{name}_mb_per_hour"] = round(float(np.polyfit(hours, values, 1)[0]), 2)
+        facts[f"{name}_mb_per_hour"], facts[f"{name}_error"] = slope(hours, values)
+        half = len(values) // 2
+        facts[f"{name}_peaks_mb"] = [round(float(part.max()), 1) for part in (values[:half], values[half:])]
     for name in ("handles", "threads", "children", "files"):
         values = [getattr(sample, name) for sample in last]
         half = len(values) // 2
         facts[name] = {"min": min(values), "max": max(values), "grows": max(values[half:]) > max(values[:half])}
-    slopes = [facts["rss_mb_per_hour"], facts["workers_rss_mb_per_hour"]]
-    counts = [facts[name]["grows"] for name in ("handles", "threads", "children")]
-    facts["flat"] = max(slopes) < FLAT and not any(counts)
+    flat = [facts[f"{name}_mb_per_hour"] < max(FLAT, 2 * facts[f"{name}_error"]) for name in ("rss", "workers_rss")]
+    peaks = [facts[f"{name}_peaks_mb"] for name in ("rss", "workers_rss")]
+    flat += [later <= 1.02 * earlier for earlier, later in peaks]
+    flat += [not facts[name]["grows"] for name in ("handles", "threads", "children")]
+    facts["flat"] = all(flat)
     return facts
 
 
@@ -135,7 +149,8 @@ def draw(samples: list[Sample], path: Path, facts: dict) -> None:
     above.plot(minutes, [sample.rss for sample in samples], ".", ms=2, label="process")
     above.plot(minutes, [sample.workers_rss for sample in samples], ".", ms=2, label="workers")
     above.set(ylabel="memory, MB", ylim=(0, None))
-    above.set_title(f"{facts['rss_mb_per_hour']:+.1f} MB per hour over the last {facts['seconds'] / 60:.0f} minutes")
+    rate = f"{facts['rss_mb_per_hour']:+.0f} ± {2 * facts['rss_error']:.0f} MB per hour"
+    above.set_title(f"{rate} over the last {facts['seconds'] / 60:.0f} minutes")
     for name in ("handles", "threads", "children"):
         below.plot(minutes, [getattr(sample, name) for sample in samples], ".", ms=2, label=name)
     below.set(xlabel="minutes; each gap is a forced restart", ylim=(0, None))

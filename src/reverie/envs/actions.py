@@ -286,7 +286,7 @@ def _box(space: spaces.Box, path: Path, bound: float, notes: list[str]) -> Actio
 
 def _plain(part: ActionPart, vector: np.ndarray) -> Any:
     own = part.decode(vector)
-    return int(own) if part.kind == "discrete" else own
+    return int(own) if part.kind == "discrete" else np.asarray(own)
 
 
 def _called(path: Path) -> str:
