@@ -103,7 +103,7 @@ def corrupt(directory, seed):
 
 def outcome(directory):
     """ "before it": the earlier checkpoint was used, and told; "refused": told. Anything else is a fault."""
-    newest = checkpoint.checkpoints(directory)[-1:]
+    newest = checkpoint.step_directories(directory)[-1:]  # also without its state.json: that may be what was deleted
     try:
         run = again(directory)
     except UserError as error:

@@ -25,13 +25,14 @@ from .config import Config, to_dict
 from .config import load_file as load_config
 from .envs.spaces import Spec
 from .errors import UserError
-from .integrity import MANIFEST, Damaged, check_manifest, manifest_of, read_json
+from .integrity import MANIFEST, Damaged, check_manifest, manifest_of, read_json, sound
 
 if TYPE_CHECKING:
     from .train import DreamerV2
 
 FORMAT = 3  # raised when a file's meaning changes; 2: actions of several parts; 3: manifest.json, run.safetensors
 READABLE = (1, 2, 3)  # older formats must stay loadable
+ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what it keeps of each parameter
 
 
 def write_atomically(path: Path, files: Mapping[str, Any]) -> None:
@@ -127,13 +128,21 @@ def _copied(value: Tensor) -> Tensor:
 
 
 def restore_optimizers(agent: DreamerV2, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `optimizer_tensors`."""
+    """Inverse of `optimizer_tensors`. Raises ValueError or IndexError for what does not fit."""
     for name, optimizer in agent.optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
+        shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
         for key, value in tensors.items():
             owner, index, moment = key.split("/")
+            if owner not in agent.optimizers:
+                raise ValueError(f"no optimizer '{owner}'")
             if owner == name:
+                wanted = torch.Size() if moment == "step" else shapes[int(index)]
+                if value.shape != wanted or not value.is_floating_point():  # fused kernels would not look
+                    raise ValueError(f"'{key}' has shape {tuple(value.shape)}, expected {tuple(wanted)}")
                 state.setdefault(int(index), {})[moment] = value
+        if any(moments.keys() != ADAM for moments in state.values()):
+            raise ValueError(f"a parameter of '{name}' lacks one of {', '.join(sorted(ADAM))}")
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -169,15 +178,19 @@ def verify(path: Path) -> None:
 def load_checkpoint(path: Path, agent: DreamerV2, generators: Mapping[str, torch.Generator]) -> dict[str, Any]:
     """Restore weights, optimisers and random streams; -> the rest of the state. Raises UserError."""
     state = read_json(path / "state.json")
-    if state.get("format") not in READABLE or not isinstance(state.get("updates"), int):
+    if state.get("format") not in READABLE or type(state.get("updates")) is not int:
         raise UserError(f"{path / 'state.json'} is damaged or of another version.", "Remove that checkpoint.")
     load_weights(path, agent)
     tensors = _tensors(path / "optimizers.safetensors")
     for name, generator in generators.items():
         if f"rng/{name}/state" not in tensors:
             raise UserError(f"{path} lacks the random stream '{name}'.", "Remove that checkpoint.")
-        generator.set_state(tensors.pop(f"rng/{name}/state"))
-    restore_optimizers(agent, tensors)
+        try:
+            generator.set_state(tensors.pop(f"rng/{name}/state"))
+        except (RuntimeError, TypeError) as error:
+            raise Damaged(f"{path} has no such random stream '{name}' ({error}).", "Use another checkpoint.") from error
+    with sound(path / "optimizers.safetensors"):
+        restore_optimizers(agent, tensors)
     agent.updates = state["updates"]
     return state
 
@@ -268,6 +281,13 @@ def load_weights(path: Path, module: nn.Module, *, only: str = "") -> None:
     weights = _tensors(path / "weights.safetensors")
     if only:
         weights = {key[len(only) + 1 :]: value for key, value in weights.items() if key.startswith(f"{only}.")}
+    for name, wanted in module.state_dict().items():
+        if name in weights and weights[name].dtype != wanted.dtype:  # torch would convert without a word
+            raise UserError(
+                f"the weights in {path} do not fit this configuration: '{name}' holds {weights[name].dtype}, expected "
+                f"{wanted.dtype}.",
+                "Use another checkpoint.",
+            )
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:

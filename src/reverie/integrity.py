@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ LARGEST_TEXT = {"config.yaml": 2**20, "spec.json": 2**24, "state.json": 2**28, M
 
 class Damaged(UserError):
     """A file is not what was written."""
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """Around what takes values of file `path` as they should be. Raises Damaged where they are of another form."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise Damaged(f"{path} is damaged ({error!r}).", "Use another checkpoint.") from error
 
 
 def fingerprint(path: Path) -> str:
@@ -37,15 +47,22 @@ def check(folder: Path, wanted: Mapping[str, Any]) -> None:
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise Damaged(f"{folder} names a file outside of itself ({name}).", "Do not use it.")
-        if not path.is_file() or path.is_symlink():
+        try:
+            found = fingerprint(path) if path.is_file() and not path.is_symlink() else None
+        except OSError as error:  # a name that no file can have, or a disk that no longer reads
+            raise Damaged(f"cannot read {folder} ({error.strerror}).", "Use another checkpoint.") from error
+        if found is None:
             raise Damaged(f"{path} is missing.", "Use another checkpoint.")
-        if fingerprint(path) != known:
+        if found != known:
             raise Damaged(f"{path} is damaged: it is not what was written.", "Use another checkpoint.")
 
 
 def check_manifest(folder: Path) -> None:
     """Is `folder` whole, by its manifest? Raises Damaged."""
     wanted = read_json(folder / MANIFEST)
+    ours = {path.name for path in folder.iterdir() if path.suffix in (".json", ".yaml", ".safetensors")} - {MANIFEST}
+    if not ours <= wanted.keys():
+        raise Damaged(f"{folder / MANIFEST} does not know {min(ours - wanted.keys())}.", "Use another checkpoint.")
     check(folder, wanted)
 
 

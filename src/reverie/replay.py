@@ -214,7 +214,6 @@ class Replay:
         A file is written under a temporary name, synced and renamed: it is there whole or not at all.
         """
         first = np.maximum(self.saved, self.counts - self.size)
-        self.saved = self.counts.copy()
         if not (self.counts > first).any():
             return lambda: directory.mkdir(parents=True, exist_ok=True)
         spans = [np.arange(a, b) for a, b in zip(first, self.counts, strict=True)]
@@ -231,8 +230,9 @@ class Replay:
             save_file(rows, temporary, metadata=meta)
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-            self.files[path.name] = fingerprint(temporary), last
+            known = fingerprint(temporary)
             os.replace(temporary, path)
+            self.files[path.name], self.saved = (known, last), last  # not before: a full disk must not leave a gap
 
         return write
 
@@ -257,6 +257,10 @@ class Replay:
             if (last > counts).any():
                 path.unlink()  # written after the checkpoint that we return to
                 continue
+            if len(first) != len(counts) or (first < 0).any() or not (0 <= last - first).all():
+                raise _damaged(path, ValueError("its header names no steps of these streams"))
+            if (last - first > self.size).any():
+                raise _damaged(path, ValueError("its header names more steps than the replay holds"))
             rows, at = _rows(path), 0
             for stream, (a, b) in enumerate(zip(first, last, strict=True)):
                 places = np.arange(a, b) % self.size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from .clock import Clock
 from .errors import UserError
 from .evaluate import Evaluation
 from .faults import writing
-from .integrity import Damaged, check, read_json
+from .integrity import Damaged, check, read_json, sound
 from .logger import read_lines
 from .rundir import clear_leftovers
 
@@ -88,8 +89,9 @@ def _prune(run: Run) -> None:
     keep, found = run.config.log.keep_checkpoints, checkpoint.checkpoints(run.directory)
     for path in found[:-keep]:
         shutil.rmtree(path)
-    oldest = read_json(found[-keep:][0] / "state.json")
-    run.replay.prune(run.directory / "replay", np.array(oldest["replay"]["counts"]))
+    with suppress(Damaged), sound(found[-keep:][0] / "state.json"):  # an old one that rots must not end the run
+        oldest = read_json(found[-keep:][0] / "state.json")
+        run.replay.prune(run.directory / "replay", np.array(oldest["replay"]["counts"]))
 
 
 def restore_newest(run: Run) -> dict[str, Any]:
@@ -124,9 +126,12 @@ def restore(run: Run, path: Path) -> dict[str, Any]:
             f"{'; '.join(run.spec.describe())}.",
             "Choose another --run.",
         )
-    check(run.directory / "replay", read_json(path / "state.json").get("replay", {}).get("files", {}))
-    state = checkpoint.load_checkpoint(path, run.agent, generators_of(run))
-    try:
+    known_as = path / "state.json"
+    with sound(known_as):
+        check(run.directory / "replay", read_json(known_as).get("replay", {}).get("files", {}))
+    state, tensors = checkpoint.load_checkpoint(path, run.agent, generators_of(run)), checkpoint.run_tensors(path)
+    with sound(known_as):
+        _require_form(run, state, tensors)
         run.clock = Clock(**state["clock"])
         counts = np.array(state["replay"]["counts"])
         run.replay.rng.bit_generator.state = state["replay"]["rng"]
@@ -136,11 +141,41 @@ def restore(run: Run, path: Path) -> dict[str, Any]:
         if "collector" in state:
             run.replay.mark_again(state["replay"]["marked"])
             _global_generators(state)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Damaged(f"{path / 'state.json'} is damaged ({error!r}).", "Remove that checkpoint.") from error
-    _go_on(run, state, checkpoint.run_tensors(path))
+    _go_on(run, state, tensors)  # outside: what an environment raises in here is not the file's fault
     _recall_evaluation(run)
     return state
+
+
+def _require_form(run: Run, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Are all values of the form in which `state_of` wrote them? Raises what `sound` turns into words."""
+    streams, replay = len(run.replay.counts), state["replay"]
+    _whole([state["clock"]["env_steps"], state["clock"]["updates"]], 2)
+    _whole(replay["counts"], streams)
+    if "collector" not in state:  # an older format
+        return
+    held, log = state["collector"], state["log"]
+    _whole([held["steps"], held["seed"], log["count"], log["written_at"]], 4)
+    _whole(held["lengths"], streams)
+    _whole(list(log["sizes"].values()), len(log["sizes"]))
+    _whole(replay["marked"], len(replay["marked"]))
+    if max(replay["marked"], default=0) >= streams * run.replay.size:
+        raise ValueError("a marked step is outside of the replay")
+    if len(held["scores"]) != streams or len(held["places"]) != streams:
+        raise ValueError(f"the collector was not one of {streams} environments")
+    for place in held["places"]:
+        if place is not None:
+            _whole(place, 2)
+    wanted = {f"player/{key}": value for key, value in run.player.memory().items()}
+    wanted |= {f"log/{name}": torch.zeros(()) for name in log["names"]}
+    odd = [n for n in {**wanted, **tensors} if n not in wanted or n not in tensors or tensors[n].shape != wanted[n].shape]
+    if odd:
+        raise ValueError(f"run.safetensors does not fit it: '{odd[0]}'")
+
+
+def _whole(values: Any, count: int) -> None:
+    """`count` whole numbers from 0 to what 64 bits hold, else ValueError."""
+    if len(values) != count or not all(type(value) is int and 0 <= value < 2**62 for value in values):
+        raise ValueError(f"expected {count} whole numbers")
 
 
 def restore_log(run: Run, path: Path, state: dict[str, Any]) -> None:
