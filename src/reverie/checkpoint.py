@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3  # raised when a file's meaning changes; 2: actions of several parts; 3: manifest.json, run.safetensors
 READABLE = (1, 2, 3)  # older formats must stay loadable
-ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what it keeps of each parameter
+ADAM = ("exp_avg", "exp_avg_sq")  # what torch's own optimisers keep of each parameter; ours say it
 
 
 def write_atomically(path: Path, files: Mapping[str, Any]) -> None:
@@ -141,8 +141,9 @@ def restore_optimizers(agent: DreamerV2, tensors: Mapping[str, Tensor]) -> None:
                 if value.shape != wanted or not value.is_floating_point():  # fused kernels would not look
                     raise ValueError(f"'{key}' has shape {tuple(value.shape)}, expected {tuple(wanted)}")
                 state.setdefault(int(index), {})[moment] = value
-        if any(moments.keys() != ADAM for moments in state.values()):
-            raise ValueError(f"a parameter of '{name}' lacks one of {', '.join(sorted(ADAM))}")
+        kept = {"step", *getattr(optimizer, "moments", ADAM)}
+        if any(moments.keys() != kept for moments in state.values()):
+            raise ValueError(f"a parameter of '{name}' has not exactly {', '.join(sorted(kept))}")
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

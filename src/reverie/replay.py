@@ -257,7 +257,7 @@ class Replay:
             if (last > counts).any():
                 path.unlink()  # written after the checkpoint that we return to
                 continue
-            if len(first) != len(counts) or (first < 0).any() or not (0 <= last - first).all():
+            if len(first) != len(counts) or (first < 0).any() or not (last - first >= 0).all():
                 raise _damaged(path, ValueError("its header names no steps of these streams"))
             if (last - first > self.size).any():
                 raise _damaged(path, ValueError("its header names more steps than the replay holds"))

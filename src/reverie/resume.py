@@ -167,7 +167,9 @@ def _require_form(run: Run, state: dict[str, Any], tensors: dict[str, Tensor]) -
             _whole(place, 2)
     wanted = {f"player/{key}": value for key, value in run.player.memory().items()}
     wanted |= {f"log/{name}": torch.zeros(()) for name in log["names"]}
-    odd = [n for n in {**wanted, **tensors} if n not in wanted or n not in tensors or tensors[n].shape != wanted[n].shape]
+    odd = [
+        n for n in {**wanted, **tensors} if n not in wanted or n not in tensors or tensors[n].shape != wanted[n].shape
+    ]
     if odd:
         raise ValueError(f"run.safetensors does not fit it: '{odd[0]}'")
 
