@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "fast": "networks ops rssm",
     "compute": "config fast networks",
     "graph": "replay",
-    "train": "compute config graph presets envs replay ops optim policies rssm actor_critic build player",
+    "nonfinite": "optim replay rssm",
+    "train": "compute config graph nonfinite presets envs replay ops optim policies rssm actor_critic build player",
     "selftest": "config envs networks ops policies rssm actor_critic replay train",
     "evaluate": "collect envs",
     "plot": "evaluate logger",
@@ -52,16 +53,20 @@ MAY_IMPORT = {
     "forecast": "config envs replay train",
     "ranges": "",
     "signals": "",
-    "loop": "compute config envs forecast ops ranges replay collect checkpoint evaluate examiner clock logger rundir "
-    "screen signals tasks train",
+    "autopsy": "fast nonfinite rssm",
+    "crash": "autopsy checkpoint config envs nonfinite replay rssm",
+    "recovery": "autopsy checkpoint clock crash nonfinite train",
+    "loop": "compute config envs forecast nonfinite ops ranges recovery replay collect checkpoint evaluate examiner "
+    "clock logger rundir screen signals tasks train",
     "verbs_envs": "envs",
     "verbs_check": "envs",
+    "verbs_crash": "autopsy build crash train",
     "api": "config presets envs checkpoint evaluate loop player screen tasks train",
     "verbs_presets": "config presets",
     "bench": "build collect compute config envs forecast loop presets replay screen tasks train",
     "verbs_bench": "__init__ bench rundir",
-    "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_envs verbs_presets config presets checkpoint "
-    "evaluate logger plot rundir screen loop api",
+    "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_crash verbs_envs verbs_presets config presets "
+    "checkpoint evaluate logger plot rundir screen loop api",
     "__init__": "",
 }
 NO_TORCH = {"errors", "validity", "ranges", "config", "replay", "collect", "envs", "plot", "__init__"}

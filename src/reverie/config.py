@@ -238,6 +238,7 @@ class TrainConfig:
     checkpoint_every: float = opt(300.0, "seconds between checkpoints; there is always one at the end", "ours")
     forecast: bool = opt(True, "tell memory, disk and time before step 0, and refuse what cannot fit", "ours")
     log_every: float = opt(5.0, "seconds between lines of metrics.jsonl", "ours")
+    on_nonfinite: Literal["stop", "skip", "rollback"] = opt("stop", "at a NaN: end, skip it, or reload", "ours")
     optimizer: Literal["adam", "laprop"] = opt("adam", "Adam, or DreamerV3's LaProp", "released code; V3: laprop")
     adam_eps: float = opt(1e-5, "the optimiser's epsilon", "paper Table D.1, released code")
     adam_eps_mode: Literal["torch", "keras"] = opt(

@@ -26,8 +26,10 @@ from .evaluate import Evaluation, write_gif
 from .examiner import Examiner
 from .forecast import Forecast, make_forecast, require_fit
 from .logger import Logger, read_lines
+from .nonfinite import NonFinite
 from .ops import SCALAR_TRANSFORMS
 from .ranges import range_report
+from .recovery import Recovery
 from .replay import Replay
 from .rundir import check_directory, clear_leftovers, prepare_directory
 from .screen import Screen
@@ -79,6 +81,7 @@ class Run:
         self._measure = weights is None  # loaded networks know their inputs as they were scaled before
         self._evaluated_at = -1
         self._written = 0.0
+        self.recovery = Recovery(self.directory, self.agent)
         self.resumed = self._restore()
         if weights is not None and not self.resumed:
             checkpoint.load_weights(weights, self.agent)
@@ -97,6 +100,7 @@ class Run:
         Raises UserError when the environment breaks or training becomes non-finite; the checkpoints stay good.
         """
         screen = screen or Screen(quiet=True)
+        self.recovery.say = screen.say
         try:
             with on_signals(self.stop):
                 screen.start(self)
@@ -219,8 +223,12 @@ class Run:
                 self.replay.sample(self.config.train.batch_size, self.config.train.seq_len), self.agent.device
             )
         with self.clock.timed("update"):
-            self.logger.add(self.agent.update(batch))
-        self.clock.updates += 1
+            try:
+                self.logger.add(self.agent.update(batch))
+            except NonFinite as trouble:
+                self.recovery.handle(trouble, self.clock)
+                return
+        self.recovery.in_a_row, self.clock.updates = 0, self.clock.updates + 1
 
     # ---------------------------------------------------------------------------------------------- numbers and files
 
@@ -252,13 +260,19 @@ class Run:
             "speed/updates_per_second": clock.updates / max(1e-9, clock.spent["update"]),
         }
         numbers |= {f"time/{part}": spent / total for part, spent in clock.spent.items()}
+        if self.config.train.on_nonfinite != "stop":
+            numbers |= {"nonfinite/skipped": clock.skipped, "nonfinite/rollbacks": clock.rollbacks}
         if self.recent:
             numbers["episode/return"] = float(np.mean(self.recent))
         self._require_finite()
         screen.metrics = self.logger.write(numbers, env_steps=clock.env_steps)
 
     def _require_finite(self) -> None:
-        """Stop before a NaN is saved over good checkpoints. Raises UserError."""
+        """Stop, or do what `train.on_nonfinite` says, before a NaN is saved over good checkpoints. Raises UserError."""
+        trouble = self.agent.guard.trouble()
+        if trouble:
+            self.logger.forget()
+            self.recovery.handle(trouble, self.clock)
         broken = self.logger.nonfinite()
         if broken:
             raise UserError(
@@ -340,6 +354,7 @@ class Run:
             self.recent = list(state["recent"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{found[-1] / 'state.json'} is damaged ({error}).", "Remove that checkpoint.") from error
+        self.recovery.resume(self.clock)
         self.replay.load(self.directory / "replay", counts)
         self.collector.steps = self.clock.env_steps
         self.collector.seed += self.clock.env_steps  # other starts than the first time

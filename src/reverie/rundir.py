@@ -24,6 +24,7 @@ from .errors import UserError
 #: Settings that may differ when a run is continued; everything else makes it another run.
 MAY_CHANGE = (
     "train.env_steps", "train.minutes", "train.eval_", "train.random_baseline", "train.checkpoint_", "train.log_",
+    "train.on_nonfinite",
     "compute.", "log.",
 )  # fmt: skip
 
