@@ -118,13 +118,10 @@ def _parser() -> argparse.ArgumentParser:
 
     selftest = verb("selftest", _selftest, "check every equation against golden numbers: run it after editing a loss")
     selftest.add_argument("--only", help="only the checks with this in their names, e.g. KL")
-
     bench = verb("bench", _bench, "measure speed, memory, and how far it is from what the hardware allows", BENCH_HELP)
     add_arguments(bench)
-
     crash = verb("replay-crash", _crash, "why a run stopped at a NaN: its last update once more", CRASH_HELP)
     crash.add_argument("path", type=Path, help="a run, or its directory `crash`")
-
     info = verb("info", _info, "versions and hardware, or the state of a run")
     info.add_argument("run", type=Path, nargs="?")
     for sub in (envs, check, selftest, presets, info, play, bench, crash):

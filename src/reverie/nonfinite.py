@@ -45,8 +45,10 @@ class NonFinite(ArithmeticError):
 class Guard:
     """Looks at each step before it is made, and keeps what an autopsy needs."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, scales: Sequence[Tensor] = ()) -> None:
+        """scales: small buffers that computing changes, to be put back with a step that is not made (on a CPU)."""
+        self.device, self.scales = device, scales
+        self.before: list[Tensor] = []
         self.waits = device.type == "cpu"  # else nobody may ask for a number
         self.counts = {stage: torch.zeros((), device=device) for stage in STAGES}
         self.cases: dict[str, Case] = {}
@@ -64,6 +66,7 @@ class Guard:
         last = self.cases.get(STAGES[0])
         if last is not None and last.batch is not None and last.batch.is_terminal is is_terminal:
             batch = last.batch  # the same update's
+        self.before = [scale.clone() for scale in self.scales]
         self.cases[stage] = Case(stage, batch, posterior, is_terminal, random_state(self.device))
 
     def check(self, stage: str, numbers: Iterable[Tensor], optimizers: Sequence[Optimizer]) -> None:
@@ -77,6 +80,8 @@ class Guard:
             total = total + torch.stack(torch._foreach_norm(moments)).sum()
         if self.waits:
             if not math.isfinite(float(total)):
+                for scale, before in zip(self.scales, self.before, strict=False):
+                    scale.copy_(before)
                 raise NonFinite(self.cases.get(stage) or Case(stage, None, None, None, {}), self.told())
             return
         bad = 1 - total.isfinite().float()

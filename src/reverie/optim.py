@@ -73,7 +73,7 @@ class _Tensors(Optimizer):
             count, bad = self.state[parameters[0]]["step"], self.found_inf
             counted = 1 if bad is None or bad.device != count.device else 1 - bad
             _plus_([self.state[p]["step"] for p in parameters], counted)
-            t = count if self.on_device else float(count)  # kept on the CPU otherwise: no waiting for the device
+            t = count if self.on_device else max(1.0, float(count))  # on the CPU otherwise: no waiting for the device
             decay = group["lr"] * group["weight_decay"]
             _times_(parameters, 1 - (decay if bad is None else decay * (1 - bad)))
             mean, square = ([self.state[p][key] for p in parameters] for key in self.moments)
