@@ -228,7 +228,8 @@ class Run:
             except NonFinite as trouble:
                 self.recovery.handle(trouble, self.clock)
                 return
-        self.recovery.in_a_row, self.clock.updates = 0, self.clock.updates + 1
+        self.recovery.fine()
+        self.clock.updates += 1
 
     # ---------------------------------------------------------------------------------------------- numbers and files
 
@@ -269,10 +270,8 @@ class Run:
 
     def _require_finite(self) -> None:
         """Stop, or do what `train.on_nonfinite` says, before a NaN is saved over good checkpoints. Raises UserError."""
-        trouble = self.agent.guard.trouble()
-        if trouble:
+        if self.recovery.look(self.clock):
             self.logger.forget()
-            self.recovery.handle(trouble, self.clock)
         broken = self.logger.nonfinite()
         if broken:
             raise UserError(

@@ -84,7 +84,7 @@ class _Tensors(Optimizer):
     def _follow_squares(self, square: Any, gradients: Any, beta2: float) -> None:
         """v = b2 v + (1 - b2) g^2."""
         bad = self.found_inf
-        _times_(square, beta2 if bad is None else torch.where(bad > 0, 1.0, beta2))
+        _times_(square, beta2 if bad is None else 1 - (1 - bad) * (1 - beta2))
         gradients = _unless(bad, gradients)
         torch._foreach_addcmul_(square, gradients, gradients, 1 - beta2)
 

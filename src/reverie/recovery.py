@@ -28,6 +28,20 @@ class Recovery:
         """Learning rates stay lowered over a stop."""
         self.agent.lr_scale = 0.5**clock.rollbacks
 
+    def fine(self) -> None:
+        """An update was made; elsewhere than on a CPU that is known only after a look."""
+        if self.agent.guard.waits:
+            self.in_a_row = 0
+
+    def look(self, clock: Clock) -> bool:
+        """Has the device left out updates? Then do what the policy says. Raises UserError like `handle`."""
+        trouble = self.agent.guard.trouble()
+        if trouble is None:
+            self.in_a_row = self.in_a_row if self.agent.guard.waits else 0
+            return False
+        self.handle(trouble, clock)
+        return True
+
     def handle(self, trouble: NonFinite, clock: Clock) -> None:
         """Do what the policy says. Raises UserError where that is to stop, or where it has been tried too often."""
         if self.policy == "skip":

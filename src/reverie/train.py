@@ -74,10 +74,8 @@ class DreamerV2(nn.Module):
             "actor": self._optimizer(self.actor, config.behavior.actor_lr),
             "critic": self._optimizer(self.critic, config.behavior.critic_lr),
         }
-        self.guard, self.lr_scale = (
-            Guard(self.device, [*self.return_scale.buffers()]),
-            1.0,
-        )  # the scale is halved by each rollback (recovery.py)
+        self.lr_scale = 1.0  # halved by each rollback (recovery.py)
+        self.guard = Guard(self.device, [self.return_scale.low, self.return_scale.high])
         self._captured: CapturedUpdate | None = None
         if self.mode == "graph":
             self.entropy_weight = torch.zeros((), device=self.device)
