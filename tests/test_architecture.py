@@ -47,7 +47,8 @@ MAY_IMPORT = {
     "fast": "networks ops rssm",
     "compute": "config fast networks",
     "graph": "replay",
-    "train": "compute config graph presets envs replay ops optim policies rssm actor_critic build player",
+    "nonfinite": "optim replay rssm",
+    "train": "compute config graph nonfinite presets envs replay ops optim policies rssm actor_critic build player",
     "selftest": "config envs networks ops policies rssm actor_critic replay train",
     "evaluate": "collect envs",
     "plot": "evaluate logger",
@@ -61,16 +62,20 @@ MAY_IMPORT = {
     "signals": "",
     "first_rows": "config envs faults ops ranges replay",
     "resume": "checkpoint clock evaluate faults integrity logger rundir",
-    "loop": "compute config envs faults first_rows forecast lock replay collect checkpoint evaluate examiner clock "
-    "logger resume rundir screen signals tasks train writing",
+    "autopsy": "fast nonfinite rssm",
+    "crash": "autopsy checkpoint config envs integrity nonfinite replay rssm",
+    "recovery": "autopsy checkpoint clock crash integrity nonfinite train",
+    "loop": "compute config envs faults first_rows forecast lock nonfinite recovery replay collect checkpoint evaluate "
+    "examiner clock logger resume rundir screen signals tasks train writing",
     "verbs_envs": "envs",
     "verbs_check": "envs",
+    "verbs_crash": "autopsy build checkpoint config crash train",
     "api": "config presets envs checkpoint evaluate loop player screen tasks train",
     "verbs_presets": "config presets",
     "bench": "build collect compute config envs forecast loop presets replay screen tasks train",
     "verbs_bench": "__init__ bench rundir",
-    "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_envs verbs_presets config presets checkpoint "
-    "evaluate logger plot rundir screen signals validity loop api",
+    "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_crash verbs_envs verbs_presets config presets "
+    "checkpoint evaluate logger plot rundir screen signals validity loop api",
     "__init__": "",
 }
 NO_TORCH = {"errors", "validity", "ranges", "settings", "config", "replay", "collect", "envs", "plot", "__init__"}

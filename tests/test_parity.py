@@ -258,7 +258,7 @@ FAULTS = [
     ("reverie.optim:keras_eps", "beta2**update", "beta2", ["optimiser: Keras' epsilon"]),
     ("reverie.optim:clip_adaptive_", "min=floor", "min=0", [AGC]),
     ("reverie.optim:LaProp._move", "(1 - beta2**t)", "1.0", ["optimiser: LaProp"]),
-    (f"{TRAIN}_step", "self.config.train.grad_clip)", "1e9)", [name for name in OPTIMISERS if name != AGC]),
+    (f"{TRAIN}_step", "self.config.train.grad_clip,", "1e9,", [name for name in OPTIMISERS if name != AGC]),
     (f"{TRAIN}_schedule", "train.weight_decay / lr if", "train.weight_decay if",
      [name for name in OPTIMISERS if name != "optimiser: decay times learning rate"]),
     # a step too early or too late
@@ -272,8 +272,8 @@ FAULTS = [
     (f"{TRAIN}_predict", "states[:, 1:]", "states[:, :-1]", DREAMT),
     (f"{TRAIN}_predict", 'head("reward")(feat[:, 1:])', 'head("reward")(feat[:, :-1])', DREAMT),
     # episodes that begin and end
-    (f"{RSSM}DiscreteRSSM.observe", "reset_where(is_first, action)", "action",
-     ["reset at a first step", "filtering", *PREDICTED]),
+    (f"{RSSM}DiscreteRSSM.observe", "reset_where(is_first, action)", "action",  # NaN: no step is made
+     ["reset at a first step", "filtering", *PREDICTED, "world model's update changes the world model only"]),
     (f"{RSSM}DiscreteRSSM.observe", "State(*(reset_where(is_first, x) for x in state))", "state",
      ["reset at a first step", "filtering", *PREDICTED]),
     (f"{RSSM}DiscreteRSSM.rollout_observation", "torch.ones_like(is_first[:, :1])", "is_first[:, :1]",

@@ -127,7 +127,8 @@ class ReturnScale(nn.Module):
         """Take new returns into account. (...) -> (), without gradient."""
         flat = returns.detach().float().flatten()
         for mine, quantile in zip((self.low, self.high), self.quantiles, strict=True):
-            mine.lerp_(flat.quantile(quantile), 1 - self.decay)
+            moved = mine.lerp(flat.quantile(quantile), 1 - self.decay)
+            mine.copy_(torch.where(moved.isfinite(), moved, mine))  # a bad update must leave nothing behind
         return (self.high - self.low).clamp(min=self.limit)
 
 

@@ -182,23 +182,23 @@ def load_checkpoint(path: Path, agent: DreamerV2, generators: Mapping[str, torch
     if state.get("format") not in READABLE or type(state.get("updates")) is not int:
         raise UserError(f"{path / 'state.json'} is damaged or of another version.", "Remove that checkpoint.")
     load_weights(path, agent)
-    tensors = _tensors(path / "optimizers.safetensors")
+    tensors = read_tensors(path / "optimizers.safetensors")
     for name, generator in generators.items():
         if f"rng/{name}/state" not in tensors:
             raise UserError(f"{path} lacks the random stream '{name}'.", "Remove that checkpoint.")
         try:
-            generator.set_state(tensors.pop(f"rng/{name}/state"))
+            generator.set_state(tensors[f"rng/{name}/state"])
         except (RuntimeError, TypeError) as error:
             raise Damaged(f"{path} has no such random stream '{name}' ({error}).", "Use another checkpoint.") from error
     with sound(path / "optimizers.safetensors"):
-        restore_optimizers(agent, tensors)
+        restore_optimizers(agent, {key: value for key, value in tensors.items() if not key.startswith("rng/")})
     agent.updates = state["updates"]
     return state
 
 
 def run_tensors(path: Path) -> dict[str, Tensor]:
     """What `save_checkpoint` was given as `run`; nothing in older formats. Raises UserError."""
-    return _tensors(path / "run.safetensors") if (path / "run.safetensors").exists() else {}
+    return read_tensors(path / "run.safetensors") if (path / "run.safetensors").exists() else {}
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -279,7 +279,7 @@ def require_fit(path: Path, make: Callable[[], nn.Module], *, below: str = "") -
 
 def load_weights(path: Path, module: nn.Module, *, only: str = "") -> None:
     """Load weights into a module; `only` takes those below that name. Raises UserError if they do not fit."""
-    weights = _tensors(path / "weights.safetensors")
+    weights = read_tensors(path / "weights.safetensors")
     if only:
         weights = {key[len(only) + 1 :]: value for key, value in weights.items() if key.startswith(f"{only}.")}
     for name, wanted in module.state_dict().items():
@@ -296,7 +296,8 @@ def load_weights(path: Path, module: nn.Module, *, only: str = "") -> None:
         raise UserError(f"the weights in {path} do not fit this configuration: {first}") from error
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A file of tensors. Raises Damaged."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -28,6 +28,12 @@ class) that makes an environment: FILE.py:FUNCTION or MODULE:FUNCTION. Settings 
 
 Exit code 1 if there are errors. In Python: reverie.check_env(make_env).
 """
+CRASH_HELP = """\
+Loads RUN/crash (settings, weights, optimisers, batch, random state), computes the update that met a NaN or an infinity
+once more, and tells what broke first. Nothing is trained and nothing is written.
+
+Exit code 1 if the trouble comes back, 0 if all numbers are finite this time, 2 if there is no such crash.
+"""
 EPILOG = """\
 examples:
   reverie train --preset demo                              learn MiniGrid from pixels in minutes
@@ -109,13 +115,13 @@ def _parser() -> argparse.ArgumentParser:
 
     selftest = verb("selftest", _selftest, "check every equation against golden numbers: run it after editing a loss")
     selftest.add_argument("--only", help="only the checks with this in their names, e.g. KL")
-
     bench = verb("bench", _bench, "measure speed, memory, and how far it is from what the hardware allows", BENCH_HELP)
     add_arguments(bench)
-
+    crash = verb("replay-crash", _crash, "why a run stopped at a NaN: its last update once more", CRASH_HELP)
+    crash.add_argument("path", type=Path, help="a run, or its directory `crash`")
     info = verb("info", _info, "versions and hardware, or the state of a run")
     info.add_argument("run", type=Path, nargs="?")
-    for sub in (envs, check, selftest, presets, info, play, bench):
+    for sub in (envs, check, selftest, presets, info, play, bench, crash):
         sub.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -290,6 +296,12 @@ def _bench(args: argparse.Namespace, rest: list[str]) -> int:
     from .verbs_bench import bench_command
 
     return bench_command(args, _overrides(rest))
+
+
+def _crash(args: argparse.Namespace, rest: list[str]) -> int:
+    from .verbs_crash import crash_command
+
+    return crash_command(args)
 
 
 def _info(args: argparse.Namespace, rest: list[str]) -> int:

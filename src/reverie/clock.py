@@ -16,6 +16,8 @@ class Clock:
     updates: int = 0
     seconds: float = 0.0  # of training: collecting and learning, without evaluations
     prefilled: int = 0  # env_steps when learning began; 0 before
+    skipped: int = 0  # updates left out because of a number that is no number
+    rollbacks: int = 0  # returns to a checkpoint for the same reason; each halves the learning rates
     best: float | None = None  # best evaluation so far
     spent: dict[str, float] = field(default_factory=lambda: {"env": 0.0, "replay": 0.0, "update": 0.0})
 

@@ -76,10 +76,14 @@ class Logger:
         """Names of metrics since the last line that are NaN or infinite (waits for the device)."""
         return [key for key, value in self.sums.items() if not math.isfinite(float(value))]
 
+    def forget(self) -> None:
+        """Leave out what was added since the last line."""
+        self.sums, self.count = {}, 0
+
     def write(self, numbers: Mapping[str, float], *, env_steps: int) -> dict[str, float]:
         """One line: the given numbers and the means of what was added since the last line. -> that line."""
         means = {key: float(value) / self.count for key, value in self.sums.items()}
-        self.sums, self.count = {}, 0
+        self.forget()
         line = {"env_steps": env_steps, **numbers, **means}
         _append(self.run / "metrics.jsonl", line)
         if self.events is not None:

@@ -27,6 +27,8 @@ from .first_rows import tell_first_rows
 from .forecast import Forecast, make_forecast, require_fit
 from .lock import RunLock
 from .logger import Logger, read_lines
+from .nonfinite import NonFinite
+from .recovery import Recovery
 from .replay import Replay
 from .resume import restore_log, restore_newest, save_run
 from .rundir import check_directory, prepare_directory
@@ -65,8 +67,7 @@ class Run:
         seed_everything(config)
         train = config.train
         self.envs = make_envs(config, env, config.env.num_envs)
-        self.env, self.repeat = env, repeat_of(config)
-        self.spec = spec_of(self.envs)
+        self.env, self.repeat, self.spec = env, repeat_of(config), spec_of(self.envs)
         self.examiner = Examiner(config, twin(env), self.spec)  # now: later is too late to learn that it has no twin
         self.agent = DreamerV2(config, self.spec)
         self.forecast: Forecast | None = None
@@ -91,9 +92,9 @@ class Run:
         self.evaluated_at = -1
         self.writer = Writer()
         self.notes: list[str] = []  # what the user should know before it begins
-        self._written = 0.0
-        self.written_at = 0  # environment steps of the last line
+        self._written, self.written_at = 0.0, 0  # when, and at how many environment steps, the last line was written
         self._before: tuple[dict[str, torch.Tensor], torch.Tensor, Any] | None = None  # how the last action began
+        self.recovery = Recovery(self.directory, self.agent)
         state = restore_newest(self)
         self.resumed = bool(state)
         if weights is not None and not self.resumed:
@@ -129,6 +130,7 @@ class Run:
         Raises UserError when the environment breaks or training becomes non-finite; the checkpoints stay good.
         """
         screen = screen or Screen(quiet=True)
+        self.recovery.say = screen.say
         try:
             memory = enough_memory(self.config, self.directory, lambda: self.agent)
             with on_signals(self.stopping, self.stop, quiet=screen.quiet), memory:
@@ -185,7 +187,8 @@ class Run:
         self._follow_observations(row)
         clock.env_steps = self.collector.steps
         self._note(episodes)
-        if not clock.prefilled and clock.env_steps >= self.config.train.prefill and self._can_learn():
+        train = self.config.train
+        if not clock.prefilled and clock.env_steps >= train.prefill and self.replay.can_sample(train.seq_len):
             clock.prefilled = clock.env_steps
             for line in tell_first_rows(self.replay, self.spec, self.config, self.directory):
                 screen.say(line)
@@ -246,9 +249,6 @@ class Run:
             self.player.recall(memory)
             self.player.generator.set_state(drawn)
 
-    def _can_learn(self) -> bool:
-        return self.replay.can_sample(self.config.train.seq_len)
-
     def _follow_observations(self, row: dict[str, np.ndarray]) -> None:
         if self.config.model.vector_transform == "running":
             vectors = {key: torch.from_numpy(row[f"obs/{key}"]).to(self.agent.device) for key in self.spec.vectors}
@@ -266,7 +266,13 @@ class Run:
                 self.replay.sample(self.config.train.batch_size, self.config.train.seq_len), self.agent.device
             )
         with self.clock.timed("update"):
-            self.logger.add(self.agent.update(batch))
+            try:
+                self.logger.add(self.agent.update(batch))
+            except NonFinite as trouble:
+                self.writer.finish()  # a rollback reads what it writes
+                self.recovery.handle(trouble, self.clock)
+                return
+        self.recovery.fine()
         self.clock.updates += 1
 
     # ---------------------------------------------------------------------------------------------- numbers and files
@@ -299,6 +305,8 @@ class Run:
             "speed/updates_per_second": clock.updates / max(1e-9, clock.spent["update"]),
         }
         numbers |= {f"time/{part}": spent / total for part, spent in clock.spent.items()}
+        if self.config.train.on_nonfinite != "stop":
+            numbers |= {"nonfinite/skipped": clock.skipped, "nonfinite/rollbacks": clock.rollbacks}
         if self.config.train.deterministic:
             numbers = {key: value for key, value in numbers.items() if not key.startswith(CLOCKED)}
         if self.recent:
@@ -310,7 +318,9 @@ class Run:
         screen.once(self.logger.trouble)
 
     def _require_finite(self) -> None:
-        """Stop before a NaN is saved over good checkpoints. Raises UserError."""
+        """Stop, or do what `train.on_nonfinite` says, before a NaN is saved over good checkpoints. Raises UserError."""
+        if self.recovery.look(self.clock):
+            self.logger.forget()
         broken = self.logger.nonfinite()
         if broken:
             raise UserError(

@@ -34,7 +34,12 @@ def clip_adaptive_(parameters: Sequence[Tensor], limit: float, *, floor: float =
 
 class _Tensors(Optimizer):
     """What both have in common. With `on_device` the settings are tensors beside the parameters, as is the count of
-    steps: a captured CUDA graph can then be told new ones (graph.py)."""
+    steps: a captured CUDA graph can then be told new ones (graph.py).
+
+    `found_inf`, a tensor () as torch's own optimisers take it: where it is 1, the step leaves everything as it is.
+    """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -65,14 +70,23 @@ class _Tensors(Optimizer):
                 if not self.state[p]:
                     count = torch.zeros((), device=p.device if self.on_device else "cpu")
                     self.state[p] = {"step": count} | {key: torch.zeros_like(p) for key in self.moments}
-            torch._foreach_add_([self.state[p]["step"] for p in parameters], 1)
-            count = self.state[parameters[0]]["step"]
-            t = count if self.on_device else float(count)  # kept on the CPU otherwise: no waiting for the device
-            _times_(parameters, 1 - group["lr"] * group["weight_decay"])
+            count, bad = self.state[parameters[0]]["step"], self.found_inf
+            counted = 1 if bad is None or bad.device != count.device else 1 - bad
+            _plus_([self.state[p]["step"] for p in parameters], counted)
+            t = count if self.on_device else max(1.0, float(count))  # on the CPU otherwise: no waiting for the device
+            decay = group["lr"] * group["weight_decay"]
+            _times_(parameters, 1 - (decay if bad is None else decay * (1 - bad)))
             mean, square = ([self.state[p][key] for p in parameters] for key in self.moments)
             self._move(parameters, [p.grad for p in parameters], mean, square, t, group)
 
     moments: tuple[str, str]
+
+    def _follow_squares(self, square: Any, gradients: Any, beta2: float) -> None:
+        """v = b2 v + (1 - b2) g^2."""
+        bad = self.found_inf
+        _times_(square, beta2 if bad is None else 1 - (1 - bad) * (1 - beta2))
+        gradients = _unless(bad, gradients)
+        torch._foreach_addcmul_(square, gradients, gradients, 1 - beta2)
 
     def _move(self, parameters: Any, gradients: Any, mean: Any, square: Any, t: Any, group: Any) -> None:
         raise NotImplementedError
@@ -88,15 +102,14 @@ class TensorAdamW(_Tensors):
 
     def _move(self, parameters: Any, gradients: Any, mean: Any, square: Any, t: Any, group: Any) -> None:
         beta1, beta2 = group["betas"]
-        torch._foreach_lerp_(mean, gradients, 1 - beta1)
-        torch._foreach_mul_(square, beta2)
-        torch._foreach_addcmul_(square, gradients, gradients, 1 - beta2)
+        torch._foreach_lerp_(mean, _unless(self.found_inf, gradients, mean), 1 - beta1)
+        self._follow_squares(square, gradients, beta2)
         scale = torch._foreach_sqrt(square)
         _times_(scale, (1 - beta2**t) ** -0.5)
         _plus_(scale, group["eps"])
         change = torch._foreach_div(mean, scale)
         _times_(change, -group["lr"] / (1 - beta1**t))
-        torch._foreach_add_(parameters, change)
+        torch._foreach_add_(parameters, _unless(self.found_inf, change))
 
 
 class LaProp(_Tensors):
@@ -110,15 +123,14 @@ class LaProp(_Tensors):
 
     def _move(self, parameters: Any, gradients: Any, mean: Any, square: Any, t: Any, group: Any) -> None:
         beta1, beta2 = group["betas"]
-        torch._foreach_mul_(square, beta2)
-        torch._foreach_addcmul_(square, gradients, gradients, 1 - beta2)
+        self._follow_squares(square, gradients, beta2)
         scale = torch._foreach_sqrt(square)
         _times_(scale, (1 - beta2**t) ** -0.5)
         _plus_(scale, group["eps"])
-        torch._foreach_lerp_(mean, torch._foreach_div(gradients, scale), 1 - beta1)
+        torch._foreach_lerp_(mean, _unless(self.found_inf, torch._foreach_div(gradients, scale), mean), 1 - beta1)
         change = torch._foreach_mul(mean, 1.0)
         _times_(change, -group["lr"] / (1 - beta1**t))
-        torch._foreach_add_(parameters, change)
+        torch._foreach_add_(parameters, _unless(self.found_inf, change))
 
 
 def _times_(tensors: Sequence[Tensor], factor: float | Tensor) -> None:
@@ -130,3 +142,19 @@ def _times_(tensors: Sequence[Tensor], factor: float | Tensor) -> None:
 def _plus_(tensors: Sequence[Tensor], term: float | Tensor) -> None:
     kind = torch.ops.aten._foreach_add_
     kind.Tensor(tensors, term) if isinstance(term, Tensor) else kind.Scalar(tensors, term)
+
+
+def _unless(bad: Tensor | None, new: Any, old: Any = None) -> Any:
+    """`old`, or zeros, where `bad` () is 1, `new` elsewhere, even where that is no number; in a few big kernels."""
+    if bad is None:
+        return new
+    flat = torch.cat([x.flatten() for x in new])
+    instead = torch.zeros_like(flat) if old is None else torch.cat([x.flatten() for x in old])
+    chosen = torch.where(bad > 0, instead, flat).split([x.numel() for x in new])
+    return [x.view(like.shape) for x, like in zip(chosen, new, strict=True)]
+
+
+def moments_of(optimizers: Iterable[Optimizer]) -> list[Tensor]:
+    """The running means that the next step starts from."""
+    found = [moment for optimizer in optimizers for state in optimizer.state.values() for moment in state.values()]
+    return [moment for moment in found if moment.dim()]

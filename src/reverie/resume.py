@@ -137,6 +137,7 @@ def restore(run: Run, path: Path) -> dict[str, Any]:
         run.replay.rng.bit_generator.state = state["replay"]["rng"]
         run.rng.bit_generator.state = state["rng"]
         run.recent = list(state["recent"])
+        run.recovery.resume(run.clock)
         run.replay.load(run.directory / "replay", counts)
         if "collector" in state:
             run.replay.mark_again(state["replay"]["marked"])

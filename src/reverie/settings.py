@@ -234,6 +234,7 @@ class TrainConfig:
     deterministic: bool = opt(
         False, "the same weights, replay and metrics each time, also after being killed; lines by steps", "ours"
     )
+    on_nonfinite: Literal["stop", "skip", "rollback"] = opt("stop", "at a NaN: end, skip it, or reload", "ours")
     optimizer: Literal["adam", "laprop"] = opt("adam", "Adam, or DreamerV3's LaProp", "released code; V3: laprop")
     adam_eps: float = opt(1e-5, "the optimiser's epsilon", "paper Table D.1, released code")
     adam_eps_mode: Literal["torch", "keras"] = opt(

@@ -9,7 +9,7 @@ The loop around it (collect, replay, evaluate, checkpoint, log) is in `loop.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -30,6 +30,7 @@ from .compute import apply_mode, pick_dtype, pick_mode
 from .config import Config
 from .envs.spaces import Spec
 from .graph import CapturedUpdate
+from .nonfinite import Guard
 from .ops import symexp, symlog
 from .optim import LaProp, TensorAdamW, clip_adaptive_, keras_eps
 from .player import Player, choose_action
@@ -40,6 +41,7 @@ from .rssm import Dream, State
 __all__ = ["DreamerV2", "symexp", "symlog"]
 
 Metrics = dict[str, Tensor]
+Step = Callable[[str, Metrics], Metrics]
 
 
 class DreamerV2(nn.Module):
@@ -72,6 +74,8 @@ class DreamerV2(nn.Module):
             "actor": self._optimizer(self.actor, config.behavior.actor_lr),
             "critic": self._optimizer(self.critic, config.behavior.critic_lr),
         }
+        self.lr_scale = 1.0  # halved by each rollback (recovery.py)
+        self.guard = Guard(self.device, [self.return_scale.low, self.return_scale.high])
         self._captured: CapturedUpdate | None = None
         if self.mode == "graph":
             self.entropy_weight = torch.zeros((), device=self.device)
@@ -104,7 +108,7 @@ class DreamerV2(nn.Module):
             "actor": self.config.behavior.actor_lr,
             "critic": self.config.behavior.critic_lr,
         }[name]
-        lr *= min(1.0, update / train.lr_warmup) if train.lr_warmup else 1.0
+        lr *= self.lr_scale * (min(1.0, update / train.lr_warmup) if train.lr_warmup else 1.0)
         lr *= 1 - 0.9 * min(1.0, update / train.lr_decay) if train.lr_decay else 1.0
         eps = train.adam_eps
         if train.adam_eps_mode == "keras":
@@ -124,28 +128,38 @@ class DreamerV2(nn.Module):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype, cache_enabled=self.mode != "graph")
 
-    def _step(self, name: str, loss: Tensor) -> Metrics:
-        """One optimiser step on exactly its own parameters, whatever else the loss touches. -> norm before clipping."""
-        optimizer = self.optimizers[name]
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    def _gradients(self, name: str, loss: Tensor) -> list[nn.Parameter]:
+        """Of exactly its own parameters, whatever else the loss touches, into their `grad`. -> these parameters."""
+        parameters = [p for group in self.optimizers[name].param_groups for p in group["params"]]
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient.contiguous()  # fused steps go through memory in order, whatever the strides say
-        if self.config.train.agc:
-            norm = clip_adaptive_(parameters, self.config.train.agc)
-        else:
-            norm = nn.utils.clip_grad_norm_(parameters, self.config.train.grad_clip)
-        optimizer.step()
-        torch.autograd.graph.increment_version(parameters)  # fused steps do not tell, and the fast path must know
-        return {"grad_norm": norm}
+        return parameters
+
+    def _step(self, stage: str, losses: Metrics) -> Metrics:
+        """One step of each loss's optimiser; of none if any number is no number. -> gradient norms before clipping."""
+        parameters = {name: self._gradients(name, loss) for name, loss in losses.items()}
+        limit, agc = self.config.train.grad_clip, self.config.train.agc
+        clip = (lambda p: clip_adaptive_(p, agc)) if agc else (lambda p: nn.utils.clip_grad_norm_(p, limit))
+        norms = {f"{name}/grad_norm": clip(owned) for name, owned in parameters.items()}
+        optimizers = [self.optimizers[name] for name in losses]
+        self.guard.check(stage, [*losses.values(), *norms.values()], optimizers)
+        for optimizer, owned in zip(optimizers, parameters.values(), strict=True):
+            optimizer.step()
+            torch.autograd.graph.increment_version(owned)  # fused steps do not tell, and the fast path must know
+        return norms
 
     def update(self, batch: Batch) -> Metrics:
         """One update of everything. Batch of tensors (B, T, ...) -> metrics, tensors on the device."""
         if self.mode != "graph":
             posterior, metrics = self.train_world_model(batch)
-            return metrics | self.train_actor_critic(posterior, batch.is_terminal)
-        with self._one("world_model"), self._one("actor", "critic"):
-            self._captured = self._captured or CapturedUpdate(self._learn)
-            return self._captured(batch)
+            metrics |= self.train_actor_critic(posterior, batch.is_terminal)
+        else:
+            self.guard.begin("world model", batch)
+            with self._one("world_model"), self._one("actor", "critic"):
+                self._captured = self._captured or CapturedUpdate(self._learn)
+                metrics = self._captured(batch)
+        self.guard.note(metrics)
+        return metrics
 
     def _learn(self, batch: Batch) -> Metrics:
         """The device's share of an update: nothing in here waits for a number or counts."""
@@ -173,14 +187,16 @@ class DreamerV2(nn.Module):
 
     def train_world_model(self, batch: Batch) -> tuple[State, Metrics]:
         """One update of the world model, paper Eq. 2. Batch of tensors (B, T, ...) -> detached posterior, metrics."""
+        self.guard.begin("world model", batch)
         with self._one("world_model"):
             return self._learn_world(batch)
 
-    def _learn_world(self, batch: Batch) -> tuple[State, Metrics]:
+    def _learn_world(self, batch: Batch, step: Step | None = None) -> tuple[State, Metrics]:
+        """step: what is done with the losses; an autopsy only looks."""
         with self._autocast():
             loss, posterior, metrics = self.world_model.loss(batch)
-        metrics |= self._step("world_model", loss)
-        return posterior.detach(), {f"world_model/{key}": value for key, value in metrics.items()}
+        norms = (step or self._step)("world model", {"world_model": loss})
+        return posterior.detach(), {f"world_model/{key}": value for key, value in metrics.items()} | norms
 
     # ------------------------------------------------------------------------------------------------------ behaviour
 
@@ -208,10 +224,11 @@ class DreamerV2(nn.Module):
         The first continue of each dream is known, not predicted: 1 - is_terminal. From an ended episode there is
         nothing to act for, so those starts train the critic only.
         """
+        self.guard.begin("behaviour", posterior=posterior, is_terminal=is_terminal)
         with self._one("actor", "critic"):
             return self._learn_behaviour(posterior, is_terminal)
 
-    def _learn_behaviour(self, posterior: State, is_terminal: Tensor) -> Metrics:
+    def _learn_behaviour(self, posterior: State, is_terminal: Tensor, step: Step | None = None) -> Metrics:
         """Who predicts what when: drawing in `replay.py`."""
         options = self.config.behavior
         start, alive = self._starts(posterior, is_terminal)
@@ -236,12 +253,13 @@ class DreamerV2(nn.Module):
                 weights if options.reward_index == "current" else weights * alive[:, None],
                 nll=self._critic_nll(states, stats, targets.detach()),
             )
-        actor_metrics |= self._step("actor", actor_loss) | {"loss": actor_loss.detach()}
-        critic_metrics |= self._step("critic", critic_loss) | {"loss": critic_loss.detach()}
+        norms = (step or self._step)("behaviour", {"actor": actor_loss, "critic": critic_loss})
+        actor_metrics["loss"], critic_metrics["loss"] = actor_loss.detach(), critic_loss.detach()
         return (
             {f"actor/{key}": value for key, value in actor_metrics.items()}
             | {f"critic/{key}": value for key, value in critic_metrics.items()}
             | {"imagination/reward": rewards.detach().mean(), "imagination/continue": continues.detach().mean()}
+            | norms
         )
 
     def _actor_loss(self, states: Tensor, *credit: Tensor) -> tuple[Tensor, Metrics]:
@@ -363,23 +381,15 @@ def demo() -> None:
     spec = Spec({"image": ObsKey(("image",), "image", (16, 16, 3), (16, 16, 3), "hwc")}, ActionSpec.discrete(4))
     agent = DreamerV2(load_preset("debug", {"world_model_lr": 1e-3}), spec)
     batch = _random_batch(spec, 4, 8)
-    parts: Sequence[tuple[str, nn.Module]] = [
-        ("world model", agent.world_model),
-        ("actor", agent.actor),
-        ("critic", agent.critic),
-    ]
-    for name, module in parts:
-        print(f"{name:12} {sum(p.numel() for p in module.parameters()):>9,} parameters")
-    show: Callable[[Any], str] = lambda m: "  ".join(  # noqa: E731
-        f"{k} {float(m[k]):8.3f}" for k in ("world_model/obs/image_loss", "world_model/kl", "critic/loss")
-    )
+    for name, optimizer in agent.optimizers.items():
+        print(f"{name:12} {sum(p.numel() for p in optimizer.param_groups[0]['params']):>9,} parameters")
+    shown = ("world_model/obs/image_loss", "world_model/kl", "critic/loss")
     first: Metrics = {}
     for update in range(41):
-        posterior, metrics = agent.train_world_model(batch)
-        metrics |= agent.train_actor_critic(posterior, batch.is_terminal)
+        metrics = agent.update(batch)
         first = first or metrics
         if update % 10 == 0:
-            print(f"update {update:3}  {show(metrics)}")
+            print(f"update {update:3}  " + "  ".join(f"{key} {float(metrics[key]):8.3f}" for key in shown))
     if not metrics["world_model/obs/image_loss"] < 0.9 * first["world_model/obs/image_loss"]:
         raise AssertionError("the image loss of a single batch must fall")
     print(f"symlog(100) = {symlog(torch.tensor(100.0)):.4f}, symexp of it = {symexp(symlog(torch.tensor(100.0))):.4f}")

@@ -145,6 +145,7 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
 #: Settings that may differ when a run is continued; everything else makes it another run.
 MAY_CHANGE = (
     "train.env_steps", "train.minutes", "train.eval_", "train.random_baseline", "train.checkpoint_", "train.log_",
+    "train.on_nonfinite",
     "compute.", "log.",
 )  # fmt: skip
 

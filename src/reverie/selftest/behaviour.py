@@ -116,7 +116,7 @@ def _optimiser(case: Case) -> Found:
         pairs = zip(named.values(), split(gradients), strict=True)
         loss = torch.stack([(parameter * gradient).sum() for parameter, gradient in pairs]).sum()
         with agent._one("critic"):
-            norms.append(agent._step("critic", loss)["grad_norm"])
+            norms.append(agent._step("behaviour", {"critic": loss})["critic/grad_norm"])
         history.append(torch.cat([parameter.detach().flatten() for parameter in named.values()]))
     return {"out.norm": torch.stack(norms), "out.weights": torch.stack(history)}
 
