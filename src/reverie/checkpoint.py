@@ -184,10 +184,13 @@ def load_checkpoint(path: Path, agent: DreamerV2, generators: Mapping[str, torch
     load_weights(path, agent)
     tensors = read_tensors(path / "optimizers.safetensors")
     for name, generator in generators.items():
-        if f"rng/{name}/state" not in tensors:
-            raise UserError(f"{path} lacks the random stream '{name}'.", "Remove that checkpoint.")
+        known = tensors.get(f"rng/{name}/state")
+        if known is None and generator.device.type == "cpu":
+            raise Damaged(f"{path} lacks the random stream '{name}'.", "Use another checkpoint.")
+        if known is None or known.shape != generator.get_state().shape:
+            continue  # it was on another kind of device, whose streams are others: this one stays as it was seeded
         try:
-            generator.set_state(tensors[f"rng/{name}/state"])
+            generator.set_state(known)
         except (RuntimeError, TypeError) as error:
             raise Damaged(f"{path} has no such random stream '{name}' ({error}).", "Use another checkpoint.") from error
     with sound(path / "optimizers.safetensors"):
