@@ -242,7 +242,7 @@ class Replay:
 
     def prune(self, directory: Path, oldest_counts: np.ndarray) -> None:
         """Delete log files that no kept checkpoint (the oldest had `oldest_counts` steps) can still need."""
-        for path in sorted(directory.glob("steps-*.safetensors")):
+        for path in log_files(directory):
             if (_span(path)[1] <= oldest_counts - self.size).all():
                 path.unlink()
                 self.files.pop(path.name, None)
@@ -252,7 +252,7 @@ class Replay:
         counts = np.asarray(counts, np.int64)
         have = np.maximum(counts - self.size, 0)
         self._room.take(np.arange(len(counts)), np.minimum(counts, self.size) - 1)
-        for path in sorted(directory.glob("steps-*.safetensors")):
+        for path in log_files(directory):
             first, last = _span(path)
             if (last > counts).any():
                 path.unlink()  # written after the checkpoint that we return to
@@ -274,7 +274,7 @@ class Replay:
                 "Start another --run.",
             )
         self.counts, self.saved = counts.copy(), counts.copy()
-        paths = sorted(directory.glob("steps-*.safetensors"))
+        paths = log_files(directory)
         self.files = {path.name: (fingerprint(path), _span(path)[1]) for path in paths}
         if self._marked is not None:
             filled = np.arange(self.size) < counts[:, None]
@@ -318,6 +318,21 @@ def _span(path: Path) -> tuple[np.ndarray, np.ndarray]:
         return np.array(json.loads(meta["first"])), np.array(json.loads(meta["last"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
+
+
+def log_files(directory: Path) -> list[Path]:
+    """The files of a replay's log, oldest first."""
+    return sorted(directory.glob("steps-*.safetensors"))
+
+
+def read_log_file(path: Path) -> tuple[list[int], list[dict[str, np.ndarray]]]:
+    """For each stream: its first step in the file, and the rows from there on. Raises Damaged."""
+    (first, last), rows, at = _span(path), _rows(path), 0
+    parts = []
+    for count in (last - first).tolist():
+        parts.append({key: value[at : at + count] for key, value in rows.items()})
+        at += count
+    return first.tolist(), parts
 
 
 def _rows(path: Path) -> dict[str, np.ndarray]:
