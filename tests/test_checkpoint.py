@@ -170,7 +170,7 @@ def test_torchs_random_numbers_go_on_after_a_stop(make_run, run):
     torch.manual_seed(99)
     back = make_run(run.directory)
     found = torch.get_rng_state()
-    expected = checkpoint._tensors(newest(run) / "optimizers.safetensors")["rng/torch/state"]
+    expected = checkpoint.read_tensors(newest(run) / "optimizers.safetensors")["rng/torch/state"]
     assert torch.equal(found, expected)
     back.close()
 

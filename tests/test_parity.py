@@ -315,7 +315,6 @@ def test_every_check_has_been_seen_to_fail():
         "dense layers",
         "reward likelihood, none",
         "continue likelihood, hard",
-        "world model's update changes the world model only",
     }
 
 
