@@ -589,9 +589,9 @@ def damaged(folder: Path) -> Row:
     with Training(run, "--env-steps", str(before[-1] + 100)) as one:
         code = one.end()
         row = verdict(one, "the newest checkpoint is truncated", lost(before[-1], before[-2]), "", code=code, wanted=0,
-                      told=rf"weights.safetensors is damaged(.*\n)*.*continues at step {before[-2]:,}")  # fmt: skip
-        sees = " ".join(line.strip() for line in one.text.splitlines() if "damaged" in line or "continues at" in line)
-        return Row(row.injected, f"[{code}] {sees}", row.lost, row.ok)
+                      told=rf"continues at step {before[-2]:,}(.*\n)*.*weights.safetensors\s+is\s+damaged")  # fmt: skip
+        told = [line for line in one.text.splitlines() if re.match("note|files", line)]
+        return Row(row.injected, f"[{code}] {' / '.join(told)}", row.lost, row.ok)
 
 
 def nan(folder: Path) -> Row:
