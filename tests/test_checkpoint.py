@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from reverie import Dreamer, UserError, checkpoint
 from reverie.envs.spaces import make_spec
 from reverie.integrity import check_manifest, manifest_of
 from reverie.presets import load_preset
+from reverie.screen import Screen
 from reverie.train import DreamerV2
 
 
@@ -164,6 +166,30 @@ def test_everything_comes_back_after_a_stop(make_run, run):
     assert len(left) > 20
     assert all(torch.equal(left[key], right[key]) for key in left)
     back.close()
+
+
+def test_what_is_written_in_the_background_is_what_was_when_it_began(make_run, tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", env_steps=240)
+    run.train()
+    run = make_run(tmp_path / "run", env_steps=400)
+    go, write = threading.Event(), checkpoint.write_atomically
+    monkeypatch.setattr(checkpoint, "write_atomically", lambda *args: go.wait(30) and write(*args))
+    run._take(next(run._timed_rows()), Screen(quiet=True))
+    kept, steps = {key: value.clone() for key, value in run.agent.state_dict().items()}, run.clock.env_steps
+    moments = {key: value.clone() for key, value in checkpoint.optimizer_tensors(run.agent).items()}
+    run.save(wait=False)
+    run.update()
+    assert any(not torch.equal(kept[key], value) for key, value in run.agent.state_dict().items())
+    run.save(wait=False)  # not while the first is under way
+    go.set()
+    run.writer.finish()
+    run.close()
+    path = newest(run)
+    assert path.name == f"step-{steps:012d}"
+    found = checkpoint.read_tensors(path / "weights.safetensors")
+    assert all(torch.equal(kept[key], found[key]) for key in kept)
+    found = checkpoint.read_tensors(path / "optimizers.safetensors")
+    assert all(torch.equal(moments[key], found[key]) for key in moments)
 
 
 def test_torchs_random_numbers_go_on_after_a_stop(make_run, run):

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ class Logger:
         sizes: Mapping[str, int] | None = None,
         tensorboard: bool = True,
         wandb: bool = False,
+        may_write: Callable[[], None] = lambda: None,
     ) -> None:
         """Continue the files of `run` at `env_steps`: lines of a future that a crash undid are dropped.
 
-        sizes: of the files then, as `sizes` told them; None: not known, lines of later steps are dropped.
+        sizes: of the files then, as `sizes` told them; None: not known, lines of later steps are dropped. may_write: is
+        asked before each line, and raises if the directory is no longer ours.
         """
-        self.run = run
+        self.run, self.may_write = run, may_write
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         for name in FILES:
@@ -85,6 +87,7 @@ class Logger:
         means = {key: float(value) / self.count for key, value in self.sums.items()}
         self.forget()
         line = {"env_steps": env_steps, **numbers, **means}
+        self.may_write()
         _append(self.run / "metrics.jsonl", line)
         if self.events is not None:
             try:
@@ -97,6 +100,7 @@ class Logger:
 
     def episode(self, values: Mapping[str, Any]) -> None:
         """One line of episodes.jsonl."""
+        self.may_write()
         _append(self.run / "episodes.jsonl", values)
 
     def sizes(self) -> dict[str, int]:

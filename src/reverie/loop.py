@@ -105,6 +105,7 @@ class Run:
             sizes=state.get("log", {}).get("sizes"),
             tensorboard=config.log.tensorboard,
             wandb=config.log.wandb,
+            may_write=self.lock.check,
         )
         if self.resumed:
             restore_log(self, checkpoint.checkpoints(self.directory)[-1], state)
@@ -313,7 +314,6 @@ class Run:
             numbers["episode/return"] = float(np.mean(self.recent))
         self._require_finite()
         self.written_at = clock.env_steps
-        self.lock.check()
         screen.metrics = self.logger.write(numbers, env_steps=clock.env_steps)
         screen.once(self.logger.trouble)
 
