@@ -2,13 +2,11 @@
 
 import itertools
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -237,37 +235,50 @@ def test_an_episode_that_breaks_when_played_again_begins_anew(make_run, tmp_path
 # --------------------------------------------------------------------------------------------------------- real kills
 
 SETTINGS = [
-    "--preset", "debug", "--env", "CartPole-v1", "--env-steps", "1500", "deterministic=true", "log_steps=100",
+    "--preset", "debug", "--env", "CartPole-v1", "deterministic=true", "log_steps=100",
     "checkpoint_every=0.3", "eval_every=500", "env.num_envs=2", "log.tensorboard=false", "compute.threads=1",
 ]  # fmt: skip
 
 
-def command(run):
-    return [sys.executable, "-m", "reverie.cli", "train", *SETTINGS, "--run", str(run)]
+def command(run, steps):
+    return [sys.executable, "-m", "reverie.cli", "train", *SETTINGS, "--env-steps", str(steps), "--run", str(run)]
 
 
-def killed_run(directory, kills, seed):
-    """Start, kill after a random time, repeat; then let it finish. -> how often it was killed while it ran."""
-    rng, hits = random.Random(seed), 0
-    for _ in range(kills):
-        process = subprocess.Popen(command(directory), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(2.0 + 3.0 * rng.random())
-        hits += process.poll() is None
+def killed_run(directory, steps, kills, seed):
+    """Start, kill after a random time, repeat; then let it finish. -> how many episodes it had written each time.
+
+    One in four is killed while it starts or loads, the others while they train or write a checkpoint.
+    """
+    rng, places, log = random.Random(seed), [], directory / "episodes.jsonl"
+    while len(places) < kills:
+        process = subprocess.Popen(command(directory, steps), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if rng.random() < 0.25:
+            time.sleep(4.0 * rng.random())
+        else:
+            known = log.stat().st_mtime_ns if log.exists() else 0
+            while process.poll() is None and not (log.exists() and log.stat().st_mtime_ns > known):
+                time.sleep(0.01)
+            time.sleep(2.0 * rng.random())
+        assert process.poll() is None, "it ended before it could be killed: more steps"
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = subprocess.run(command(directory), capture_output=True, text=True, check=False)
+        places.append(log.read_bytes().count(b"\n") if log.exists() else 0)
+    done = subprocess.run(command(directory, steps), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return hits
+    return places
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_times(tmp_path):
+def test_twenty_kills_at_random_times(tmp_path, capsys):
     """20 of 20 bit-identical: five runs, each killed four times."""
-    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
-    whole, hits = left_behind(tmp_path / "whole"), 0
+    steps, kills = 6000, 0
+    subprocess.run(command(tmp_path / "whole", steps), check=True, capture_output=True)
+    whole = left_behind(tmp_path / "whole")
     for seed in range(5):
-        hits += killed_run(tmp_path / f"killed{seed}", 4, seed)
+        places = killed_run(tmp_path / f"killed{seed}", steps, 4, seed)
         other = left_behind(tmp_path / f"killed{seed}")
         assert [key for key in whole if whole[key] != other[key]] == []
-    assert hits >= 10
-    assert os.path.isdir(Path(tmp_path / "whole"))
+        kills += len(places)
+        with capsys.disabled():
+            print(f"\nrun {seed}: killed after {places} episodes, {len(whole)} things bit-identical", end="")
+    assert kills == 20
