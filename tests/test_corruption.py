@@ -4,6 +4,7 @@ import contextlib
 import json
 import pickle
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -157,6 +158,24 @@ def test_what_is_damaged_is_set_aside_and_the_run_goes_on(whole, tmp_path):
     assert "weights.safetensors is damaged" in run.notes[0]
     assert (directory / "checkpoints" / f"damaged-{newest.name}").is_dir()
     assert again(directory).notes == []
+
+
+def test_where_the_replay_is_damaged_the_agent_is_not_lost(whole, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(whole, directory)
+    first = sorted((directory / "replay").iterdir())[0]
+    first.write_bytes(first.read_bytes()[:-1])
+    with pytest.raises(UserError) as told:
+        again(directory)
+    path = re.search(r"reverie.load\('(.*)'\)", told.value.hint)[1]
+    assert path == str(checkpoint.checkpoints(directory)[-1])
+    reverie.load(path)
+    shutil.rmtree(directory / "checkpoints" / "best", ignore_errors=True)
+    for found in checkpoint.checkpoints(directory):
+        (found / "config.yaml").unlink()
+    with pytest.raises(UserError) as told:
+        again(directory)
+    assert told.value.hint == "Start another --run."
 
 
 def test_playing_a_run_whose_newest_checkpoint_is_damaged_uses_the_one_before(whole, tmp_path, capsys):

@@ -108,12 +108,18 @@ def restore_newest(run: Run) -> dict[str, Any]:
             checkpoint.set_aside(later)
         return state
     if damage is not None:
-        raise UserError(
-            f"no checkpoint of {run.directory} is whole: {damage.message}",
-            "Start another --run; RUN/checkpoints/best, if it is whole, can be played and learnt on (reverie.load).",
-        )
+        raise UserError(f"no checkpoint of {run.directory} is whole: {damage.message}", _what_is_left(run.directory))
     clear_leftovers(run.directory)
     return {}
+
+
+def _what_is_left(directory: Path) -> str:
+    """Where only the replay is damaged, what was learnt is not lost."""
+    for path in [*reversed(checkpoint.checkpoints(directory)), directory / "checkpoints" / "best"]:
+        with suppress(Damaged):
+            checkpoint.verify(path)
+            return f"Its agent is whole: reverie.load('{path}').learn(...) goes on with its weights in another run."
+    return "Start another --run."
 
 
 def restore(run: Run, path: Path) -> dict[str, Any]:

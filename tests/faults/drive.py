@@ -603,12 +603,51 @@ def nan(folder: Path) -> Row:
                        told="non-finite.*\n.*replay-crash")  # fmt: skip
 
 
+def slow_tests(name: str, folder: Path) -> tuple[int, str]:
+    """Run the slow tests of a file. -> exit code, what they said."""
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-m", "slow", f"tests/{name}.py", "--basetemp", folder / "t"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE.parents[1])
+    return done.returncode, done.stdout
+
+
+def kills(folder: Path) -> Row:
+    """Twenty times kill -9 in deterministic mode: five runs against one that is left alone."""
+    code, text = slow_tests("test_resume", folder)
+    places = [int(number) for line in re.findall(r"killed after \[(.*)\]", text) for number in line.split(",")]
+    same = len(places) == 20 and code == 0
+    told = f"the same command continues; killed after {min(places, default=0)} to {max(places, default=0)} episodes"
+    gone = "nothing: weights, optimisers, replay, random streams, metrics and episodes are bit-identical"
+    return Row(f"{len(places)} x kill -9 at random times, deterministic", told, gone if same else text[-300:], same)
+
+
+def corruptions(folder: Path) -> Row:
+    """Two hundred changed files of the newest checkpoint or the replay's log."""
+    code, text = slow_tests("test_corruption", folder)
+    found = re.findall(r"^ *(\d+)  \w+ \S+ +(.*)$", text, re.MULTILINE)
+    count = {how: sum(int(n) for n, h in found if h == how) for _, how in found}
+    before, refused = count.pop("before it", 0), count.pop("refused", 0)
+    ok = code == 0 and not count and before + refused == 200
+    sees = f"{before} x a note, the checkpoint before is used; {refused} x refused, in one sentence"
+    gone = "steps since the checkpoint before; where the replay's log is hit, the replay"
+    return Row("200 random corruptions", sees, gone if ok else f"{count}: {text[-300:]}", ok)
+
+
+def stall(folder: Path) -> Row:
+    """How long learning waits for checkpoints."""
+    out = folder / "stall.json"
+    command = [sys.executable, "benchmarks/checkpoint_stall.py", "--out", out, "--minutes", "0.7"]
+    subprocess.run(command, capture_output=True, check=False, cwd=HERE.parents[1])
+    share = json.loads(out.read_text())["background"]["stall_share"]
+    return Row("a checkpoint every 10 s (demo)", f"learning waits {share:.2%} of the time", "nothing", share < 0.01)
+
+
 QUICK = [sigterm, lock]
 SLOW = [
     killed, sigint, sighup, nohup, broken_pipe, second_ctrl_c, sigterm_evaluating, sigterm_prefill, sigterm_pretraining,
     sigterm_starting, sigterm_compiling, sigterm_hanging, disk_full, ring_full, file_limit, read_only, read_only_disk,
     unwritable, vanished, replaced, extras, changed, worker_killed, worker_hung, env_nan, env_shape, env_reward,
     gpu_memory, memory, clock, damaged, nan,
+    kills, corruptions, stall,
 ]  # fmt: skip
 ROWS = {function.__name__: function for function in [*QUICK, *SLOW]}
 
