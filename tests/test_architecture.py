@@ -62,11 +62,13 @@ MAY_IMPORT = {
     "signals": "",
     "first_rows": "config envs faults ops ranges replay",
     "resume": "checkpoint clock evaluate faults integrity logger rundir",
+    "health": "ops policies replay rssm",
+    "checkup": "faults health",
     "autopsy": "fast nonfinite rssm",
     "crash": "autopsy checkpoint config envs integrity nonfinite replay rssm",
     "recovery": "autopsy checkpoint clock crash integrity nonfinite train",
-    "loop": "compute config envs faults first_rows forecast lock nonfinite recovery replay collect checkpoint evaluate "
-    "examiner clock logger resume rundir screen signals tasks train writing",
+    "loop": "checkup compute config envs faults first_rows forecast lock nonfinite recovery replay collect checkpoint "
+    "evaluate examiner clock logger resume rundir screen signals tasks train writing",
     "verbs_envs": "envs",
     "verbs_check": "envs",
     "verbs_crash": "autopsy build checkpoint config crash train",

@@ -31,6 +31,15 @@ class Clock:
         """Updates per environment step since learning began."""
         return max(0, self.updates - pretrain) / max(1, self.env_steps - self.prefilled)
 
+    def speeds(self) -> dict[str, float]:
+        """Seconds, steps and updates per second, and the share of each part: what hangs on the machine."""
+        total = max(1e-9, sum(self.spent.values()))
+        return {
+            "seconds": self.seconds,
+            "speed/env_steps_per_second": self.env_steps / max(1e-9, self.seconds),
+            "speed/updates_per_second": self.updates / max(1e-9, self.spent["update"]),
+        } | {f"time/{part}": spent / total for part, spent in self.spent.items()}
+
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
         """Add the time spent inside to `part`."""

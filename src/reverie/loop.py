@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from . import checkpoint
+from .checkup import Checkup
 from .clock import Clock
 from .collect import Collector, Episode
 from .compute import seed_everything
@@ -37,9 +38,6 @@ from .signals import Stopped, Stopping, on_signals
 from .tasks import make_envs, protocol_of_task, repeat_of, spec_of, step_seconds, twin
 from .train import DreamerV2, to_batch
 from .writing import Writer
-
-#: Metrics that hang on the clock: a deterministic run has none of them.
-CLOCKED = ("seconds", "speed/", "time/")
 
 
 class Run:
@@ -95,6 +93,7 @@ class Run:
         self._written, self.written_at = 0.0, 0  # when, and at how many environment steps, the last line was written
         self._before: tuple[dict[str, torch.Tensor], torch.Tensor, Any] | None = None  # how the last action began
         self.recovery = Recovery(self.directory, self.agent)
+        self.checkup = Checkup(self.directory, config.log.health_every, self.lock.check)
         state = restore_newest(self)
         self.resumed = bool(state)
         if weights is not None and not self.resumed:
@@ -275,6 +274,7 @@ class Run:
                 return
         self.recovery.fine()
         self.clock.updates += 1
+        self.checkup.follow(self.agent, batch, updates=self.clock.updates, env_steps=self.clock.env_steps)
 
     # ---------------------------------------------------------------------------------------------- numbers and files
 
@@ -295,21 +295,14 @@ class Run:
 
     def write(self, screen: Screen) -> None:
         """One line of metrics."""
-        clock, total = self.clock, max(1e-9, sum(self.clock.spent.values()))
-        numbers: dict[str, float] = {
-            "updates": clock.updates,
-            "frames": clock.env_steps * self.repeat,
-            "seconds": clock.seconds,
-            "replay/steps": len(self.replay),
-            "train/ratio": clock.achieved_ratio(self.config.train.pretrain),
-            "speed/env_steps_per_second": clock.env_steps / max(1e-9, clock.seconds),
-            "speed/updates_per_second": clock.updates / max(1e-9, clock.spent["update"]),
-        }
-        numbers |= {f"time/{part}": spent / total for part, spent in clock.spent.items()}
+        clock = self.clock
+        numbers: dict[str, float] = {"updates": clock.updates, "frames": clock.env_steps * self.repeat}
+        numbers |= {"replay/steps": len(self.replay), "train/ratio": clock.achieved_ratio(self.config.train.pretrain)}
+        if not self.config.train.deterministic:
+            numbers |= clock.speeds()
+        numbers |= self.checkup.take()
         if self.config.train.on_nonfinite != "stop":
             numbers |= {"nonfinite/skipped": clock.skipped, "nonfinite/rollbacks": clock.rollbacks}
-        if self.config.train.deterministic:
-            numbers = {key: value for key, value in numbers.items() if not key.startswith(CLOCKED)}
         if self.recent:
             numbers["episode/return"] = float(np.mean(self.recent))
         self._require_finite()

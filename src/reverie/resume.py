@@ -45,6 +45,7 @@ def state_of(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "python_rng": random.getstate(),
         "numpy_rng": {**drawn, "state": {**drawn["state"], "key": drawn["state"]["key"].tolist()}},
         "recent": run.recent,
+        "health": run.checkup.found,
         "log": {
             "sizes": run.logger.sizes(),
             "count": run.logger.count,
@@ -144,6 +145,7 @@ def restore(run: Run, path: Path) -> dict[str, Any]:
         run.rng.bit_generator.state = state["rng"]
         run.recent = list(state["recent"])
         run.recovery.resume(run.clock)
+        run.checkup.found = {str(key): float(value) for key, value in state.get("health", {}).items()}
         run.replay.load(run.directory / "replay", counts)
         if "collector" in state:
             run.replay.mark_again(state["replay"]["marked"])

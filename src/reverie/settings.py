@@ -276,6 +276,7 @@ class LogConfig:
     tensorboard: bool = opt(True, "write TensorBoard events to RUN/tensorboard", "ours")
     wandb: bool = opt(False, "also log to Weights & Biases (pip install wandb)", "ours")
     video: bool = opt(True, "write a GIF of one episode of each evaluation to RUN/videos", "ours")
+    health_every: int = opt(100, "updates between looks at latents, heads and critic (health.py); 0: never", "ours")
     keep_checkpoints: int = opt(2, "newest checkpoints kept, besides the best one", "ours")
 
 

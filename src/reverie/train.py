@@ -122,7 +122,7 @@ class DreamerV2(nn.Module):
                 else:
                     group[key] = value
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
         """The plain path multiplies in bfloat16 where torch says; on a CPU the fast path decides by itself."""
         if self.dtype == torch.float32 or (self.mode == "fast" and self.device.type == "cpu"):
             return nullcontext()
@@ -193,7 +193,7 @@ class DreamerV2(nn.Module):
 
     def _learn_world(self, batch: Batch, step: Step | None = None) -> tuple[State, Metrics]:
         """step: what is done with the losses; an autopsy only looks."""
-        with self._autocast():
+        with self.autocast():
             loss, posterior, metrics = self.world_model.loss(batch)
         norms = (step or self._step)("world model", {"world_model": loss})
         return posterior.detach(), {f"world_model/{key}": value for key, value in metrics.items()} | norms
@@ -232,7 +232,7 @@ class DreamerV2(nn.Module):
         """Who predicts what when: drawing in `replay.py`."""
         options = self.config.behavior
         start, alive = self._starts(posterior, is_terminal)
-        with self._autocast(), frozen(self.world_model):
+        with self.autocast(), frozen(self.world_model):
             with torch.set_grad_enabled(self.actor_grad != "reinforce"):  # REINFORCE needs no gradient of the dream
                 dream = self.imagine(start)
                 rewards, values, continues = self._predict(dream.feat, alive)
