@@ -31,6 +31,11 @@ def agent_of(space=None, **settings):
     return DreamerV2(load_preset("debug", settings), spec)
 
 
+def test_agents_with_another_optimiser_are_forecast_too(tmp_path):
+    """It is made with a copy, and torch's optimisers forget attributes that they do not know when they are copied."""
+    assert make_forecast(agent_of(optimizer="laprop"), tmp_path).update > 0
+
+
 @pytest.mark.parametrize(("capacity", "steps", "rows"), [(4000, 200, 222), (1000, 10**6, 1000)])
 def test_the_replay_is_exact(tmp_path, capacity, steps, rows):
     agent = agent_of(replay_capacity=capacity, env_steps=steps)

@@ -59,6 +59,10 @@ class _Tensors(Optimizer):
                 group |= {key: torch.tensor(group[key], device=device) for key in ("lr", "eps", "weight_decay")}
                 group["capturable"] = True  # torch then restores the count to the device, too
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of copies: torch keeps only what it knows of."""
+        return super().__getstate__() | {"on_device": self.on_device, "found_inf": self.found_inf}
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
