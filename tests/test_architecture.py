@@ -77,8 +77,12 @@ MAY_IMPORT = {
     "bench": "build collect compute config envs forecast loop presets replay screen tasks train",
     "verbs_bench": "__init__ bench rundir",
     "insight": "checkpoint config envs replay train",
-    "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_crash verbs_envs verbs_presets config presets "
-    "checkpoint evaluate logger plot rundir screen signals validity loop api",
+    "glossary": "",
+    "verb": "",
+    "verbs_explain": "glossary verb",
+    "verbs": "verb verbs_explain",
+    "cli": "__init__ envs selftest tasks verbs verbs_bench verbs_check verbs_crash verbs_envs verbs_presets config "
+    "presets checkpoint evaluate logger plot rundir screen signals validity loop api",
     "__init__": "",
 }
 NO_TORCH = {"errors", "validity", "ranges", "settings", "config", "replay", "collect", "envs", "plot", "__init__"}

@@ -15,6 +15,7 @@ from .config import SETTINGS, Config, build, load_file
 from .errors import UserError
 from .presets import load_preset, preset_names
 from .validity import may_change
+from .verbs import MORE
 from .verbs_bench import BENCH_HELP, add_arguments
 from .verbs_presets import presets_command, show
 
@@ -123,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("run", type=Path, nargs="?")
     for sub in (envs, check, selftest, presets, info, play, bench, crash):
         sub.add_argument("--json", action="store_true", help="print one JSON object")
+    for more in MORE:
+        more.add_arguments(verb(more.name, lambda args, rest, run=more.run: run(args), more.summary, more.epilog))
     return parser
 
 

@@ -1,0 +1,8 @@
+"""All verbs that live in modules of their own, in the order of `reverie --help`."""
+
+from __future__ import annotations
+
+from . import verbs_explain
+from .verb import Verb
+
+MORE: tuple[Verb, ...] = (verbs_explain.VERB,)
