@@ -58,6 +58,10 @@ class Standardizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return ((x - self.mean) / self.deviation).clamp(-10, 10)
 
+    def undo(self, x: Tensor) -> Tensor:
+        """Back to the environment's own units. (..., V) -> (..., V)."""
+        return x * self.deviation + self.mean
+
 
 class RunningStandardizer(nn.Module):
     """As `Standardizer`, but the scale follows everything seen so far: for tasks whose numbers grow as they are learnt.
@@ -86,9 +90,15 @@ class RunningStandardizer(nn.Module):
         self.count.copy_(total)
 
     def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.mean.float()) / self._deviation()).clamp(-10, 10)
+
+    def undo(self, x: Tensor) -> Tensor:
+        """Back to the environment's own units, by the scale of now. (..., V) -> (..., V)."""
+        return x * self._deviation() + self.mean.float()
+
+    def _deviation(self) -> Tensor:
         variance = self.squares / self.count.clamp(min=1)
-        deviation = torch.where(variance > 1e-12, variance, torch.ones_like(variance)).sqrt()
-        return ((x - self.mean.float()) / deviation.float()).clamp(-10, 10)
+        return torch.where(variance > 1e-12, variance, torch.ones_like(variance)).sqrt().float()
 
 
 class ObservationEncoder(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .masks import MaskPredictor
 from .networks import Head
 from .observations import ObservationEncoder, RunningStandardizer, Standardizer, module_name, preprocess
+from .ops import symexp
 from .replay import Batch
 from .rssm import DiscreteRSSM, State
 
@@ -125,3 +126,11 @@ class WorldModel(nn.Module):
             .movedim(-3, -1)
             for key in self.encoder.image_keys
         }
+
+    def reconstruct_vectors(self, feat: Tensor) -> dict[str, Tensor]:
+        """Decoded vectors in the environment's own units; the action mask is none. feat (..., F) -> {key: (..., V)}."""
+        found = {key: self.heads[module_name(key)](feat).float() for key in self.scaled_keys}
+        if self.standardizers:
+            scales = cast(dict[str, Standardizer], self.standardizers)
+            return {key: scales[module_name(key)].undo(value) for key, value in found.items()}
+        return {key: symexp(value) for key, value in found.items()} if self.vector_transform == "symlog" else found

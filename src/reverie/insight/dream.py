@@ -1,0 +1,195 @@
+"""What the agent dreams: look for a few steps, then close the eyes and go on (drawing in replay.py).
+
+A window of replay lies in one episode. For `context` steps the posterior sees the observations; from there on only the
+prior speaks, with the replay's own actions, the policy's or random ones. Nothing that comes after the context can be
+seen by the dream: a test changes the future and gets the same dream, bit for bit.
+
+N starts, K samples of each (other latent noise, to show what the model is unsure of), T = context + horizon steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..replay import Batch
+from ..rssm import DiscreteRSSM, State
+from ..train import DreamerV2, to_batch
+from .opened import Experience, Opened, as_batch, own_noise
+
+ACTIONS = ("replay", "policy", "random")
+
+
+@dataclass(frozen=True)
+class Dreamed:
+    """Starts, and what was dreamt from them. Arrays; images uint8, vectors in the environment's own units."""
+
+    context: int
+    actions: str  # of ACTIONS
+    truth: dict[str, np.ndarray]  # {key: (N, T, ...)}; what follows the episode's end repeats its last step
+    valid: np.ndarray  # (N, T) bool: the truth belongs to this dream
+    dream: dict[str, np.ndarray]  # {key: (N, K, T, ...)}; the context as the posterior sees it
+    reward: np.ndarray  # (N, K, T) predicted, in the space that the actor plans in
+    true_reward: np.ndarray  # (N, T)
+    going_on: np.ndarray  # (N, K, T) predicted probability that the episode goes on after this step
+    value: np.ndarray  # (N, K, T)
+    action: np.ndarray  # (N, K, T, A) into each step; NaN where there is none
+    images: tuple[str, ...]  # which keys are images
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.valid.shape[1]
+
+    def error(self, key: str) -> np.ndarray:
+        """Mean squared error against the truth, pixels from 0 to 1. -> (N, K, T), NaN where there is no truth."""
+        scale = 255.0 if key in self.images else 1.0
+        gap = (self.dream[key].astype(np.float64) - self.truth[key][:, None]) / scale
+        found = (gap**2).mean(tuple(range(3, gap.ndim)))
+        return np.where(self.valid[:, None], found, np.nan)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers without pictures, for JSON."""
+        counts = self.valid.sum(0)
+        names = {
+            key: _plain(np.where(counts, np.nansum(self.error(key).mean(1), 0) / np.maximum(counts, 1), np.nan))
+            for key in self.truth
+        }
+        return {
+            "context": self.context,
+            "horizon": self.steps - self.context,
+            "actions": self.actions,
+            "starts": len(self.valid),
+            "samples": self.reward.shape[1],
+            "mse": names,
+            "reward": _plain(self.reward.mean((0, 1))),
+            "going_on": _plain(self.going_on.mean((0, 1))),
+            "value": _plain(self.value.mean((0, 1))),
+        }
+
+
+def _plain(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else round(float(value), 6) for value in values]
+
+
+def dream(
+    opened: Opened,
+    *,
+    context: int = 5,
+    horizon: int = 45,
+    starts: int = 4,
+    samples: int = 3,
+    actions: str = "replay",
+    seed: int = 0,
+) -> Dreamed:
+    """Dream from random moments of a run's replay. Raises UserError where there are none that are long enough."""
+    batch, valid = find_starts(
+        opened.need_experience(), starts, context=context, horizon=horizon, seed=seed, anywhere=actions != "replay"
+    )
+    return dream_of(opened.agent, batch, valid, context=context, samples=samples, actions=actions, seed=seed)
+
+
+def find_starts(
+    experience: Experience, count: int, *, context: int, horizon: int, seed: int = 0, anywhere: bool = False
+) -> tuple[Batch, np.ndarray]:
+    """Windows of one episode each that reach as far as can be had. -> Batch of arrays (N, T, ...), valid (N, T).
+
+    anywhere: it is enough if the context is there. Steps behind an episode's end repeat its last one, not valid.
+    """
+    places = []
+    for stretch in experience.stretches:
+        rows, length = stretch.rows, len(stretch)
+        ends = np.flatnonzero(np.append(rows["is_first"][1:], True)) + 1  # one behind each episode's last step
+        end_of = ends[np.searchsorted(ends, np.arange(length), side="right")]
+        places += [(stretch, start, int(end_of[start]) - start) for start in range(length)]
+    reach = max((left for *_, left in places), default=0)
+    if reach < context + (0 if anywhere else 1):
+        raise UserError(
+            f"no episode in the replay has more than {context} steps.", "Ask for less --context, or train longer."
+        )
+    enough = context if anywhere else min(context + horizon, reach)
+    good = [place for place in places if place[2] >= enough]
+    chosen = np.random.default_rng(seed).choice(len(good), count, replace=len(good) < count)
+    windows, valid = [], []
+    for stretch, start, left in (good[i] for i in chosen):
+        at = np.minimum(np.arange(context + horizon), left - 1)
+        windows.append({key: value[start + at] for key, value in stretch.rows.items()})
+        valid.append(np.arange(context + horizon) < left)
+    return as_batch(windows), np.array(valid)
+
+
+@torch.no_grad()
+def dream_of(
+    agent: DreamerV2,
+    batch: Batch,
+    valid: np.ndarray,
+    *,
+    context: int,
+    samples: int = 1,
+    actions: str = "replay",
+    seed: int = 0,
+) -> Dreamed:
+    """The same from given windows. batch: arrays (N, T, ...) of one episode each, valid (N, T). Raises UserError."""
+    if actions not in ACTIONS:
+        raise UserError(f"--actions must be one of {', '.join(ACTIONS)}, got '{actions}'.")
+    starts, steps = valid.shape
+    if not 1 <= context < steps:
+        raise UserError(f"--context must be from 1 to {steps - 1}, got {context}.", "Ask for a longer --horizon.")
+    chance, rssm, device = own_noise(seed), agent.world_model.rssm, agent.device
+    seen = to_batch(
+        Batch({k: v[:, :context] for k, v in batch.obs.items()}, *(v[:, :context] for v in batch[1:])), device
+    )
+    noise = rssm.latent.noise(starts, context, generator=chance).to(device)
+    embed = agent.world_model.encoder(agent.world_model.preprocess(seen.obs))
+    looked, _ = DiscreteRSSM.rollout_observation(rssm, embed, seen.action, seen.is_first, noise=noise)
+    last = State(*(x[:, -1].repeat_interleave(samples, 0) for x in looked))
+    noise = rssm.latent.noise(starts * samples, steps - context, generator=chance).to(device)
+    choose = _chooser(agent, batch, context=context, samples=samples, actions=actions, chance=chance)
+    dreamt = DiscreteRSSM.rollout_imagination(rssm, choose, last, steps - context, noise)
+    feat = torch.cat([looked.feat.repeat_interleave(samples, 0), dreamt.feat[:, 1:]], 1)
+    given = torch.from_numpy(batch.action[:, :context]).to(device).repeat_interleave(samples, 0)
+    action = torch.cat([given, dreamt.action], 1)
+
+    def by_sample(values: Tensor) -> np.ndarray:
+        return values.float().cpu().numpy().reshape(starts, samples, *values.shape[1:])
+
+    shown = decode(agent, feat)
+    valid = valid & (np.arange(steps) < context) if actions != "replay" else valid
+    return Dreamed(
+        context=context,
+        actions=actions,
+        truth={key: np.asarray(batch.obs[key]) for key in shown},
+        valid=valid,
+        dream={key: by_sample(value).astype(batch.obs[key].dtype) for key, value in shown.items()},
+        reward=by_sample(agent.world_model.head("reward")(feat)),
+        true_reward=np.asarray(batch.reward),
+        going_on=by_sample(agent.world_model.continues(feat)),
+        value=by_sample(agent.critic(feat)),
+        action=by_sample(action),
+        images=tuple(agent.spec.images),
+    )
+
+
+def decode(agent: DreamerV2, feat: Tensor) -> dict[str, Tensor]:
+    """Features to observations the way the environment gives them. feat (..., F) -> {key: (..., *shape)}."""
+    model = agent.world_model
+    return {**model.reconstruct(feat), **model.reconstruct_vectors(feat)}
+
+
+def _chooser(
+    agent: DreamerV2, batch: Batch, *, context: int, samples: int, actions: str, chance: torch.Generator
+) -> Callable[[Tensor], Tensor]:
+    """A policy for `rollout_imagination`: feat (N * K, F) -> the next action (N * K, A)."""
+    if actions == "policy":
+        return lambda feat: (policy := agent.policy(feat)).sample(policy.noise(chance).to(feat.device))
+    if actions == "random":
+        rng = np.random.default_rng(chance.initial_seed())
+        return lambda feat: torch.from_numpy(agent.spec.action.random(rng, len(feat))).to(feat.device)
+    known = iter(np.nan_to_num(batch.action[:, context:]).swapaxes(0, 1))
+    return lambda feat: torch.from_numpy(next(known)).to(feat.device).repeat_interleave(samples, 0)
