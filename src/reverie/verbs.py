@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import verbs_dream, verbs_explain
+from . import verbs_dream, verbs_explain, verbs_report
 from .verb import Verb
 
-MORE: tuple[Verb, ...] = (verbs_dream.VERB, verbs_explain.VERB)
+MORE: tuple[Verb, ...] = (verbs_dream.VERB, verbs_report.VERB, verbs_explain.VERB)
