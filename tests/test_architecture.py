@@ -74,8 +74,9 @@ MAY_IMPORT = {
     "verbs_presets": "config presets",
     "bench": "build collect compute config envs forecast loop presets replay screen tasks train",
     "verbs_bench": "__init__ bench rundir",
-    "insight": "checkpoint config envs replay train",
-    "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_crash verbs_envs verbs_presets config presets "
+    "insight": "checkpoint config envs logger ops replay rssm train world_model",
+    "verbs_doctor": "insight",
+    "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_crash verbs_doctor verbs_envs verbs_presets config presets "
     "checkpoint evaluate logger plot rundir screen signals validity loop api",
     "__init__": "",
 }

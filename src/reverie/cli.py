@@ -16,6 +16,7 @@ from .errors import UserError
 from .presets import load_preset, preset_names
 from .validity import may_change
 from .verbs_bench import BENCH_HELP, add_arguments
+from .verbs_doctor import add_insight
 from .verbs_presets import presets_command, show
 
 CHECK_HELP = """\
@@ -44,6 +45,7 @@ examples:
   reverie train --preset dreamerv3+small --env CartPole-v1 one preset's values on top of another's
   reverie check-env my_robot.py:make_env                   is my environment what it says it is?
   reverie bench update --preset demo                       how quick is an update, and where does its time go?
+  reverie doctor runs/demo                                 what is wrong with a run, and which setting to change
   reverie selftest                                         does the code still compute what the equations say?
 The same train command again continues a run. Stop with Ctrl-C: a checkpoint is written first.
 """
@@ -119,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(bench)
     crash = verb("replay-crash", _crash, "why a run stopped at a NaN: its last update once more", CRASH_HELP)
     crash.add_argument("path", type=Path, help="a run, or its directory `crash`")
+    add_insight(verb, _doctor, _drift)
     info = verb("info", _info, "versions and hardware, or the state of a run")
     info.add_argument("run", type=Path, nargs="?")
     for sub in (envs, check, selftest, presets, info, play, bench, crash):
@@ -302,6 +305,18 @@ def _crash(args: argparse.Namespace, rest: list[str]) -> int:
     from .verbs_crash import crash_command
 
     return crash_command(args)
+
+
+def _doctor(args: argparse.Namespace, rest: list[str]) -> int:
+    from .verbs_doctor import doctor_command
+
+    return doctor_command(args)
+
+
+def _drift(args: argparse.Namespace, rest: list[str]) -> int:
+    from .verbs_doctor import drift_command
+
+    return drift_command(args)
 
 
 def _info(args: argparse.Namespace, rest: list[str]) -> int:
