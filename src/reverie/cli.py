@@ -45,6 +45,7 @@ examples:
   reverie train --preset dreamerv3+small --env CartPole-v1 one preset's values on top of another's
   reverie check-env my_robot.py:make_env                   is my environment what it says it is?
   reverie bench update --preset demo                       how quick is an update, and where does its time go?
+  reverie doctor runs/demo                                 what is wrong with a run, and which setting to change
   reverie selftest                                         does the code still compute what the equations say?
 The same train command again continues a run. Stop with Ctrl-C: a checkpoint is written first.
 """

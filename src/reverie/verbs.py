@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from . import verbs_dream, verbs_explain, verbs_report
+from . import verbs_doctor, verbs_dream, verbs_explain, verbs_report
 from .verb import Verb
 
-MORE: tuple[Verb, ...] = (verbs_dream.VERB, verbs_report.VERB, verbs_explain.VERB)
+MORE: tuple[Verb, ...] = (
+    verbs_doctor.DOCTOR,
+    verbs_doctor.DRIFT,
+    verbs_explain.VERB,
+    verbs_dream.VERB,
+    verbs_report.VERB,
+)

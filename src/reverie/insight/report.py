@@ -201,9 +201,9 @@ def _film(path: Path) -> str:
 
 
 def _picture(file: Path, text: str) -> str:
-    data = base64.b64encode(file.read_bytes()).decode()
-    kind = file.suffix[1:]
-    return f'<div class="card"><img alt="{escape(text)}" src="data:image/{kind};base64,{data}"><p class=faint>{escape(text)}</p></div>'
+    source = f"data:image/{file.suffix[1:]};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    words = escape(text)
+    return f'<div class="card"><img alt="{words}" src="{source}"><p class="faint">{words}</p></div>'
 
 
 def _settings(path: Path) -> str:

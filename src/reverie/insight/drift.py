@@ -1,0 +1,350 @@
+"""How far can it dream? Errors of the open loop after 1..H steps, beside what costs nothing to guess.
+
+A window of replay is looked at for `context` steps; then the world model goes on alone with the replay's own actions
+(time: drawing in `replay.py`). Step k of the horizon is compared with what really came k steps after the last look:
+
+    dream   the prior after k steps without looking            floor   the posterior, which looked at that very step
+    copy    the last thing seen, unchanged                     mean    the average of everything
+
+Windows lie in one episode; where it ends earlier, the steps behind its end count for nothing (`valid`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from ..config import Config
+from ..errors import UserError
+from ..ops import SCALAR_TRANSFORMS
+from ..replay import Batch
+from ..rssm import State
+from ..train import to_batch
+from ..world_model import WorldModel
+from .opened import Experience, Opened, own_noise
+
+GUESSES = ("dream", "floor", "copy", "mean")
+#: Fewer starts than these say nothing about a horizon.
+FEWEST_STARTS = 8
+#: An error below this share of the data's variance is as good as none, whatever a guess would have cost.
+NO_ERROR = 1e-4
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The curves. Lists have one entry per horizon 1..H, None where too few windows reach that far."""
+
+    horizon: int
+    context: int
+    starts: list[int]  # windows that reach each horizon
+    latent_kl: list[float | None]  # nats, KL(posterior || open-loop prior)
+    observations: dict[str, dict[str, dict[str, list[float | None]]]]  # key -> mse, psnr, ssim -> guess -> curve
+    error: dict[str, list[float | None]]  # guess -> squared error in shares of the data's variance, mean over keys
+    reward: dict[str, list[float | None]]  # guess -> squared error, on the scale that the actor plans on
+    continues: dict[str, list[float | None]]  # guess -> Brier score; empty without such a head
+    returns: dict[str, Any]  # imagined and realised discounted returns of each window: correlation, bias, pairs
+    useful_horizon: int
+    imagination_horizon: int
+
+    @property
+    def warning(self) -> str:
+        """What to say if the actor learns from dreams longer than they are good, or nothing."""
+        if self.imagination_horizon <= self.useful_horizon or self.useful_horizon >= self.reach:
+            return ""
+        return (
+            f"behavior.imagination_horizon is {self.imagination_horizon}, but the dream is better than guessing for "
+            f"{self.useful_horizon} steps only: lower it, or train the world model longer."
+        )
+
+    @property
+    def reach(self) -> int:
+        """The longest horizon that was measured."""
+        return max((k + 1 for k, count in enumerate(self.starts) if count >= FEWEST_STARTS), default=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**self.__dict__, "warning": self.warning}
+
+
+def written_out(state: State) -> State:
+    """The same state with a plain tensor for z, which the fast path keeps as places of ones (`fast/rows.py`).
+
+    Of any leading axes (...).
+    """
+    stoch: Any = state.stoch
+    return state if isinstance(stoch, Tensor) else State(state.deter, stoch.dense(), state.stats)
+
+
+@torch.no_grad()
+def open_loop(world_model: WorldModel, state: State, actions: Tensor, noise: Tensor | None = None) -> State:
+    """Dream on from `state` with given actions, never looking. state of (N, ...), actions (N, H, A), noise (N, H, S).
+
+    actions[:, k] leads from step k to step k + 1 (drawing in `replay.py`: actions into the steps after the state's).
+    -> State of (N, H, ...): prior after 1..H steps.
+    """
+    rssm, state = world_model.rssm, written_out(state)
+    if noise is None:
+        noise = rssm.latent.noise(*actions.shape[:2], device=actions.device)
+    steps = []
+    for action, noise_k in zip(actions.unbind(1), noise.unbind(1), strict=True):
+        state = rssm.prior(rssm.recurrent_step(state, action), noise_k)
+        steps.append(state)
+    return State(*(torch.stack(parts, 1) for parts in zip(*steps, strict=True)))
+
+
+def ssim(left: Tensor, right: Tensor, *, window: int = 7) -> Tensor:
+    """Structural similarity (Wang et al. 2004) with a flat window, of images whose values span 1. 1 is equal.
+
+    (..., C, H, W), (..., C, H, W) -> (...). The mean over all places of the window and all channels.
+    """
+    size = min(window, *left.shape[-2:])
+    x, y = (image.flatten(0, -4) if image.dim() > 4 else image for image in (left, right))
+
+    def blur(image: Tensor) -> Tensor:
+        return avg_pool2d(image, size, 1)
+
+    mx, my = blur(x), blur(y)
+    vx, vy = (blur(image * image) - mean * mean for image, mean in ((x, mx), (y, my)))
+    covariance = blur(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    score = (2 * mx * my + c1) * (2 * covariance + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    return score.mean((-3, -2, -1)).reshape(left.shape[:-3])
+
+
+def sample_windows(
+    experience: Experience, count: int, *, context: int, horizon: int, seed: int = 0
+) -> tuple[Batch, np.ndarray]:
+    """Windows that begin anywhere in an episode and reach at least one step beyond their context.
+
+    -> Batch of arrays (N, context + horizon, ...) and valid (N, horizon). Steps beyond the episode's end repeat its
+    last one and are not valid. Raises UserError if no episode is long enough.
+    """
+    starts = [
+        (stretch, start, int(end))
+        for stretch in experience.stretches
+        for start, end in enumerate(_ends(stretch.rows))
+        if start + context <= end
+    ]
+    if not starts:
+        raise UserError(
+            f"no episode in the replay is longer than {context} steps.", "Ask for less --context, or train longer."
+        )
+    chosen = np.random.default_rng(seed).choice(len(starts), count, replace=len(starts) < count)
+    rows: list[dict[str, np.ndarray]] = []
+    valid = np.zeros((count, horizon), bool)
+    for index, choice in enumerate(chosen):
+        stretch, start, end = starts[choice]
+        steps = np.minimum(start + np.arange(context + horizon), end)
+        rows.append({key: value[steps] for key, value in stretch.rows.items()})
+        valid[index, : end - start - context + 1] = True
+    joined: dict[str, Any] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    obs = {key[4:]: joined.pop(key) for key in list(joined) if key.startswith("obs/")}
+    return Batch(obs=obs, **joined), valid
+
+
+def _ends(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """For each step, the last step of its episode that is there. -> (T,)."""
+    length = len(rows["reward"])
+    stop = rows["is_last"].copy()
+    stop[:-1] |= rows["is_first"][1:]
+    stop[-1] = True
+    places = np.where(stop, np.arange(length), length)
+    return np.minimum.accumulate(places[::-1])[::-1]
+
+
+def drift(
+    opened: Opened, *, horizon: int = 0, context: int = 5, starts: int = 64, seed: int = 0, similarity: bool = True
+) -> Drift:
+    """The drift curves of a run. horizon 0: the imagination horizon, 15 at least. Raises UserError without replay."""
+    return drift_of(
+        opened.agent.world_model,
+        opened.need_experience(),
+        opened.config,
+        horizon=horizon,
+        context=context,
+        starts=starts,
+        seed=seed,
+        similarity=similarity,
+    )
+
+
+def drift_of(
+    world_model: WorldModel,
+    experience: Experience,
+    config: Config,
+    *,
+    horizon: int = 0,
+    context: int = 5,
+    starts: int = 64,
+    seed: int = 0,
+    similarity: bool = True,
+) -> Drift:
+    """As `drift`, for a model that is being trained. similarity: also SSIM, which takes longest."""
+    horizon = horizon or max(15, config.behavior.imagination_horizon)
+    arrays, valid = sample_windows(experience, starts, context=context, horizon=horizon, seed=seed)
+    device = next(iter(world_model.parameters())).device
+    batch, mask = to_batch(arrays, device), torch.from_numpy(valid).to(device)
+    return measure(world_model, batch, mask, config, seed=seed, similarity=similarity)
+
+
+@torch.no_grad()
+def measure(
+    world_model: WorldModel, batch: Batch, valid: Tensor, config: Config, *, seed: int = 0, similarity: bool = True
+) -> Drift:
+    """Curves of given windows. Batch of tensors (N, C + H, ...), valid (N, H); drawing in `replay.py`."""
+    count, length = batch.reward.shape
+    horizon = valid.shape[1]
+    context = length - horizon
+    obs = world_model.preprocess(batch.obs)
+    latent, generator = world_model.rssm.latent, own_noise(seed)
+    noise = latent.noise(count, length + horizon, generator=generator).to(valid.device)
+    posterior, _ = world_model.rssm.rollout_observation(
+        world_model.encoder(obs), batch.action, batch.is_first, noise=noise[:, :length]
+    )
+    posterior = written_out(posterior)
+    start, looked = (State(*(x[:, cut] for x in posterior)) for cut in (context - 1, slice(context, None)))
+    dream = open_loop(world_model, start, batch.action[:, context:], noise[:, length:])
+    feats = {"dream": dream.feat, "floor": looked.feat}
+    seen = torch.cat([valid.new_ones(count, context), valid], 1)
+    errors, observations = [], {}
+    for head, target in _observed(world_model, obs):
+        guesses = {name: world_model.head(head)(feat) for name, feat in feats.items()}
+        curve, error = _observation(guesses, target, context, valid, seen, similarity)
+        observations[head.removeprefix("obs/")] = curve
+        errors.append(error)
+    error = {name: torch.stack([each[name] for each in errors]).mean(0) for name in GUESSES}
+    reward, returns = _reward(world_model, batch, feats, context, valid, seen, config)
+    return Drift(
+        horizon=horizon,
+        context=context,
+        starts=valid.sum(0).tolist(),
+        latent_kl=_curve(latent.kl(looked.stats, dream.stats), valid),
+        observations=observations,
+        error={name: _curve(value, valid) for name, value in error.items()},
+        reward=reward,
+        continues=_continues(world_model, batch, feats, context, valid, seen),
+        returns=returns,
+        useful_horizon=useful_horizon(error, valid),
+        imagination_horizon=config.behavior.imagination_horizon,
+    )
+
+
+def _observed(world_model: WorldModel, obs: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Heads that predict observations, and what they should predict."""
+    named = {"obs/" + key.replace(".", "_"): value for key, value in obs.items() if key != world_model.mask_key}
+    return [(head, target) for head, target in named.items() if head in world_model.heads]
+
+
+def _observation(
+    guesses: dict[str, Tensor], target: Tensor, context: int, valid: Tensor, seen: Tensor, similarity: bool
+) -> tuple[dict[str, dict[str, list[float | None]]], dict[str, Tensor]]:
+    """One key. guesses {name: (N, H, ...)}, target (N, C + H, ...) -> curves, errors (N, H) in shares of variance."""
+    truth, event = target[:, context:], list(range(2, target.dim()))
+    mean = target[seen].mean(0)
+    spread = float(((target[seen] - mean) ** 2).mean().clamp(min=1e-8))
+    guesses = {**guesses, "copy": target[:, context - 1 : context].expand_as(truth), "mean": mean.expand_as(truth)}
+    squared = {name: ((guess.float() - truth) ** 2).mean(event) for name, guess in guesses.items()}
+    curves = {"mse": {name: _curve(value, valid) for name, value in squared.items()}}
+    if target.dim() == 5:
+        curves["psnr"] = {name: [_psnr(value) for value in curve] for name, curve in curves["mse"].items()}
+        if similarity:
+            curves["ssim"] = {name: _curve(ssim(guess.float(), truth), valid) for name, guess in guesses.items()}
+    return curves, {name: value / spread for name, value in squared.items()}
+
+
+def _psnr(mse: float | None) -> float | None:
+    """In decibels, of images whose values span 1; 100 at most, so that no error is still a number."""
+    return None if mse is None else min(100.0, -10 * math.log10(max(mse, 1e-10)))
+
+
+def _reward(
+    world_model: WorldModel,
+    batch: Batch,
+    feats: Mapping[str, Tensor],
+    context: int,
+    valid: Tensor,
+    seen: Tensor,
+    config: Config,
+) -> tuple[dict[str, list[float | None]], dict[str, Any]]:
+    """Errors of rewards, and imagined against realised returns, both on the scale that the actor plans on."""
+    squash, unsquash = SCALAR_TRANSFORMS[config.model.reward_transform]
+    target = unsquash(squash(batch.reward))
+    truth = target[:, context:]
+    guesses = {name: world_model.head("reward")(feat).float() for name, feat in feats.items()}
+    guesses |= {"copy": target[:, context - 1 : context].expand_as(truth), "mean": target[seen].mean().expand_as(truth)}
+    curves = {name: _curve((guess - truth) ** 2, valid) for name, guess in guesses.items()}
+    weights = valid * config.behavior.gamma ** torch.arange(valid.shape[1], device=valid.device)
+    return curves, _agreement((guesses["dream"] * weights).sum(1), (truth * weights).sum(1))
+
+
+def _agreement(imagined: Tensor, realised: Tensor) -> dict[str, Any]:
+    """(N,), (N,) -> correlation (None where one of them never changes), bias, and the pairs."""
+    left, right = imagined.double() - imagined.double().mean(), realised.double() - realised.double().mean()
+    scale = float(left.norm() * right.norm())
+    correlation = float(left @ right) / scale if scale > 1e-9 else None
+    bias = float((imagined - realised).mean())
+    return {"correlation": correlation, "bias": bias, "imagined": imagined.tolist(), "realised": realised.tolist()}
+
+
+def _continues(
+    world_model: WorldModel, batch: Batch, feats: Mapping[str, Tensor], context: int, valid: Tensor, seen: Tensor
+) -> dict[str, list[float | None]]:
+    """Brier scores: mean squared error of a probability against what happened."""
+    if "continue" not in world_model.heads:
+        return {}
+    target = 1 - batch.is_terminal.float()
+    truth = target[:, context:]
+    guesses = {name: world_model.continues(feat).clamp(max=1) for name, feat in feats.items()}
+    guesses |= {"copy": torch.ones_like(truth), "mean": target[seen].mean().expand_as(truth)}
+    return {name: _curve((guess - truth) ** 2, valid) for name, guess in guesses.items()}
+
+
+def _curve(values: Tensor, valid: Tensor) -> list[float | None]:
+    """Means over the windows that reach each horizon. values, valid (N, H) -> H numbers."""
+    counts = valid.sum(0)
+    means = torch.where(valid, values.double(), 0.0).sum(0) / counts.clamp(min=1)
+    return [
+        float(mean) if count >= min(FEWEST_STARTS, len(valid)) else None
+        for mean, count in zip(means, counts, strict=True)
+    ]
+
+
+def useful_horizon(error: Mapping[str, Tensor], valid: Tensor) -> int:
+    """The last horizon at which the dream is better than guessing. error {guess: (N, H)}, valid (N, H) -> 0..H.
+
+    Guessing is the better of copy and mean at that horizon. The dream is better where its error, averaged with that of
+    the horizons before and after, is lower by more than one standard error over the windows: chance does not do. Of
+    all stretches of such horizons the longest counts, and the answer is where it ends: at first a copy may be better
+    than any reconstruction, for little has moved; and a lucky horizon far out is none.
+    """
+    weights = valid.double()
+    counts = weights.sum(0).clamp(min=1)
+    means = {name: (value.double() * weights).sum(0) / counts for name, value in error.items()}
+    guess = torch.where(means["copy"] <= means["mean"], error["copy"], error["mean"]).double()
+    gain = (guess - error["dream"].double()) * weights
+    better = []
+    for k in range(valid.shape[1]):
+        near = slice(max(0, k - 1), k + 2)
+        windows = valid[:, k]
+        mean = gain[windows, near].sum(1) / weights[windows, near].sum(1)
+        enough = int(windows.sum()) >= FEWEST_STARTS
+        sure = enough and float(mean.mean() - mean.std() / math.sqrt(len(mean))) > 0
+        better.append(sure or (enough and float(means["dream"][k]) < NO_ERROR))
+    return _end_of_longest(better)
+
+
+def _end_of_longest(better: Sequence[bool]) -> int:
+    """Where the longest run of True ends, counted from 1; 0 if there is none. Of equal ones the first."""
+    longest = end = run = 0
+    for k, good in enumerate(better):
+        run = run + 1 if good else 0
+        if run > longest:
+            longest, end = run, k + 1
+    return end

@@ -1,0 +1,62 @@
+"""`python -m tests.planted.run NAME SEED DIRECTORY`: train with a fault of faults.py (or "healthy-TASK"), ask the doctor.
+
+A directory that is there already is only diagnosed again. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.planted.faults import FAULTS, TASKS, Fault
+
+
+def fault_of(name: str) -> Fault:
+    """What to plant; nothing for "healthy-TASK"."""
+    return Fault(name.removeprefix("healthy-"), ("healthy",)) if name.startswith("healthy-") else FAULTS[name]
+
+
+def train(fault: Fault, seed: int, directory: Path) -> str:
+    """-> why it stopped early, or nothing."""
+    from reverie.errors import UserError
+    from reverie.loop import Run
+    from reverie.presets import load_preset
+
+    preset, settings = TASKS[fault.task]
+    try:
+        Run(load_preset(preset, settings | {"seed": seed} | fault.settings), directory).train()
+    except UserError as error:
+        return error.message
+    return ""
+
+
+def main() -> int:
+    """Plant, train, diagnose, print."""
+    name, seed, directory = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    import torch
+
+    torch.set_num_threads(1)
+    fault = fault_of(name)
+    if fault.patch is not None:
+        fault.patch()
+    began, stopped = time.process_time(), ""
+    if not directory.exists():
+        stopped = train(fault, seed, directory)
+    trained = time.process_time() - began
+    if "--only-train" in sys.argv:
+        return 0
+    from reverie.insight.doctor import diagnose
+
+    began = time.process_time()
+    findings = [finding.to_dict() for finding in diagnose(directory)]
+    words: dict[str, Any] = {"name": name, "seed": seed, "right": list(fault.verdicts), "stopped": stopped}
+    words |= {"train_cpu_seconds": round(trained, 1), "doctor_cpu_seconds": round(time.process_time() - began, 2)}
+    print(json.dumps(words | {"findings": findings}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
