@@ -98,31 +98,28 @@ def _evaluations(axes: Any, episodes: Sequence[Mapping[str, Any]], name: str, co
     axes.errorbar(steps, means, errors, color=colour, marker="o", ms=3, lw=1.4, capsize=2, label=name)
 
 
-def panels(runs: Mapping[str, Path]) -> str:
-    """Small charts of what is going on inside, of several runs. -> SVG, or nothing where nothing was logged."""
+def panels(runs: Mapping[str, Path]) -> list[str]:
+    """Small charts of what is going on inside, of several runs: of what they log. -> SVGs."""
     lines = {name: read_lines(path / "metrics.jsonl") for name, path in runs.items()}
     logged = {key for found in lines.values() for line in found for key in line}
-    shown = {title: keys for title, keys in PANELS.items() if logged & set(keys.values())}
-    if not shown:
-        return ""
-    rows = -(-len(shown) // 3)
-    figure = figure_of(11, 2.4 * rows)
-    grid = figure.subplots(rows, 3, squeeze=False).flatten()
-    for axes, (title, keys) in zip(grid, shown.items(), strict=False):
-        for (run, found), colour in zip(lines.items(), _colours(), strict=False):
-            for style, (label, key) in zip(("-", "--", ":"), keys.items(), strict=False):
-                points = [(line["env_steps"], line[key]) for line in found if line.get(key) is not None]
-                if points:
-                    at = np.array(points)[_thinned(len(points))]
-                    tag = label if len(runs) == 1 else run if style == "-" else None
-                    axes.plot(at[:, 0], at[:, 1], style, color=colour, lw=1.1, label=tag)
-        axes.set_title(title, fontsize=9, loc="left")
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.25)
-        if len(keys) > 1 and len(runs) == 1:
-            axes.legend(frameon=False, fontsize=7)
-    for axes in grid[len(shown) :]:
-        axes.remove()
+    return [_panel(title, keys, lines) for title, keys in PANELS.items() if logged & set(keys.values())]
+
+
+def _panel(title: str, keys: Mapping[str, str], lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    figure = figure_of(3.9, 2.5)
+    axes = figure.add_subplot()
+    for (run, found), colour in zip(lines.items(), _colours(), strict=False):
+        for style, (label, key) in zip(("-", "--", ":"), keys.items(), strict=False):
+            points = [(line["env_steps"], line[key]) for line in found if line.get(key) is not None]
+            if points:
+                at = np.array(points)[_thinned(len(points))]
+                tag = label if len(lines) == 1 else run if style == "-" else None
+                axes.plot(at[:, 0], at[:, 1], style, color=colour, lw=1.2, label=tag)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.25)
+    if (len(keys) > 1 or len(lines) > 1) and axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
     return svg(figure)
 
 

@@ -33,7 +33,8 @@ padding:1rem}h1{font-size:1.6rem;margin:.4rem 0}h2{font-size:1.15rem;margin:2rem
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.8rem 1rem;margin:.6rem 0;
 overflow-x:auto}.chart{background:#fff;border-radius:8px;border:1px solid var(--line);padding:.4rem;margin:.6rem 0}
 .chart svg{width:100%;height:auto;display:block}.pair{display:flex;flex-wrap:wrap;gap:.8rem}.pair>*{flex:1 1 320px;
-min-width:0}img{max-width:100%;height:auto;border-radius:4px}table{border-collapse:collapse;font-size:.9rem}
+min-width:0;max-width:660px}.grid{display:grid;gap:.6rem;
+grid-template-columns:repeat(auto-fill,minmax(280px,1fr))}.grid .chart{margin:0}img{max-width:100%;height:auto;border-radius:4px}table{border-collapse:collapse;font-size:.9rem}
 td,th{text-align:left;padding:.15rem .9rem .15rem 0;vertical-align:top}code{font-size:.85rem;overflow-wrap:anywhere}
 .faint{color:var(--faint);font-size:.9rem}.FAIL{border-left:6px solid #c62828}.WARN{border-left:6px solid #ef8f00}
 .OK{border-left:6px solid #2e7d32}.big{font-size:1.5rem;font-weight:600}summary{cursor:pointer}
@@ -44,15 +45,15 @@ def write_report(paths: Sequence[Path], out: Path) -> Path:
     """Make the page. -> out. Raises UserError where a path is no run, or the page cannot be written."""
     runs = _names(paths)
     parts = [_head(runs), "<h2>Returns</h2>", _chart(charts.learning_curves(runs))]
-    inside = charts.panels(runs)
-    parts += ["<h2>Inside</h2>", _chart(inside)] if inside else []
+    inside = "".join(_chart(text) for text in charts.panels(runs))
+    parts += ["<h2>Inside</h2>", f'<div class="grid">{inside}</div>'] if inside else []
     for name, path in runs.items():
         parts.append(_run(name, path, alone=len(runs) == 1))
     title = escape(", ".join(runs))
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,'
         f'initial-scale=1"><title>{title} · Reverie</title><style>{STYLE}</style><body>{"".join(parts)}'
-        f'<p class="faint">Made by reverie {escape(__version__)}, {time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}. '
+        f'<p class="faint">Made by reverie {escape(__version__)}, {time.strftime("%Y-%m-%d %H:%M", time.gmtime())} UTC. '
         "Everything is in this file.</p></body></html>"
     )
     try:

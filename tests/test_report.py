@@ -1,0 +1,103 @@
+"""The page holds everything in itself, takes nothing from a run as HTML, and is made of any run."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from toys import DictEnv
+
+import reverie
+from reverie import cli
+from reverie.insight.report import summary, write_report
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "toy"
+    dreamer = reverie.Dreamer(DictEnv, preset="debug", run=path, tensorboard=False, health_every=1, log_every=1e-9)
+    dreamer.learn(200, quiet=True)
+    return path
+
+
+class Page(HTMLParser):
+    """Tags, their sources, and the visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.sources, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page_of(paths, tmp_path):
+    text = write_report(paths, tmp_path / "report.html").read_text(encoding="utf-8")
+    return Page(text), text
+
+
+def test_everything_is_inside(run, tmp_path):
+    page, text = page_of([run], tmp_path)
+    assert all(source.startswith(("data:", "#")) for source in page.sources)
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert "script" not in page.tags
+    assert page.tags.count("svg") > 6
+    assert "img" in page.tags
+    for words in ("Returns", "Doctor", "How far it can dream", "What it dreams", "How the code is used", "seed"):
+        assert words in page.text
+    facts = summary(run)
+    assert f"{facts['score']:.3f}" in page.text
+    assert f"{facts['env_steps']:,} steps" in page.text
+
+
+def test_nothing_of_a_run_is_taken_as_html(run, tmp_path):
+    bad = tmp_path / "<script>alert(1)<" / "x"
+    shutil.copytree(run, bad)
+    config = (bad / "config.yaml").read_text()
+    (bad / "config.yaml").write_text(re.sub(r"id: .*", "id: '<img src=x onerror=alert(1)>'", config, count=1))
+    facts = json.loads((bad / "provenance.json").read_text())
+    (bad / "provenance.json").write_text(json.dumps(facts | {"command": "<b onload=1>&"}))
+    worse = bad.parent / "<script>"
+    shutil.copytree(bad, worse)
+    page, _ = page_of([bad, worse], tmp_path)
+    assert "script" not in page.tags
+    assert "b" not in page.tags or "<b onload=1>&" in page.text
+    assert "x" not in page.sources
+    assert "<script>" in page.text
+
+
+def test_several_runs_are_drawn_together(run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    page, _ = page_of([run, other], tmp_path)
+    assert page.text.count("not evaluated") == 0
+    assert "toy" in page.text
+    assert "other" in page.text
+
+
+@pytest.mark.parametrize("missing", ["checkpoints", "replay", "metrics.jsonl", "episodes.jsonl", "provenance.json"])
+def test_a_run_that_lacks_something_has_a_page(run, tmp_path, missing):
+    part = tmp_path / "part"
+    shutil.copytree(run, part)
+    shutil.rmtree(part / missing) if (part / missing).is_dir() else (part / missing).unlink()
+    page, _ = page_of([part], tmp_path)
+    assert "Settings that differ" in page.text
+
+
+def test_the_verb(run, tmp_path, capsys):
+    assert cli.main(["report", str(run), "-o", str(tmp_path / "r.html"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["runs"][0]["task"] == "custom:DictEnv"
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "is not a run" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert cli.main(["report", str(run), "-o", str(tmp_path / "file" / "r.html")]) == 2
+    assert "cannot write" in capsys.readouterr().err
