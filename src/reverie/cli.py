@@ -17,6 +17,8 @@ from .presets import load_preset, preset_names
 from .validity import may_change
 from .verbs_bench import BENCH_HELP, add_arguments
 from .verbs_presets import presets_command, show
+from .verbs_watch import WATCH_HELP
+from .verbs_watch import add_arguments as add_watch_arguments
 
 CHECK_HELP = """\
 Plays random steps and tells mistakes, one sentence each, with the fix. ENV is a Gymnasium id, or names a function (or
@@ -44,6 +46,7 @@ examples:
   reverie train --preset dreamerv3+small --env CartPole-v1 one preset's values on top of another's
   reverie check-env my_robot.py:make_env                   is my environment what it says it is?
   reverie bench update --preset demo                       how quick is an update, and where does its time go?
+  reverie watch                                            curves, findings, films; play inside the dream
   reverie selftest                                         does the code still compute what the equations say?
 The same train command again continues a run. Stop with Ctrl-C: a checkpoint is written first.
 """
@@ -119,9 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(bench)
     crash = verb("replay-crash", _crash, "why a run stopped at a NaN: its last update once more", CRASH_HELP)
     crash.add_argument("path", type=Path, help="a run, or its directory `crash`")
+    watch = verb("watch", _watch, "a page with curves, findings and films of runs; play inside their dreams", WATCH_HELP)
+    add_watch_arguments(watch)
     info = verb("info", _info, "versions and hardware, or the state of a run")
     info.add_argument("run", type=Path, nargs="?")
-    for sub in (envs, check, selftest, presets, info, play, bench, crash):
+    for sub in (envs, check, selftest, presets, info, play, bench, crash, watch):
         sub.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -302,6 +307,12 @@ def _crash(args: argparse.Namespace, rest: list[str]) -> int:
     from .verbs_crash import crash_command
 
     return crash_command(args)
+
+
+def _watch(args: argparse.Namespace, rest: list[str]) -> int:
+    from .verbs_watch import watch_command
+
+    return watch_command(args)
 
 
 def _info(args: argparse.Namespace, rest: list[str]) -> int:
