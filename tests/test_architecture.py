@@ -75,8 +75,10 @@ MAY_IMPORT = {
     "bench": "build collect compute config envs forecast loop presets replay screen tasks train",
     "verbs_bench": "__init__ bench rundir",
     "insight": "checkpoint config envs replay train",
-    "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_crash verbs_envs verbs_presets config presets "
-    "checkpoint evaluate logger plot rundir screen signals validity loop api",
+    "web": "__init__ checkpoint config envs insight lock observations ops policies replay rssm tasks train",
+    "verbs_watch": "web",
+    "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_crash verbs_envs verbs_presets verbs_watch "
+    "config presets checkpoint evaluate logger plot rundir screen signals validity loop api",
     "__init__": "",
 }
 NO_TORCH = {"errors", "validity", "ranges", "settings", "config", "replay", "collect", "envs", "plot", "__init__"}
@@ -185,12 +187,13 @@ def test_the_world_model_takes_nothing_from_replay_but_the_batch():
     ("module", "absent"),
     [
         ("reverie", ["torch", "gymnasium", "matplotlib", "numpy", "minigrid", "tensorboardX"]),
-        ("reverie.cli", ["torch", "gymnasium", "matplotlib"]),  # --help is quick
+        ("reverie.cli", ["torch", "gymnasium", "matplotlib", "starlette"]),  # --help is quick
         ("reverie.config", ["torch", "gymnasium"]),
         ("reverie.collect", ["torch"]),
         ("reverie.replay", ["torch", "gymnasium"]),
         ("reverie.envs", ["torch", "matplotlib", "minigrid"]),
-        ("reverie.player", ["matplotlib", "minigrid", "tensorboardX", "rich"]),
+        ("reverie.player", ["matplotlib", "minigrid", "tensorboardX", "rich", "starlette"]),
+        ("reverie.web.app", ["torch"]),  # the page is there in a second; torch comes when somebody plays
     ],
 )
 def test_a_fresh_process_loads_no_more_than_it_needs(module, absent):

@@ -122,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(bench)
     crash = verb("replay-crash", _crash, "why a run stopped at a NaN: its last update once more", CRASH_HELP)
     crash.add_argument("path", type=Path, help="a run, or its directory `crash`")
-    watch = verb("watch", _watch, "a page with curves, findings and films of runs; play inside their dreams", WATCH_HELP)
+    watch = verb(
+        "watch", _watch, "a page with curves, findings and films of runs; play inside their dreams", WATCH_HELP
+    )
     add_watch_arguments(watch)
     info = verb("info", _info, "versions and hardware, or the state of a run")
     info.add_argument("run", type=Path, nargs="?")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import AsyncIterator, Mapping
 from importlib.resources import files
 from typing import Any
@@ -88,7 +89,7 @@ class Live:
             await asyncio.sleep(self.seconds)
 
     def _news(self) -> list[dict[str, Any]]:
-        found = []
+        found: list[dict[str, Any]] = []
         for run in self.runs.all():
             run.refresh()
             generation, count = self._told.get(run.id, (run.generation, 0))
@@ -140,7 +141,7 @@ class Dashboard:
             WebSocketRoute("/api/play", self._play),
         ]
         told = {UserError: _told_user, HTTPException: _told_plainly}
-        return Starlette(routes=routes, exception_handlers=told)  # type: ignore[arg-type]
+        return Starlette(routes=routes, exception_handlers=told)
 
     def close(self) -> None:
         """Begin nothing more."""
@@ -255,7 +256,9 @@ class Dashboard:
             raise HTTPException(404, "There is no such dream any more.")
         disposition = f'attachment; filename="dream.{kind}"'
         media = {"gif": "image/gif", "mp4": "video/mp4"}[kind]
-        return Response(film, media_type=media, headers={"content-disposition": disposition, "cache-control": "no-store"})
+        return Response(
+            film, media_type=media, headers={"content-disposition": disposition, "cache-control": "no-store"}
+        )
 
     async def _play(self, socket: WebSocket) -> None:
         await self.room.serve(socket)
@@ -267,7 +270,16 @@ def _file(name: str) -> Response:
 
 
 def _json(values: Any) -> Response:
-    return JSONResponse(values, headers={"cache-control": "no-store"})
+    return JSONResponse(finite(values), headers={"cache-control": "no-store"})
+
+
+def finite(values: Any) -> Any:
+    """JSON knows no NaN and no infinity: null instead."""
+    if isinstance(values, float):
+        return values if math.isfinite(values) else None
+    if isinstance(values, Mapping):
+        return {str(key): finite(value) for key, value in values.items()}
+    return [finite(value) for value in values] if isinstance(values, list | tuple) else values
 
 
 def _axis(request: Request) -> str:

@@ -32,7 +32,9 @@ def drift_of(path: Path) -> dict[str, Any]:
 
 def findings_of(path: Path) -> list[dict[str, Any]]:
     """Doctor's findings, as plain values."""
-    return [asdict(f) if is_dataclass(f) and not isinstance(f, type) else dict(f) for f in _later("doctor").diagnose(path)]
+    return [
+        asdict(f) if is_dataclass(f) and not isinstance(f, type) else dict(f) for f in _later("doctor").diagnose(path)
+    ]
 
 
 def film_of_reality(path: Path) -> bytes:
@@ -98,7 +100,11 @@ class Asks:
             return {"state": "failed", "message": error.message, "hint": error.hint}
         if error is not None:
             _log.error("computing %s of %s failed", what, path, exc_info=error)
-            return {"state": "failed", "message": f"{type(error).__name__}: {error}", "hint": "A bug: please report it."}
+            return {
+                "state": "failed",
+                "message": f"{type(error).__name__}: {error}",
+                "hint": "A bug: please report it.",
+            }
         return {"state": "done", "result": found.result()}
 
     def close(self) -> None:

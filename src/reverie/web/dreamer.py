@@ -73,7 +73,10 @@ class DreamSession:
         here = self.moment
         own = np.broadcast_to(np.asarray(action, np.float32), (len(here.lanes), self.agent.spec.action.size)).copy()
         noise = self._noise(here.lanes, self.at + 1)
-        self.moments = [*self.moments[: self.at + 1], Moment(dreamt(self.agent, here.state, own, noise), here.lanes, own)]
+        self.moments = [
+            *self.moments[: self.at + 1],
+            Moment(dreamt(self.agent, here.state, own, noise), here.lanes, own),
+        ]
         self.at += 1
         return self.moment
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-Scope = dict[str, Any]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Any, Send], Awaitable[None]]
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -128,7 +128,7 @@ def _same(origin: str, host: str) -> bool:
 
 
 def _with_headers(send: Send) -> Send:
-    async def sent(message: dict[str, Any]) -> None:
+    async def sent(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             own = [(key.encode(), value.encode()) for key, value in _HEADERS.items()]
             message = {**message, "headers": [*message.get("headers", []), *own]}
@@ -142,7 +142,11 @@ async def _refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
         await send({"type": "websocket.close", "code": 1008, "reason": reason[:100]})
     else:
         text = reason.encode()
-        kind = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(text)), "cache-control": "no-store"}
+        kind = {
+            "content-type": "text/plain; charset=utf-8",
+            "content-length": str(len(text)),
+            "cache-control": "no-store",
+        }
         await _answer(_with_headers(send), status, kind, b"" if scope["method"] == "HEAD" else text)
 
 

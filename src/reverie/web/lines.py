@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-#: Lines that are parsed of a file that is long when first seen: every so-many-th, so that a page opens in about a second.
+#: Lines that are parsed of a file that is long when first seen: every so-many-th, so that a page opens in a second.
 MOST_LINES = 20_000
 #: Lines with these are never left out, up to as many again: evaluations are rare, and null is a number that was NaN.
 PRECIOUS = (b'"eval/', b'"phase": "eval"', b'"phase": "random"', b"null")
@@ -59,9 +59,10 @@ class Follow:
         self.stride = self._choose_stride(file, size) if self._offset == 0 else 1
         found: list[dict[str, Any]] = []
         rest, count, extra = b"", 0, 0
-        while chunk := file.read(min(_CHUNK, max(0, size - file.tell()))):
+        tail = max(0, size - _WHOLE_TAIL)  # the end is read whole: it is what people look at
+        while chunk := file.read(min(_CHUNK, (tail if file.tell() < tail else size) - file.tell())):
             *whole, rest = (rest + chunk).split(b"\n")
-            all_of_it = self.stride == 1 or file.tell() > size - _WHOLE_TAIL
+            all_of_it = self.stride == 1 or file.tell() > tail
             for text in whole:
                 count += 1
                 wanted = all_of_it or count % self.stride == 1

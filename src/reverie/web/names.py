@@ -10,9 +10,10 @@ from ..envs.family import family_of
 from ..envs.spaces import Spec
 
 _ATARI = (
-    "noop fire up right left down upright upleft downright downleft upfire rightfire leftfire downfire uprightfire "
-    "upleftfire downrightfire downleftfire"
-).split()
+    "noop", "fire", "up", "right", "left", "down", "upright", "upleft", "downright", "downleft",
+    "upfire", "rightfire", "leftfire", "downfire", "uprightfire",
+    "upleftfire", "downrightfire", "downleftfire",
+)  # fmt: skip
 _MINIGRID = ("turn left", "turn right", "forward", "pick up", "drop", "toggle", "done")
 _CRAFTER = (
     "noop", "left", "right", "up", "down", "do", "sleep", "place stone", "place table", "place furnace", "place plant",

@@ -1,9 +1,9 @@
 """The dream player's side of the websocket: one message in, one answer out.
 
-    in   {"do": "start", "run": 0, "seed": 1, "context": 5}      out  {"type": "started", ...}
-         {"do": "step", "choices": [2]} or "numbers": [0.1]           {"type": "frame", "step": 7, "frames": ..., ...}
-         {"do": "policy", "mode": "sample"}                           {"type": "error", "message": ..., "hint": ...}
-         {"do": "rewind", "to": 3}   {"do": "branch", "lanes": 4}   {"do": "keep", "row": 1}   {"do": "reroll"}
+in   {"do": "start", "run": 0, "seed": 1, "context": 5}      out  {"type": "started", ...}
+     {"do": "step", "choices": [2]} or "numbers": [0.1]           {"type": "frame", "step": 7, "frames": ..., ...}
+     {"do": "policy", "mode": "sample"}                           {"type": "error", "message": ..., "hint": ...}
+     {"do": "rewind", "to": 3}   {"do": "branch", "lanes": 4}   {"do": "keep", "row": 1}   {"do": "reroll"}
 """
 
 from __future__ import annotations

@@ -104,7 +104,9 @@ def _bind(host: str, port: int | None) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise UserError(f"--host {host} is no address of this machine.", "E.g. 127.0.0.1, or 0.0.0.0 for all.") from error
+        raise UserError(
+            f"--host {host} is no address of this machine.", "E.g. 127.0.0.1, or 0.0.0.0 for all."
+        ) from error
     family, _, _, _, address = sorted(found, key=lambda item: item[0] != socket.AF_INET)[0]
     tried = [port] if port is not None else [FIRST_PORT + i for i in range(TRIED_PORTS)]
     for number in tried:

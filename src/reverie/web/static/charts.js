@@ -30,6 +30,14 @@ function joined(curves) {
   return { xs, column };
 }
 
+/** Some air around the values; a curve that never moves lies in the middle. */
+function range(plot, low, high) {
+  if (low === null || high === null) return [0, 1];
+  if (low === high) return [low - Math.max(0.5, Math.abs(low) / 10), high + Math.max(0.5, Math.abs(high) / 10)];
+  const air = 0.06 * (high - low);
+  return [low >= 0 && low - air < 0 ? 0 : low - air, high + air];
+}
+
 export class Chart {
   /** options: {height, axis: "env_steps" | "seconds" | "updates" | "", log, smooth, range} */
   constructor(box, options = {}) {
@@ -84,7 +92,7 @@ export class Chart {
         series.push({ ...none, stroke: faint(curve.colour, 0.28), width: 1 });
       }
       this.told.push([series.length, curve]);
-      const lonely = curve.x && curve.x.length < 2;
+      const lonely = curve.level === undefined && curve.x.length < 2;
       series.push({
         stroke: curve.colour, width: curve.dash ? 1.2 : 1.8, dash: curve.dash, spanGaps: true,
         points: { show: !!curve.points || lonely, size: 6, fill: curve.colour, width: 0 },
@@ -108,7 +116,7 @@ export class Chart {
       width: Math.max(120, this.box.clientWidth), height: this.options.height, series, bands,
       padding: [8, 14, 0, 0], legend: { show: false },
       cursor: { points: { size: 7 }, drag: { x: true, y: false }, focus: { prox: 24 } },
-      scales: { x: { time: false }, y: { distr: this.options.log ? 3 : 1, range: this.options.log ? undefined : this.options.range } },
+      scales: { x: { time: false }, y: { distr: this.options.log ? 3 : 1, ...(this.options.log ? {} : { range }) } },
       axes: [
         { ...axis, values: xs, space: this.options.axis === "seconds" ? 84 : 56, size: 28 },
         { ...axis, size: 52, values: (_, v) => v.map((y) => (y === null ? "" : short(y))) },

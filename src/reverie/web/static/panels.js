@@ -1,6 +1,6 @@
 // The views of the dashboard. Each has open(main, state) -> {update, lines?, again?, tick?, close?}.
 import { chartCard } from "./charts.js";
-import { ask, drawHeat, duration, el, short } from "./common.js";
+import { ask, css, drawHeat, duration, el, short } from "./common.js";
 
 const AXES = { env_steps: "env steps", seconds: "wall time", updates: "updates" };
 const POINTS = 500;
@@ -75,7 +75,7 @@ function tools(state) {
   return el("div", { className: "tools" },
     segments(AXES, state.axis, (axis) => state.set("axis", axis)),
     el("label", {}, "smoothing", smooth), el("label", {}, log, "log scale"),
-    el("span", { className: "dim" }, "drag to zoom, double-click to go back"));
+    el("span", { className: "dim hide-small" }, "drag to zoom, double-click to go back"));
 }
 
 async function explain(key, card) {
@@ -92,10 +92,8 @@ const nothing = (text) => el("div", { className: "note" }, text);
 
 function openCurves(main, state) {
   const store = new Store(), cards = new Map(), groups = new Map();
-  const returns = chartCard("Return of episodes", { wide: true, height: 290 });
-  const legend = el("div", { className: "legend" });
-  returns.card.append(legend);
-  const grid = el("div", { className: "grid" }, returns.card), more = el("div");
+  const tasks = new Map(); // a chart of returns for each task: scores of different tasks are no scale for each other
+  const grid = el("div", { className: "grid" }), more = el("div");
   main.append(tools(state), grid, el("h2", {}, "All metrics"), more);
   const curve = (run, series) => ({ label: run.name, colour: state.colour(run.id), ...series });
   const options = () => ({ axis: state.axis, smooth: state.smooth, log: state.log });
@@ -111,15 +109,32 @@ function openCurves(main, state) {
   }
 
   async function drawReturns(runs) {
+    const own = Map.groupBy ? Map.groupBy(runs, (run) => run.task) : runs.reduce((m, run) => m.set(run.task, [...(m.get(run.task) || []), run]), new Map());
+    for (const [task, { card: box }] of tasks) box.hidden = !own.has(task);
+    for (const [task, some] of own) {
+      if (!tasks.has(task)) {
+        const made = chartCard(`Return of episodes${task ? `: ${task}` : ""}`, { wide: true, height: 270 }), legend = el("div", { className: "legend" });
+        made.card.append(legend);
+        made.card.classList.add("returns");
+        grid.insertBefore(made.card, [...grid.children].find((child) => !child.classList.contains("returns")) || null);
+        tasks.set(task, { ...made, legend });
+      }
+      tasks.get(task).card.classList.toggle("wide", own.size === 1);
+      await drawTask(tasks.get(task), some);
+    }
+  }
+
+  async function drawTask({ chart, legend }, runs) {
     const curves = [];
     for (const run of runs) {
       const found = await store.returns(run, state.axis), colour = state.colour(run.id);
       if (runs.length === 1 && found.random !== null) curves.push({ label: "random policy", colour: "#8a94a8", x: [], level: found.random, dash: [5, 5] });
       curves.push({ ...curve(run, found.train), label: runs.length === 1 ? "training episodes" : run.name });
-      if (found.eval.x.length) curves.push({ label: `${runs.length === 1 ? "" : `${run.name} `}evaluation`, colour: runs.length === 1 ? "#f2913d" : colour, x: found.eval.x, y: found.eval.y, ci: found.eval.ci95, points: true, dash: runs.length === 1 ? undefined : [4, 3] });
+      if (found.eval.x.length) curves.push({ label: `${runs.length === 1 ? "" : `${run.name} `}evaluation`, colour: runs.length === 1 ? css("--text") : colour, x: found.eval.x, y: found.eval.y, ci: found.eval.ci95, points: true, dash: runs.length === 1 ? undefined : [4, 3] });
     }
-    returns.chart.show(curves, { ...options(), log: false });
-    legend.replaceChildren(...curves.map((c) => el("span", {}, el("span", { className: "swatch", style: { background: c.colour } }), c.label)));
+    chart.show(curves, { ...options(), log: false });
+    const shown = curves.filter((c) => runs.length === 1 || !c.ci);
+    legend.replaceChildren(...(runs.length > 1 ? [el("span", {}, "solid: training episodes, dashed: evaluations")] : []), ...shown.map((c) => el("span", {}, el("span", { className: "swatch", style: { background: c.colour } }), c.label)));
   }
 
   function drawGroups(runs) {
@@ -162,7 +177,7 @@ function openCurves(main, state) {
   }
   const guarded = queued(update);
   return {
-    update: guarded, again: () => { store.kept.clear(); guarded(); }, close: () => [returns, ...cards.values()].forEach(({ chart }) => chart.remove()),
+    update: guarded, again: () => { store.kept.clear(); guarded(); }, close: () => [...tasks.values(), ...cards.values()].forEach(({ chart }) => chart.remove()),
     lines(news) {
       store.take(news);
       const run = state.runs.find((r) => r.id === news.id);
@@ -284,13 +299,13 @@ function asked(what, button, hint, draw) {
     if (run.id !== id) return;
     start.disabled = state.state === "running";
     start.textContent = state.state === "done" ? "again" : button;
-    if (state.state === "idle") out.replaceChildren(el("p", { className: "dim small" }, hint));
+    if (state.state === "idle") out.replaceChildren();
     if (state.state === "running") { out.replaceChildren(el("p", { className: "spin dim" }, "computing")); timer = setTimeout(() => look(false), 700); }
     if (state.state === "failed") out.replaceChildren(el("p", {}, state.message), el("p", { className: "dim small" }, state.hint || ""));
     if (state.state === "done") draw(out, state.result, run);
   }
   start.addEventListener("click", () => look(true));
-  box.append(el("div", { className: "bar" }, start), out);
+  box.append(el("div", { className: "bar" }, start, el("p", { className: "dim small" }, hint)), out);
   return { box, show(next) { run = next; out.replaceChildren(); look(false).catch((error) => out.replaceChildren(error.message)); }, close: () => clearTimeout(timer) };
 }
 
@@ -313,21 +328,27 @@ function lists(values, prefix = "") {
   return found;
 }
 
+const DRIFT_TITLES = { error: "Error of observations, shares of their variance", latent_kl: "KL posterior ‖ dream, nats", reward: "Squared error of rewards", continues: "Brier score of the continue head" };
+const GUESSES = { dream: "dream", floor: "one step, having looked", copy: "copy of the last frame", mean: "mean of all" };
+
 function drawDrift(out, drift) {
   const found = lists(drift), horizons = found.horizons || found.horizon, groups = new Map();
   for (const [name, values] of Object.entries(found)) {
-    if (values === horizons) continue;
+    if (values === horizons || name === "starts" || name.startsWith("returns/")) continue;
     const cut = name.lastIndexOf("/"), group = cut < 0 ? name : name.slice(0, cut), label = cut < 0 ? name : name.slice(cut + 1);
     if (!groups.has(group)) groups.set(group, []);
     groups.get(group).push({ label, values });
   }
+  const order = (group) => { const at = Object.keys(DRIFT_TITLES).indexOf(group); return at < 0 ? 99 : at; };
   const grid = el("div", { className: "grid" }), useful = drift.useful_horizon;
-  out.replaceChildren(useful !== undefined && useful !== null && el("p", {}, "Useful horizon: ", el("b", {}, `${useful}`), " steps. Beyond it a copy of the last frame is as good as the dream."), grid);
-  for (const [group, parts] of groups) {
-    const { card, chart } = chartCard(group.replaceAll("_", " "), { axis: "" }), legend = el("div", { className: "legend" });
+  out.replaceChildren(...[useful !== undefined && useful !== null && el("p", {}, "Useful horizon: ", el("b", {}, `${useful}`), " steps. Beyond it guessing is as good as the dream.", drift.imagination_horizon ? ` The actor learns from dreams of ${drift.imagination_horizon} steps.` : ""),
+    drift.warning && el("div", { className: "card finding WARN" }, el("span", { className: "level" }, "WARN"), drift.warning),
+    typeof drift.returns?.correlation === "number" && el("p", { className: "dim small" }, `Imagined against realised return: correlation ${short(drift.returns.correlation)}${typeof drift.returns.bias === "number" ? `, bias ${short(drift.returns.bias)}` : ""}.`), grid].filter(Boolean));
+  for (const [group, parts] of [...groups].sort(([a], [b]) => order(a) - order(b))) {
+    const { card, chart } = chartCard(DRIFT_TITLES[group] || group.replace(/^observations\//, "").replace(/\/mse$/, ", squared error").replace(/\/psnr$/, ", PSNR in dB").replace(/\/ssim$/, ", SSIM").replaceAll("_", " "), { axis: "" }), legend = el("div", { className: "legend" });
     grid.append(card);
     const colours = ["#5b8cff", "#f2913d", "#2fb380", "#e0567a", "#a678f0", "#17b1c9"];
-    const curves = parts.map(({ label, values }, i) => ({ label: label.replaceAll("_", " "), colour: colours[i % 6], x: horizons?.length === values.length ? horizons : values.map((_, k) => k + 1), y: values, raw: true }));
+    const curves = parts.map(({ label, values }, i) => ({ label: GUESSES[label] || label.replaceAll("_", " "), colour: colours[i % 6], x: horizons?.length === values.length ? horizons : values.map((_, k) => k + 1), y: values, raw: true, dash: label === "dream" || parts.length === 1 ? undefined : [5, 4] }));
     chart.show(curves);
     if (parts.length > 1) legend.append(...curves.map((c) => el("span", {}, el("span", { className: "swatch", style: { background: c.colour } }), c.label)));
     card.append(legend);
@@ -377,7 +398,7 @@ function openConfig(main, state) {
     const shown = rows.filter((row) => (mode === "all" || row[mode]) && `${row.key} ${row.doc}`.toLowerCase().includes(wanted));
     if (!shown.length) { box.replaceChildren(nothing(mode === "differs" ? "The chosen runs have the same settings." : "No such setting.")); return; }
     const head = el("tr", {}, el("th", {}, "setting"), ...runs.map((run) => el("th", {}, el("span", { className: "swatch", style: { background: state.colour(run.id) } }), ` ${run.name}`)), el("th", {}, "default"), el("th", {}, "meaning"));
-    box.replaceChildren(el("table", {}, el("thead", {}, head), el("tbody", {}, ...shown.map((row) => el("tr", { className: row.differs ? "differs" : "" },
+    box.replaceChildren(el("table", { className: "settings" }, el("thead", {}, head), el("tbody", {}, ...shown.map((row) => el("tr", { className: row.differs && runs.length > 1 && mode !== "differs" ? "differs" : "" },
       el("td", {}, el("code", {}, row.key)), ...row.values.map((value) => el("td", {}, value === row.default ? el("span", { className: "dim" }, value) : el("b", {}, value ?? "?"))),
       el("td", { className: "dim" }, row.default), el("td", { className: "dim small" }, row.doc))))));
   }
@@ -387,7 +408,7 @@ function openConfig(main, state) {
     const versions = Object.entries(facts.versions || {}).map(([name, value]) => `${name} ${value}`).join(", ");
     const hardware = facts.hardware || {};
     const told = { directory: path, command: facts.command, started: facts.started, commit: facts.commit, versions, hardware: [hardware.gpu, hardware.machine, hardware.cpus && `${hardware.cpus} CPUs`].filter(Boolean).join(", "), protocol: facts.protocol?.line };
-    return el("div", { className: "card scroll" }, el("h3", {}, run.name), el("table", {}, el("tbody", {}, ...Object.entries(told).filter(([, value]) => value).map(([key, value]) => el("tr", {}, el("td", { className: "dim" }, key), el("td", {}, el("code", {}, String(value))))))));
+    return el("div", { className: "card scroll" }, el("h3", {}, run.name), el("table", {}, el("tbody", {}, ...Object.entries(told).filter(([, value]) => value).map(([key, value]) => el("tr", {}, el("td", { className: "dim" }, key), el("td", { className: "wrap" }, el("code", {}, String(value))))))));
   }
 
   return { update: queued(async () => {

@@ -2,7 +2,7 @@
 import { ask, byId, css, el, heat, onTheme, short, startTheme } from "./common.js";
 
 const query = new URLSearchParams(location.search);
-let socket = null, info = null, moment = null, history = [], playing = false, waiting = false, queue = [], shape = "", frames = [], seed = Math.floor(Math.random() * 1e6);
+let socket = null, info = null, moment = null, history = [], playing = false, waiting = false, queue = [], shape = "", frames = [], seed = /^\d{1,6}$/.test(query.get("seed") ?? "") ? +query.get("seed") : Math.floor(Math.random() * 1e6);
 let picked = []; // what is chosen in each choice, and the numbers of each slider
 const CONTEXT = 5;
 
@@ -78,7 +78,7 @@ const imageKeys = () => Object.keys(moment.images);
 
 function draw() {
   drawStage(); drawNumbers(); drawPolicy(); drawLatent(); drawStrip();
-  byId("step").textContent = moment.step ? `dream step ${moment.step}` : "start: the last real moment";
+  byId("step").textContent = moment.step ? `dream step ${moment.step}` : "start: a real moment";
   byId("told-action").textContent = moment.action ? `after ${moment.lanes.length > 1 && new Set(moment.action.map(String)).size > 1 ? "different actions" : nameOf(moment.action[0])}` : "";
   for (const [id, off] of [["back", !moment.step], ["first", !moment.step]]) byId(id).disabled = off;
 }
@@ -88,11 +88,11 @@ function drawStage() {
   const wanted = JSON.stringify([lanes, pictures, Object.keys(moment.vectors)]);
   if (wanted !== shape) { // pictures are exchanged, not made anew: nothing flickers
     shape = wanted;
-    stage.classList.toggle("many", lanes > 1);
+    stage.classList.toggle("many", lanes > 1); stage.classList.toggle("drawn", !pictures.length);
     const each = Math.max(1, pictures.length || 1), columns = lanes === 1 ? each : lanes <= 3 ? lanes : lanes === 4 ? 2 : 3;
     stage.style.setProperty("--columns", columns);
     stage.replaceChildren(...moment.lanes.flatMap((_, row) => (pictures.length ? pictures : [""]).map((key) => {
-      const caption = el("figcaption"), picture = key ? el("img", { alt: `What the model imagines: ${key}`, draggable: false }) : el("canvas", { width: 420, height: 300 });
+      const caption = el("figcaption"), picture = key ? el("img", { alt: `What the model imagines: ${key}`, draggable: false }) : el("canvas");
       return el("figure", { data: { row, key }, title: lanes > 1 ? "Go on with this branch alone" : "", on: { click: () => { if (moment.lanes.length > 1) say({ do: "keep", row }); } } }, picture, caption);
     })));
   }
@@ -110,7 +110,10 @@ const LINES = ["#5b8cff", "#f2913d", "#2fb380", "#e0567a", "#a678f0", "#17b1c9",
 function drawVectors(canvas, row) {
   const key = Object.keys(moment.vectors)[0];
   if (!key) return;
-  const c = canvas.getContext("2d"), { width, height } = canvas, now = moment.vectors[key][row];
+  const scale = devicePixelRatio || 1, width = canvas.clientWidth || 420, height = canvas.clientHeight || 300;
+  canvas.width = width * scale; canvas.height = height * scale;
+  const c = canvas.getContext("2d"), now = moment.vectors[key][row];
+  c.scale(scale, scale);
   c.fillStyle = "#0a0c12"; c.fillRect(0, 0, width, height);
   c.font = "12px system-ui, sans-serif";
   const real = info.context.vectors[key] || [];
@@ -181,7 +184,7 @@ function drawLatent() {
     const [r, g, b] = heat(Math.sqrt(bytes[i * columns + j] / 255));
     c.fillStyle = `rgb(${r} ${g} ${b})`; c.fillRect(j * cell, i * cell, cell - 1, cell - 1);
   }
-  c.strokeStyle = "#ffffff"; c.lineWidth = Math.max(1, cell / 12);
+  c.strokeStyle = "#ffffff"; c.lineWidth = Math.min(3, Math.max(1.5, cell / 12));
   chosen.forEach((j, i) => c.strokeRect(j * cell + 1, i * cell + 1, cell - 3, cell - 3));
   let entropy = 0;
   for (const byte of bytes) { const p = byte / 255; if (p > 0) entropy -= p * Math.log(p); }
@@ -204,6 +207,7 @@ function drawStrip() {
     strip.append(el("button", { type: "button", data: { to }, title: `Back to step ${to}`, on: { click: () => { stop(); say({ do: "rewind", to }); } } }, el("img", { alt: "" }), el("span", {}, `${to}`)));
   }
   const button = strip.children[before + moment.step], pictures = imageKeys();
+  strip.classList.toggle("plain", !pictures.length);
   if (pictures.length) button.firstChild.src = moment.images[pictures[0]][0]; else button.firstChild.hidden = true;
   for (const other of strip.children) { other.removeAttribute("aria-current"); other.classList.toggle("ahead", +other.dataset.to > moment.step); }
   button.setAttribute("aria-current", "step");
@@ -240,8 +244,8 @@ function drawControls() {
   }), simple() ? "" : el("div", { className: "bar" }, el("button", { type: "button", className: "main", id: "go", on: { click: () => { stop(); act(); } } }, "step with this action", el("kbd", {}, "enter"))));
   markPicked();
   const films = byId("films");
-  films.replaceChildren(...info.films.map((kind) => el("a", { href: `/api/film/${info.session}.${kind}`, download: `dream.${kind}`, title: "What was dreamt up to here" }, ` ⭳ ${kind.toUpperCase()}`)));
-  byId("help").replaceChildren(el("h3", {}, "Keys"), el("div", {}, ...[["arrows, WASD, 1–9", "act"], ["P", "policy plays"], [".", "one policy step"], ["⌫", "back"], ["B", "branch"], ["R", "other luck"], ["N", "new start"]].map(([key, what]) => el("span", { className: "inline" }, el("kbd", {}, key), ` ${what}  `))),
+  films.replaceChildren(...info.films.map((kind) => el("a", { href: `/api/film/${info.session}.${kind}`, download: `dream.${kind}`, title: "What was dreamt up to here" }, `save ${kind.toUpperCase()}`)));
+  byId("help").replaceChildren(el("h3", {}, "Keys"), el("div", { className: "keys" }, ...[["arrows, WASD, 1–9", "act"], ["P", "policy plays"], [".", "one policy step"], ["backspace", "back"], ["B", "branch"], ["R", "other luck"], ["N", "new start"]].map(([key, what]) => el("span", {}, el("kbd", {}, key), what))),
     info.masked ? el("p", { className: "dim" }, "This task forbids actions at times. The dream takes any; the actor's probabilities respect the mask that it imagines.") : "");
 }
 
@@ -265,11 +269,11 @@ const ACTIONS = {
 const KEYS = { KeyP: "auto", Period: "once", Backspace: "back", Home: "first", KeyB: "branch", KeyR: "reroll", KeyN: "again" };
 
 function key(event) {
-  if (!info || event.ctrlKey || event.metaKey || event.altKey || ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName) && event.target.type !== "range") return;
+  const slider = event.target.type === "range"; // moves by arrows itself
+  if (!info || event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT" || (slider && /^(Arrow|Home|End|Page)/.test(event.code))) return;
   const part = info.controls.findIndex((control) => control.kind === "choice" && event.code in control.keys);
   if (part >= 0) { event.preventDefault(); stop(); picked[part] = info.controls[part].keys[event.code]; markPicked(); act(); return; }
   if (event.code === "Enter" && !simple() && event.target.tagName !== "BUTTON") { event.preventDefault(); stop(); act(); return; }
-  if (event.target.type === "range") return;
   if (KEYS[event.code] && !event.repeat || event.code === "Backspace") { event.preventDefault(); ACTIONS[KEYS[event.code]](); }
 }
 
@@ -278,6 +282,7 @@ onTheme(() => { if (moment) draw(); });
 for (const [id, run] of Object.entries(ACTIONS)) byId(id).addEventListener("click", () => { if (info) run(); });
 byId("fps").addEventListener("input", () => { byId("fps-told").textContent = byId("fps").value; });
 addEventListener("keydown", key);
+for (const id of ["run", "lanes"]) byId(id).addEventListener("change", () => byId(id).blur()); // keys are for the dream again
 byId("run").addEventListener("change", () => { info = null; window.history.replaceState(null, "", `/play?run=${byId("run").value}`); begin(seed); });
 ask("/api/runs").then(({ runs }) => {
   byId("run").replaceChildren(...runs.map((run) => el("option", { value: run.id }, run.name)));
