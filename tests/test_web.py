@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -36,7 +37,7 @@ from reverie.web.app import finite
 from reverie.web.asks import findings_of
 from reverie.web.dreamer import MOST_LANES, DreamSession, action_of, in_units, start_session
 from reverie.web.lines import Follow
-from reverie.web.names import choice_names, keys_for
+from reverie.web.names import choice_names, controls, keys_for
 from reverie.web.pictures import as_rgb, film_of, gif, mp4, real_against_dream
 from reverie.web.runs import Runs, compare_configs
 from reverie.web.series import Table, evaluations, thinned
@@ -378,6 +379,38 @@ def test_keys_follow_the_names_of_actions():
     assert keys_for((), 2) == {"Digit1": 0, "Digit2": 1, "ArrowLeft": 0, "ArrowRight": 1, "KeyA": 0, "KeyD": 1}
 
 
+def test_controls_are_in_the_vectors_order():
+    space = spaces.Dict({"arm": spaces.Box(-2, 2, (2,)), "key": spaces.MultiDiscrete([2, 3])})
+    spec = SimpleNamespace(action=make_action_spec(space)[0])
+    found = controls(build({"env.id": "custom:robot"}), spec)
+    assert [(entry["kind"], len(entry["names"])) for entry in found] == [("numbers", 2), ("choice", 2), ("choice", 3)]
+    assert found[1]["keys"]["ArrowRight"] == 1
+    assert found[2]["keys"] == {}  # the keys play the first choice
+    pendulum = SimpleNamespace(action=make_action_spec(spaces.Box(-2, 2, (1,)))[0])
+    assert controls(build({"env.id": "Pendulum-v1"}), pendulum)[0]["names"] == ("torque",)
+
+
+def test_a_changed_limit_and_very_many_runs(runs, tmp_path):
+    """A continued run may go further; of many runs the newest are read first, the rest a little later."""
+    text = (runs / "square" / "config.yaml").read_text()
+    for i in range(3):
+        (tmp_path / f"run{i}").mkdir()
+        (tmp_path / f"run{i}" / "config.yaml").write_text(text)
+        write(tmp_path / f"run{i}" / "metrics.jsonl", [{"env_steps": 7 + i, "loss": 1.0}])
+        os.utime(tmp_path / f"run{i}" / "metrics.jsonl", (1000 + i, 1000 + i))
+    found = Runs([tmp_path])
+    found.refresh(0)
+    assert [run.summary()["env_steps"] for run in found.all()] == [0, 0, 0]
+    found.refresh(10)
+    assert [run.summary()["env_steps"] for run in found.all()] == [7, 8, 9]
+    assert [run.summary()["modified"] for run in found.all()] == [1000, 1001, 1002]
+    longer = text.replace("env_steps: 400", "env_steps: 800")
+    assert longer != text
+    (tmp_path / "run0" / "config.yaml").write_text(longer)
+    found.refresh(10)
+    assert found.get(0).summary()["target"] == 800
+
+
 # ------------------------------------------------------------------------------------------------------------ server
 
 
@@ -716,8 +749,8 @@ def test_the_command_is_ready_in_a_second_or_two_and_needs_no_torch(runs):
         told = json.loads(process.stdout.readline())
         assert told["runs"] == ["square", "sub/cart"]
         assert time.monotonic() - began < 15
-        process.terminate()
-        assert process.wait(20) in (0, -15)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0  # Ctrl-C is the usual end
 
 
 def test_json_has_no_nan():

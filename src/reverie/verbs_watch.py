@@ -6,9 +6,14 @@ import argparse
 import json
 import sys
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from .web.serve import Served
 
 WATCH_HELP = """\
 Opens a page on this machine with curves of all runs (live while they train), latent usage, drift, doctor's findings,
@@ -39,7 +44,7 @@ def _port(text: str) -> int:
 def watch_command(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C. -> 0. Raises UserError."""
     from .web.runs import Runs
-    from .web.serve import is_loopback, prepare
+    from .web.serve import prepare
 
     roots = args.runs or [Path("runs")]
     for root in roots:
@@ -47,16 +52,21 @@ def watch_command(args: argparse.Namespace) -> int:
             hint = "Give the directory of a run, or train one: reverie train --preset demo."
             raise UserError(f"there is no directory {root}.", hint)
     served = prepare(Runs(roots), host=args.host, port=args.port)
+    with suppress(KeyboardInterrupt):  # the usual end
+        _announce(args, served)
+        served.run()
+    return 0
+
+
+def _announce(args: argparse.Namespace, served: Served) -> None:
     names = [run.name for run in served.dashboard.runs.all()]
     if args.json:
         print(json.dumps({"url": served.url, "runs": names}), flush=True)
     else:
         print(f"watching  {len(names)} run(s): {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
         print(f"open      {served.url}", flush=True)
-        if not is_loopback(args.host):
+        if "token=" in served.url:
             print("          whoever has this URL can look; http is not encrypted: use it in networks that you trust")
         print("          Ctrl-C ends it", flush=True)
     if args.open and not webbrowser.open(served.url):
         print("no browser was found", file=sys.stderr)
-    served.run()
-    return 0

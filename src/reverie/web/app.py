@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
 from collections.abc import AsyncIterator, Mapping
@@ -40,7 +39,7 @@ ASSETS = {
     "icon.svg": "image/svg+xml",
     "uplot-LICENSE.txt": "text/plain",
 }
-POLL_SECONDS, SCAN_EVERY, BEAT_SECONDS = 1.0, 10, 15
+POLL_SECONDS, SCAN_EVERY, BEAT_SECONDS, FIRST_SECONDS = 1.0, 10, 15, 1.0
 MOST_LISTENERS, MOST_POINTS, MOST_KEYS, MOST_LINES_AT_ONCE = 32, 5000, 64, 200
 
 
@@ -101,10 +100,14 @@ class Live:
                 found.append({"id": run.id, "generation": generation, "from": count, "lines": lines})
         return found
 
-    def _tell(self, event: str) -> None:
+    def _tell(self, news: str) -> None:
         for queue in list(self.listeners):
-            with contextlib.suppress(asyncio.QueueFull):  # a page that sleeps asks again when it wakes
-                queue.put_nowait(event)
+            event = news
+            if queue.full():  # a page that sleeps: it shall ask for everything when it wakes
+                while not queue.empty():
+                    queue.get_nowait()
+                event = _event("lost", {})
+            queue.put_nowait(event)
 
 
 def _event(name: str, values: Any) -> str:
@@ -173,8 +176,7 @@ class Dashboard:
     async def _list(self, request: Request) -> Response:
         def summaries() -> list[dict[str, Any]]:
             self.runs.scan()
-            for run in self.runs.all():
-                run.refresh()
+            self.runs.refresh(FIRST_SECONDS)
             return [run.summary() | {"keys": run.keys()} for run in self.runs.all()]
 
         roots = [str(root) for root in self.runs.roots]

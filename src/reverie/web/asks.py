@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Asks:
 
     def __init__(self, works: Mapping[str, Work] = WORKS) -> None:
         self.works = works
-        self._pool = ThreadPoolExecutor(1, "reverie-ask")
+        self._turn = threading.Lock()  # one at a time
         self._kept: OrderedDict[tuple[Path, str], Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -82,8 +82,10 @@ class Asks:
         with self._lock:
             old = self._kept.get((path, what))
             if old is None or old.done():
-                self._kept[path, what] = self._pool.submit(work, path)
+                answer = self._kept[path, what] = Future()
                 self._kept.move_to_end((path, what))
+                # A daemon: Ctrl-C shall not wait for a minute of somebody's drift curves.
+                threading.Thread(target=self._answer, args=(work, path, answer), daemon=True).start()
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)[1].cancel()
 
@@ -107,6 +109,17 @@ class Asks:
             }
         return {"state": "done", "result": found.result()}
 
+    def _answer(self, work: Work, path: Path, answer: Future[Any]) -> None:
+        with self._turn:
+            if not answer.set_running_or_notify_cancel():
+                return
+            try:
+                answer.set_result(work(path))
+            except Exception as error:  # told to the page that asked
+                answer.set_exception(error)
+
     def close(self) -> None:
         """Begin nothing more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for answer in self._kept.values():
+                answer.cancel()

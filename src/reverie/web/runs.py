@@ -49,6 +49,7 @@ class RunData:
         self._read_config()
 
     def _read_config(self) -> None:
+        self._configured = _modified(self.path / "config.yaml")
         try:
             self.config = load_file(self.path / "config.yaml")
             self.trouble = ""
@@ -63,6 +64,8 @@ class RunData:
     def refresh(self) -> bool:
         """Read what is new. -> is there anything?"""
         with self._lock:
+            if _modified(self.path / "config.yaml") != self._configured:  # a continued run may have other limits
+                self._read_config()
             anew, lines = self._metrics.read()
             again, games = self._played.read()
             if anew or again:  # both files are cut together; each is read again as a whole
@@ -99,7 +102,7 @@ class RunData:
         with self._lock:
             last, axes = self.table.last, self.table.axes
             newest = {axis: axes[axis][-1] if len(self.table) else 0.0 for axis in AXES}
-            returns = self.episodes.of("train")[1][-20:]
+            returns = np.array(self.episodes.last)
             return {
                 "id": self.id,
                 "name": self.name,
@@ -112,6 +115,7 @@ class RunData:
                 "evaluation": last.get("eval/return"),
                 "speed": last.get("speed/env_steps_per_second"),
                 "updates_per_second": last.get("speed/updates_per_second"),
+                "modified": round(self._metrics.modified),
                 "one_in": self._metrics.stride,
                 "generation": self.generation,
                 "count": self.count,
@@ -190,6 +194,13 @@ class RunData:
         return path, VIDEO_TYPES[path.suffix.lower()]
 
 
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def _is_film(entry: os.DirEntry[str]) -> bool:
     """A link is none: it could lead anywhere, in a run that somebody sent."""
     return Path(entry.name).suffix.lower() in VIDEO_TYPES and entry.is_file(follow_symlinks=False)
@@ -222,6 +233,13 @@ class Runs:
     def all(self) -> list[RunData]:
         """In the order in which they were found."""
         return list(self.known.values())
+
+    def refresh(self, seconds: float) -> None:
+        """Read what is new, of the newest runs first, for so long at most; the rest is read by the next call."""
+        ends = time.monotonic() + seconds
+        for run in sorted(self.all(), key=lambda run: -_modified(run.path / "metrics.jsonl")):
+            if time.monotonic() < ends:
+                run.refresh()
 
     def get(self, number: int) -> RunData | None:
         """The run with that number."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -58,13 +59,17 @@ class Episodes:
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, float, float, float, float]] = []  # phase, env steps, return, length, seconds
+        self.last: deque[float] = deque(maxlen=20)  # returns of the newest training episodes
 
     def add(self, line: Mapping[str, Any]) -> None:
         """One episode; a line without a return is none."""
         score = _number(line.get("return"), math.nan)
         if not math.isnan(score):
-            rest = (_number(line.get(key), 0.0) for key in ("length", "seconds"))
-            self.rows.append((str(line.get("phase", "")), _number(line.get("env_steps"), 0.0), score, *rest))  # type: ignore[arg-type]
+            phase = str(line.get("phase", ""))
+            steps, length, seconds = (_number(line.get(key), 0.0) for key in ("env_steps", "length", "seconds"))
+            self.rows.append((phase, steps, score, length, seconds))
+            if phase == "train":
+                self.last.append(score)
 
     def of(self, *phases: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """-> env steps, returns, lengths of the episodes of these phases, each (n,)."""

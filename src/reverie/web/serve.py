@@ -114,6 +114,7 @@ def _bind(host: str, port: int | None) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((address[0], number, *address[2:]))
+            bound.listen(128)  # the URL is told before the server answers: who is quicker shall wait, not fail
             return bound
         except OSError as error:
             bound.close()

@@ -80,9 +80,9 @@ function choose(id, on) {
 async function loadRuns() {
   const { runs, roots } = await ask("/api/runs");
   const fresh = runs.filter((run) => !state.runs.some((old) => old.id === run.id));
-  if (!state.runs.length) { // at first: those that train, else the newest few
-    const live = runs.filter((run) => run.live);
-    for (const run of live.length ? live : runs.slice(0, 6)) state.chosen.add(run.id);
+  if (!state.runs.length) { // at first: those that train, and the newest up to six
+    const wanted = [...runs].sort((a, b) => b.live - a.live || b.modified - a.modified).filter((run, i) => run.live || i < 6);
+    for (const run of wanted.slice(0, 12)) state.chosen.add(run.id);
   } else for (const run of fresh) if (run.live) state.chosen.add(run.id);
   state.runs = runs;
   document.title = runs.length === 1 ? `${runs[0].name} · Reverie` : "Reverie";
@@ -101,6 +101,7 @@ function takeSummaries(summaries) {
 
 // ------------------------------------------------------------------------------------------------------------- live
 
+let reload = 0;
 function follow() {
   const told = byId("link"), source = new EventSource("/api/events");
   source.addEventListener("hello", () => {
@@ -109,9 +110,14 @@ function follow() {
     told.textContent = "following"; told.className = "pill on";
   });
   source.addEventListener("error", () => { told.dataset.lost = "1"; told.textContent = "not connected"; told.className = "pill"; });
+  source.addEventListener("lost", () => loadRuns().then(() => view?.again?.()).catch(() => {}));
   source.addEventListener("runs", () => loadRuns().catch(() => {}));
   source.addEventListener("summaries", (event) => { takeSummaries(JSON.parse(event.data).runs); view?.tick?.(); });
-  source.addEventListener("lines", (event) => view?.lines?.(JSON.parse(event.data)));
+  source.addEventListener("lines", (event) => {
+    const news = JSON.parse(event.data);
+    if (news.again) { clearTimeout(reload); reload = setTimeout(() => loadRuns().catch(() => {}), 200); } // it may log other numbers now
+    view?.lines?.(news);
+  });
 }
 
 startTheme(byId("theme"));
