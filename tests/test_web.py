@@ -24,6 +24,7 @@ from reverie.config import build
 from reverie.envs.actions import make_action_spec
 from reverie.errors import UserError
 from reverie.insight.opened import open_run
+from reverie.lock import RunLock
 
 pytest.importorskip("starlette", reason="the extra `web` is not installed: pip install 'reverie-rl[web]'")
 pytest.importorskip("uvicorn")
@@ -350,7 +351,7 @@ def test_films_show_every_moment_and_all_branches(opened):
 def test_reality_beside_the_dream_shows_the_recorded_frames(opened):
     frames = real_against_dream(opened, seed=2, context=3, length=5)
     assert len(frames) >= 4
-    truth = frames[0][16:176, :160][::10, ::10]
+    truth = frames[0][16:336, :320][::20, ::20]
     pictures = np.concatenate([stretch.rows["obs/observation"] for stretch in opened.experience.stretches])
     assert any(np.array_equal(truth, picture) for picture in pictures)
 
@@ -388,6 +389,16 @@ def test_controls_are_in_the_vectors_order():
     assert found[2]["keys"] == {}  # the keys play the first choice
     pendulum = SimpleNamespace(action=make_action_spec(spaces.Box(-2, 2, (1,)))[0])
     assert controls(build({"env.id": "Pendulum-v1"}), pendulum)[0]["names"] == ("torque",)
+
+
+def test_a_run_is_live_while_its_lock_is_held(runs):
+    run, lock = Runs([runs / "square"]).all()[0], RunLock(runs / "square")
+    assert run.summary()["live"] is False
+    lock.take()
+    assert run.summary()["live"] is True
+    lock.release()
+    assert run.summary()["live"] is False
+    assert not (runs / "square" / ".lock").exists()
 
 
 def test_a_changed_limit_and_very_many_runs(runs, tmp_path):

@@ -126,7 +126,7 @@ def real_against_dream(opened: Opened, *, seed: int, context: int = 5, length: i
         error = np.abs(truth.astype(np.int16) - dream).astype(np.uint8)
         step = t - context + 1
         title = f"truth | dream | error   step {step}   reward {float(batch.reward[0, t]):+.2f}"
-        frames.append(titled(beside([enlarged(image) for image in (truth, dream, error)]), title))
+        frames.append(titled(beside([enlarged(image, 2 * _LEAST) for image in (truth, dream, error)]), title))
     return frames
 
 

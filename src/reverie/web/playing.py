@@ -88,6 +88,8 @@ class PlayRoom:
             return _error(error.message, error.hint)
         except (ValueError, RecursionError):
             return _error("this message cannot be read.")
+        except OSError as error:  # a run that trains moved its files at this moment
+            return _error(f"the run cannot be read ({error.strerror}).", "Try it again.")
         answer["ms"] = round(1000 * (time.perf_counter() - started), 2)
         return json.dumps(answer)
 

@@ -118,7 +118,7 @@ export class Chart {
       cursor: { points: { size: 7 }, drag: { x: true, y: false }, focus: { prox: 24 } },
       scales: { x: { time: false }, y: { distr: this.options.log ? 3 : 1, ...(this.options.log ? {} : { range }) } },
       axes: [
-        { ...axis, values: xs, space: this.options.axis === "seconds" ? 84 : 56, size: 28 },
+        { ...axis, values: xs, ...(this.options.axis ? {} : { incrs: [1, 2, 5, 10, 20, 50, 100] }), space: this.options.axis === "seconds" ? 84 : 56, size: 28 },
         { ...axis, size: 52, values: (_, v) => v.map((y) => (y === null ? "" : short(y))) },
       ],
       hooks: { setCursor: [(plot) => this.tell(plot)], setSelect: [() => { this.zoomed = true; }] },

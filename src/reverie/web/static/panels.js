@@ -3,7 +3,7 @@ import { chartCard } from "./charts.js";
 import { ask, css, drawHeat, duration, el, short } from "./common.js";
 
 const AXES = { env_steps: "env steps", seconds: "wall time", updates: "updates" };
-const POINTS = 500;
+const POINTS = Math.round(Math.max(160, Math.min(500, innerWidth / 2.5)));
 
 /** Title, keys of which the first that a run has is drawn (a pattern may stand for one). */
 const FAVOURED = [
@@ -357,7 +357,7 @@ function drawDrift(out, drift) {
 
 const openInsight = single((body) => {
   const doctor = asked("doctor", "examine", "Reads the run's numbers and newest checkpoint, and says what is wrong and what to change.", drawFindings);
-  const drift = asked("drift", "measure drift", "How far can it dream? Open-loop dreams are compared with what really happened; takes seconds to a minute.", drawDrift);
+  const drift = asked("drift", "measure drift", "Open-loop dreams are compared with what really happened; takes seconds to a minute.", drawDrift);
   return { update(run, fresh) {
     if (!fresh) return;
     body.replaceChildren(el("h2", {}, "Doctor's findings"), doctor.box, el("h2", {}, "Drift: how far can it dream?"), drift.box);

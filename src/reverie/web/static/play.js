@@ -100,7 +100,8 @@ function drawStage() {
     const row = +figure.dataset.row, [picture, caption] = figure.children;
     if (figure.dataset.key) picture.src = moment.images[figure.dataset.key][row];
     else drawVectors(picture, row);
-    caption.textContent = moment.lanes.length > 1 ? `${row + 1}   value ${short(moment.value[row])}   reward ${short(moment.reward[row])}` : figure.dataset.key && imageKeys().length > 1 ? figure.dataset.key : "";
+    if (moment.lanes.length > 1) caption.replaceChildren(`${row + 1}   value ${short(moment.value[row])}`, el("span", { className: "hide-small" }, `   reward ${short(moment.reward[row])}`));
+    else caption.textContent = figure.dataset.key && imageKeys().length > 1 ? figure.dataset.key : "";
     caption.hidden = !caption.textContent;
   }
 }
