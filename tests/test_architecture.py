@@ -83,7 +83,9 @@ MAY_IMPORT = {
     "verbs_doctor": "insight verb",
     "verbs_dream": "insight verb",
     "verbs_report": "insight verb",
-    "verbs": "verb verbs_doctor verbs_dream verbs_explain verbs_report",
+    "web": "__init__ checkpoint config envs insight lock observations ops policies replay rssm tasks train",
+    "verbs_watch": "verb web",
+    "verbs": "verb verbs_doctor verbs_dream verbs_explain verbs_report verbs_watch",
     "cli": "__init__ envs selftest tasks verbs verbs_bench verbs_check verbs_crash verbs_envs verbs_presets config "
     "presets checkpoint evaluate logger plot rundir screen signals validity loop api",
     "__init__": "",
@@ -194,12 +196,13 @@ def test_the_world_model_takes_nothing_from_replay_but_the_batch():
     ("module", "absent"),
     [
         ("reverie", ["torch", "gymnasium", "matplotlib", "numpy", "minigrid", "tensorboardX"]),
-        ("reverie.cli", ["torch", "gymnasium", "matplotlib"]),  # --help is quick
+        ("reverie.cli", ["torch", "gymnasium", "matplotlib", "starlette"]),  # --help is quick
         ("reverie.config", ["torch", "gymnasium"]),
         ("reverie.collect", ["torch"]),
         ("reverie.replay", ["torch", "gymnasium"]),
         ("reverie.envs", ["torch", "matplotlib", "minigrid"]),
-        ("reverie.player", ["matplotlib", "minigrid", "tensorboardX", "rich"]),
+        ("reverie.player", ["matplotlib", "minigrid", "tensorboardX", "rich", "starlette"]),
+        ("reverie.web.app", ["torch"]),  # the page is there in a second; torch comes when somebody plays
     ],
 )
 def test_a_fresh_process_loads_no_more_than_it_needs(module, absent):

@@ -46,6 +46,7 @@ examples:
   reverie check-env my_robot.py:make_env                   is my environment what it says it is?
   reverie bench update --preset demo                       how quick is an update, and where does its time go?
   reverie doctor runs/demo                                 what is wrong with a run, and which setting to change
+  reverie watch                                            curves, findings, films; play inside the dream
   reverie selftest                                         does the code still compute what the equations say?
 The same train command again continues a run. Stop with Ctrl-C: a checkpoint is written first.
 """

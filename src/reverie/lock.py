@@ -131,6 +131,12 @@ class RunLock:
             self._end()
 
 
+def in_use(directory: Path) -> bool:
+    """Is a process writing to this run, as far as its record tells? Takes nothing and changes nothing."""
+    holder = _holder(directory / NAME)
+    return bool(holder) and _alive(holder) is not False
+
+
 def _lock(handle: int) -> None:
     """Without waiting. Raises OSError."""
     if sys.platform == "win32":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from . import verbs_doctor, verbs_dream, verbs_explain, verbs_report
+from . import verbs_doctor, verbs_dream, verbs_explain, verbs_report, verbs_watch
 from .verb import Verb
 
 MORE: tuple[Verb, ...] = (
+    verbs_watch.VERB,
     verbs_doctor.DOCTOR,
     verbs_doctor.DRIFT,
     verbs_explain.VERB,

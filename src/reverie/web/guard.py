@@ -1,0 +1,156 @@
+"""Who may look: the checks before every request, as plain ASGI around the app.
+
+Host      the name in the address bar must be one of ours: a page elsewhere whose name was pointed at 127.0.0.1 (DNS
+          rebinding) is turned away
+Origin    a page of another site may not open a websocket or fetch anything
+method    GET and HEAD: nothing can be changed
+token     beyond the loopback address: once in the URL, then as a cookie that scripts cannot read
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Any, Send], Awaitable[None]]
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",  # the first URL has the token in it
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class Guard:
+    """`app`, for those who may."""
+
+    def __init__(self, app: App, *, names: Iterable[str] = (), token: str = "", port: int = 0) -> None:
+        """names: of this host besides the loopback's; token: "" for none (loopback only); port: for the cookie."""
+        self.app, self.token = app, token
+        self.names = LOOPBACK | {name.lower() for name in names}
+        self.cookie = f"reverie-{port}"  # cookies do not tell ports apart
+
+    async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        refusal = self.refusal(scope, headers)
+        if refusal:
+            await _refuse(scope, send, *refusal)
+        elif scope["type"] == "http" and self.token and "token" in _query(scope):
+            await self._welcome(scope, send)
+        else:
+            await self.app(scope, receive, _with_headers(send))
+
+    def refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
+        """-> status and reason, None if all is well."""
+        if not self._is_ours(headers.get("host", "")):
+            return 421, "This address is not one of this server's names. Open the URL that reverie watch printed."
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            return 405, "This page is read-only."
+        origin = headers.get("origin")
+        if (origin is not None or scope["type"] == "websocket") and not _same(origin or "", headers["host"]):
+            return 403, "Another site asks; only the page itself may."
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
+            return 403, "Another site asks; only the page itself may."
+        if self.token and not self._knows(scope, headers):
+            return 403, "Open the URL with the token that reverie watch printed."
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        name = _name(host)
+        return name in self.names or (bool(self.token) and _is_address(name))
+
+    def _knows(self, scope: Scope, headers: dict[str, str]) -> bool:
+        given = _query(scope).get("token", [""])[0]
+        try:
+            kept = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
+        except CookieError:
+            kept = None
+        offered = given or (kept.value if kept else "")
+        return secrets.compare_digest(offered.encode(), self.token.encode())
+
+    async def _welcome(self, scope: Scope, send: Send) -> None:
+        """Keep the token as a cookie and take it out of the address bar."""
+        rest = urlencode({key: value for key, value in _query(scope).items() if key != "token"}, doseq=True)
+        where = scope["path"] if scope["path"] in ("/", "/play") else "/"
+        headers = {
+            "location": where + (f"?{rest}" if rest else ""),
+            "set-cookie": f"{self.cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/",
+            "cache-control": "no-store",
+            "content-length": "0",
+        }
+        await _answer(send, 303, headers, b"")
+
+
+def _query(scope: Scope) -> dict[str, list[str]]:
+    try:
+        return parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=20)
+    except ValueError:
+        return {}
+
+
+def _name(host: str) -> str:
+    """Without the port: an ssh tunnel may have another one."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _same(origin: str, host: str) -> bool:
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
+
+
+def _with_headers(send: Send) -> Send:
+    async def sent(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            own = [(key.encode(), value.encode()) for key, value in _HEADERS.items()]
+            message = {**message, "headers": [*message.get("headers", []), *own]}
+        await send(message)
+
+    return sent
+
+
+async def _refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": reason[:100]})
+    else:
+        text = reason.encode()
+        kind = {
+            "content-type": "text/plain; charset=utf-8",
+            "content-length": str(len(text)),
+            "cache-control": "no-store",
+        }
+        await _answer(_with_headers(send), status, kind, b"" if scope["method"] == "HEAD" else text)
+
+
+async def _answer(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:
+    pairs = [(key.encode(), value.encode()) for key, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})

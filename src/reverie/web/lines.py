@@ -1,0 +1,115 @@
+"""Following a .jsonl file that grows, and that a resumed run may cut off and write anew."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: Lines that are parsed of a file that is long when first seen: every so-many-th, so that a page opens in a second.
+MOST_LINES = 5000
+#: Lines with these are never left out, up to as many again: evaluations are rare, and null is a number that was NaN.
+PRECIOUS = {"metrics.jsonl": (b'"eval/', b"null"), "episodes.jsonl": (b'"phase": "eval"', b'"phase": "random"')}
+_CHUNK, _WHOLE_TAIL, _MARK, _NEWLINE = 2**22, 2**18, 64, 10
+
+
+class Follow:
+    """What is new in a .jsonl file since it was last read."""
+
+    def __init__(self, path: Path, *, most: int = MOST_LINES) -> None:
+        self.path, self.most = path, most
+        self.stride = 1  # 1 in so many lines was read at first
+        self._forget()
+
+    def _forget(self) -> None:
+        self._offset, self._mark, self._seen = 0, b"", (0, 0, 0)
+
+    @property
+    def modified(self) -> float:
+        """When the file was last seen to change, in seconds since 1970; 0 if it is not there."""
+        return self._seen[1] / 1e9
+
+    def read(self) -> tuple[bool, list[dict[str, Any]]]:
+        """-> (did the file begin anew, its new lines). A half-written last line waits for the next time."""
+        try:
+            stat = os.stat(self.path)
+        except OSError:
+            anew = self._offset > 0
+            self._forget()
+            return anew, []
+        now = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        if now == self._seen:
+            return False, []
+        try:
+            with open(self.path, "rb") as file:
+                anew = self._cut(file, stat.st_size)
+                if anew:
+                    self._forget()
+                lines = self._lines(file, stat.st_size)
+        except OSError:
+            return False, []
+        self._seen = now
+        return anew, lines
+
+    def _cut(self, file: Any, size: int) -> bool:
+        """Is what we have read no longer there as it was?"""
+        if size < self._offset:
+            return True
+        file.seek(self._offset - len(self._mark))
+        return bool(file.read(len(self._mark)) != self._mark)
+
+    def _lines(self, file: Any, size: int) -> list[dict[str, Any]]:
+        file.seek(self._offset)
+        self.stride = self._choose_stride(file, size) if self._offset == 0 else 1
+        found: list[dict[str, Any]] = []
+        rest, count, spare = b"", 0, self.most
+        tail = max(0, size - _WHOLE_TAIL)  # the end is read whole: it is what people look at
+        while chunk := file.read(min(_CHUNK, (tail if file.tell() < tail else size) - file.tell())):
+            whole, newline, rest = (rest + chunk).rpartition(b"\n")
+            if self.stride == 1 or file.tell() > tail:
+                for text in whole.split(b"\n") if newline else ():
+                    _parse(text, found)
+                continue
+            ends = np.flatnonzero(np.frombuffer(whole + newline, np.uint8) == _NEWLINE)
+            wanted = set(range(-count % self.stride, len(ends), self.stride))
+            rare = sorted(_lines_with(whole, ends, PRECIOUS.get(self.path.name, ()), spare) - wanted)
+            count, spare = count + len(ends), spare - len(rare)
+            for line in sorted(wanted.union(rare)):
+                _parse(whole[ends[line - 1] + 1 if line else 0 : ends[line]], found)
+        self._offset = file.tell() - len(rest)
+        file.seek(max(0, self._offset - _MARK))
+        self._mark = file.read(min(_MARK, self._offset))
+        return found
+
+    def _choose_stride(self, file: Any, size: int) -> int:
+        """From the length of the first lines."""
+        sample = file.read(2**16)
+        file.seek(0)
+        lines = sample.count(b"\n")
+        guess = size / (len(sample) / lines) if lines else 1
+        return max(1, -(-int(guess) // self.most))
+
+
+def _lines_with(text: bytes, ends: np.ndarray, words: Sequence[bytes], most: int) -> set[int]:
+    """Numbers of the lines with one of these words in them, at most so many. ends (n,): where each line ends."""
+    lines: set[int] = set()
+    for word in words:
+        at = text.find(word)
+        while at >= 0 and len(lines) < most:
+            line = int(np.searchsorted(ends, at))
+            lines.add(line)
+            at = text.find(word, int(ends[line]))
+    return lines
+
+
+def _parse(text: bytes, found: list[dict[str, Any]]) -> None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(line, dict):
+        found.append(line)

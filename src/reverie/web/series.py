@@ -1,0 +1,121 @@
+"""Numbers over time, kept by column and thinned out for the page."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+#: What the horizontal axis can be.
+AXES = ("env_steps", "seconds", "updates")
+
+
+class Table:
+    """Lines of metrics.jsonl by column. A value that a line does not have is not stored."""
+
+    def __init__(self) -> None:
+        self.axes: dict[str, array] = {axis: array("d") for axis in AXES}
+        self.columns: dict[str, tuple[array, array]] = {}  # key: (row numbers, values)
+        self.last: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self.axes["env_steps"])
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """One line; an evaluation's has no time of its own and takes that of the line before."""
+        row = len(self)
+        for axis, values in self.axes.items():
+            values.append(_number(line.get(axis), values[-1] if values else 0.0))
+        for key, value in line.items():
+            number = _number(value, math.nan)
+            if key not in AXES and not math.isnan(number):
+                rows, values = self.columns.setdefault(str(key), (array("q"), array("d")))
+                rows.append(row)
+                values.append(number)
+                self.last[str(key)] = number
+
+    def xy(self, key: str, axis: str) -> tuple[np.ndarray, np.ndarray]:
+        """All values of a key. -> x (n,), y (n,); empty for a key that is not there."""
+        if key in AXES:
+            return np.array(self.axes[axis]), np.array(self.axes[key])
+        if key not in self.columns:
+            return np.zeros(0), np.zeros(0)
+        rows, values = self.columns[key]
+        return np.array(self.axes[axis])[np.array(rows, np.int64)], np.array(values)
+
+    def at_steps(self, env_steps: np.ndarray, axis: str) -> np.ndarray:
+        """Where these environment steps are on another axis, by interpolation. (n,) -> (n,)."""
+        if axis == "env_steps" or len(self) == 0:
+            return env_steps
+        return np.interp(env_steps, np.array(self.axes["env_steps"]), np.array(self.axes[axis]))
+
+
+class Episodes:
+    """Lines of episodes.jsonl."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, float, float, float, float]] = []  # phase, env steps, return, length, seconds
+        self.last: deque[float] = deque(maxlen=20)  # returns of the newest training episodes
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """One episode; a line without a return is none."""
+        score = _number(line.get("return"), math.nan)
+        if not math.isnan(score):
+            phase = str(line.get("phase", ""))
+            steps, length, seconds = (_number(line.get(key), 0.0) for key in ("env_steps", "length", "seconds"))
+            self.rows.append((phase, steps, score, length, seconds))
+            if phase == "train":
+                self.last.append(score)
+
+    def of(self, *phases: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """-> env steps, returns, lengths of the episodes of these phases, each (n,)."""
+        rows = [row[1:4] for row in self.rows if row[0] in phases]
+        columns = np.array(rows, float).reshape(-1, 3).T
+        return columns[0], columns[1], columns[2]
+
+    def newest(self, count: int) -> list[dict[str, Any]]:
+        """The last ones, newest first."""
+        names = ("phase", "env_steps", "return", "length", "seconds")
+        return [dict(zip(names, row, strict=True)) for row in self.rows[: -count - 1 : -1]]
+
+
+def thinned(x: np.ndarray, y: np.ndarray, limit: int) -> dict[str, Any]:
+    """At most `limit` points: means of equal numbers of neighbours, with their lowest and highest. x, y (n,)."""
+    count = len(x)
+    if count <= limit:
+        return {"x": rounded(x), "y": rounded(y), "n": count}
+    edges = np.linspace(0, count, limit + 1).astype(np.int64)
+    begin, sizes = edges[:-1], np.diff(edges)
+    return {
+        "x": rounded(np.add.reduceat(x, begin) / sizes),
+        "y": rounded(np.add.reduceat(y, begin) / sizes),
+        "low": rounded(np.minimum.reduceat(y, begin)),
+        "high": rounded(np.maximum.reduceat(y, begin)),
+        "n": count,
+    }
+
+
+def evaluations(steps: np.ndarray, scores: np.ndarray) -> list[tuple[float, float, float, int]]:
+    """Episodes of the same step are one evaluation. -> (env steps, mean, half width of its 95 % interval, episodes)."""
+    found = []
+    for step in np.unique(steps):
+        own = scores[steps == step]
+        width = 1.96 * float(own.std(ddof=1)) / math.sqrt(len(own)) if len(own) > 1 else 0.0
+        found.append((float(step), float(own.mean()), width, len(own)))
+    return found
+
+
+def rounded(values: Iterable[float]) -> list[float]:
+    """Seven digits are enough for a screen."""
+    return [float(f"{value:.7g}") for value in values]
+
+
+def _number(value: Any, otherwise: float) -> float:
+    """A finite number, or what to take instead."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return otherwise
+    return float(value)

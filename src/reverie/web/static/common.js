@@ -1,0 +1,87 @@
+// Shared by both pages: elements made without any HTML parsing (names of runs are text, whatever they contain), numbers, theme.
+
+export const COLOURS = ["#5b8cff", "#f2913d", "#2fb380", "#e0567a", "#a678f0", "#17b1c9", "#c9a227", "#8a94a8", "#d65db1", "#7fb13d"];
+export const colourOf = (id) => COLOURS[id % COLOURS.length];
+
+/** An element: properties, `on` listeners, `data` attributes, children as nodes or text. */
+export function el(tag, props = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [key, value] of Object.entries(props)) {
+    if (key === "on") for (const [event, run] of Object.entries(value)) node.addEventListener(event, run);
+    else if (key === "style") for (const [name, v] of Object.entries(value)) node.style.setProperty(name, v);
+    else if (key === "data") Object.assign(node.dataset, value);
+    else if (key in node && key !== "list") node[key] = value;
+    else if (value !== null && value !== undefined) node.setAttribute(key, value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+export const byId = (id) => document.getElementById(id);
+
+export async function ask(path) {
+  const answer = await fetch(path, { headers: { accept: "application/json" } });
+  const values = await answer.json().catch(() => ({ message: answer.statusText }));
+  if (!answer.ok) throw new Error([values.message, values.hint].filter(Boolean).join(" "));
+  return values;
+}
+
+/** 12345 -> "12.3k", 0.00123 -> "0.00123". */
+export function short(value) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  const size = Math.abs(value);
+  if (size >= 1e9) return `${+(value / 1e9).toPrecision(3)}G`;
+  if (size >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;
+  if (size >= 1e4) return `${+(value / 1e3).toPrecision(3)}k`;
+  if (size >= 100) return `${Math.round(value)}`;
+  if (size && size < 1e-3) return value.toExponential(1);
+  return `${+value.toPrecision(3)}`;
+}
+
+/** Seconds -> "1 h 05 min". */
+export function duration(seconds) {
+  if (!(seconds >= 0)) return "–";
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${String(Math.round(seconds % 60)).padStart(2, "0")} s`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ${String(Math.round((seconds % 3600) / 60)).padStart(2, "0")} min`;
+  return `${+(seconds / 86400).toFixed(1)} d`;
+}
+
+export const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+const listeners = new Set();
+export const onTheme = (run) => listeners.add(run);
+
+export function startTheme(button) {
+  const wanted = matchMedia("(prefers-color-scheme: dark)");
+  const read = () => { try { return localStorage.getItem("reverie-theme"); } catch { return null; } };
+  const apply = () => {
+    document.documentElement.dataset.theme = read() || (wanted.matches ? "dark" : "light");
+    listeners.forEach((run) => run());
+  };
+  apply();
+  wanted.addEventListener("change", apply);
+  button.addEventListener("click", () => {
+    const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+    try { localStorage.setItem("reverie-theme", next); } catch { /* a private window */ }
+    apply();
+    document.documentElement.dataset.theme = next;
+    listeners.forEach((run) => run());
+  });
+}
+
+/** 0..1 -> a colour from night to gold (hand-made, rising in lightness, readable by the colour-blind). */
+const STOPS = [[16, 18, 34], [52, 44, 112], [118, 60, 150], [196, 78, 128], [244, 136, 84], [252, 226, 140]];
+export function heat(value) {
+  const at = Math.max(0, Math.min(1, value)) * (STOPS.length - 1), i = Math.min(STOPS.length - 2, Math.floor(at)), part = at - i;
+  return STOPS[i].map((from, k) => Math.round(from + (STOPS[i + 1][k] - from) * part));
+}
+
+/** Rows of numbers 0..1 as a picture: one pixel each, enlarged by the style. */
+export function drawHeat(canvas, rows, { scale = (x) => x } = {}) {
+  const height = rows.length, width = rows[0].length;
+  canvas.width = width; canvas.height = height;
+  const context = canvas.getContext("2d"), image = context.createImageData(width, height);
+  rows.forEach((row, i) => row.forEach((value, j) => image.data.set([...heat(scale(value)), 255], 4 * (i * width + j))));
+  context.putImageData(image, 0, 0);
+}

@@ -1,0 +1,444 @@
+// The views of the dashboard. Each has open(main, state) -> {update, lines?, again?, tick?, close?}.
+import { chartCard } from "./charts.js";
+import { ask, css, drawHeat, duration, el, short } from "./common.js";
+
+const AXES = { env_steps: "env steps", seconds: "wall time", updates: "updates" };
+const POINTS = Math.round(Math.max(160, Math.min(500, innerWidth / 2.5)));
+
+/** Title, keys of which the first that a run has is drawn (a pattern may stand for one). */
+const FAVOURED = [
+  ["World model loss", ["world_model/loss"]],
+  ["Image or vector loss", [/^world_model\/obs\/.*_loss$/]],
+  ["Reward loss", ["world_model/reward_loss"]],
+  ["Continue loss", ["world_model/continue_loss"]],
+  ["KL posterior ‖ prior, nats", ["kl/raw", "world_model/kl"]],
+  ["Actor entropy, nats", ["actor/entropy"]],
+  ["Value in dreams", ["critic/value"]],
+  ["Throughput, env steps per second", ["speed/env_steps_per_second"]],
+  ["Throughput, updates per second", ["speed/updates_per_second"]],
+];
+const keyOf = (run, wanted) => wanted.map((w) => (typeof w === "string" ? run.keys.find((k) => k === w) : run.keys.find((k) => w.test(k)))).find(Boolean);
+
+/** Numbers that have been fetched, and go on with live lines. */
+class Store {
+  constructor() { this.kept = new Map(); }
+
+  async series(run, keys, axis) {
+    const missing = keys.filter((key) => !this.kept.has(`${run.id} ${axis} ${key}`));
+    for (let i = 0; i < missing.length; i += 60) {
+      const some = missing.slice(i, i + 60);
+      const found = await ask(`/api/runs/${run.id}/series?x=${axis}&limit=${POINTS}&keys=${encodeURIComponent(some.join(","))}`);
+      for (const key of some) this.kept.set(`${run.id} ${axis} ${key}`, { x: [], y: [], ...found.series[key], from: found.count, generation: found.generation });
+    }
+    return keys.map((key) => this.kept.get(`${run.id} ${axis} ${key}`));
+  }
+
+  async returns(run, axis) {
+    const name = `${run.id} ${axis} `;
+    if (!this.kept.has(name)) {
+      const found = await ask(`/api/runs/${run.id}/returns?x=${axis}&limit=${POINTS}`);
+      this.kept.set(name, { ...found, from: found.count });
+    }
+    return this.kept.get(name);
+  }
+
+  /** New lines of a run. -> is anything that was fetched out of date for good? */
+  take(news) {
+    const mine = [...this.kept].filter(([name]) => name.startsWith(`${news.id} `));
+    if (news.again) { mine.forEach(([name]) => this.kept.delete(name)); return; }
+    for (const [name, series] of mine) {
+      const [, axis, key] = name.split(" ");
+      if (series.generation !== news.generation || !key || series.x.length > 3 * POINTS) { this.kept.delete(name); continue; }
+      news.lines.forEach((line, i) => {
+        const values = line.metrics;
+        if (!values || news.from + i < series.from || typeof values[key] !== "number") return;
+        const x = values[axis] ?? series.x.at(-1) ?? 0;
+        series.x.push(x); series.y.push(values[key]);
+        if (series.low) { series.low.push(values[key]); series.high.push(values[key]); }
+      });
+      series.from = Math.max(series.from, news.from + news.lines.length);
+    }
+  }
+}
+
+function segments(choices, chosen, on) {
+  const buttons = Object.entries(choices).map(([value, label]) => el("button", { type: "button", ariaPressed: String(value === chosen), on: { click: () => {
+    buttons.forEach(([v, b]) => { b.ariaPressed = String(v === value); });
+    on(value);
+  } } }, label)).map((button, i) => [Object.keys(choices)[i], button]);
+  return el("div", { className: "segments", role: "group" }, ...buttons.map(([, button]) => button));
+}
+
+function tools(state) {
+  const smooth = el("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: state.smooth, on: { input: () => state.set("smooth", +smooth.value) } });
+  const log = el("input", { type: "checkbox", checked: state.log, id: "log", on: { change: () => state.set("log", log.checked) } });
+  return el("div", { className: "tools" },
+    segments(AXES, state.axis, (axis) => state.set("axis", axis)),
+    el("label", {}, "smoothing", smooth), el("label", {}, log, "log scale"),
+    el("span", { className: "dim hide-small" }, "drag to zoom, double-click to go back"));
+}
+
+async function explain(key, card) {
+  const old = card.querySelector(".meaning");
+  if (old) { old.remove(); return; }
+  const found = await ask(`/api/explain?key=${encodeURIComponent(key)}`).catch(() => ({}));
+  const lines = found.meaning ? [found.meaning, found.unit && `Unit: ${found.unit}.`, found.healthy && `Healthy: ${found.healthy}.`, found.advice, found.where] : ["There is no entry for it."];
+  card.append(el("p", { className: "meaning small dim" }, el("code", {}, key), el("br"), lines.filter(Boolean).join(" ")));
+}
+
+const nothing = (text) => el("div", { className: "note" }, text);
+
+// ----------------------------------------------------------------------------------------------------------- curves
+
+function openCurves(main, state) {
+  const store = new Store(), cards = new Map(), groups = new Map();
+  const tasks = new Map(); // a chart of returns for each task: scores of different tasks are no scale for each other
+  const grid = el("div", { className: "grid" }), more = el("div");
+  main.append(tools(state), grid, el("h2", {}, "All metrics"), more);
+  const curve = (run, series) => ({ label: run.name, colour: state.colour(run.id), ...series });
+  const options = () => ({ axis: state.axis, smooth: state.smooth, log: state.log });
+
+  function card(title, keys, into) {
+    const name = `${into === grid ? "" : "all "}${title}`;
+    if (!cards.has(name)) {
+      const made = chartCard(title, { about: () => { const run = state.picked().find((r) => keyOf(r, keys)); if (run) explain(keyOf(run, keys), made.card); } });
+      cards.set(name, { ...made, keys });
+      into.append(made.card);
+    }
+    return cards.get(name);
+  }
+
+  async function drawReturns(runs) {
+    const own = Map.groupBy ? Map.groupBy(runs, (run) => run.task) : runs.reduce((m, run) => m.set(run.task, [...(m.get(run.task) || []), run]), new Map());
+    for (const [task, { card: box }] of tasks) box.hidden = !own.has(task);
+    for (const [task, some] of own) {
+      if (!tasks.has(task)) {
+        const made = chartCard(`Return of episodes${task ? `: ${task}` : ""}`, { wide: true, height: 270 }), legend = el("div", { className: "legend" });
+        made.card.append(legend);
+        made.card.classList.add("returns");
+        grid.insertBefore(made.card, [...grid.children].find((child) => !child.classList.contains("returns")) || null);
+        tasks.set(task, { ...made, legend });
+      }
+      tasks.get(task).card.classList.toggle("wide", own.size === 1);
+      await drawTask(tasks.get(task), some);
+    }
+  }
+
+  async function drawTask({ chart, legend }, runs) {
+    const curves = [];
+    for (const run of runs) {
+      const found = await store.returns(run, state.axis), colour = state.colour(run.id);
+      if (runs.length === 1 && found.random !== null) curves.push({ label: "random policy", colour: "#8a94a8", x: [], level: found.random, dash: [5, 5] });
+      curves.push({ ...curve(run, found.train), label: runs.length === 1 ? "training episodes" : run.name });
+      if (found.eval.x.length) curves.push({ label: `${runs.length === 1 ? "" : `${run.name} `}evaluation`, colour: runs.length === 1 ? css("--text") : colour, x: found.eval.x, y: found.eval.y, ci: found.eval.ci95, points: true, dash: runs.length === 1 ? undefined : [4, 3] });
+    }
+    chart.show(curves, { ...options(), log: false });
+    const shown = curves.filter((c) => runs.length === 1 || !c.ci);
+    legend.replaceChildren(...(runs.length > 1 ? [el("span", {}, "solid: training episodes, dashed: evaluations")] : []), ...shown.map((c) => el("span", {}, el("span", { className: "swatch", style: { background: c.colour } }), c.label)));
+  }
+
+  function drawGroups(runs) {
+    const keys = [...new Set(runs.flatMap((run) => run.keys))].sort();
+    for (const key of keys) {
+      const group = key.split("/")[0];
+      if (!groups.has(group)) {
+        const inner = el("div", { className: "grid" }), count = el("span", { className: "dim" });
+        const box = el("details", { className: "group", on: { toggle: () => update() } }, el("summary", {}, `${group} `, count), inner);
+        groups.set(group, { box, inner, keys: new Set(), count });
+        more.append(box);
+      }
+      groups.get(group).keys.add(key);
+    }
+    for (const { keys: own, count } of groups.values()) count.textContent = `${own.size}`;
+  }
+
+  async function drawCard({ chart, keys, card: box }, runs) {
+    const curves = [];
+    for (const run of runs) {
+      const key = keyOf(run, keys);
+      if (key) curves.push(curve(run, (await store.series(run, [key], state.axis))[0]));
+    }
+    box.hidden = !curves.length && runs.length > 0;
+    chart.show(curves, options());
+  }
+
+  async function update() {
+    const runs = state.picked();
+    main.classList.toggle("none", !runs.length);
+    await Promise.all(runs.map((run) => store.series(run, FAVOURED.map(([, keys]) => keyOf(run, keys)).filter(Boolean), state.axis)));
+    await drawReturns(runs);
+    for (const [title, keys] of FAVOURED) await drawCard(card(title, keys, grid), runs);
+    drawGroups(runs);
+    for (const { box, inner, keys } of groups.values()) {
+      if (!box.open) continue;
+      await Promise.all(runs.map((run) => store.series(run, [...keys].filter((key) => run.keys.includes(key)), state.axis)));
+      for (const key of keys) await drawCard(card(key, [key], inner), runs);
+    }
+  }
+  const guarded = queued(update);
+  return {
+    update: guarded, again: () => { store.kept.clear(); guarded(); }, close: () => [...tasks.values(), ...cards.values()].forEach(({ chart }) => chart.remove()),
+    lines(news) {
+      store.take(news);
+      const run = state.runs.find((r) => r.id === news.id);
+      for (const line of news.lines || []) for (const key of Object.keys(line.metrics || {})) if (run && !(key in AXES) && !run.keys.includes(key)) run.keys.push(key);
+      if (state.chosen.has(news.id)) guarded();
+    },
+  };
+}
+
+/** One at a time; asked for while it works, it works once more. */
+function queued(work) {
+  let busy = false, again = false;
+  return async function run() {
+    if (busy) { again = true; return; }
+    busy = true;
+    try { await work(); } catch (error) { console.warn(error); } finally { busy = false; }
+    if (again) { again = false; run(); }
+  };
+}
+
+/** A bar to choose one of the chosen runs. */
+function focusBar(state) {
+  const box = el("div", { className: "tools" });
+  return { box, draw() {
+    const runs = state.picked(), focus = state.focused();
+    box.hidden = runs.length < 2;
+    box.replaceChildren(segments(Object.fromEntries(runs.map((run) => [`${run.id} `, run.name])), focus && `${focus.id} `, (id) => state.refocus(+id)));
+  } };
+}
+
+function single(draw) {
+  return (main, state) => {
+    const bar = focusBar(state), body = el("div", { className: "stack" });
+    main.append(bar.box, body);
+    const view = draw(body, state);
+    let shown = null;
+    return { ...view, update() {
+      bar.draw();
+      const run = state.focused();
+      if (!run) { body.replaceChildren(nothing("Choose a run.")); shown = null; return; }
+      const fresh = shown !== run.id;
+      shown = run.id;
+      view.update(run, fresh);
+    } };
+  };
+}
+
+// ---------------------------------------------------------------------------------------------------------- latents
+
+const LATENT_CHARTS = [
+  ["KL components, nats", { "posterior ‖ prior": ["kl/raw", "world_model/kl"], "prior ‖ posterior": ["kl/reverse", "world_model/kl_reverse"], "loss after free nats": ["kl/loss", "world_model/kl_loss"] }],
+  ["Share of states under the free nats", { share: ["kl/below_free", "world_model/kl_below_free"] }],
+  ["Entropy of latents, nats", { posterior: ["entropy/posterior", "world_model/posterior_entropy"], prior: ["entropy/prior", "world_model/prior_entropy"] }],
+  ["Perplexity of categoricals", { mean: ["latent/perplexity"], lowest: ["latent/perplexity_min"] }],
+  ["Used classes and dead categoricals, shares", { used: ["latent/used"], dead: ["latent/dead"] }],
+  ["Gradient norms of the KL's halves", { prior: ["kl/grad_prior"], posterior: ["kl/grad_posterior"] }],
+];
+const LINE = ["#5b8cff", "#f2913d", "#2fb380"];
+
+const openLatents = single((body, state) => {
+  const store = new Store(), usage = el("div", { className: "card wide" }), grid = el("div", { className: "grid" }, usage);
+  const charts = LATENT_CHARTS.map(([title, parts]) => {
+    const made = chartCard(title), legend = el("div", { className: "legend" });
+    made.card.append(legend);
+    grid.append(made.card);
+    return { ...made, parts, legend };
+  });
+  let current = null;
+
+  async function drawUsage(run) {
+    const found = await ask(`/api/runs/${run.id}/latents`);
+    const head = el("h3", {}, "How often each class is used");
+    if (!found.usage?.length) { usage.replaceChildren(head, nothing("Not yet: training writes it with its first measurement of the latents. Gaussian latents have no classes.")); return; }
+    const rows = found.usage, classes = rows[0].length, canvas = el("canvas", { className: "heat" });
+    drawHeat(canvas, rows, { scale: (p) => Math.sqrt(p) });
+    canvas.style.setProperty("height", `${Math.max(120, Math.min(360, 14 * rows.length))}px`);
+    const scale = el("canvas");
+    drawHeat(scale, [Array.from({ length: 64 }, (_, i) => i / 63)]);
+    const told = el("span");
+    canvas.addEventListener("mousemove", (event) => {
+      const i = Math.min(rows.length - 1, Math.floor(event.offsetY / canvas.clientHeight * rows.length)), j = Math.min(classes - 1, Math.floor(event.offsetX / canvas.clientWidth * classes));
+      told.textContent = `categorical ${i + 1}, class ${j + 1}: ${(100 * rows[i][j]).toFixed(1)} %`;
+    });
+    const perplexity = rows.map((row) => Math.exp(-row.reduce((sum, p) => sum + (p > 0 ? p * Math.log(p) : 0), 0)));
+    const dead = perplexity.filter((p) => p < 1.1).length, mean = perplexity.reduce((a, b) => a + b, 0) / rows.length;
+    usage.replaceChildren(head,
+      el("p", { className: "small" }, `${rows.length} categoricals (rows) of ${classes} classes (columns) at env step ${short(found.env_steps)}: perplexity ${mean.toFixed(1)} of ${classes} on average, ${dead} categorical${dead === 1 ? "" : "s"} dead.`),
+      canvas, el("div", { className: "scale" }, "never", scale, "always", el("span", { className: "grow" }), told));
+  }
+
+  const update = queued(async () => {
+    const run = current;
+    if (!body.contains(grid)) body.replaceChildren(grid);
+    await drawUsage(run);
+    for (const { chart, parts, card, legend } of charts) {
+      const curves = [];
+      for (const [label, keys] of Object.entries(parts)) {
+        const key = keyOf(run, keys);
+        if (key) curves.push({ label, colour: LINE[Object.keys(parts).indexOf(label)], ...(await store.series(run, [key], state.axis))[0] });
+      }
+      card.hidden = !curves.length;
+      chart.show(curves, { axis: state.axis, smooth: 0.3, log: false });
+      legend.replaceChildren(...curves.map((c) => el("span", {}, el("span", { className: "swatch", style: { background: c.colour } }), c.label)));
+    }
+  });
+  return { update(run) { current = run; update(); }, again: () => { store.kept.clear(); if (current) update(); }, close: () => charts.forEach(({ chart }) => chart.remove()),
+    lines(news) { store.take(news); if (current && news.id === current.id) update(); } };
+});
+
+// ---------------------------------------------------------------------------------------------------------- insight
+
+/** A button that has something computed, and what came of it. */
+function asked(what, button, hint, draw) {
+  const box = el("div", { className: "stack" }), start = el("button", { type: "button", className: "main" }, button), out = el("div");
+  let run = null, timer = 0;
+  async function look(begin) {
+    clearTimeout(timer);
+    const id = run.id, state = await ask(`/api/runs/${id}/ask/${what}${begin ? "?start=1" : ""}`);
+    if (run.id !== id) return;
+    start.disabled = state.state === "running";
+    start.textContent = state.state === "done" ? "again" : button;
+    if (state.state === "idle") out.replaceChildren();
+    if (state.state === "running") { out.replaceChildren(el("p", { className: "spin dim" }, "computing")); timer = setTimeout(() => look(false), 700); }
+    if (state.state === "failed") out.replaceChildren(el("p", {}, state.message), el("p", { className: "dim small" }, state.hint || ""));
+    if (state.state === "done") draw(out, state.result, run);
+  }
+  start.addEventListener("click", () => look(true));
+  box.append(el("div", { className: "bar" }, start, el("p", { className: "dim small" }, hint)), out);
+  return { box, show(next) { run = next; out.replaceChildren(); look(false).catch((error) => out.replaceChildren(error.message)); }, close: () => clearTimeout(timer) };
+}
+
+function drawFindings(out, findings) {
+  if (!findings.length) { out.replaceChildren(nothing("Nothing to complain about.")); return; }
+  out.replaceChildren(el("div", { className: "stack" }, ...findings.map((finding) => el("div", { className: `card finding ${["FAIL", "WARN", "OK"].includes(finding.level) ? finding.level : ""}` },
+    el("h4", {}, el("span", { className: "level" }, finding.level), finding.verdict),
+    el("p", {}, finding.evidence), finding.why && el("p", { className: "dim" }, finding.why),
+    (finding.key || finding.change) && el("div", { className: "change small" }, finding.key && el("code", {}, finding.key), finding.key && finding.change ? " → " : "", finding.change ? String(finding.change) : "")))));
+}
+
+/** Every list of numbers in a nested answer: {"a/b": [..]}. */
+function lists(values, prefix = "") {
+  const found = {};
+  for (const [key, value] of Object.entries(values || {})) {
+    const name = prefix ? `${prefix}/${key}` : key;
+    if (Array.isArray(value) && value.length > 1 && value.every((x) => x === null || typeof x === "number")) found[name] = value;
+    else if (value && typeof value === "object" && !Array.isArray(value)) Object.assign(found, lists(value, name));
+  }
+  return found;
+}
+
+const DRIFT_TITLES = { error: "Error of observations, shares of their variance", latent_kl: "KL posterior ‖ dream, nats", reward: "Squared error of rewards", continues: "Brier score of the continue head" };
+const GUESSES = { dream: "dream", floor: "one step, having looked", copy: "copy of the last frame", mean: "mean of all" };
+
+function drawDrift(out, drift) {
+  const found = lists(drift), horizons = found.horizons || found.horizon, groups = new Map();
+  for (const [name, values] of Object.entries(found)) {
+    if (values === horizons || name === "starts" || name.startsWith("returns/")) continue;
+    const cut = name.lastIndexOf("/"), group = cut < 0 ? name : name.slice(0, cut), label = cut < 0 ? name : name.slice(cut + 1);
+    if (!groups.has(group)) groups.set(group, []);
+    groups.get(group).push({ label, values });
+  }
+  const order = (group) => { const at = Object.keys(DRIFT_TITLES).indexOf(group); return at < 0 ? 99 : at; };
+  const grid = el("div", { className: "grid" }), useful = drift.useful_horizon;
+  out.replaceChildren(...[useful !== undefined && useful !== null && el("p", {}, "Useful horizon: ", el("b", {}, `${useful}`), " steps. Beyond it guessing is as good as the dream.", drift.imagination_horizon ? ` The actor learns from dreams of ${drift.imagination_horizon} steps.` : ""),
+    drift.warning && el("div", { className: "card finding WARN" }, el("span", { className: "level" }, "WARN"), drift.warning),
+    typeof drift.returns?.correlation === "number" && el("p", { className: "dim small" }, `Imagined against realised return: correlation ${short(drift.returns.correlation)}${typeof drift.returns.bias === "number" ? `, bias ${short(drift.returns.bias)}` : ""}.`), grid].filter(Boolean));
+  for (const [group, parts] of [...groups].sort(([a], [b]) => order(a) - order(b))) {
+    const { card, chart } = chartCard(DRIFT_TITLES[group] || group.replace(/^observations\//, "").replace(/\/mse$/, ", squared error").replace(/\/psnr$/, ", PSNR in dB").replace(/\/ssim$/, ", SSIM").replaceAll("_", " "), { axis: "" }), legend = el("div", { className: "legend" });
+    grid.append(card);
+    const colours = ["#5b8cff", "#f2913d", "#2fb380", "#e0567a", "#a678f0", "#17b1c9"];
+    const curves = parts.map(({ label, values }, i) => ({ label: GUESSES[label] || label.replaceAll("_", " "), colour: colours[i % 6], x: horizons?.length === values.length ? horizons : values.map((_, k) => k + 1), y: values, raw: true, dash: label === "dream" || parts.length === 1 ? undefined : [5, 4] }));
+    chart.show(curves);
+    if (parts.length > 1) legend.append(...curves.map((c) => el("span", {}, el("span", { className: "swatch", style: { background: c.colour } }), c.label)));
+    card.append(legend);
+  }
+}
+
+const openInsight = single((body) => {
+  const doctor = asked("doctor", "examine", "Reads the run's numbers and newest checkpoint, and says what is wrong and what to change.", drawFindings);
+  const drift = asked("drift", "measure drift", "Open-loop dreams are compared with what really happened; takes seconds to a minute.", drawDrift);
+  return { update(run, fresh) {
+    if (!fresh) return;
+    body.replaceChildren(el("h2", {}, "Doctor's findings"), doctor.box, el("h2", {}, "Drift: how far can it dream?"), drift.box);
+    doctor.show(run); drift.show(run);
+  }, close: () => { doctor.close(); drift.close(); } };
+});
+
+// ------------------------------------------------------------------------------------------------------------ films
+
+const openFilms = single((body) => {
+  const dream = asked("dream", "dream it", "A real stretch of experience, and what the model dreams of it from the recorded actions alone.", (out, url) => {
+    out.replaceChildren(el("div", { className: "card" }, el("img", { className: "wide-film", src: `${url}?${Date.now()}`, alt: "Truth, dream and error side by side" })));
+  });
+  return { async update(run, fresh) {
+    if (!fresh) return;
+    const films = el("div", { className: "films" });
+    body.replaceChildren(el("h2", {}, "Real against dream"), dream.box, el("h2", {}, "Films of the run"), films);
+    dream.show(run);
+    const { videos } = await ask(`/api/runs/${run.id}/videos`);
+    films.replaceChildren(...(videos.length ? videos.map((video) => {
+      const src = `/api/runs/${run.id}/videos/${video.number}?${video.modified}`;
+      const picture = video.name.endsWith(".mp4") ? el("video", { src, controls: true, loop: true, muted: true, preload: "metadata" }) : el("img", { src, loading: "lazy", alt: video.name });
+      return el("div", { className: "card" }, el("h3", {}, video.name), picture);
+    }) : [nothing("No films yet: evaluations write them where the task can draw itself, and so does `reverie dream`.")]));
+  }, close: () => dream.close() };
+});
+
+// ---------------------------------------------------------------------------------------------- configuration, episodes
+
+function openConfig(main, state) {
+  const filter = el("input", { type: "search", placeholder: "filter settings", on: { input: () => draw() } });
+  let mode = "changed", rows = [], runs = [];
+  const box = el("div", { className: "card scroll" }), about = el("div", { className: "stack" });
+  main.append(el("div", { className: "tools" }, segments({ differs: "differ between runs", changed: "not the default", all: "all" }, mode, (next) => { mode = next; draw(); }), filter), box, el("h2", {}, "Where the numbers come from"), about);
+
+  function draw() {
+    const wanted = filter.value.trim().toLowerCase();
+    const shown = rows.filter((row) => (mode === "all" || row[mode]) && `${row.key} ${row.doc}`.toLowerCase().includes(wanted));
+    if (!shown.length) { box.replaceChildren(nothing(mode === "differs" ? "The chosen runs have the same settings." : "No such setting.")); return; }
+    const head = el("tr", {}, el("th", {}, "setting"), ...runs.map((run) => el("th", {}, el("span", { className: "swatch", style: { background: state.colour(run.id) } }), ` ${run.name}`)), el("th", {}, "default"), el("th", {}, "meaning"));
+    box.replaceChildren(el("table", { className: "settings" }, el("thead", {}, head), el("tbody", {}, ...shown.map((row) => el("tr", { className: row.differs && runs.length > 1 && mode !== "differs" ? "differs" : "" },
+      el("td", {}, el("code", {}, row.key)), ...row.values.map((value) => el("td", {}, value === row.default ? el("span", { className: "dim" }, value) : el("b", {}, value ?? "?"))),
+      el("td", { className: "dim" }, row.default), el("td", { className: "dim small" }, row.doc))))));
+  }
+
+  async function provenance(run) {
+    const { path, provenance: facts } = await ask(`/api/runs/${run.id}/about`);
+    const versions = Object.entries(facts.versions || {}).map(([name, value]) => `${name} ${value}`).join(", ");
+    const hardware = facts.hardware || {};
+    const told = { directory: path, command: facts.command, started: facts.started, commit: facts.commit, versions, hardware: [hardware.gpu, hardware.machine, hardware.cpus && `${hardware.cpus} CPUs`].filter(Boolean).join(", "), protocol: facts.protocol?.line };
+    return el("div", { className: "card scroll" }, el("h3", {}, run.name), el("table", {}, el("tbody", {}, ...Object.entries(told).filter(([, value]) => value).map(([key, value]) => el("tr", {}, el("td", { className: "dim" }, key), el("td", { className: "wrap" }, el("code", {}, String(value))))))));
+  }
+
+  return { update: queued(async () => {
+    runs = state.picked();
+    if (!runs.length) { box.replaceChildren(nothing("Choose a run.")); about.replaceChildren(); return; }
+    ({ rows } = await ask(`/api/configs?runs=${runs.map((run) => run.id).join(",")}`));
+    runs = runs.slice(0, 20);
+    draw();
+    about.replaceChildren(...await Promise.all(runs.map(provenance)));
+  }) };
+}
+
+const openEpisodes = single((body) => {
+  let current = null;
+  const update = queued(async () => {
+    const { episodes } = await ask(`/api/runs/${current.id}/episodes`);
+    if (!episodes.length) { body.replaceChildren(nothing("No episode has ended yet.")); return; }
+    const names = ["phase", "env_steps", "return", "length", "seconds"], heads = ["phase", "env steps", "return", "length", "after"];
+    body.replaceChildren(el("div", { className: "card scroll" }, el("table", {},
+      el("thead", {}, el("tr", {}, ...heads.map((name, i) => el("th", { className: i ? "num" : "" }, name)))),
+      el("tbody", {}, ...episodes.map((episode) => el("tr", {}, ...names.map((name, i) => el("td", { className: i ? "num" : "dim" }, name === "seconds" ? duration(episode[name]) : name === "env_steps" ? episode[name].toLocaleString("en") : typeof episode[name] === "number" ? short(episode[name]) : episode[name]))))))));
+  });
+  return { update(run) { current = run; update(); }, lines(news) { if (current && news.id === current.id) update(); } };
+});
+
+export const VIEWS = {
+  curves: { title: "Curves", open: openCurves },
+  latents: { title: "Latents", open: openLatents },
+  insight: { title: "Insight", open: openInsight },
+  films: { title: "Films", open: openFilms },
+  config: { title: "Config", open: openConfig },
+  episodes: { title: "Episodes", open: openEpisodes },
+};

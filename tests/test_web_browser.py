@@ -1,0 +1,264 @@
+"""The dashboard and the dream player in a real headless Chromium. Skipped where there is none.
+
+REVERIE_SHOTS=DIR keeps screenshots there. No browser is ever downloaded: CHROMIUM names one, or it is looked for.
+"""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from web_runs import serving, train_square, train_vectors
+
+pytest.importorskip("starlette", reason="the extra `web` is not installed: pip install 'reverie-rl[web]'")
+pytest.importorskip("uvicorn")
+pytest.importorskip("websockets")
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
+SHOTS = os.environ.get("REVERIE_SHOTS")
+NASTY = '<img src=x onerror="window.hacked=1">&amp;'
+FINDINGS = [{"verdict": "prior not learning", "level": "WARN", "evidence": "KL <b>9.1</b>", "why": "Bad.",
+             "key": "model.kl_balance", "change": "0.8"}]  # fmt: skip
+DRIFT = {"useful_horizon": 7, "imagination_horizon": 15, "warning": "lower it", "starts": [9, 9, 9],
+         "latent_kl": [0.1, 0.2, 0.4], "error": {"dream": [0.1, 0.2, None], "copy": [0.3, 0.4, 0.5]},
+         "returns": {"correlation": 0.5}}  # fmt: skip
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt install chromium, or set CHROMIUM=/path")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("browser")
+    train_square(root / "square")
+    train_vectors(root / "swing", env="Pendulum-v1")
+    shutil.copytree(root / "square", root / NASTY.replace("/", ""), ignore=shutil.ignore_patterns("replay"))
+    usage = [[0.7, 0.1, 0.1, 0.1], [1.0, 0.0, 0.0, 0.0]]
+    (root / "square" / "latents.json").write_text(json.dumps({"env_steps": 400, "updates": 9, "usage": usage}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def served(runs):
+    works = {"doctor": lambda path: FINDINGS, "drift": lambda path: DRIFT, "dream": lambda path: b"GIF89a"}
+    with serving(runs, works=works) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as play:
+        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """open_page(width, height) -> a page; no page may have complained, nor asked another host for anything."""
+    contexts, complaints = [], []
+
+    def new(width=1280, height=900, theme="dark"):
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on(
+            "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request", lambda r: None if r.url.startswith(("http://127.0.0.1", "data:")) else complaints.append(r.url)
+        )
+        contexts.append(context)
+        return page
+
+    yield new
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def shot(page, name):
+    if SHOTS:
+        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
+
+
+def run_number(page, served, name):
+    found = page.request.get(f"{served.url}api/runs").json()["runs"]
+    return next(run["id"] for run in found if run["name"] == name)
+
+
+def start(page, served, name="square", seed=3):
+    page.goto(served.url)  # for the numbers of runs
+    page.goto(f"{served.url}play?run={run_number(page, served, name)}&seed={seed}")
+    page.wait_for_selector("body[data-step='0']")
+
+
+def wait(page, expression, seconds=20.0):
+    """Until it is true. Not `wait_for_function`: that evaluates text in the page, which its policy forbids."""
+    ends = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < ends, f"never true: {expression}"
+        page.wait_for_timeout(20)
+
+
+def answered(page, act):
+    """Do something and wait for the moment that comes of it."""
+    before = int(page.locator("body").get_attribute("data-answers"))
+    act()
+    wait(page, f"+document.body.dataset.answers > {before}")
+
+
+def picture(page, row=0):
+    return page.locator("#stage figure img").nth(row).get_attribute("src")
+
+
+def test_curves_of_several_runs_and_live_lines(served, runs, open_page):
+    page = open_page()
+    page.goto(served.url)
+    page.wait_for_selector(".returns .u-over")
+    assert page.locator("#runs .run").count() == 3
+    assert page.locator("#runs .name", has_text=NASTY.replace("/", "")).count() == 1  # as text
+    assert page.evaluate("window.hacked") is None
+    shot(page, "curves")
+    page.wait_for_selector("#link.on")
+    last = "[...document.querySelectorAll('#runs .run')].map((x) => x.textContent).join(' ')"
+    assert "123k" not in page.evaluate(last)
+    with open(runs / "square" / "metrics.jsonl", "a") as file:
+        file.write(
+            json.dumps({"env_steps": 123_000, "updates": 99, "seconds": 9.0, "world_model/loss": 3.0, "new/key": 1.0})
+            + "\n"
+        )
+    wait(page, f"{last}.includes('123k')")  # the list of runs
+    wait(page, "[...document.querySelectorAll('details.group summary')].some((x) => x.textContent.startsWith('new'))")
+    card = page.locator("[data-chart='World model loss'] .u-over")
+    box = card.bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 12, box["y"] + 30)
+    page.wait_for_selector("[data-chart='World model loss'] .tip:not([hidden])")
+    assert "123,000" in page.locator("[data-chart='World model loss'] .tip").inner_text()  # the curve
+    page.get_by_text("updates", exact=True).click()
+    page.locator("#log").check()
+    wait(page, "document.querySelector('.returns .u-over')")
+    for box in page.locator("#runs input[type=checkbox]").all():
+        box.uncheck()
+    wait(page, "[...document.querySelectorAll('.returns')].every((x) => x.hidden)")
+
+
+def test_every_view_opens(served, open_page):
+    page = open_page()
+    page.goto(served.url)
+    page.wait_for_selector("#runs .run")
+    for box in page.locator("#runs .run", has_not=page.locator("label", has_text="square")).locator("input").all():
+        box.uncheck()
+    page.goto(f"{served.url}#latents")
+    square = page.locator("main .segments button", has_text="square")
+    if square.count() and square.first.is_visible():
+        square.first.click()
+    page.get_by_text("2 categoricals (rows) of 4 classes (columns)").wait_for()
+    assert page.get_by_text("1 categorical dead").count() == 1
+    shot(page, "latents")
+    page.goto(f"{served.url}#insight")
+    page.get_by_text("examine", exact=True).click()
+    page.get_by_text("prior not learning").wait_for()
+    assert page.get_by_text("KL <b>9.1</b>").count() == 1  # as text
+    page.get_by_text("measure drift", exact=True).click()
+    page.locator("[data-chart^='Error of observations'] .u-over").wait_for()
+    shot(page, "insight")
+    page.goto(f"{served.url}#config")
+    page.get_by_text("env.num_envs").wait_for()
+    page.get_by_text("all", exact=True).click()
+    page.get_by_text("behavior.gamma").first.wait_for()
+    page.goto(f"{served.url}#episodes")
+    page.locator("main td.num").first.wait_for()
+    page.goto(f"{served.url}#films")
+    page.get_by_text("Films of the run").wait_for()
+
+
+def test_steering_changes_the_dream_and_rewinding_restores_it(served, open_page):
+    page = open_page()
+    start(page, served)
+    seen = [picture(page)]
+    for key in ("ArrowRight", "d", "3"):
+        answered(page, lambda key=key: page.keyboard.press(key))
+        seen.append(picture(page))
+    assert len(set(seen)) > 2, "keys change the picture"
+    assert page.locator("#step").inner_text() == "dream step 3"
+    latent = page.evaluate("document.querySelector('#latent').toDataURL()")
+    answered(page, lambda: page.locator("#strip button[data-to='1']").click())
+    assert picture(page) == seen[1]
+    answered(page, lambda: page.locator("#strip button[data-to='3']").click())
+    assert picture(page) == seen[3]
+    assert page.evaluate("document.querySelector('#latent').toDataURL()") == latent
+    answered(page, lambda: page.keyboard.press("Backspace"))
+    assert page.locator("#step").inner_text() == "dream step 2"
+    answered(page, lambda: page.keyboard.press("3"))  # the same action: the same dream
+    assert picture(page) == seen[3]
+    answered(page, lambda: page.locator("#controls button").first.click())
+    assert page.locator("#step").inner_text() == "dream step 4"
+    for name in ("reward", "continue", "value"):
+        assert page.locator(f"#{name}").inner_text() not in ("", "–")
+    assert page.locator("#policy .prob").count() == 3
+
+
+def test_the_policy_plays_branches_and_is_filmed(served, open_page):
+    page = open_page()
+    start(page, served)
+    page.locator("#fps").fill("30")
+    page.keyboard.press("p")
+    wait(page, "+document.body.dataset.step >= 30")
+    page.keyboard.press("p")
+    rate = float(page.locator("#speed-told").inner_text().split()[0])
+    page.wait_for_timeout(200)
+    at = page.locator("#step").inner_text()
+    page.wait_for_timeout(200)
+    assert page.locator("#step").inner_text() == at  # paused
+    assert rate >= 15, "frames per second"
+    page.locator("#lanes").select_option("4")
+    answered(page, lambda: page.keyboard.press("b"))
+    assert page.locator("#stage figure").count() == 4
+    for _ in range(3):
+        answered(page, lambda: page.locator("#once").click())
+    assert len({picture(page, row) for row in range(4)}) > 1
+    shot(page, "branches")
+    third = picture(page, 2)
+    answered(page, lambda: page.locator("#stage figure").nth(2).click())
+    assert page.locator("#stage figure").count() == 1
+    assert picture(page) == third
+    with page.expect_download() as download:
+        page.get_by_text("save GIF").click()
+    assert Path(download.value.path()).read_bytes()[:4] == b"GIF8"
+
+
+def test_vectors_are_drawn_and_sliders_act(served, open_page):
+    page = open_page()
+    start(page, served, "swing")
+    before = page.evaluate("document.querySelector('#stage canvas').toDataURL()")
+    page.locator("#controls input[type=range]").fill("0.5")
+    answered(page, lambda: page.locator("#go").click())
+    assert "torque 0.50" in page.locator("#told-action").inner_text()
+    assert page.evaluate("document.querySelector('#stage canvas').toDataURL()") != before
+
+
+def test_a_run_without_experience_is_told(served, open_page):
+    page = open_page()
+    page.goto(served.url)
+    page.goto(f"{served.url}play?run={run_number(page, served, NASTY.replace('/', ''))}")
+    page.locator("#message", has_text="no replay").wait_for()
+    assert page.evaluate("window.hacked") is None
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(served, open_page):
+    page = open_page(390, 844, "light")
+    for hash in ("curves", "latents", "insight", "films", "config", "episodes"):
+        page.goto(f"{served.url}#{hash}")
+        page.wait_for_selector("main > *")
+        page.wait_for_timeout(150)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, hash
+    shot(page, "phone")
+    start(page, served)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    answered(page, lambda: page.locator("#controls button").last.click())
+    assert page.locator("#controls button").last.bounding_box()["y"] < 844  # within reach of a thumb
