@@ -86,8 +86,8 @@ MAY_IMPORT = {
     "web": "__init__ checkpoint config envs insight lock observations ops policies replay rssm tasks train",
     "verbs_watch": "verb web",
     "verbs": "verb verbs_doctor verbs_dream verbs_explain verbs_report verbs_watch",
-    "cli": "__init__ envs selftest tasks verbs verbs_bench verbs_check verbs_crash verbs_envs verbs_presets config "
-    "presets checkpoint evaluate logger plot rundir screen signals validity loop api",
+    "cli": "__init__ envs insight selftest tasks verbs verbs_bench verbs_check verbs_crash verbs_envs verbs_presets "
+    "config presets checkpoint evaluate logger plot rundir screen signals validity loop api",
     "__init__": "",
 }
 NO_TORCH = {"errors", "validity", "ranges", "settings", "config", "replay", "collect", "envs", "plot", "__init__"}

@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--env-steps", help="environment steps in all, prefill included (train.env_steps)")
     train.add_argument("--minutes", help="minutes of training in all (train.minutes)")
     train.add_argument("--quiet", action="store_true", help="print nothing while training")
+    train.add_argument("--no-doctor", action="store_true", help="no diagnosis after evaluations (takes 2 %% at most)")
     train.add_argument("--json", action="store_true", help="print the last evaluation as one JSON object on stdout")
 
     play = verb("eval", _eval, "play whole episodes with a trained agent")
@@ -193,7 +194,12 @@ def _train_run(args: argparse.Namespace, rest: list[str]) -> None:
     from .loop import Run
     from .screen import Screen
 
-    screen = Screen(quiet=args.quiet)
+    advise = None
+    if not args.quiet and not args.no_doctor:
+        from .insight.live import Adviser
+
+        advise = Adviser()
+    screen = Screen(quiet=args.quiet, advise=advise)
     done = Run(config, run)
     done.train(screen)
     if done.stopping.signal in ("", "SIGINT"):  # else time is short

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 class Screen:
     """Progress on a terminal; plain lines every few seconds where there is none (a log file, CI)."""
 
-    def __init__(self, *, quiet: bool = False, every: float = 10.0) -> None:
+    def __init__(
+        self, *, quiet: bool = False, every: float = 10.0, advise: Callable[[Run], list[str]] | None = None
+    ) -> None:
+        """advise: asked for lines after each evaluation, e.g. insight/live.py's."""
         from rich.console import Console
 
-        self.quiet, self.every = quiet, every
+        self.quiet, self.every, self.advise = quiet, every, advise
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.live = self.console.is_terminal and not quiet
         self.metrics: dict[str, float] = {}
@@ -136,6 +139,8 @@ class Screen:
             f"return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes ({mode} mode)"
         )
         self.once(result.note)
+        for line in self.advise(run) if self.advise is not None and not self.quiet else []:
+            self.say(line)
 
     def broken_off(self, run: Run) -> None:
         """It was asked to stop and did not come to an end in time."""

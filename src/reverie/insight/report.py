@@ -34,7 +34,8 @@ padding:1rem}h1{font-size:1.6rem;margin:.4rem 0}h2{font-size:1.15rem;margin:2rem
 overflow-x:auto}.chart{background:#fff;border-radius:8px;border:1px solid var(--line);padding:.4rem;margin:.6rem 0}
 .chart svg{width:100%;height:auto;display:block}.pair{display:flex;flex-wrap:wrap;gap:.8rem}.pair>*{flex:1 1 320px;
 min-width:0;max-width:660px}.grid{display:grid;gap:.6rem;
-grid-template-columns:repeat(auto-fill,minmax(280px,1fr))}.grid .chart{margin:0}img{max-width:100%;height:auto;border-radius:4px}table{border-collapse:collapse;font-size:.9rem}
+grid-template-columns:repeat(auto-fill,minmax(280px,1fr))}.grid .chart{margin:0}
+img{max-width:100%;height:auto;border-radius:4px}table{border-collapse:collapse;font-size:.9rem}
 td,th{text-align:left;padding:.15rem .9rem .15rem 0;vertical-align:top}code{font-size:.85rem;overflow-wrap:anywhere}
 .faint{color:var(--faint);font-size:.9rem}.FAIL{border-left:6px solid #c62828}.WARN{border-left:6px solid #ef8f00}
 .OK{border-left:6px solid #2e7d32}.big{font-size:1.5rem;font-weight:600}summary{cursor:pointer}
@@ -53,7 +54,7 @@ def write_report(paths: Sequence[Path], out: Path) -> Path:
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,'
         f'initial-scale=1"><title>{title} · Reverie</title><style>{STYLE}</style><body>{"".join(parts)}'
-        f'<p class="faint">Made by reverie {escape(__version__)}, {time.strftime("%Y-%m-%d %H:%M", time.gmtime())} UTC. '
+        f'<p class="faint">Made by reverie {escape(__version__)}, {time.strftime("%F %R", time.gmtime())} UTC. '
         "Everything is in this file.</p></body></html>"
     )
     try:
