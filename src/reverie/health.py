@@ -9,6 +9,7 @@ S categoricals, K classes; probabilities of (B, T, S, K) are averaged over batch
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -161,7 +162,11 @@ def look(agent: DreamerV2, batch: Batch, *, seed: int = 0) -> Look:
     model, config = agent.world_model, agent.config
     latent = model.rssm.latent
     noise = latent.noise(*batch.reward.shape, generator=torch.Generator().manual_seed(seed)).to(batch.reward.device)
-    with agent.autocast():
+    # torch.compile would compile everything once more for passes without gradients: longer than many looks take.
+    plain: AbstractContextManager[object] = (
+        torch.compiler.set_stance("force_eager") if agent.mode == "compile" else nullcontext()
+    )
+    with plain, agent.autocast():
         embed = model.encoder(model.preprocess(batch.obs))
         posterior, prior = model.rssm.rollout_observation(embed, batch.action, batch.is_first, noise=noise)
         feat = posterior.feat
