@@ -83,7 +83,7 @@ MAY_IMPORT = {
     "verbs_doctor": "insight verb",
     "verbs_dream": "insight verb",
     "verbs_report": "insight verb",
-    "web": "__init__ checkpoint config envs insight lock observations ops policies replay rssm tasks train",
+    "web": "__init__ checkpoint config envs glossary insight lock observations ops policies replay rssm tasks train",
     "verbs_watch": "verb web",
     "verbs": "verb verbs_doctor verbs_dream verbs_explain verbs_report verbs_watch",
     "cli": "__init__ envs insight selftest tasks verbs verbs_bench verbs_check verbs_crash verbs_envs verbs_presets "

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -35,6 +34,7 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from reverie.insight.findings import Finding
 from reverie.web.app import finite
 from reverie.web.asks import findings_of
 from reverie.web.dreamer import MOST_LANES, DreamSession, _chance, action_of, in_units, start_session
@@ -578,20 +578,12 @@ def test_live_lines_and_a_file_that_is_cut(runs, tmp_path):
         until(lambda: not served.dashboard.live.listeners, 20)
 
 
-@dataclass
-class Finding:
-    verdict: str
-    level: str
-    evidence: str
-    why: str = ""
-    key: str = ""
-    change: str = ""
-
-
 def test_answers_that_take_time(runs, server, monkeypatch):
     """The doctor is a fake, but is found and told as the real one is."""
     go = threading.Event()
-    fake = SimpleNamespace(diagnose=lambda path: [Finding("actor collapsed", "FAIL", f"entropy {path.name}")])
+    fake = SimpleNamespace(
+        diagnose=lambda path: [Finding("actor collapsed", "FAIL", f"entropy {path.name}", "", "", "")]
+    )
     monkeypatch.setitem(sys.modules, "reverie.insight.doctor", fake)
 
     def slow(path):

@@ -5,17 +5,16 @@ One thread of work at a time, so that a page never takes more than one core from
 
 from __future__ import annotations
 
-import importlib
 import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..glossary import find
 
 MOST_KEPT = 64
 _log = logging.getLogger(__name__)
@@ -25,16 +24,17 @@ Work = Callable[[Path], Any]
 
 def drift_of(path: Path) -> dict[str, Any]:
     """How far the run's model can dream. -> Drift.to_dict()."""
+    from ..insight.drift import drift
     from ..insight.opened import open_run
 
-    return dict(_later("drift").drift(open_run(path)).to_dict())
+    return drift(open_run(path)).to_dict()
 
 
 def findings_of(path: Path) -> list[dict[str, Any]]:
     """Doctor's findings, as plain values."""
-    return [
-        asdict(f) if is_dataclass(f) and not isinstance(f, type) else dict(f) for f in _later("doctor").diagnose(path)
-    ]
+    from ..insight.doctor import diagnose
+
+    return [finding.to_dict() for finding in diagnose(path)]
 
 
 def film_of_reality(path: Path) -> bytes:
@@ -48,19 +48,8 @@ def film_of_reality(path: Path) -> bytes:
 
 def meaning_of(key: str) -> dict[str, Any] | None:
     """What a logged number means; None where the glossary does not know it."""
-    try:
-        entry = importlib.import_module("reverie.glossary").explain(key)
-    except (ModuleNotFoundError, KeyError, UserError):
-        return None
-    return {name: getattr(entry, name, "") for name in ("meaning", "unit", "healthy", "advice", "where")}
-
-
-def _later(name: str) -> Any:
-    """A module of `insight`, loaded when it is first wanted: torch takes a second."""
-    try:
-        return importlib.import_module(f"reverie.insight.{name}")
-    except ModuleNotFoundError as error:
-        raise UserError(f"this installation has no reverie.insight.{name}.", "Install a newer reverie-rl.") from error
+    entry = find(key)
+    return None if entry is None else entry._asdict()
 
 
 #: What a page may ask for.
