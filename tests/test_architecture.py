@@ -76,8 +76,8 @@ MAY_IMPORT = {
     "verbs_bench": "__init__ bench rundir",
     "insight": "checkpoint config envs logger ops replay rssm train world_model",
     "verbs_doctor": "insight",
-    "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_crash verbs_doctor verbs_envs verbs_presets config presets "
-    "checkpoint evaluate logger plot rundir screen signals validity loop api",
+    "cli": "__init__ envs selftest tasks verbs_bench verbs_check verbs_crash verbs_doctor verbs_envs verbs_presets "
+    "config presets checkpoint evaluate logger plot rundir screen signals validity loop api",
     "__init__": "",
 }
 NO_TORCH = {"errors", "validity", "ranges", "settings", "config", "replay", "collect", "envs", "plot", "__init__"}

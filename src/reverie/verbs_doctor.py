@@ -23,7 +23,8 @@ in it is changed.
   reverie doctor runs/demo
   reverie doctor runs/demo --json | jq '.findings[0].verdict'
 
-Exit code 1 if a finding is FAIL, else 0 (WARN and OK), 2 if there is nothing to look at. docs/doctor.md has all verdicts.
+Exit code 1 if a finding is FAIL, else 0 (WARN and OK), 2 if there is nothing to look at. All verdicts:
+docs/doctor.md.
 """
 DRIFT_HELP = """\
 Looks at a few steps of replay, dreams on with the replay's own actions, and compares with what really came: errors of

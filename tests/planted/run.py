@@ -1,5 +1,6 @@
-"""`python -m tests.planted.run NAME SEED DIRECTORY`: train with a fault of faults.py (or "healthy-TASK"), ask the doctor.
+"""`python -m tests.planted.run NAME SEED DIRECTORY`: train with a fault of faults.py, ask the doctor.
 
+NAME may be "healthy-TASK".
 A directory that is there already is only diagnosed again. Prints one JSON object.
 """
 

@@ -24,7 +24,8 @@ LIMITS: dict[str, float] = {
     "leak": 1e-3,  # after a reset nothing of the past is left: exactly 0 in a sound model
     "loss rise": 2.0,  # healthy world models end at their lowest loss, to within noise; new places add some
     "loss spike": 20.0,  # one line (seconds of updates) this far above the median is no noise
-    "explained fail": 0.0,  # worse than always drawing the average picture, after it had time to learn
+    "growth": 4.0,  # weights of all runs that we trained stay within 1.1 of their first size; at 100 x lr 5 and more
+    "learning rate": 1e-2,  # ten times the largest of any published world model
     "replay batches": 2.0,  # fewer batches than this in the replay: every update sees nearly all of it
     "replays": 4000.0,  # times each step was replayed; the most eager published presets stay below 2000
     "information": 1.0,  # nats that a look tells about the state; sound ones tell 5 and more

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..ops import SCALAR_TRANSFORMS
@@ -37,6 +37,7 @@ class Measurements:
     planned_reward: float = 0.0  # largest absolute reward as the actor plans with it
     terminals: float = 0.0  # share of steps that end the task
     broken: tuple[str, ...] = ()  # tensors that hold NaN or infinity
+    growth: float = 1.0  # of the world model's weights since they were drawn, the median layer
     inputs: dict[str, tuple[float, float]] = field(default_factory=dict)  # key -> mean, largest absolute, scaled
     images: tuple[str, ...] = ()  # which of them are images
     deviations: dict[str, tuple[float, float]] = field(
@@ -85,7 +86,7 @@ def probe(agent: DreamerV2, experience: Experience, *, seed: int = 0) -> Measure
     arrays = everywhere if rare is None else _joined(everywhere, rare)
     batch = to_batch(arrays, agent.device)
     broken = tuple(name for name, value in agent.state_dict().items() if not bool(value.isfinite().all()))
-    told = {**_of_experience(experience, agent), "broken": broken}
+    told = {**_of_experience(experience, agent), "broken": broken, "growth": weight_growth(agent.world_model)}
     if broken:
         return Measurements(**told)
     with torch.no_grad():
@@ -100,8 +101,18 @@ def probe(agent: DreamerV2, experience: Experience, *, seed: int = 0) -> Measure
     return Measurements(**told)
 
 
+def weight_growth(module: nn.Module) -> float:
+    """Size of the median weight matrix in shares of what Glorot's initialisation draws (networks.py: init_glorot)."""
+    found = []
+    for weight in (p.detach() for p in module.parameters() if p.dim() >= 2):
+        area = weight[0, 0].numel()
+        drawn = math.sqrt(2 / (area * (weight.shape[0] + weight.shape[1])))
+        found.append(float(weight.pow(2).mean().sqrt()) / drawn)
+    return sorted(found)[len(found) // 2]
+
+
 def event_windows(experience: Experience, count: int, length: int, *, seed: int = 0) -> Batch | None:
-    """Windows (count, length, ...) whose last step ends the task or pays a reward that few steps pay. -> Batch or None."""
+    """Windows (count, length, ...) whose last step ends the task or pays a rare reward. -> Batch, or None."""
     found = []
     for stretch in experience.stretches:
         reward = stretch.rows["reward"]
