@@ -45,6 +45,7 @@ LIMITS: dict[str, float] = {
     "slow gap warn": 0.25,
     "random": 0.9,  # entropy in shares of its maximum
     "collapsed": 0.02,  # less than one choice in hundreds is not the favourite
+    "collapsed early": 0.03,  # the same in the first half of a run, when there is still everything to find
     "drift floor": 0.8,  # a reconstruction that is itself no better than guessing cannot judge a dream
 }
 

@@ -60,6 +60,7 @@ class Measurements:
     continues: tuple[float, float] | None = None  # mean predicted probability where the task went on, where it ended
     continue_brier: tuple[float, float] | None = None  # Brier score, and that of always telling the share
     randomness: float = math.nan  # of the actor: 1 as random as can be, 0 always the same action in a state
+    most_entropy: float = math.nan  # that choices can have, in nats; NaN for numbers
     value: tuple[float, float] = (math.nan, math.nan)  # mean, deviation
     highest_value: float = math.nan  # largest absolute
     slow_gap: float = math.nan  # between critic and slow critic, in shares of what values are like
@@ -288,10 +289,18 @@ def _probe_behaviour(agent: DreamerV2, feat: Tensor) -> dict[str, Any]:
     scale = float(value.std()) + float(value.abs().mean()) + 1e-3
     return {
         "randomness": randomness(agent, flat),
+        "most_entropy": most_entropy(agent),
         "value": (float(value.mean()), float(value.std())),
         "highest_value": float(value.abs().max()),
         "slow_gap": float((value - slow).abs().mean()) / scale,
     }
+
+
+def most_entropy(agent: DreamerV2) -> float:
+    """Of a uniformly random choice, in nats; NaN where actions are numbers."""
+    if agent.spec.action.kind != "discrete":
+        return math.nan
+    return sum(group.copies * math.log(max(2, group.size)) for group in agent.spec.action.groups)
 
 
 def randomness(agent: DreamerV2, feat: Tensor, *, draws: int = 16) -> float:
@@ -301,8 +310,7 @@ def randomness(agent: DreamerV2, feat: Tensor, *, draws: int = 16) -> float:
     """
     policy = agent.policy(feat)
     if agent.spec.action.kind == "discrete":
-        most = sum(group.copies * math.log(max(2, group.size)) for group in agent.spec.action.groups)
-        return float(policy.entropy().mean()) / most
+        return float(policy.entropy().mean()) / most_entropy(agent)
     generator = own_noise(0)
     actions = torch.stack([policy.sample(policy.noise(generator)) for _ in range(draws)])
     numbers = actions[..., ~agent.is_choice]
