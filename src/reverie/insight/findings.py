@@ -30,6 +30,7 @@ LIMITS: dict[str, float] = {
     "replays": 4000.0,  # times each step was replayed; the most eager published presets stay below 2000
     "information": 1.0,  # nats that a look tells about the state; sound ones tell 5 and more
     "information warn": 2.0,  # not yet collapsed, but close to it
+    "explained": 0.3,  # share of the observations; who reconstructs more of them has not lost sight of them
     "dead": 0.9,  # share of categoricals that never change
     "dead warn": 0.5,
     "difference": 0.05,  # total variation between categoricals of one state; sound ones differ by 0.7 and more

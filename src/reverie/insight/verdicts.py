@@ -155,12 +155,14 @@ def starved_replay(case: Case) -> Finding | None:
 def posterior_collapse(case: Case) -> Finding | None:
     """A look at the observation tells the latent state nothing."""
     m, model = case.measured, case.config.model
+    explained = max(m.explained.values(), default=0.0) if m else 0.0
     if m is None or not finite(m.information) or m.information > LIMITS["information warn"]:
         return None
+    if explained > LIMITS["explained"]:
+        return None  # a small world has little to tell
     key, change = "model.kl_scale", f"lower it from {model.kl_scale:g} to {min(0.5, model.kl_scale / 10):g}"
     if "obs" in model.detached_heads:
         key, change = "model.detached_heads", "empty it: the observation must shape the state"
-    explained = max(m.explained.values(), default=0.0)
     return Finding(
         "posterior collapse", "FAIL" if m.information < LIMITS["information"] else "WARN",
         f"a look tells {number(m.information)} nats (sound: above 5), KL {number(m.kl)} nats; reconstructions explain "
