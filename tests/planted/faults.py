@@ -128,7 +128,7 @@ FAULTS: dict[str, Fault] = {
     "is-first-ignored": Fault("cartpole", ("memory leaks",), patch=is_first_ignored),
     "continue-inverted": Fault("cartpole", ("continue head miscalibrated",), patch=continue_inverted),
     "entropy-1": Fault("minigrid", ("actor random",), {"entropy_scale": 1.0, "entropy_final": 1.0}),
-    "entropy-0": Fault("cartpole", ("actor collapsed",), {"entropy_scale": 0.0, "entropy_final": 0.0}),
+    "entropy-0": Fault("minigrid", ("actor collapsed",), {"entropy_scale": 0.0, "entropy_final": 0.0}),
     "one-episode-replay": Fault("cartpole", ("starved replay",), {"replay_capacity": 128}),
     "unscaled-images": Fault("minigrid", ("bad input scaling",), patch=unscaled_images),
     "frozen-target": Fault("cartpole", ("critic diverging",), {"slow_critic_every": 1_000_000}),

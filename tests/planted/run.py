@@ -1,10 +1,12 @@
-"""`python -m tests.planted.run NAME SEED DIRECTORY`: train with a fault of faults.py (or "healthy-TASK"), ask the doctor.
+"""`python -m tests.planted.run NAME SEED DIRECTORY`: train with a fault of faults.py, ask the doctor.
 
+NAME may be "healthy-TASK".
 A directory that is there already is only diagnosed again. Prints one JSON object.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -19,7 +21,7 @@ def fault_of(name: str) -> Fault:
     return Fault(name.removeprefix("healthy-"), ("healthy",)) if name.startswith("healthy-") else FAULTS[name]
 
 
-def train(fault: Fault, seed: int, directory: Path) -> str:
+def train(fault: Fault, seed: int, directory: Path, changes: dict[str, Any]) -> str:
     """-> why it stopped early, or nothing."""
     from reverie.errors import UserError
     from reverie.loop import Run
@@ -27,7 +29,7 @@ def train(fault: Fault, seed: int, directory: Path) -> str:
 
     preset, settings = TASKS[fault.task]
     try:
-        Run(load_preset(preset, settings | {"seed": seed} | fault.settings), directory).train()
+        Run(load_preset(preset, settings | {"seed": seed} | fault.settings | changes), directory).train()
     except UserError as error:
         return error.message
     return ""
@@ -35,24 +37,31 @@ def train(fault: Fault, seed: int, directory: Path) -> str:
 
 def main() -> int:
     """Plant, train, diagnose, print."""
-    name, seed, directory = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--env-steps", type=int, help="other than the task's")
+    parser.add_argument("--only-train", action="store_true")
+    args = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
-    fault = fault_of(name)
+    fault = fault_of(args.name)
     if fault.patch is not None:
         fault.patch()
     began, stopped = time.process_time(), ""
-    if not directory.exists():
-        stopped = train(fault, seed, directory)
+    if not args.directory.exists():
+        changes = {"env_steps": args.env_steps} if args.env_steps else {}
+        stopped = train(fault, args.seed, args.directory, changes)
     trained = time.process_time() - began
-    if "--only-train" in sys.argv:
+    if args.only_train:
         return 0
     from reverie.insight.doctor import diagnose
 
     began = time.process_time()
-    findings = [finding.to_dict() for finding in diagnose(directory)]
-    words: dict[str, Any] = {"name": name, "seed": seed, "right": list(fault.verdicts), "stopped": stopped}
+    findings = [finding.to_dict() for finding in diagnose(args.directory)]
+    words: dict[str, Any] = {"name": args.name, "seed": args.seed, "right": list(fault.verdicts), "stopped": stopped}
     words |= {"train_cpu_seconds": round(trained, 1), "doctor_cpu_seconds": round(time.process_time() - began, 2)}
     print(json.dumps(words | {"findings": findings}))
     return 0

@@ -100,7 +100,7 @@ def open_loop(world_model: WorldModel, state: State, actions: Tensor, noise: Ten
 
 
 def ssim(left: Tensor, right: Tensor, *, window: int = 7) -> Tensor:
-    """Structural similarity (Wang et al. 2004) with a flat window, of images whose values span 1. 1 is equal.
+    """Structural similarity (Wang et al. 2004) with a flat window, of images with values 0..1. 1 is equal.
 
     (..., C, H, W), (..., C, H, W) -> (...). The mean over all places of the window and all channels.
     """
@@ -255,7 +255,9 @@ def _observation(
     if target.dim() == 5:
         curves["psnr"] = {name: [_psnr(value) for value in curve] for name, curve in curves["mse"].items()}
         if similarity:
-            curves["ssim"] = {name: _curve(ssim(guess.float(), truth), valid) for name, guess in guesses.items()}
+            curves["ssim"] = {
+                name: _curve(ssim(guess.float() + 0.5, truth + 0.5), valid) for name, guess in guesses.items()
+            }
     return curves, {name: value / spread for name, value in squared.items()}
 
 

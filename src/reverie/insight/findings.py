@@ -24,11 +24,13 @@ LIMITS: dict[str, float] = {
     "leak": 1e-3,  # after a reset nothing of the past is left: exactly 0 in a sound model
     "loss rise": 2.0,  # healthy world models end at their lowest loss, to within noise; new places add some
     "loss spike": 20.0,  # one line (seconds of updates) this far above the median is no noise
-    "explained fail": 0.0,  # worse than always drawing the average picture, after it had time to learn
+    "growth": 4.0,  # weights of all runs that we trained stay within 1.1 of their first size; at 100 x lr 5 and more
+    "learning rate": 1e-2,  # ten times the largest of any published world model
     "replay batches": 2.0,  # fewer batches than this in the replay: every update sees nearly all of it
     "replays": 4000.0,  # times each step was replayed; the most eager published presets stay below 2000
     "information": 1.0,  # nats that a look tells about the state; sound ones tell 5 and more
     "information warn": 2.0,  # not yet collapsed, but close to it
+    "explained": 0.3,  # share of the observations; who reconstructs more of them has not lost sight of them
     "dead": 0.9,  # share of categoricals that never change
     "dead warn": 0.5,
     "difference": 0.05,  # total variation between categoricals of one state; sound ones differ by 0.7 and more
@@ -44,6 +46,7 @@ LIMITS: dict[str, float] = {
     "slow gap warn": 0.25,
     "random": 0.9,  # entropy in shares of its maximum
     "collapsed": 0.02,  # less than one choice in hundreds is not the favourite
+    "collapsed early": 0.03,  # the same in the first half of a run, when there is still everything to find
     "drift floor": 0.8,  # a reconstruction that is itself no better than guessing cannot judge a dream
 }
 

@@ -35,6 +35,12 @@ class History:
         early = min(median(values[:part]), median(values[part : 2 * part]))
         return early, median(values[-part:])
 
+    def lowest(self, key: str, *, window: int = 5) -> float | None:
+        """The lowest median of `window` lines in a row, in the first half of the run. None: too few lines."""
+        values = self.metrics.get(key, [])
+        half = values[: max(window, len(values) // 2)]
+        return min((median(half[i : i + window]) for i in range(len(half) - window + 1)), default=None)
+
     def better_than_random(self) -> bool | None:
         """Do the last training episodes, or the last evaluation, beat the random policy? None: not known.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..ops import SCALAR_TRANSFORMS
@@ -37,6 +37,7 @@ class Measurements:
     planned_reward: float = 0.0  # largest absolute reward as the actor plans with it
     terminals: float = 0.0  # share of steps that end the task
     broken: tuple[str, ...] = ()  # tensors that hold NaN or infinity
+    growth: float = 1.0  # of the world model's weights since they were drawn, the median layer
     inputs: dict[str, tuple[float, float]] = field(default_factory=dict)  # key -> mean, largest absolute, scaled
     images: tuple[str, ...] = ()  # which of them are images
     deviations: dict[str, tuple[float, float]] = field(
@@ -59,6 +60,7 @@ class Measurements:
     continues: tuple[float, float] | None = None  # mean predicted probability where the task went on, where it ended
     continue_brier: tuple[float, float] | None = None  # Brier score, and that of always telling the share
     randomness: float = math.nan  # of the actor: 1 as random as can be, 0 always the same action in a state
+    most_entropy: float = math.nan  # that choices can have, in nats; NaN for numbers
     value: tuple[float, float] = (math.nan, math.nan)  # mean, deviation
     highest_value: float = math.nan  # largest absolute
     slow_gap: float = math.nan  # between critic and slow critic, in shares of what values are like
@@ -85,7 +87,7 @@ def probe(agent: DreamerV2, experience: Experience, *, seed: int = 0) -> Measure
     arrays = everywhere if rare is None else _joined(everywhere, rare)
     batch = to_batch(arrays, agent.device)
     broken = tuple(name for name, value in agent.state_dict().items() if not bool(value.isfinite().all()))
-    told = {**_of_experience(experience, agent), "broken": broken}
+    told = {**_of_experience(experience, agent), "broken": broken, "growth": weight_growth(agent.world_model)}
     if broken:
         return Measurements(**told)
     with torch.no_grad():
@@ -100,8 +102,18 @@ def probe(agent: DreamerV2, experience: Experience, *, seed: int = 0) -> Measure
     return Measurements(**told)
 
 
+def weight_growth(module: nn.Module) -> float:
+    """Size of the median weight matrix in shares of what Glorot's initialisation draws (networks.py: init_glorot)."""
+    found = []
+    for weight in (p.detach() for p in module.parameters() if p.dim() >= 2):
+        area = weight[0, 0].numel()
+        drawn = math.sqrt(2 / (area * (weight.shape[0] + weight.shape[1])))
+        found.append(float(weight.pow(2).mean().sqrt()) / drawn)
+    return sorted(found)[len(found) // 2]
+
+
 def event_windows(experience: Experience, count: int, length: int, *, seed: int = 0) -> Batch | None:
-    """Windows (count, length, ...) whose last step ends the task or pays a reward that few steps pay. -> Batch or None."""
+    """Windows (count, length, ...) whose last step ends the task or pays a rare reward. -> Batch, or None."""
     found = []
     for stretch in experience.stretches:
         reward = stretch.rows["reward"]
@@ -277,10 +289,18 @@ def _probe_behaviour(agent: DreamerV2, feat: Tensor) -> dict[str, Any]:
     scale = float(value.std()) + float(value.abs().mean()) + 1e-3
     return {
         "randomness": randomness(agent, flat),
+        "most_entropy": most_entropy(agent),
         "value": (float(value.mean()), float(value.std())),
         "highest_value": float(value.abs().max()),
         "slow_gap": float((value - slow).abs().mean()) / scale,
     }
+
+
+def most_entropy(agent: DreamerV2) -> float:
+    """Of a uniformly random choice, in nats; NaN where actions are numbers."""
+    if agent.spec.action.kind != "discrete":
+        return math.nan
+    return sum(group.copies * math.log(max(2, group.size)) for group in agent.spec.action.groups)
 
 
 def randomness(agent: DreamerV2, feat: Tensor, *, draws: int = 16) -> float:
@@ -290,8 +310,7 @@ def randomness(agent: DreamerV2, feat: Tensor, *, draws: int = 16) -> float:
     """
     policy = agent.policy(feat)
     if agent.spec.action.kind == "discrete":
-        most = sum(group.copies * math.log(max(2, group.size)) for group in agent.spec.action.groups)
-        return float(policy.entropy().mean()) / most
+        return float(policy.entropy().mean()) / most_entropy(agent)
     generator = own_noise(0)
     actions = torch.stack([policy.sample(policy.noise(generator)) for _ in range(draws)])
     numbers = actions[..., ~agent.is_choice]

@@ -101,7 +101,7 @@ def memory_leaks(case: Case) -> Finding | None:
 
 
 def unstable(case: Case) -> Finding | None:
-    """The world model's loss rises, jumps, or ends worse than knowing nothing."""
+    """The world model's loss rises or jumps, or its weights run away."""
     key, lr = "world_model/loss", case.config.model.world_model_lr
     ends, values = case.history.thirds(key), case.history.metrics.get(key, [])
     signs = []
@@ -110,7 +110,10 @@ def unstable(case: Case) -> Finding | None:
     late = values[len(values) // 3 :]
     if ends and max(late) > LIMITS["loss spike"] * max(sorted(values)[len(values) // 2], 1e-3):
         signs.append(f"one line reached {number(max(late))}, the median is {number(sorted(values)[len(values) // 2])}")
-    signs += _learning_rate_signs(case)
+    if case.measured is not None and case.measured.growth > LIMITS["growth"]:
+        signs.append(f"its weights have grown to {case.measured.growth:.1f} times their first size")
+        if lr > LIMITS["learning rate"]:
+            signs.append(f"its learning rate is {lr:.1g}")
     if not signs:
         return None
     return Finding(
@@ -118,16 +121,6 @@ def unstable(case: Case) -> Finding | None:
         "Steps that are too large undo what was learnt; actor and critic chase a world that changes under them.",
         "model.world_model_lr", f"lower it from {lr:.1g} to {min(3e-4, lr / 10):.1g}",
     )  # fmt: skip
-
-
-def _learning_rate_signs(case: Case) -> list[str]:
-    """A learning rate far beyond any published one, and a model that has learnt nothing with it."""
-    m, lr = case.measured, case.config.model.world_model_lr
-    worse = m is not None and bool(m.explained) and max(m.explained.values()) < 0.5
-    if lr <= 1e-2 or not worse or m is None:
-        return []
-    best = max(m.explained.values())
-    return [f"it explains {100 * best:.0f} % of the observations", f"its learning rate is {lr:.1g}"]
 
 
 def starved_replay(case: Case) -> Finding | None:
@@ -162,31 +155,20 @@ def starved_replay(case: Case) -> Finding | None:
 def posterior_collapse(case: Case) -> Finding | None:
     """A look at the observation tells the latent state nothing."""
     m, model = case.measured, case.config.model
+    explained = max(m.explained.values(), default=0.0) if m else 0.0
     if m is None or not finite(m.information) or m.information > LIMITS["information warn"]:
         return None
+    if explained > LIMITS["explained"]:
+        return None  # a small world has little to tell
     key, change = "model.kl_scale", f"lower it from {model.kl_scale:g} to {min(0.5, model.kl_scale / 10):g}"
     if "obs" in model.detached_heads:
         key, change = "model.detached_heads", "empty it: the observation must shape the state"
-    explained = max(m.explained.values(), default=0.0)
     return Finding(
         "posterior collapse", "FAIL" if m.information < LIMITS["information"] else "WARN",
         f"a look tells {number(m.information)} nats (sound: above 5), KL {number(m.kl)} nats; reconstructions explain "
         f"{100 * explained:.0f} % of the observations",
         "Where the state holds nothing of the observation, rewards cannot be foreseen and the actor is blind.",
         key, change,
-    )  # fmt: skip
-
-
-def decoder_silent(case: Case) -> Finding | None:
-    """The latent is in use, but not for the observation."""
-    m, model = case.measured, case.config.model
-    if m is None or not m.explained or "obs" not in model.detached_heads:
-        return None
-    return Finding(
-        "posterior collapse", "WARN",
-        f"observations do not shape the state: reconstructions explain {100 * max(m.explained.values()):.0f} % of them",
-        "Rewards alone are too rare a signal for learning what a state is.",
-        "model.detached_heads", "empty it",
     )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from .verdicts import (
     bad_input_scaling,
     categorical_degeneracy,
     continue_miscalibrated,
-    decoder_silent,
     memory_leaks,
     non_finite,
     posterior_collapse,
@@ -69,15 +68,22 @@ def actor_random(case: Case) -> Finding | None:
 def actor_collapsed(case: Case) -> Finding | None:
     """The policy always does the same in a state, and explores no more."""
     m, behavior = case.measured, case.config.behavior
-    if m is None or not finite(m.randomness) or m.randomness > LIMITS["collapsed"]:
+    if m is None or not finite(m.randomness):
+        return None
+    lowest = case.history.lowest("actor/entropy")
+    early = lowest / m.most_entropy if lowest is not None and finite(m.most_entropy) else 1.0
+    if m.randomness > LIMITS["collapsed"] and early > LIMITS["collapsed early"]:
         return None
     no_bonus = max(behavior.entropy_scale, behavior.entropy_final if behavior.entropy_decay else 0.0) < 1e-5
     if case.history.better_than_random() and not no_bonus:
         return None  # sharp because it knows
     return Finding(
-        "actor collapsed", "WARN" if case.history.better_than_random() else "FAIL",
+        "actor collapsed",
+        "WARN" if case.history.better_than_random() or m.randomness > LIMITS["collapsed"] else "FAIL",
         f"the policy has {100 * m.randomness:.1f} % of the largest possible randomness after {number(case.updates)} "
-        f"updates; behavior.entropy_scale is {behavior.entropy_scale:g}",
+        f"updates"
+        + (f", {100 * early:.1f} % at its lowest early in the run" if early < 1 else "")
+        + f"; behavior.entropy_scale is {behavior.entropy_scale:g}",
         "It no longer tries anything else: replay fills with the same, and a better way is never found.",
         "behavior.entropy_scale",
         f"raise it from {behavior.entropy_scale:g} to {max(3e-3, behavior.entropy_scale * 3):g}",
@@ -111,7 +117,6 @@ RULES: tuple[Rule, ...] = (
     unstable,
     starved_replay,
     posterior_collapse,
-    decoder_silent,
     categorical_degeneracy,
     actions_ignored,
     prior_not_learning,

@@ -1,0 +1,263 @@
+"""How far it can dream: windows, curves by hand, an oracle that never drifts, and one that is told the wrong actions."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reverie
+from reverie.cli import main
+from reverie.config import build
+from reverie.errors import UserError
+from reverie.insight.drift import _end_of_longest, drift, measure, open_loop, sample_windows, ssim, useful_horizon
+from reverie.insight.opened import Experience, Stretch, open_run
+from reverie.presets import load_preset
+from reverie.replay import Batch
+from reverie.rssm import State
+from reverie.train import DreamerV2, to_batch
+
+SIZE = 8  # places of the ring that the oracle's world is
+
+
+class Certain:
+    """A latent that is what it is: statistics are the state; KL is the squared distance."""
+
+    def noise(self, *batch, device=None, generator=None):
+        return torch.zeros(*batch, 1)
+
+    def kl(self, left, right):
+        return ((left - right) ** 2).sum(-1)
+
+
+class RingDynamics(nn.Module):
+    """The place on the ring is the deterministic state. Action 0 stays, action 1 goes on by one place."""
+
+    latent = Certain()
+
+    def recurrent_step(self, state, action):
+        return torch.stack([p.roll(1) if a[1] > 0.5 else p for p, a in zip(state.deter, action, strict=True)])
+
+    def prior(self, deter, noise=None):
+        return State(deter, torch.zeros(*deter.shape[:-1], 1), deter)
+
+    def rollout_observation(self, embed, action, is_first, state=None, noise=None):
+        return State(embed, torch.zeros(*embed.shape[:-1], 1), embed), embed
+
+
+class Ring(nn.Module):
+    """A world model that knows the ring: a picture of SIZE x SIZE with one bright row, reward and end at place 0."""
+
+    mask_key = ""
+
+    def __init__(self):
+        super().__init__()
+        self.rssm, self.heads = RingDynamics(), {"obs/image": self.draw, "reward": self.pays, "continue": self.pays}
+
+    @staticmethod
+    def draw(feat):
+        return feat[..., None, 1:, None].expand(*feat.shape[:-1], 1, SIZE, SIZE) - 0.5
+
+    @staticmethod
+    def pays(feat):
+        return feat[..., 1]
+
+    def head(self, name):
+        return self.heads[name]
+
+    def continues(self, feat):
+        return 1 - feat[..., 1]
+
+    def preprocess(self, obs):
+        return {"image": obs["image"].movedim(-1, -3).float() / 255 - 0.5}
+
+    def encoder(self, obs):
+        return obs["image"][..., 0, :, 0] + 0.5
+
+
+def ring_stretch(steps=400, seed=0):
+    """Random walks on the ring from random places, until place 0 is reached."""
+    rng = np.random.default_rng(seed)
+    rows = {key: [] for key in ("obs/image", "action", "reward", "is_first", "is_last", "is_terminal")}
+    place = 0
+    for _ in range(steps):
+        first = place == 0
+        go = int(rng.random() < 0.4)
+        place = int(rng.integers(1, SIZE)) if first else (place + go) % SIZE
+        picture = np.zeros((SIZE, SIZE, 1), np.uint8)
+        picture[place] = 255
+        action = np.full(2, np.nan, np.float32) if first else np.eye(2, dtype=np.float32)[go]
+        end = place == 0
+        values = (picture, action, np.float32(end), first, end, end)
+        for key, value in zip(rows, values, strict=True):
+            rows[key].append(value)
+    return Stretch({key: np.stack(value) for key, value in rows.items()})
+
+
+@pytest.fixture(scope="module")
+def ring():
+    experience = Experience((ring_stretch(),))
+    arrays, valid = sample_windows(experience, 64, context=2, horizon=8)
+    return Ring(), to_batch(arrays), torch.from_numpy(valid)
+
+
+def numbers(curve):
+    return [value for value in curve if value is not None]
+
+
+def test_an_oracle_never_drifts(ring):
+    found = measure(*ring, load_preset("debug", {"reward_transform": "none"}))
+    assert max(numbers(found.latent_kl)) == 0
+    assert max(numbers(found.error["dream"])) < 1e-12
+    assert max(numbers(found.observations["image"]["mse"]["dream"])) < 1e-12
+    assert set(numbers(found.observations["image"]["psnr"]["dream"])) == {100.0}
+    assert min(numbers(found.observations["image"]["ssim"]["dream"])) > 1 - 1e-6
+    assert max(numbers(found.reward["dream"])) == max(numbers(found.continues["dream"])) == 0
+    assert min(numbers(found.error["copy"])) > 0.1
+    assert found.returns["correlation"] == pytest.approx(1)
+    assert found.returns["bias"] == 0
+    assert found.useful_horizon == found.reach == 8
+    assert found.warning == ""
+
+
+def test_actions_that_are_one_step_off_make_it_drift(ring):
+    model, batch, valid = ring
+    config = load_preset("debug", {"reward_transform": "none", "imagination_horizon": 8})
+    right = measure(model, batch, valid, config)
+    wrong = measure(model, batch._replace(action=batch.action.roll(-1, 1).nan_to_num()), valid, config)
+    assert numbers(wrong.latent_kl)[-1] > 2 * numbers(right.latent_kl)[-1]
+    assert numbers(wrong.latent_kl)[-1] > 0.1
+    assert numbers(wrong.error["dream"])[-1] > 0.1
+
+
+def test_a_random_model_is_worse_than_a_copy_and_the_user_is_warned():
+    from reverie.envs.actions import ActionSpec
+    from reverie.envs.spaces import ObsKey, Spec
+
+    shape = (SIZE, SIZE, 1)
+    spec = Spec({"image": ObsKey(("image",), "image", shape, shape, "hwc")}, ActionSpec.discrete(2))
+    torch.manual_seed(0)
+    agent = DreamerV2(load_preset("debug", {"imagination_horizon": 8}), spec)
+    arrays, valid = sample_windows(Experience((ring_stretch(),)), 64, context=2, horizon=8)
+    found = measure(agent.world_model, to_batch(arrays), torch.from_numpy(valid), agent.config)
+    assert found.error["dream"][0] > found.error["copy"][0]
+    assert found.useful_horizon == 0
+    assert "imagination_horizon is 8" in found.warning
+
+
+def test_windows_lie_in_one_episode_and_actions_are_nan_only_at_first_steps():
+    experience = Experience((ring_stretch(), ring_stretch(37, seed=1)))
+    batch, valid = sample_windows(experience, 200, context=3, horizon=6, seed=4)
+    assert valid[:, 0].all()
+    assert (valid[:, :-1] >= valid[:, 1:]).all()  # once an episode has ended nothing comes
+    assert not batch.is_first[:, 1:].any()
+    assert np.array_equal(np.isnan(batch.action).any(-1), batch.is_first)
+    ended = batch.is_last[:, 3:]
+    assert (valid & ended).sum(1).max() == 1  # the last step is one of them, and the only last one
+    assert ended[~valid].all() or not valid.all()
+    places = batch.obs["image"][:, :, :, 0, 0].argmax(-1)
+    moved = (places[:, 1:] - places[:, :-1]) % SIZE
+    steps = np.concatenate([np.ones((200, 2), bool), valid], 1)
+    assert np.array_equal(moved[steps], batch.action[:, 1:][steps].argmax(-1))  # time: the action INTO the step
+    with pytest.raises(UserError, match="longer than 300 steps"):
+        sample_windows(experience, 2, context=300, horizon=1)
+
+
+def test_the_open_loop_never_looks(make_run, tmp_path):
+    run = make_run(tmp_path / "run")
+    run.train()
+    opened = open_run(tmp_path / "run")
+    model = opened.agent.world_model
+    state = State(*(x[:2] for x in (torch.rand(2, 16), torch.eye(16)[:2], torch.rand(2, 16))))
+    actions = torch.eye(3)[torch.randint(0, 3, (2, 5))]
+    noise = model.rssm.latent.noise(2, 5)
+    dream = open_loop(model, state, actions, noise)
+    assert dream.deter.shape == (2, 5, 16)
+    step = model.rssm.prior(model.rssm.recurrent_step(state, actions[:, 0]), noise[:, 0])
+    assert torch.equal(dream.deter[:, 0], step.deter)
+    assert torch.equal(dream.stoch[:, 0], step.stoch)
+    other = actions.clone()
+    other[:, 3] = other[:, 3].roll(1, -1)
+    changed = open_loop(model, state, other, noise)
+    assert torch.equal(changed.deter[:, :3], dream.deter[:, :3])
+    assert not torch.equal(changed.deter[:, 3], dream.deter[:, 3])
+
+
+def test_ssim_by_hand():
+    flat, bright = torch.zeros(2, 1, 8, 8), torch.full((2, 1, 8, 8), 0.5)
+    assert torch.allclose(ssim(flat, flat), torch.ones(2))
+    assert torch.allclose(ssim(flat, bright), torch.full((2,), 1e-4 / (0.25 + 1e-4)), atol=1e-6)
+    checks = ((torch.arange(8)[:, None] + torch.arange(8)) % 2).float().expand(1, 1, 8, 8)
+    pair = ssim(checks, 1 - checks)
+    assert pair.shape == (1,)
+    assert -1 <= float(pair) < -0.9
+
+
+def curves(dream, copy, mean, windows=16):
+    spread = torch.linspace(-0.01, 0.01, windows)[:, None]
+    return {
+        name: torch.tensor(values) + spread * (i + 1)
+        for i, (name, values) in enumerate({"dream": dream, "copy": copy, "mean": mean}.items())
+    }
+
+
+def test_the_useful_horizon_is_where_the_longest_stretch_of_better_dreams_ends():
+    ones = [1.0] * 8
+    valid = torch.ones(16, 8, dtype=torch.bool)
+    assert useful_horizon(curves([0.2, 0.3, 0.4, 0.5, 0.6, 1.4, 1.6, 1.8], ones, ones), valid) == 5
+    assert useful_horizon(curves([1.5] * 8, ones, ones), valid) == 0
+    assert useful_horizon(curves(ones, ones, ones), valid) == 0  # as good as guessing is not better
+    late = curves([0.5] * 8, [0.1, 0.1, 0.8, 1, 1, 1, 1, 1], ones)  # at first a copy is better
+    assert useful_horizon(late, valid) == 8
+    assert useful_horizon(curves([0.5] * 8, ones, [0.2] * 8), valid) == 0  # the average is a guess, too
+    few = valid.clone()
+    few[4:, 3:] = False  # too few windows tell of later horizons
+    assert useful_horizon(curves([0.2] * 8, ones, ones), few) == 3
+    assert (
+        useful_horizon(curves([0.0] * 8, [0.0] * 8, [0.0] * 8), valid) == 8
+    )  # nothing is missed: nobody could do better
+    assert _end_of_longest([True, False, True, True, True, False, True]) == 5
+    assert _end_of_longest([]) == 0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("drift") / "run"
+    reverie.Dreamer("CartPole-v1", preset="debug", run=path).learn(env_steps=400, quiet=True)
+    return path
+
+
+def test_the_verb_prints_writes_and_changes_nothing(run, tmp_path, capsys, files_of):
+    before = files_of(run)
+    assert main(["drift", str(run), "--horizon", "6", "-o", str(tmp_path / "a" / "drift.png")]) == 0
+    said = capsys.readouterr().out
+    assert "useful horizon = " in said
+    assert (tmp_path / "a" / "drift.png").read_bytes()[:4] == b"\x89PNG"
+    assert main(["drift", str(run), "--horizon", "6", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["horizon"] == 6
+    assert len(told["latent_kl"]) == 6
+    assert told["observations"].keys() == {"observation"}
+    assert told["starts"][0] == 64
+    assert math.isfinite(told["error"]["dream"][0])
+    again = drift(open_run(run), horizon=6)
+    assert again.to_dict() == {key: told[key] for key in again.to_dict()}  # the same each time
+    assert files_of(run) == before
+    assert main(["drift", str(tmp_path / "nothing")]) == 2
+    assert main(["drift", str(run), "--context", "100000"]) == 2
+
+
+def test_latent_kl_by_hand(ring):
+    """Two windows whose dreams are told to stay: the distance of one-hots is 2 where the truth moved on."""
+    model, _, _ = ring
+    picture = np.zeros((1, 3, SIZE, SIZE, 1), np.uint8)
+    picture[0, [0, 1, 2], [3, 4, 5]] = 255
+    stay = torch.tensor([[[math.nan, math.nan], [1.0, 0.0], [1.0, 0.0]]])
+    first = torch.tensor([[True, False, False]])
+    no = torch.zeros(1, 3, dtype=torch.bool)
+    batch = Batch({"image": torch.from_numpy(picture)}, stay, torch.zeros(1, 3), first, no, no)
+    found = measure(model, batch, torch.ones(1, 2, dtype=torch.bool), build({"reward_transform": "none"}))
+    assert found.latent_kl == [2.0, 2.0]
+    assert isinstance(batch.reward, Tensor)
