@@ -398,7 +398,7 @@ def test_planted_faults_are_settings_that_exist():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["is-first-ignored", "one-episode-replay", "continue-inverted", "frozen-target"])
+@pytest.mark.parametrize("name", ["is-first-ignored", "one-episode-replay", "frozen-target"])
 def test_planted_faults_are_found(name, tmp_path):
     """The quickest of benchmarks/doctor.py, which has all of them and healthy runs."""
     done = subprocess.run(
