@@ -94,13 +94,15 @@ def test_a_sound_run_is_healthy_and_says_why():
         assert word in finding.evidence
 
 
+BLIND = {"information": 0.1, "kl": 0.01, "explained": {"image": 0.0}}
+
 #: name -> (what differs from SOUND, settings, verdict, level, key)
 SICK = {
     "nan": ({"broken": ("critic.mlp.0.weight",)}, {}, "non-finite", "FAIL", "model.world_model_lr"),
     "images": ({"inputs": {"image": (130.0, 255.0)}}, {}, "bad input scaling", "FAIL", ""),
-    "huge vector": ({"deviations": {"vector": (1.0, 500.0)}}, {}, "bad input scaling", "FAIL", "model.vector_transform"),
-    "big vector": ({"deviations": {"vector": (1.0, 50.0)}}, {}, "bad input scaling", "WARN", "model.vector_transform"),
-    "tiny vector": ({"deviations": {"vector": (0.01, 1.0)}}, {}, "bad input scaling", "WARN", "model.vector_transform"),
+    "huge vector": ({"deviations": {"v": (1.0, 500.0)}}, {}, "bad input scaling", "FAIL", "model.vector_transform"),
+    "big vector": ({"deviations": {"v": (1.0, 50.0)}}, {}, "bad input scaling", "WARN", "model.vector_transform"),
+    "tiny vector": ({"deviations": {"v": (0.01, 1.0)}}, {}, "bad input scaling", "WARN", "model.vector_transform"),
     "reward": (
         {"planned_reward": 1e4, "rewards": (0.0, 1e4)}, {"reward_transform": "none"}, "bad input scaling", "FAIL",
         "model.reward_transform",
@@ -113,12 +115,12 @@ SICK = {
     "growth": ({"growth": 6.0}, {"world_model_lr": 0.1}, "unstable", "FAIL", "model.world_model_lr"),
     "some growth": ({"growth": 6.0}, {}, "unstable", "WARN", "model.world_model_lr"),
     "few steps": ({"steps": 300}, {}, "starved replay", "FAIL", "replay.replay_capacity"),
-    "collapse": ({"information": 0.1, "kl": 0.01}, {"kl_scale": 500.0}, "posterior collapse", "FAIL", "model.kl_scale"),
+    "collapse": (BLIND, {"kl_scale": 500.0}, "posterior collapse", "FAIL", "model.kl_scale"),
     "detached": (
-        {"information": 0.1, "kl": 0.01}, {"detached_heads": ("obs",)}, "posterior collapse", "FAIL",
+        BLIND, {"detached_heads": ("obs",)}, "posterior collapse", "FAIL",
         "model.detached_heads",
     ),
-    "nearly": ({"information": 1.5, "kl": 0.1}, {}, "posterior collapse", "WARN", "model.kl_scale"),
+    "nearly": (BLIND | {"information": 1.5}, {}, "posterior collapse", "WARN", "model.kl_scale"),
     "tied": ({"difference": 0.0}, {}, "categorical degeneracy", "FAIL", "model.num_categoricals"),
     "dead": ({"dead": 0.95}, {}, "categorical degeneracy", "FAIL", "model.unimix"),
     "half dead": ({"dead": 0.6}, {}, "categorical degeneracy", "WARN", "model.unimix"),
@@ -172,6 +174,10 @@ def test_settings_that_are_named_exist():
     for differs, settings, *_ in SICK.values():
         for finding in verdicts(replace(SOUND, **differs), **settings):
             assert finding.key == "" or finding.key in SETTINGS
+
+
+def test_a_small_world_has_little_to_tell_without_being_sick():
+    assert [f.verdict for f in verdicts(replace(SOUND, information=1.3, kl=0.1))] == ["healthy"]
 
 
 def test_what_the_log_says_counts():
@@ -285,8 +291,8 @@ def test_event_windows_end_with_the_event():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("doctor") / "run"
-    agent = reverie.Dreamer("CartPole-v1", preset="debug", run=path, train_ratio=0.5)
-    agent.learn(env_steps=600, quiet=True)
+    agent = reverie.Dreamer("CartPole-v1", preset="debug", run=path)
+    agent.learn(env_steps=400, quiet=True)
     return path
 
 
@@ -392,7 +398,7 @@ def test_planted_faults_are_settings_that_exist():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["is-first-ignored", "one-episode-replay", "continue-inverted", "frozen-target"])
+@pytest.mark.parametrize("name", ["is-first-ignored", "one-episode-replay", "frozen-target"])
 def test_planted_faults_are_found(name, tmp_path):
     """The quickest of benchmarks/doctor.py, which has all of them and healthy runs."""
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""How far it can dream: windows, curves by hand, an oracle that never drifts, and one that is told the wrong actions."""
+"""How far it can dream: windows, curves by hand, an oracle that never drifts, and one told the wrong actions."""
 
 import json
 import math
