@@ -41,6 +41,13 @@ def run(make_run, tmp_path):
     return run
 
 
+def train_waiting(run):
+    """Train, waiting for each checkpoint: else it hangs on the disk's speed how far apart they are."""
+    save = run.save
+    run.save = lambda *, wait=True: save()
+    return run.train()
+
+
 def newest(run):
     return checkpoint.checkpoints(run.directory)[-1]
 
@@ -233,7 +240,7 @@ def test_half_written_checkpoints_are_ignored(make_run, run):
 
 def test_old_checkpoints_go_and_the_best_stays(make_run, tmp_path):
     run = make_run(tmp_path / "run", checkpoint_every=1e-9, keep_checkpoints=3, env_steps=60)
-    run.train()
+    train_waiting(run)
     names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
     assert len(names) == 4
     assert names[0] == "best"
@@ -242,7 +249,7 @@ def test_old_checkpoints_go_and_the_best_stays(make_run, tmp_path):
 
 def test_every_kept_checkpoint_can_be_continued(make_run, tmp_path):
     run = make_run(tmp_path / "run", checkpoint_every=1e-9, keep_checkpoints=3, replay_capacity=40, env_steps=90)
-    run.train()
+    train_waiting(run)
     for path in reversed(checkpoint.checkpoints(tmp_path / "run")):
         back = make_run(tmp_path / "run", checkpoint_every=1e-9, keep_checkpoints=3, replay_capacity=40)
         assert f"step-{back.clock.env_steps:012d}" == path.name
@@ -254,16 +261,14 @@ def test_every_kept_checkpoint_can_be_continued(make_run, tmp_path):
 
 def test_the_replay_log_does_not_grow_without_end(make_run, tmp_path):
     run = make_run(tmp_path / "run", checkpoint_every=1e-9, replay_capacity=40, env_steps=120)
-    save = run.save
-    run.save = lambda *, wait=True: save()  # else it hangs on the disk's speed how far apart they are
-    run.train()
+    train_waiting(run)
     rows = sum(len(checkpoint.load_file(p)["reward"]) for p in (tmp_path / "run" / "replay").glob("steps-*"))
     assert rows <= 40 + 2 * 10
 
 
 def test_an_older_checkpoint_continues_when_the_newest_is_removed(make_run, tmp_path):
     run = make_run(tmp_path / "run", checkpoint_every=1e-9, env_steps=90)
-    run.train()
+    train_waiting(run)
     shutil.rmtree(newest(run))
     back = make_run(tmp_path / "run", env_steps=90)
     assert 0 < back.clock.env_steps < run.clock.env_steps

@@ -757,7 +757,8 @@ def test_the_command_is_ready_in_a_second_or_two_and_needs_no_torch(runs):
     assert done.stdout.strip() == "False", done.stderr
     began = time.monotonic()
     command = [sys.executable, "-m", "reverie.cli", "watch", str(runs), "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    listen = lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None  # noqa: E731  a background shell
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=listen) as process:
         told = json.loads(process.stdout.readline())
         assert told["runs"] == ["square", "sub/cart"]
         assert time.monotonic() - began < 15

@@ -235,4 +235,15 @@ MUTANTS = [
        "A broken moment of an optimiser breaks its weight.", "ours"),
     _m("rollback-same-rate", "recovery.py < test_nonfinite", """        self.agent.lr_scale = 0.5**clock.rollbacks
         self.say""", """        self.say""", "A rollback repeats what failed.", "ours"),
+    # ------------------------------------------------------------------------------------------------------------- insight
+    _m("health-each-state-by-itself", "health.py < test_health", "return latent.logits(stats).softmax(-1).flatten(0, -3).mean(0)",
+       "return latent.logits(stats).softmax(-1).flatten(0, -3)[0]", "Usage is that of one state.", "ours"),
+    _m("health-value-without-its-reward", "health.py < test_health", "now = rewards[:, t] + gamma * (1 - ended[:, t]) * returns[-1]",
+       "now = rewards[:, t + 1] + gamma * (1 - ended[:, t]) * returns[-1]", "The critic is compared with the next state's return.", "ours"),
+    _m("health-draws-from-training", "health.py < test_health", "generator=torch.Generator().manual_seed(seed)", "",
+       "Looking changes what the run draws next.", "ours"),
+    _m("dream-actions-late", "insight/dream.py < test_dream", "np.nan_to_num(batch.action[:, context:])",
+       "np.nan_to_num(np.roll(batch.action, 1, 1)[:, context:])", "Dreams follow the action before.", "ours"),
+    _m("dream-peeks", "insight/dream.py < test_dream", "*(v[:, :context] for v in batch[1:])",
+       "*(v[:, 1 : context + 1] for v in batch[1:])", "The context's actions and rewards are of one step later.", "ours"),
 ]  # fmt: skip
