@@ -8,7 +8,7 @@ import pytest
 import torch
 from toys import CountingEnv, SpaceEnv
 
-from reverie import checkup
+from reverie import UserError, checkup
 from reverie.health import (
     brier,
     class_usage,
@@ -17,11 +17,13 @@ from reverie.health import (
     explained,
     fit,
     kl_gradients,
+    known,
     look,
     perplexity,
     realised_returns,
     used_share,
 )
+from reverie.plot import usage_map
 from reverie.replay import Batch
 from reverie.rssm import CategoricalLatent, GaussianLatent
 
@@ -40,12 +42,14 @@ def stats_of(probs):
         ([[1.0, 0.0, 0.0, 0.0]], 1.0),
         ([[0.5, 0.5, 0.0, 0.0]], 2.0),
         ([[0.5, 0.25, 0.25, 0.0]], 2 * 2**0.5),
+        ([[1 / 32] * 32], 32.0),
+        ([[1 / 16] * 16 + [0.0] * 16], 16.0),
     ],
-    ids=["uniform", "one-hot", "half-dead", "by-hand"],
+    ids=["uniform", "one-hot", "half-dead", "by-hand", "uniform-32", "half-dead-32"],
 )
 def test_perplexity_by_hand(rows, expected):
-    usage = class_usage(CategoricalLatent(1, 4), stats_of([[rows]]))
-    torch.testing.assert_close(perplexity(usage), torch.tensor([expected]), **CLOSE)
+    usage = class_usage(CategoricalLatent(1, len(rows[0])), stats_of([[rows]]))
+    torch.testing.assert_close(perplexity(usage).float(), torch.tensor([expected]), **CLOSE)
 
 
 def test_two_episodes_that_use_different_classes_count_together():
@@ -54,7 +58,7 @@ def test_two_episodes_that_use_different_classes_count_together():
     first, second = [[1.0, 0, 0, 0], [0, 0, 0, 1.0]], [[0, 1.0, 0, 0], [0, 0, 0, 1.0]]
     usage = class_usage(latent, stats_of([[first] * 3, [second] * 3]))
     torch.testing.assert_close(usage, torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0, 1.0]]), **CLOSE)
-    torch.testing.assert_close(perplexity(usage), torch.tensor([2.0, 1.0]), **CLOSE)
+    torch.testing.assert_close(perplexity(usage).float(), torch.tensor([2.0, 1.0]), **CLOSE)
     assert float(used_share(usage)) == 3 / 8
     assert float(dead_share(usage)) == 1 / 2
 
@@ -77,9 +81,11 @@ def test_gradients_of_the_kl_are_those_of_autograd(latent):
     sides = [side.detach().requires_grad_() for side in sides]
     value = kl(*sides)
     torch.testing.assert_close(value, latent.kl(*raw))
-    value.mean().backward()
+    value.sum().backward()
     for mine, side in zip(found, sides, strict=True):
-        torch.testing.assert_close(mine, side.grad.norm())
+        torch.testing.assert_close(mine, side.grad.norm(dim=-1).square().mean().sqrt())
+    many = kl_gradients(latent, *(x.repeat(5, 4, 1) for x in raw))
+    torch.testing.assert_close(many, found)  # the batch's size does not matter
 
 
 def test_both_directions_of_the_kl_by_hand():
@@ -97,6 +103,13 @@ def test_calibration_by_hand():
     assert float(expected_calibration_error(came, came)) == 0
     assert float(explained(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 3]))) == 1
     assert float(explained(torch.tensor([2.0, 2, 2]), torch.tensor([1.0, 2, 3]))) == 0
+
+
+def test_states_of_which_nothing_is_known_do_not_count():
+    """Before a time limit the return is the value itself, which would flatter the critic."""
+    rows = rows_of([1.0, 2, 3, 4], last=[0, 2], terminal=[2])
+    assert known(rows, own_reward=True).tolist() == [[False, True, True, True]]
+    assert known(rows, own_reward=False).tolist() == [[False, True, False, True]]
 
 
 def test_fit_by_hand():
@@ -172,3 +185,54 @@ def test_a_run_looks_every_so_many_updates(make_run, tmp_path, monkeypatch):
     seeds.clear()
     make_run(tmp_path / "none", CountingEnv, health_every=0).train()
     assert seeds == []
+
+
+class OwnLatent:
+    """A latent that nobody here knows."""
+
+    def __init__(self, inner):
+        self.inner, self.stoch_dim, self.stats_dim = inner, inner.stoch_dim, inner.stats_dim
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def test_a_latent_of_ones_own_can_be_looked_at(make_run, tmp_path):
+    run = make_run(tmp_path / "run", **{"compute.mode": "reference", "health_every": 1})
+    run.agent.world_model.rssm.latent = OwnLatent(run.agent.world_model.rssm.latent)
+    run.train()
+    found = look(run.agent, run.agent.guard.cases["world model"].batch)
+    assert found.usage is None
+    assert "kl/loss" in found.numbers
+    assert "kl/grad_prior" not in found.numbers
+
+
+def test_numbers_that_are_none_are_left_out(make_run, tmp_path):
+    run = make_run(tmp_path / "run", health_every=1)
+    run.train()
+    batch = run.agent.guard.cases["world model"].batch
+    for value in batch.obs.values():
+        value[:] = torch.nan
+    before = (tmp_path / "run" / "latents.json").read_bytes()
+    follower = checkup.Checkup(tmp_path / "run", 1, lambda: None)
+    follower.follow(run.agent, batch, updates=1, env_steps=1)
+    numbers = follower.take()
+    assert all(map(np.isfinite, numbers.values()))
+    assert "kl/loss" not in numbers
+    assert "reward/symlog_min" in numbers
+    assert (tmp_path / "run" / "latents.json").read_bytes() == before
+
+
+def test_the_usage_map_needs_no_display(tmp_path):
+    rows = [[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]]
+    (tmp_path / "latents.json").write_text(json.dumps({"env_steps": 12, "updates": 3, "usage": rows}))
+    assert usage_map(tmp_path) == tmp_path / "latents.png"
+    assert (tmp_path / "latents.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert usage_map(tmp_path, to=tmp_path / "other.png").exists()
+    for text in ("", "[]", '{"env_steps": 1, "usage": [[1, null]]}', '{"env_steps": 1, "usage": []}'):
+        (tmp_path / "latents.json").write_text(text)
+        with pytest.raises(UserError, match="cannot read"):
+            usage_map(tmp_path)
+    (tmp_path / "latents.json").unlink()
+    with pytest.raises(UserError, match="nobody has looked"):
+        usage_map(tmp_path)

@@ -22,6 +22,7 @@ from reverie.logger import read_lines
 from reverie.screen import Screen
 
 ALL = {"deterministic": True, "log_steps": 20, "checkpoint_every": 1e9, "eval_every": 60, "random_baseline": True}
+ALL |= {"log.health_every": 3}
 
 
 class Walk(gym.Env):
@@ -81,7 +82,7 @@ def left_behind(directory):
         for name in ("weights", "optimizers", "run")
         for key, value in load_file(last / f"{name}.safetensors").items()
     }
-    texts = {name: (directory / f"{name}.jsonl").read_bytes() for name in ("metrics", "episodes")}
+    texts = {name: (directory / name).read_bytes() for name in ("metrics.jsonl", "episodes.jsonl", "latents.json")}
     best = {
         key: value.tobytes() for key, value in load_file(directory / "checkpoints/best/weights.safetensors").items()
     }
@@ -132,7 +133,7 @@ def test_other_seeds_end_elsewhere(make_run, tmp_path):
         run.train()
         ends.append(left_behind(tmp_path / str(seed)))
     differing = [key for key in ends[0] if ends[0][key] != ends[1][key]]
-    assert {"metrics", "episodes"} <= set(differing)
+    assert {"metrics.jsonl", "episodes.jsonl", "latents.json"} <= set(differing)
 
 
 def test_a_deterministic_run_has_no_times_in_its_lines(make_run, tmp_path):

@@ -6,6 +6,7 @@ By counts of updates, not by the clock, so that a run that was killed ends as on
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ class Checkup:
         if not self.every or updates % self.every:
             return
         now = look(agent, batch, seed=updates)
-        self.found = now.numbers
+        self.found = {key: value for key, value in now.numbers.items() if math.isfinite(value)}
         self._write(now, updates, env_steps)
 
     def take(self) -> dict[str, float]:
@@ -43,7 +44,7 @@ class Checkup:
         return found
 
     def _write(self, now: Look, updates: int, env_steps: int) -> None:
-        if now.usage is None:
+        if now.usage is None or not bool(now.usage.isfinite().all()):  # NaN is no JSON: a browser would not read it
             return
         rows = [[round(share, 4) for share in row] for row in now.usage.tolist()]
         text = json.dumps({"env_steps": env_steps, "updates": updates, "usage": rows})

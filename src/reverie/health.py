@@ -48,7 +48,7 @@ def class_usage(latent: CategoricalLatent, stats: Tensor) -> Tensor:
 
 def perplexity(usage: Tensor) -> Tensor:
     """exp(entropy): as how many equally used classes. usage (S, K) -> (S,), 1 to K."""
-    return torch.special.entr(usage).sum(-1).exp()
+    return torch.special.entr(usage.double()).sum(-1).exp()  # in float32 a uniform 32 would be 31.99998
 
 
 def used_share(usage: Tensor) -> Tensor:
@@ -61,8 +61,10 @@ def dead_share(usage: Tensor) -> Tensor:
     return (perplexity(usage) < DEAD).float().mean()
 
 
-def kl_gradients(latent: Latent, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-    """Of KL(posterior || prior), averaged over states: its norms with respect to each side's description.
+def kl_gradients(latent: Latent, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Of a state's KL(posterior || prior) with respect to each side's description: norms, root mean square of states.
+
+    So they do not depend on the size of the batch. None for a latent of somebody's own: nobody derived it.
 
     Of a categorical: its logits after any uniform share; of a Gaussian: mean and log standard deviation. By hand (with
     q, p the distributions): dKL/d prior = p - q, dKL/d posterior = q (log q - log p - KL). posterior, prior (..., P)
@@ -78,9 +80,9 @@ def kl_gradients(latent: Latent, posterior: Tensor, prior: Tensor) -> tuple[Tens
         to_posterior = torch.cat([(m1 - m2) / s2**2, s1**2 / s2**2 - 1], -1)
         to_prior = torch.cat([(m2 - m1) / s2**2, 1 - (s1**2 + (m1 - m2) ** 2) / s2**2], -1)
     else:
-        raise TypeError(f"no gradients are known for {type(latent).__name__}")
-    states = math.prod(posterior.shape[:-1])
-    return to_posterior.norm() / states, to_prior.norm() / states
+        return None
+    root = math.sqrt(math.prod(posterior.shape[:-1]))
+    return to_posterior.norm() / root, to_prior.norm() / root
 
 
 # ------------------------------------------------------------------------------------------------------------ the heads
@@ -146,6 +148,15 @@ def realised_returns(batch: Batch, values: Tensor, rewards: Tensor, *, gamma: fl
     return torch.stack(returns[::-1], 1)
 
 
+def known(batch: Batch, *, own_reward: bool) -> Tensor:
+    """Of which states something came of which the value tells: bool (B, T).
+
+    Not of the last one before a time limit, whose return is its own value; nor, without a reward of its own, of the
+    end of the task, whose value is never trained.
+    """
+    return ~(batch.is_last & ~batch.is_terminal if own_reward else batch.is_last)
+
+
 def entropies(policy: Policy) -> dict[str, Tensor]:
     """Mean entropy of each part of the action in nats, by its number; one part: none, `actor/entropy` says it."""
     if not isinstance(policy, CompositePolicy):
@@ -178,7 +189,8 @@ def look(agent: DreamerV2, batch: Batch, *, seed: int = 0) -> Look:
         each = perplexity(usage)
         found |= {"latent/perplexity": each.mean(), "latent/perplexity_min": each.min()}
         found |= {"latent/used": used_share(usage), "latent/dead": dead_share(usage)}
-    found["kl/grad_posterior"], found["kl/grad_prior"] = kl_gradients(latent, posterior.stats, prior)
+    if gradients := kl_gradients(latent, posterior.stats, prior):
+        found["kl/grad_posterior"], found["kl/grad_prior"] = gradients
     planned = SCALAR_TRANSFORMS[config.model.reward_transform][0](batch.reward)
     truth = planned if config.model.reward_transform in ("tanh", "sign") else batch.reward
     found |= _of_rewards(rewards.float(), truth)
@@ -192,9 +204,9 @@ def look(agent: DreamerV2, batch: Batch, *, seed: int = 0) -> Look:
         gamma=config.behavior.gamma,
         own_reward=config.behavior.reward_index == "current",
     )
-    half = torch.zeros_like(returns)
-    half[:, : max(1, returns.shape[1] // 2)] = 1  # the others are mostly the critic's own guess at the window's end
-    found |= {f"critic/{name}": value for name, value in fit(values.float(), returns, half)._asdict().items()}
+    counted = known(batch, own_reward=config.behavior.reward_index == "current").float()
+    counted[:, max(1, returns.shape[1] // 2) :] = 0  # mostly the critic's own guess at the window's end
+    found |= {f"critic/{name}": value for name, value in fit(values.float(), returns, counted)._asdict().items()}
     found |= {"critic/symlog_min": symlog(values.float()).min(), "critic/symlog_max": symlog(values.float()).max()}
     found |= entropies(policy)
     numbers = torch.stack([value.float() for value in found.values()]).tolist()  # the one wait for the device

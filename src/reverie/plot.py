@@ -1,7 +1,8 @@
-"""The learning curve of a run as a picture. Needs matplotlib (pip install matplotlib)."""
+"""Pictures of a run: its learning curve, the use of its latent classes. Need matplotlib (pip install matplotlib)."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,8 @@ def learning_curve(run: Path, *, title: str = "") -> Path:
 
     -> the path. Raises UserError when matplotlib is missing.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UserError("the curve needs matplotlib.", "pip install matplotlib") from error
+    figure = _figure("the curve", 7, 4)
     episodes = read_lines(run / "episodes.jsonl")
-    figure = Figure(figsize=(7, 4), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _training(axes, [e for e in episodes if e["phase"] == "train"])
     _evaluations(axes, [e for e in episodes if e["phase"] == "eval"])
@@ -37,6 +32,60 @@ def learning_curve(run: Path, *, title: str = "") -> Path:
         axes.legend(loc="best", frameon=False)
     figure.savefig(run / "curve.png")
     return run / "curve.png"
+
+
+def usage_map(run: Path, *, to: Path | None = None) -> Path:
+    """RUN/latents.png: which classes each categorical uses, of RUN/latents.json: rows S, columns K, bright is often.
+
+    Columns are sorted within each row, so that the number of bright cells is what perplexity counts (class numbers
+    mean nothing). to: another place for the picture. -> its path. Raises UserError without such a file or matplotlib.
+    """
+    at, usage = read_usage(run)
+    count, classes = usage.shape
+    figure = _figure("the picture", 7, 4.6)
+    axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    picture = axes.imshow(
+        -np.sort(-usage, axis=1), aspect="auto", cmap="magma", vmin=0, vmax=1, interpolation="nearest"
+    )
+    figure.colorbar(picture, ax=axes, location="left", label="average probability")
+    axes.set(xlabel="classes, most used first", ylabel="categorical", title=f"latent classes at {at:,} steps")
+    logs = np.log(usage, where=usage > 0, out=np.zeros_like(usage))
+    beside.barh(np.arange(count), np.exp(-(usage * logs).sum(1)), height=0.8, color="tab:orange")
+    beside.set(xlabel=f"perplexity (1 to {classes})", xlim=(1, max(classes, 2)))
+    path = to or run / "latents.png"
+    figure.savefig(path)
+    return path
+
+
+def read_usage(run: Path) -> tuple[int, np.ndarray]:
+    """RUN/latents.json: environment steps when it was looked, average probabilities (S, K). Raises UserError."""
+    try:
+        found = json.loads((run / "latents.json").read_text(encoding="utf-8"))
+        usage, at = np.array(found["usage"], np.float64), int(found["env_steps"])
+        if usage.ndim != 2 or not usage.size or not np.isfinite(usage).all():
+            raise ValueError("no table of numbers")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{run} has no latents.json: nobody has looked at its latent classes yet.",
+            "Train longer with log.health_every above 0; Gaussian latents have no classes.",
+        ) from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"cannot read {run / 'latents.json'} ({error}).", "The next look of a run writes it anew."
+        ) from error
+    return at, usage
+
+
+def _figure(what: str, width: float, height: float) -> Any:
+    """An empty one that needs no display."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise UserError(f"{what} needs matplotlib.", "pip install matplotlib") from error
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _training(axes: Any, episodes: list[dict[str, Any]]) -> None:
