@@ -76,7 +76,7 @@ MAY_IMPORT = {
     "verbs_presets": "config presets",
     "bench": "build collect compute config envs forecast loop presets replay screen tasks train",
     "verbs_bench": "__init__ bench rundir",
-    "insight": "__init__ checkpoint config envs logger ops replay rssm train world_model",
+    "insight": "__init__ checkpoint config envs logger ops plot replay rssm train world_model",
     "glossary": "",
     "verb": "",
     "verbs_explain": "glossary verb",

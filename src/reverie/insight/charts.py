@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..logger import read_lines
+from ..plot import read_usage
 
 COLOURS = ("#2f6fb3", "#d8641a", "#2e8b57", "#8a4fbf", "#c23b5a", "#7a6a1f", "#1a9ba6", "#555555")
 #: Panel title -> {line's name: key of metrics.jsonl}; a key that a run does not log draws nothing.
@@ -126,10 +126,8 @@ def _panel(title: str, keys: Mapping[str, str], lines: Mapping[str, Sequence[Map
 def usage_map(run: Path) -> str:
     """RUN/latents.json as a heat map: how often each class of each categorical is believed in. -> SVG, or nothing."""
     try:
-        usage = np.array(json.loads((run / "latents.json").read_text(encoding="utf-8"))["usage"], float)
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    if usage.ndim != 2 or not usage.size:
+        usage = read_usage(run)[1]
+    except UserError:
         return ""
     figure = figure_of(5.2, 4.2)
     axes = figure.add_subplot()
