@@ -105,14 +105,14 @@ ENTRIES: tuple[Entry, ...] = (
     _e("latent/perplexity_min", "health.py:perplexity", "classes, 1..K", "The same of the least used categorical.",
        "Above 1.1.", "1: that categorical is dead; harmless while few are (latent/dead)."),
     _e("latent/used", "health.py:used_share", "share", "Share of all S x K classes believed in more than a tenth of their "
-       "fair share of the time.", "Above 0.2 on pixels.", "Small: the model is larger than the task needs."),
+       "fair share of the time.", "0.1 and more; a healthy demo has 0.2.", "Small: the model is larger than the task needs."),
     _e("latent/dead", "health.py:dead_share", "share", "Share of categoricals that always say the same.", "Below 0.3.",
        "Near 1: posterior collapse; lower model.kl_scale or model.free_nats."),
     _e("kl/loss", "rssm.py:kl_loss", "nats", f"The KL's term in the loss: after balancing and {_FREE}, before "
        "model.kl_scale.", f"At least {_FREE}, near it late in training.", f"Exactly {_FREE} from the start: see "
        "world_model/kl_below_free."),
     _e("kl/grad_prior", "health.py:kl_gradients", "norm", "Gradient norm of KL(posterior || prior) with respect to the prior's "
-       "logits, per state. Equal values, unequal gradients: that is what model.kl_balance weighs.",
+       "logits, root mean square over states. Equal values, unequal gradients: that is what model.kl_balance weighs.",
        "Falls as the prior learns.", "0: prior and posterior are equal, or nothing is in the code."),
     _e("kl/grad_posterior", "health.py:kl_gradients", "norm", "The same with respect to the posterior's logits.",
        "Same order as kl/grad_prior.", "Much larger: the posterior is pulled to a bad prior; higher model.kl_balance."),
