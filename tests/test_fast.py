@@ -98,8 +98,8 @@ def test_updates_are_those_of_the_reference_for_every_preset(preset, action):
     "settings",
     [{"gru_norm": False, "norm": False}, {"optimizer": "laprop", "adam_eps_mode": "torch"},
      {"start_states": "drop_last", "imagination_starts": 9}, {"unimix": 0.01}, {"reward_index": "next"},
-     {"detached_heads": ["reward"]}],
-    ids=["no-norms", "laprop", "some-starts", "unimix", "next-reward", "detached"],
+     {"detached_heads": ["reward"]}, {"straight_through": False}],
+    ids=["no-norms", "laprop", "some-starts", "unimix", "next-reward", "detached", "no-straight-through"],
 )  # fmt: skip
 def test_updates_are_those_of_the_reference_with_other_options(settings, actor_grad):
     compare("dreamerv2", DISCRETE, actor_grad=actor_grad, **settings)

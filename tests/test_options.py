@@ -251,6 +251,26 @@ def test_unimix_keeps_every_class_alive_and_the_kl_bounded():
     torch.testing.assert_close(draws.mean((0, 1)), torch.tensor([0.97, 0.01, 0.01, 0.01]), atol=4e-3, rtol=0)
 
 
+def test_without_straight_through_the_same_is_drawn_and_no_gradient_passes():
+    stats, noise = torch.randn(5, 12, requires_grad=True), torch.rand(5, 3)
+    with_it, without = CategoricalLatent(3, 4), CategoricalLatent(3, 4, through=False)
+    for call in ("sample", "mode"):
+        given = (stats, noise) if call == "sample" else (stats,)
+        passing, ending = getattr(with_it, call)(*given), getattr(without, call)(*given)
+        torch.testing.assert_close(passing.detach(), ending)
+        assert passing.requires_grad
+        assert not ending.requires_grad
+
+
+@pytest.mark.parametrize("through", [True, False])
+def test_straight_through_decides_whether_heads_shape_the_encoder(through):
+    agent = make_agent(straight_through=through, kl_scale=0.0)
+    assert agent.world_model.rssm.latent.through == through
+    agent.world_model.loss(make_batch())[0].backward()
+    reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in agent.world_model.encoder.parameters()]
+    assert any(reached) == through  # with no KL either, nothing else can reach it
+
+
 def test_policy_unimix_is_for_discrete_actions():
     agent = make_agent(policy_unimix=0.3)
     with torch.no_grad():

@@ -73,7 +73,9 @@ def _latent(config: Config) -> Latent:
     model = config.model
     if model.latents == "gaussian":
         return GaussianLatent(model.gaussian_dim, std=model.gaussian_std)
-    return CategoricalLatent(model.num_categoricals, model.num_categories, unimix=model.unimix)
+    return CategoricalLatent(
+        model.num_categoricals, model.num_categories, unimix=model.unimix, through=model.straight_through
+    )
 
 
 def _norm(config: Config, on: bool) -> Norm:

@@ -70,11 +70,15 @@ class Latent(Protocol):
 class CategoricalLatent:
     """S one-hot variables of K classes with straight-through gradients (paper Algorithm 1). P = Z = S*K logits.
 
-    `unimix` mixes that share of a uniform distribution in (DreamerV3): the KL stays bounded.
+    `unimix` mixes that share of a uniform distribution in (DreamerV3): the KL stays bounded. `through=False` ends
+    gradients at the draw, to see what they are worth (an ablation: the encoder then learns from the KL alone).
     """
 
-    def __init__(self, num_categoricals: int = 32, num_categories: int = 32, *, unimix: float = 0.0) -> None:
-        self.num_categoricals, self.num_categories, self.unimix = num_categoricals, num_categories, unimix
+    def __init__(
+        self, num_categoricals: int = 32, num_categories: int = 32, *, unimix: float = 0.0, through: bool = True
+    ) -> None:
+        self.num_categoricals, self.num_categories = num_categoricals, num_categories
+        self.unimix, self.through = unimix, through
         self.stoch_dim = self.stats_dim = num_categoricals * num_categories
 
     def noise(
@@ -90,11 +94,13 @@ class CategoricalLatent:
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
         """stats (..., P), noise (..., S) -> (..., Z): exactly one-hot, with the gradient of the probabilities."""
-        return one_hot_sample(self.logits(stats).softmax(-1), noise).flatten(-2)
+        drawn = one_hot_sample(self.logits(stats).softmax(-1), noise).flatten(-2)
+        return drawn if self.through else drawn.detach()
 
     def mode(self, stats: Tensor) -> Tensor:
         """The most likely class of each variable. stats (..., P) -> (..., Z)."""
-        return one_hot_mode(self.logits(stats).softmax(-1)).flatten(-2)
+        likely = one_hot_mode(self.logits(stats).softmax(-1)).flatten(-2)
+        return likely if self.through else likely.detach()
 
     def kl(self, left: Tensor, right: Tensor) -> Tensor:
         """KL(left || right), summed over the S variables, in nats. (..., P), (..., P) -> (...)."""

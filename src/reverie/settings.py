@@ -76,6 +76,11 @@ class ModelConfig:
     latents: Literal["categorical", "gaussian"] = opt("categorical", "gaussian is DreamerV1's latent", "design")
     num_categories: int = opt(32, "classes of each categorical", "design, paper, released code")
     num_categoricals: int = opt(32, "categorical variables in a state", "design, paper, released code")
+    straight_through: bool = opt(
+        True,
+        "gradients pass the drawing of categoricals (paper Algorithm 1); off: they end there, an ablation",
+        "paper",
+    )
     unimix: float = opt(0.0, "share of a uniform distribution mixed into each categorical", "V2: none; V3: 0.01")
     gaussian_dim: int = opt(30, "size of the Gaussian latent", "DreamerV1")
     gaussian_std: Literal["sigmoid2", "softplus"] = opt(

@@ -42,12 +42,13 @@ class FastRSSM(DiscreteRSSM):
         return prepared(product_dtype(rows, prepared.layer.weight, self.product_dtype), size)
 
     def fits(self) -> bool:
-        """Is it what is written out here: categorical latents without unimix, LayerNorms or none, ELU, the V2 cell?"""
+        """Is it what is written out here? Straight-through draws, no unimix, LayerNorm or none, ELU, the V2 cell."""
         nets = (self.input_net, self.posterior_net, self.prior_net)
         plain = (nn.Linear, nn.LayerNorm, nn.ELU)
         return (
             isinstance(self.latent, CategoricalLatent)
             and self.latent.unimix == 0
+            and self.latent.through
             and type(self.gru) is NormGRUCell
             and isinstance(self.gru.norm, nn.LayerNorm | nn.Identity)
             and all(type(layer) in plain for net in nets for layer in net)
