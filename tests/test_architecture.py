@@ -77,6 +77,9 @@ MAY_IMPORT = {
     "bench": "build collect compute config envs forecast loop presets replay screen tasks train",
     "verbs_bench": "__init__ bench rundir",
     "insight": "__init__ checkpoint config envs logger ops plot replay rssm train world_model",
+    "evidence": "__init__ bench config envs forecast insight lock logger presets rundir tasks",
+    "verbs_compare": "evidence verb",
+    "verbs_sweep": "evidence verb",
     "glossary": "",
     "verb": "",
     "verbs_explain": "glossary verb",
@@ -85,7 +88,7 @@ MAY_IMPORT = {
     "verbs_report": "insight verb",
     "web": "__init__ checkpoint config envs glossary insight lock observations ops policies replay rssm tasks train",
     "verbs_watch": "verb web",
-    "verbs": "verb verbs_doctor verbs_dream verbs_explain verbs_report verbs_watch",
+    "verbs": "verb verbs_compare verbs_doctor verbs_dream verbs_explain verbs_report verbs_sweep verbs_watch",
     "cli": "__init__ envs insight selftest tasks verbs verbs_bench verbs_check verbs_crash verbs_envs verbs_presets "
     "config presets checkpoint evaluate logger plot rundir screen signals validity loop api",
     "__init__": "",
@@ -198,6 +201,7 @@ def test_the_world_model_takes_nothing_from_replay_but_the_batch():
         ("reverie", ["torch", "gymnasium", "matplotlib", "numpy", "minigrid", "tensorboardX"]),
         ("reverie.cli", ["torch", "gymnasium", "matplotlib", "starlette"]),  # --help is quick
         ("reverie.config", ["torch", "gymnasium"]),
+        ("reverie.evidence.compare", ["matplotlib", "dm_control", "ale_py"]),
         ("reverie.collect", ["torch"]),
         ("reverie.replay", ["torch", "gymnasium"]),
         ("reverie.envs", ["torch", "matplotlib", "minigrid"]),

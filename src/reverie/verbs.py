@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import verbs_doctor, verbs_dream, verbs_explain, verbs_report, verbs_watch
+from . import verbs_compare, verbs_doctor, verbs_dream, verbs_explain, verbs_report, verbs_sweep, verbs_watch
 from .verb import Verb
 
 MORE: tuple[Verb, ...] = (
@@ -12,4 +12,7 @@ MORE: tuple[Verb, ...] = (
     verbs_explain.VERB,
     verbs_dream.VERB,
     verbs_report.VERB,
+    verbs_compare.VERB,
+    verbs_sweep.SWEEP,
+    verbs_sweep.ABLATE,
 )

@@ -1,0 +1,280 @@
+"""Own seeds against the published record: at the same number of frames, under the same protocol, or not at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..envs.families.crafter import crafter_score
+from ..errors import UserError
+from . import record
+from .protocol import experiment, mismatches, references_of
+from .record import Curve
+from .results import Result
+from .statistics import Interval, Seeds, student, t_quantile
+
+#: How sure a verdict is. At 95 % the published control seeds themselves are called "below" the other four in 5.9 % of
+#: all cases, because a seed that fails is more frequent than a normal distribution allows; at 98 % in 3.8 %
+#: (tests/test_compare.py), and the Atari seeds at 200M frames in 1.1 %.
+CONFIDENCE = 0.98
+#: A difference below this share of the task's scale matters to nobody, however sure it is.
+MARGIN = 0.01
+#: The scale of a control task: its highest return.
+CONTROL_SCALE = 1000.0
+#: Seeds behind the Crafter scoreboard's spread.
+CRAFTER_SEEDS = 10
+WORDS = ("on track", "below", "above", "too early", "refused")
+
+
+class Judgement(NamedTuple):
+    """One comparison in a word, with its evidence."""
+
+    word: str  # one of WORDS
+    why: str
+    difference: Interval | None = None  # ours minus theirs, at CONFIDENCE
+
+
+@dataclass(frozen=True)
+class Group:
+    """Seeds of one experiment on one task."""
+
+    label: str
+    task: str
+    results: Sequence[Result]
+
+    @property
+    def frames(self) -> int:
+        """How far all seeds have come."""
+        return min(result.frames for result in self.results)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What their scores depend on."""
+        return self.results[0].protocol
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A group against a reference. points: published frames reached; own: (seeds, points) means in those bins."""
+
+    group: Group
+    reference: str
+    key: str  # the record's name of the task
+    judgement: Judgement
+    frames: float = 0.0  # where it was judged
+    seeds: Sequence[float] = field(default_factory=list)  # each seed's score there
+    published: tuple[float, float, int] | None = None  # mean, sample std, seeds
+    points: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    own: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        judged, difference = self.judgement, self.judgement.difference
+        return {
+            "label": self.group.label,
+            "task": self.group.task,
+            "reference": self.reference,
+            "verdict": judged.word,
+            "why": judged.why,
+            "frames": self.frames,
+            "seeds": len(self.group.results),
+            "scores": list(self.seeds),
+            "published": dict(zip(("mean", "std", "seeds"), self.published, strict=True)) if self.published else None,
+            "difference": difference._asdict() if difference else None,
+            "mean": float(np.mean(self.seeds)) if len(self.seeds) else None,
+        }
+
+
+# ------------------------------------------------------------------------------------------------------------ one test
+
+
+def judge(own: Seeds, mean: float, std: float, seeds: int, *, floor: float | None, scale: float) -> Judgement:
+    """Are our seeds drawn from the same distribution as theirs? Student's t, pooled variance, two-sided, CONFIDENCE.
+
+    own: one score per seed of ours; mean, std (n - 1), seeds: theirs. floor: what random play scores; where even that
+    would pass, nothing can be told yet. scale: by which differences are measured (a games tester minus random play).
+    With one seed of ours its spread is taken to be theirs, which is exact if the two are the same.
+    """
+    found, spread = np.asarray(own, float), std
+    df = len(found) + seeds - 2
+    if len(found) > 1:
+        spread = math.sqrt(((len(found) - 1) * found.var(ddof=1) + (seeds - 1) * std**2) / df)
+    half = t_quantile(CONFIDENCE, df) * spread * math.sqrt(1 / len(found) + 1 / seeds)
+    value, least = float(found.mean()) - mean, MARGIN * abs(scale)
+    difference = Interval(value, value - half, value + half)
+    count = f"{len(found)} seed{'s' * (len(found) > 1)} against {seeds}"
+    if floor is not None and not (floor - mean + half < 0 and floor - mean < -least):
+        return Judgement("too early", f"random play would pass as well here: {count}, spread {spread:.3g}", difference)
+    if value + half < 0 and value < -least:
+        return Judgement("below", f"{count}, lower with 98 % confidence", difference)
+    if value - half > 0 and value > least:
+        return Judgement("above", f"{count}, higher with 98 % confidence", difference)
+    return Judgement("on track", f"{count}, no difference that {len(found)} can show", difference)
+
+
+def leave_one_out(curve: Curve, *, floor: float | None = None, scale: float = CONTROL_SCALE) -> list[list[str]]:
+    """Each published seed against the others, at each point: how often is the agent itself not recognised?
+
+    -> words [point][seed]. Raises UserError where single seeds are not known.
+    """
+    if curve.per_seed is None:
+        raise UserError(f"single seeds of {curve.task} are not published in a form that ships with this package.")
+    words = []
+    for scores in curve.per_seed.T:
+        rest = [np.delete(scores, i) for i in range(len(scores))]
+        words.append([
+            judge([score], other.mean(), other.std(ddof=1), len(other), floor=floor, scale=scale).word
+            for score, other in zip(scores, rest, strict=True)
+        ])  # fmt: skip
+    return words
+
+
+# --------------------------------------------------------------------------------------------------------------- groups
+
+
+def group(results: Sequence[Result]) -> tuple[list[Group], list[str]]:
+    """Results by experiment and task; -> groups, and remarks on what was left out.
+
+    Raises UserError where runs of one label differ in more than seed, budget and machine: they are no seeds of one
+    experiment, and their mean would mean nothing.
+    """
+    found: dict[tuple[str, str], dict[int, Result]] = {}
+    remarks = []
+    for result in results:
+        seeds = found.setdefault((result.label, result.task), {})
+        _require_same(next(iter(seeds.values()), result), result)
+        if result.seed in seeds:
+            remarks.append(
+                f"{result.label}: seed {result.seed} of {result.task} was given twice, the longer one counts"
+            )
+            result = max(result, seeds[result.seed], key=lambda each: each.frames)
+        seeds[result.seed] = result
+    return [
+        Group(label, task, [seeds[seed] for seed in sorted(seeds)]) for (label, task), seeds in found.items()
+    ], remarks
+
+
+def _require_same(one: Result, other: Result) -> None:
+    left, right = experiment(dict(one.settings)), experiment(dict(other.settings))
+    changed = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+    if changed or one.protocol.get("eval_mode") != other.protocol.get("eval_mode"):
+        told = ", ".join(
+            f"{k} {left.get(k, 'default')} / {right.get(k, 'default')}" for k in changed[:3] or ["eval_mode"]
+        )
+        raise UserError(
+            f"{one.source} and {other.source} are both called '{one.label}' but are different experiments: {told}.",
+            "Give their runs or results different names.",
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+
+
+def verdict(own: Group, against: str = "") -> Verdict | None:
+    """A group against the record; None where nothing was published of its task.
+
+    against: a reference by name; by default the one whose protocol is nearest. A protocol that differs is refused.
+    Raises UserError for an unknown reference.
+    """
+    if against and against not in record.PROTOCOLS:
+        raise UserError(f"there is no reference '{against}'.", f"References: {', '.join(record.PROTOCOLS)}.")
+    found = [name for name in references_of(dict(own.facts), own.task) if against in ("", name)]
+    if not found:
+        return None
+    reference, key = found[0], record.task_key(own.task) or own.task
+    wrong = mismatches(dict(own.facts), reference)
+    if wrong:
+        return Verdict(own, reference, key, Judgement("refused", "; ".join(wrong)))
+    if reference == "atari100k":
+        return _budget(own, key)
+    if reference == "crafter":
+        return _crafter(own, key)
+    return _on_curve(own, record.curve(reference, key))
+
+
+def _on_curve(own: Group, curve: Curve) -> Verdict:
+    phase = "eval" if curve.reference == "dreamerv2-atari" else "train"
+    last = curve.last_point(own.frames)
+    if last is None:
+        why = f"the first published point is at {curve.frames[0]:,.0f} frames, the seeds are at {own.frames:,}"
+        return Verdict(own, curve.reference, curve.task, Judgement("too early", why), own.frames)
+    scores = np.array([
+        [_mean(result.scores(phase, *curve.bin_of(point))) for point in range(last + 1)] for result in own.results
+    ])  # fmt: skip
+    whole = np.flatnonzero(np.isfinite(scores).all(0))
+    if not len(whole):
+        why = f"no bin up to {curve.frames[last]:,.0f} frames has {_episodes(phase)} of every seed"
+        return Verdict(own, curve.reference, curve.task, Judgement("too early", why), own.frames)
+    at, (floor, scale) = int(whole[-1]), _floor(own, curve)
+    theirs = (float(curve.mean[at]), float(curve.std[at]), curve.seeds)
+    judged = judge(scores[:, at], *theirs, floor=floor, scale=scale)
+    return Verdict(
+        own, curve.reference, curve.task, judged, float(curve.frames[at]), scores[:, at].tolist(), theirs,
+        curve.frames[: last + 1], scores,
+    )  # fmt: skip
+
+
+def _floor(own: Group, curve: Curve) -> tuple[float, float]:
+    """(what random play scores, scale) of a task."""
+    if curve.reference == "dreamerv2-atari":
+        found = record.levels(curve.task)
+        return found.random, found.gamer - found.random
+    chance = np.concatenate([result.scores("random") for result in own.results])
+    return float(chance.mean()) if len(chance) else 0.0, CONTROL_SCALE
+
+
+def _episodes(phase: str) -> str:
+    return "an evaluation" if phase == "eval" else "a training episode"
+
+
+def _mean(scores: np.ndarray) -> float:
+    return float(scores.mean()) if len(scores) else math.nan
+
+
+# --------------------------------------------------------------------------------------------- budgets without a curve
+
+
+def window_score(result: Result) -> float:
+    """DreamerV3's rule: mean of training episodes that end in 390-400k frames, else the last one before; NaN: none."""
+    found = result.scores("train", *record.WINDOW)
+    return _mean(found if len(found) else result.scores("train", -1, record.WINDOW[1])[-1:])
+
+
+def final_score(result: Result) -> float:
+    """Mean of the last evaluation; NaN if there was none."""
+    return _mean(result.final())
+
+
+def _budget(own: Group, key: str) -> Verdict:
+    """Atari-100k: scores per game; methods are compared over games (aggregates.py), single games have no spread."""
+    if own.frames < record.WINDOW[1]:
+        why = f"the benchmark ends at {record.BUDGET_FRAMES:,} frames, the seeds are at {own.frames:,}"
+        return Verdict(own, "atari100k", key, Judgement("too early", why), own.frames)
+    scores = [final_score(result) for result in own.results]
+    window = [window_score(result) for result in own.results]
+    why = f"mean of training episodes in the last 10k frames {_mean(np.array(window)):.4g}; compared over games below"
+    return Verdict(own, "atari100k", key, Judgement("scored", why), record.BUDGET_FRAMES, scores)
+
+
+def _crafter(own: Group, key: str) -> Verdict:
+    if own.frames < 1_000_000:
+        why = f"the scoreboard is of 1,000,000 steps, the seeds are at {own.frames:,}"
+        return Verdict(own, "crafter", key, Judgement("too early", why), own.frames)
+    scores = [
+        crafter_score(100 * value for name, value in result.logged.items() if name.startswith("achievement/"))
+        for result in own.results
+    ]
+    board = record.crafter_methods()
+    mean, std = (float(value or 0) for value in board["DreamerV2"]["score"])
+    floor = float(board["Random"]["score"][0] or 0)
+    judged = judge(scores, mean, std, CRAFTER_SEEDS, floor=floor, scale=mean)
+    return Verdict(own, "crafter", key, judged, 1e6, scores, (mean, std, CRAFTER_SEEDS))
+
+
+def interval_of(found: Verdict) -> Interval | None:
+    """Our mean there with its 95 % interval over seeds."""
+    return student(found.seeds) if len(found.seeds) else None

@@ -1,0 +1,225 @@
+"""A sweep as data: tasks x variants x seeds, each one run of `reverie train`, all checked before the first begins.
+
+name = "ablation"                       # TOML; everything but the tasks may be left out
+seeds = [0, 1, 2, 3, 4]
+settings = { "compute.threads" = 1 }    # of every run
+vary = ["kl_balance=0.5,0.8", "norm+gru_norm=false"]    # variants: one factor after the other, beside the base
+
+[[task]]
+name = "pendulum"
+env = "Pendulum-v1"
+preset = "vector"
+settings = { "train.env_steps" = 3200 }
+
+[[variant]]                             # instead of `vary`, or besides; the first one is what others are compared with
+name = "V2"
+preset = "dreamerv2+small"              # instead of the task's
+presets = { pendulum = "dmc-proprio+small" }   # on single tasks
+settings = { }
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import SETTINGS, Config
+from ..errors import UserError
+from ..presets import load_preset
+
+BASE = "base"
+#: What every run of a sweep has unless it says otherwise: one evaluation at the end, nothing that only a person needs.
+USUAL: Mapping[str, Any] = {
+    "train.eval_every": 0, "train.eval_episodes": 20, "train.forecast": False, "log.tensorboard": False,
+    "log.video": False, "train.deterministic": True,
+}  # fmt: skip
+_LEAVES = {key.split(".")[1]: key for key in SETTINGS}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Where it is tried."""
+
+    name: str
+    preset: str
+    settings: Mapping[str, Any]  # "env.id" among them
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is tried."""
+
+    name: str
+    settings: Mapping[str, Any]
+    preset: str = ""  # instead of the task's
+    presets: Mapping[str, str] | None = None  # instead of that, by task
+
+    def preset_on(self, task: Task) -> str:
+        """The preset that it stands on."""
+        return (self.presets or {}).get(task.name) or self.preset or task.preset
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    task: str
+    variant: str
+    seed: int
+    preset: str
+    overrides: Mapping[str, Any]
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Of its directory and its result file."""
+        return f"{_slug(self.task)}--{_slug(self.variant)}--s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole sweep."""
+
+    name: str
+    tasks: Sequence[Task]
+    variants: Sequence[Variant]
+    seeds: Sequence[int]
+    jobs: Sequence[Job]  # one seed of everything before the next: a sweep broken off is a smaller sweep
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from a TOML file. Raises UserError with every fault at once."""
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"cannot read {path} ({error}).", "Give a TOML file; `reverie sweep --help` has one."
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not TOML: {error}.", "`reverie sweep --help` has an example.") from error
+    unknown = set(found) - {"name", "seeds", "settings", "vary", "task", "variant"}
+    if unknown:
+        raise UserError(
+            f"{path}: '{sorted(unknown)[0]}' is not known here.", "Known: name, seeds, settings, vary, task, variant."
+        )
+    try:
+        return make_plan(
+            str(found.get("name", path.stem)),
+            [_task(item) for item in found.get("task", [])],
+            [*_varied(found.get("vary", [])), *(_variant(item) for item in found.get("variant", []))],
+            found.get("seeds", [0]),
+            found.get("settings", {}),
+        )
+    except (TypeError, AttributeError, KeyError) as error:
+        raise UserError(f"{path} does not read as a sweep ({error}).", "`reverie sweep --help` has one.") from error
+
+
+def _task(item: Mapping[str, Any]) -> Task:
+    _only(item, "task", {"name", "env", "preset", "settings"})
+    settings = _dotted(item.get("settings", {})) | ({"env.id": item["env"]} if "env" in item else {})
+    preset = item.get("preset", "default")
+    return Task(str(item.get("name") or item.get("env") or preset), preset, settings)
+
+
+def _variant(item: Mapping[str, Any]) -> Variant:
+    _only(item, "variant", {"name", "preset", "presets", "settings"})
+    name = item.get("name") or item.get("preset") or ""
+    if not name:
+        raise UserError("a [[variant]] has no name.", "Add name = ...")
+    return Variant(str(name), _dotted(item.get("settings", {})), item.get("preset", ""), item.get("presets"))
+
+
+def _only(item: Mapping[str, Any], what: str, known: set[str]) -> None:
+    for key in item:
+        if key not in known:
+            raise UserError(f"[[{what}]] has no '{key}'.", f"It may have: {', '.join(sorted(known))}.")
+
+
+def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML's nested tables and dotted keys alike. {"train": {"seed": 1}} or {"train.seed": 1} -> {"train.seed": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            flat[setting_name(key)] = value
+    return flat
+
+
+def setting_name(key: str) -> str:
+    """ "kl.balance", "kl_balance" or "model.kl_balance" -> "model.kl_balance"; other words stay, and are told later."""
+    plain = key.replace("-", "_")
+    joined = plain.replace(".", "_")
+    return plain if plain in SETTINGS else _LEAVES.get(plain) or _LEAVES.get(joined) or plain
+
+
+def parse_vary(words: Sequence[str]) -> list[Variant]:
+    """`key=a,b` -> the base and one variant per value; `a+b=false` sets two settings together. Raises UserError."""
+    found = []
+    for word in words:
+        keys, equals, values = word.partition("=")
+        if not equals or not keys or not values:
+            raise UserError(f"'{word}' is not of the form name=value,value.", "E.g. --vary kl.balance=0.5,0.8")
+        names = [setting_name(key) for key in keys.split("+")]
+        shown = "+".join(name.split(".")[-1] for name in names)
+        for value in values.split(","):
+            found.append(Variant(f"{shown}={value}", dict.fromkeys(names, value)))
+    return found
+
+
+def _varied(words: Sequence[str]) -> list[Variant]:
+    return [Variant(BASE, {}), *parse_vary(words)] if words else []
+
+
+def make_plan(
+    name: str,
+    tasks: Sequence[Task],
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    settings: Mapping[str, Any],
+) -> Plan:
+    """Expand and check. A variant that changes nothing on a task is left out there. Raises UserError."""
+    variants = list(variants) or [Variant(BASE, {})]
+    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    faults = [] if tasks else ["no task is given"]
+    faults += [] if seeds and all(isinstance(seed, int) for seed in seeds) else ["seeds must be whole numbers"]
+    for what, names in (("task", [t.name for t in tasks]), ("variant", [v.name for v in variants])):
+        slugs = [_slug(each) for each in names]
+        faults += [f"{what} '{names[i]}' is there twice" for i, each in enumerate(slugs) if each in slugs[:i]]
+    faults += [f"seed {seed} is there twice" for i, seed in enumerate(seeds) if seed in seeds[:i]]
+    if faults:
+        raise UserError("; ".join(faults) + ".", "`reverie sweep --help` has an example.")
+    jobs: list[Job] = []
+    for seed in seeds:
+        for task in tasks:
+            base = None
+            for variant in variants:
+                job = _job(task, variant, seed, _dotted(settings))
+                if base is not None and job.config == base:
+                    continue
+                base = job.config if base is None else base
+                jobs.append(job)
+    return Plan(name, tasks, variants, seeds, jobs)
+
+
+def _job(task: Task, variant: Variant, seed: int, settings: Mapping[str, Any]) -> Job:
+    overrides = {**USUAL, **settings, **task.settings, **variant.settings, "train.seed": seed}
+    if overrides.get("train.minutes"):  # a deterministic run does not end by the clock
+        overrides["train.deterministic"] = False
+    preset = variant.preset_on(task)
+    try:
+        config = load_preset(preset, overrides)
+    except UserError as error:
+        raise UserError(f"task '{task.name}', variant '{variant.name}': {error.message}", error.hint) from error
+    if not config.env.id:
+        raise UserError(f"task '{task.name}' has no environment.", "Add env = ..., or a preset that has one.")
+    return Job(task.name, variant.name, seed, preset, overrides, config)
+
+
+def _slug(name: str) -> str:
+    """Fit for a file's name."""
+    return re.sub(r"[^A-Za-z0-9_.=+-]+", "-", name).strip("-.") or "x"

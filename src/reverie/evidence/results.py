@@ -1,0 +1,224 @@
+"""One run's result as one small file: what was scored, every episode, and where it comes from.
+
+    {"format": "reverie-result-1", "label", "task", "seed", "settings": {...}, "protocol": {...}, "env_steps", "frames",
+     "updates", "ratio", "seconds", "complete", "episodes": {"train": [[frames, return, length], ...], "eval", ...},
+     "logged": {"achievement/...": mean over training episodes}, "provenance": {command, commit, versions, hardware}}
+
+A run's directory says all of this, too; the file is what is kept, committed and compared when the run itself is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import Config, build, flatten, load_file
+from ..errors import UserError
+from ..logger import read_lines
+from .protocol import facts_of
+
+FORMAT = "reverie-result-1"
+PHASES = ("random", "prefill", "train", "eval")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run scored. episodes: {phase: (episodes, 3)}, columns frames at its end, return, length in steps."""
+
+    label: str  # of the experiment: the same for all seeds of one
+    task: str  # env.id
+    seed: int
+    settings: Mapping[str, Any]  # those that differ from the defaults
+    protocol: Mapping[str, Any]
+    env_steps: int
+    frames: int
+    updates: int
+    ratio: float  # updates per environment step since learning began
+    seconds: float  # of training, without evaluations
+    complete: bool  # did it reach train.env_steps?
+    episodes: Mapping[str, np.ndarray]
+    logged: Mapping[str, float]
+    provenance: Mapping[str, Any]
+    source: str = ""  # file or run it was read from
+
+    def scores(self, phase: str, after: float = -1, upto: float = float("inf")) -> np.ndarray:
+        """Returns of the episodes of a phase that end in (after, upto] frames."""
+        found = self.episodes.get(phase, np.zeros((0, 3)))
+        return found[(found[:, 0] > after) & (found[:, 0] <= upto), 1]
+
+    def final(self) -> np.ndarray:
+        """Returns of the last evaluation; empty if there was none."""
+        found = self.episodes.get("eval", np.zeros((0, 3)))
+        return found[found[:, 0] == found[-1, 0], 1] if len(found) else np.zeros(0)
+
+    def to_json(self) -> str:
+        """The file's text: one line per phase of episodes."""
+        head = {
+            key: getattr(self, key)
+            for key in ("label", "task", "seed", "settings", "protocol", "env_steps", "frames", "updates", "ratio")
+        }
+        head |= {key: getattr(self, key) for key in ("seconds", "complete", "logged", "provenance")}
+        lines = [f' "{key}": {json.dumps(value)}' for key, value in ({"format": FORMAT} | head).items()]
+        phases = [f'  "{phase}": {json.dumps(_plain(rows))}' for phase, rows in self.episodes.items()]
+        episodes = ",\n".join(phases)
+        return "{\n" + ",\n".join([*lines, f' "episodes": {{\n{episodes}\n }}']) + "\n}\n"
+
+
+def _plain(rows: np.ndarray) -> list[list[float]]:
+    return [[int(frames), round(float(score), 4), int(length)] for frames, score, length in rows]
+
+
+def result_of(run: Path, *, label: str = "") -> Result:
+    """The result of a run's directory, finished or not. Raises UserError if it is none."""
+    config = load_file(run / "config.yaml")
+    provenance = _provenance(run / "provenance.json")
+    episodes = read_lines(run / "episodes.jsonl")
+    newest: dict[str, Any] = next(
+        (line for line in reversed(read_lines(run / "metrics.jsonl")) if "updates" in line), {}
+    )
+    rows = {phase: [x for x in episodes if x.get("phase") == phase] for phase in PHASES}
+    steps = max((int(x.get("env_steps", 0)) for x in [*episodes, newest]), default=0)
+    frames = max((int(x.get("frames", 0)) for x in [*episodes, newest]), default=0)
+    line = str(provenance.get("protocol", {}).get("line", ""))
+    return Result(
+        label=label or _label(run, config.train.seed),
+        task=config.env.id,
+        seed=config.train.seed,
+        settings=_unusual(config),
+        protocol=facts_of(config, line) | ({"line": line} if line else {}),
+        env_steps=steps,
+        frames=frames,
+        updates=int(newest.get("updates", 0)),
+        ratio=float(newest.get("train/ratio", 0.0)),
+        seconds=float(newest.get("seconds") or max((x.get("seconds", 0.0) for x in episodes), default=0.0)),
+        complete=complete(config, episodes),
+        episodes={phase: _rows(found) for phase, found in rows.items() if found},
+        logged=_logged(rows["train"]),
+        provenance={key: value for key, value in provenance.items() if key != "protocol"},
+        source=str(run),
+    )
+
+
+def complete(config: Config, episodes: Sequence[Mapping[str, Any]]) -> bool:
+    """Did the run reach its steps, and was it evaluated there?"""
+    return any(x.get("phase") == "eval" and x.get("env_steps", 0) >= config.train.env_steps for x in episodes)
+
+
+def _rows(episodes: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    found = [(x["frames"], x["return"], x["length"]) for x in episodes if x.get("return") is not None]
+    return np.array(found, float).reshape(-1, 3)
+
+
+def _logged(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    keys = sorted({key for x in episodes for key in x if "/" in key})
+    return {key: float(np.mean([x[key] for x in episodes if key in x])) for key in keys}
+
+
+def _unusual(config: Config) -> dict[str, Any]:
+    usual = flatten(Config())
+    return {key: _listed(value) for key, value in flatten(config).items() if value != usual[key]}
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _label(run: Path, seed: int) -> str:
+    """The run's name without its seed: "pong-s3" and "pong--s3" are "pong"."""
+    name = run.resolve().name
+    for ending in (f"--s{seed}", f"-s{seed}", f"_s{seed}", f"-{seed}"):
+        if name.endswith(ending) and name != ending:
+            return name.removesuffix(ending)
+    return name
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def write_result(result: Result, path: Path) -> Path:
+    """Write the file, whole or not at all. -> path. Raises UserError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.tmp")
+        draft.write_text(result.to_json(), encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}).", "Choose another place.") from error
+    return path
+
+
+def read_result(path: Path) -> Result | None:
+    """The result in a file; None if the file is something else. Raises UserError for a damaged one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path} ({error}).") from error
+    if FORMAT not in text[:200]:
+        return None
+    try:
+        found = json.loads(text)
+        found.pop("format")
+        found["episodes"] = {phase: np.array(x, float).reshape(-1, 3) for phase, x in found["episodes"].items()}
+        result = Result(**found, source=str(path))
+        build(dict(result.settings), where=f"{path}:")  # settings of a later version, or nonsense
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is a damaged result ({error}).", "Make it anew, or leave it out.") from error
+    return result
+
+
+def results_in(paths: Sequence[Path]) -> list[Result]:
+    """All results of runs, result files, and folders with either, in order. Raises UserError if there are none."""
+    found = [result for path in paths for result in _results(path)]
+    if not found:
+        raise UserError(
+            f"there is no run and no result in {', '.join(map(str, paths))}.",
+            "Give directories of `reverie train --run`, or folders with results of `reverie sweep`.",
+        )
+    return found
+
+
+def _results(path: Path) -> Iterator[Result]:
+    if not path.exists():
+        raise UserError(f"{path} does not exist.", "Give a run, a result file, or a folder with either.")
+    if path.is_file():
+        result = read_result(path)
+        if result is None:
+            raise UserError(f"{path} is no result of a run.", f"Such a file begins with its format, {FORMAT}.")
+        yield result
+    elif (path / "config.yaml").exists():
+        yield result_of(path)
+    else:
+        yield from _below(path)
+
+
+def _below(folder: Path) -> Iterator[Result]:
+    """Runs and result files below a folder; a run that has a result file there, too, is read once."""
+    known: set[tuple[str, str, int]] = set()
+    files = [path for path in sorted(folder.rglob("*.json")) if not _inside_run(path, folder)]
+    for result in filter(None, map(read_result, files)):
+        known.add((result.label, result.task, result.seed))
+        yield result
+    for config in sorted(folder.rglob("config.yaml")):
+        if "checkpoints" in config.relative_to(folder).parts or "crash" in config.relative_to(folder).parts:
+            continue
+        result = result_of(config.parent)
+        if (result.label, result.task, result.seed) not in known:
+            yield result
+
+
+def _inside_run(path: Path, folder: Path) -> bool:
+    return any((parent / "config.yaml").exists() for parent in path.parents if parent != folder.parent)

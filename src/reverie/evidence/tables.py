@@ -1,0 +1,81 @@
+"""A table, and the forms it is wanted in: terminal, Markdown, CSV, LaTeX, HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "±": r"$\pm$"}
+LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "≥": r"$\geq$"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a header; note: what one must know to read it, a sentence or two."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    notes: Sequence[str] = field(default_factory=list)  # more of them, a line each
+
+    def remarks(self) -> list[str]:
+        """All notes."""
+        return [note for note in (self.note, *self.notes) if note]
+
+    def text(self) -> str:
+        """For a terminal: columns padded, numbers as they are."""
+        lines = [list(self.header), *map(list, self.rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
+        padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([self.title, *(line.rstrip() for line in padded), *self.remarks()])
+
+    def markdown(self) -> str:
+        """A GitHub table."""
+        rows = [self.header, ["---"] * len(self.header), *self.rows]
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        remarks = "".join(f"\n{remark}\n" for remark in self.remarks())
+        return f"**{self.title}**\n\n" + "\n".join(lines) + "\n" + remarks
+
+    def csv(self) -> str:
+        """For spreadsheets."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows])
+        return text.getvalue()
+
+    def latex(self) -> str:
+        """With booktabs, first column left, the others right."""
+        lines = [" & ".join(map(_latex, row)) + r" \\" for row in [self.header, *self.rows]]
+        head, body = lines[0], lines[1:]
+        top = rf"\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}"
+        return "\n".join(
+            [f"% {self.title}", top, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+        )
+
+    def html(self) -> str:
+        """A <table> under its title, everything escaped."""
+        head = "".join(f"<th>{escape(cell)}" for cell in self.header)
+        rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in self.rows)
+        remarks = "".join(f'<p class="faint">{escape(remark)}</p>' for remark in self.remarks())
+        return f'<h2>{escape(self.title)}</h2><div class="card"><table><tr>{head}{rows}</table></div>{remarks}'
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def number(value: float | None) -> str:
+    """A score in as many digits as are of use: 12,345 / 123.4 / 12.34 / 0.943; "–" for none."""
+    if value is None or value != value:
+        return "–"
+    size = abs(value)
+    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
+    return f"{value:,.{digits}f}"
+
+
+def millions(frames: float) -> str:
+    """400,000 -> "400k", 2,000,000 -> "2M"."""
+    return f"{frames / 1e6:g}M" if frames >= 1e6 else f"{frames / 1e3:g}k"
