@@ -77,7 +77,7 @@ MAY_IMPORT = {
     "bench": "build collect compute config envs forecast loop presets replay screen tasks train",
     "verbs_bench": "__init__ bench rundir",
     "insight": "__init__ checkpoint config envs logger ops plot replay rssm train world_model",
-    "evidence": "__init__ bench config envs forecast insight lock logger presets rundir tasks",
+    "evidence": "bench config envs forecast insight lock logger presets rundir tasks",
     "verbs_compare": "evidence verb",
     "verbs_sweep": "evidence verb",
     "glossary": "",

@@ -215,7 +215,7 @@ def report(plan: Plan, results: Sequence[Result]) -> tuple[list[str], list[Table
             shown = {v: found.cells[v, task] for v in found.variants if (v, task) in found.cells}
             panels[task] = {name: student(cell.seeds) for name, cell in shown.items() if len(cell.seeds)}
             seeds[task] = {name: cell.seeds.tolist() for name, cell in shown.items()}
-        figures[key] = intervals(panels, seeds)
+        figures[key] = intervals(found.variants, panels, seeds)
     figures["learning"] = learning(_curves(plan, results))
     return words, tables, figures, {"name": plan.name, "words": words, "scores": facts}
 

@@ -103,12 +103,16 @@ def profile(shares: Mapping[str, np.ndarray]) -> Any | None:
     return figure
 
 
-def intervals(panels: Mapping[str, Mapping[str, Interval]], seeds: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
+def intervals(
+    names: Sequence[str],
+    panels: Mapping[str, Mapping[str, Interval]],
+    seeds: Mapping[str, Mapping[str, Sequence[float]]],
+) -> Any:
     """A panel per task: one row per variant, its mean with a 95 % interval, and every seed as a dot.
 
-    panels: {task: {variant: interval}}; the first variant is the base, its mean a line through the panel.
+    names: variants from top to bottom; the first is the base, its mean a line through the panel. panels: {task:
+    {variant: interval}}.
     """
-    names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
     longest = max(map(len, names))
     figure = figure_of(1.2 + 0.07 * longest + 3.1 * len(panels), 0.9 + 0.32 * len(names))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -119,10 +123,11 @@ def intervals(panels: Mapping[str, Mapping[str, Interval]], seeds: Mapping[str, 
             found, colour = rows[name], "#2f6fb3" if place else "#1e1e22"
             if found.low is not None and found.high is not None:
                 ax.plot([found.low, found.high], [place, place], color=colour, lw=2.4, alpha=0.45)
-            ax.plot(seeds[task][name], [place] * len(seeds[task][name]), ".", color="0.55", ms=4, zorder=2)
-            ax.plot([found.value], [place], "o", color=colour, ms=6, zorder=3)
-        base = next(iter(rows.values()))
-        ax.axvline(base.value, color="0.6", lw=1, ls="--")
+            ax.plot([found.value], [place], "o", color=colour, ms=6, zorder=2)
+            below = [place + 0.25] * len(seeds[task][name])
+            ax.plot(seeds[task][name], below, ".", color="0.45", ms=3.5, zorder=3)
+        if names[0] in rows:
+            ax.axvline(rows[names[0]].value, color="0.6", lw=1, ls="--")
         ax.set_title(task, fontsize=9, loc="left")
         ax.grid(alpha=0.25, axis="x")
         ax.tick_params(labelsize=8)
@@ -136,12 +141,15 @@ def learning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) 
     """Training curves, a panel per task: {task: {variant: (steps (P), scores (seeds, P))}}, means with 95 % bands."""
     figure, axes = _grid(len(panels), width=4.6, height=3.4)
     handles: dict[str, Any] = {}
+    names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
+    looks = {name: (COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--") for i, name in enumerate(names)}
     for ax, (task, rows) in zip(axes, panels.items(), strict=True):
-        for (name, (steps, scores)), colour in zip(rows.items(), COLOURS * 4, strict=False):
+        for name, (steps, scores) in rows.items():
             mean, low, high = band(scores)
-            (line,) = ax.plot(steps, mean, color=colour, lw=2.2 if name == next(iter(rows)) else 1.2, label=name)
+            colour, style = looks[name]
+            (line,) = ax.plot(steps, mean, style, color=colour, lw=2.4 if name == names[0] else 1.2)
             handles.setdefault(name, line)
-            if name == next(iter(rows)):
+            if name == names[0]:
                 ax.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
         ax.set_title(task, fontsize=9, loc="left")
         ax.set(xlabel="environment steps", ylabel="return of training episodes")

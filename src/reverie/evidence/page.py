@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..errors import UserError
 from ..insight.charts import svg
-from ..insight.report import STYLE
+from ..insight.report import whole_page
 from .figures import save
 from .tables import Table
+
+WIDE = "td,th{white-space:nowrap}"  # figures with their intervals stay in one line; the card scrolls
 
 
 def write_files(
@@ -56,13 +56,8 @@ def write_files(
 def _page(title: str, words: Sequence[str], tables: Sequence[Table], figures: Mapping[str, Any]) -> str:
     charts = "".join(f'<h2>{escape(key)}</h2><div class="chart">{svg(figure)}</div>' for key, figure in figures.items())
     told = "".join(f"<p>{escape(word)}</p>" for word in words)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,'
-        f'initial-scale=1"><title>{escape(title)} · Reverie</title><style>{STYLE}</style><body><h1>{escape(title)}</h1>'
-        f"{told}{charts}{''.join(table.html() for table in tables)}"
-        f'<p class="faint">Made by reverie {escape(__version__)}, {time.strftime("%F %R", time.gmtime())} UTC. '
-        "Everything is in this file.</p></body></html>"
-    )
+    body = f"<h1>{escape(title)}</h1>{told}{charts}{''.join(table.html() for table in tables)}"
+    return whole_page(title, body, style=WIDE)
 
 
 def _markdown(title: str, words: Sequence[str], tables: Sequence[Table], pictures: Mapping[str, str]) -> str:

@@ -50,13 +50,7 @@ def write_report(paths: Sequence[Path], out: Path) -> Path:
     parts += ["<h2>Inside</h2>", f'<div class="grid">{inside}</div>'] if inside else []
     for name, path in runs.items():
         parts.append(_run(name, path, alone=len(runs) == 1))
-    title = escape(", ".join(runs))
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,'
-        f'initial-scale=1"><title>{title} · Reverie</title><style>{STYLE}</style><body>{"".join(parts)}'
-        f'<p class="faint">Made by reverie {escape(__version__)}, {time.strftime("%F %R", time.gmtime())} UTC. '
-        "Everything is in this file.</p></body></html>"
-    )
+    page = whole_page(", ".join(runs), "".join(parts))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         draft = out.with_name(f".{out.name}.tmp")
@@ -65,6 +59,16 @@ def write_report(paths: Sequence[Path], out: Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}).", "Choose another -o.") from error
     return out
+
+
+def whole_page(title: str, body: str, *, style: str = "") -> str:
+    """HTML around the body of a page that needs nothing else. style: more CSS."""
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,'
+        f'initial-scale=1"><title>{escape(title)} · Reverie</title><style>{STYLE}{style}</style><body>{body}'
+        f'<p class="faint">Made by reverie {escape(__version__)}, {time.strftime("%F %R", time.gmtime())} UTC. '
+        "Everything is in this file.</p></body></html>"
+    )
 
 
 def _names(paths: Sequence[Path]) -> dict[str, Path]:
