@@ -8,6 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "${1:-}" = --wheels ]; then
+    python3 -m pip wheel -q --no-deps -w .wheels crafter==1.8.3  # pure Python, published as source only
     exec python3 -m pip download -q -d .wheels --python-version 3.12 --platform manylinux2014_x86_64 \
         --platform manylinux_2_28_x86_64 --only-binary :all: --no-deps -r benchmarks/gpu.txt
 fi

@@ -13,7 +13,15 @@ from scipy import stats
 from reverie.cli import main
 from reverie.errors import UserError
 from reverie.evidence import record
-from reverie.evidence.aggregates import RULES, against_each_other, budget_tables, curve_table, normalised, profiles
+from reverie.evidence.aggregates import (
+    RULES,
+    against_each_other,
+    budget_tables,
+    curve_table,
+    normalised,
+    own_table,
+    profiles,
+)
 from reverie.evidence.compare import (
     CONFIDENCE,
     group,
@@ -266,6 +274,10 @@ def test_own_experiments_against_each_other():
     (table,) = against_each_other(group(better)[0])
     assert table.rows[0][:3] == ["a", "b", "1.00 [1.00, 1.00]"]
     assert against_each_other(group(better[:3])[0]) == []
+    many = [run(name, 0, 1.0) for name in "abcde"]
+    assert against_each_other(group(many)[0]) == []
+    rows = own_table(group(better)[0]).rows
+    assert rows[0] == ["a", "CartPole-v1", "11.00 [8.516, 13.48]", "–", "3", "100"]
 
 
 # ---------------------------------------------------------------------------------------------------------- the command
@@ -301,7 +313,7 @@ def test_the_command_writes_page_pictures_and_tables(tmp_path, capsys):
     [
         (["nowhere"], "nowhere does not exist"),
         (["."], "there is no run and no result in"),
-        (["cartpole.json"], "nothing was published of CartPole-v1"),
+        (["cartpole.json", "--against", "crafter"], "'crafter' has nothing on CartPole-v1"),
         (["broken.json"], "is a damaged result"),
         (["other.json"], "is no result of a run"),
     ],

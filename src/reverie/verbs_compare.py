@@ -44,7 +44,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def compare_command(args: argparse.Namespace) -> int:
     """Compare and print. Raises UserError where nothing can be compared."""
-    from .evidence.aggregates import against_each_other, budget_tables, curve_table, published_tables
+    from .evidence.aggregates import against_each_other, budget_tables, curve_table, own_table, published_tables
     from .evidence.compare import group, verdict
     from .evidence.results import results_in
 
@@ -53,22 +53,23 @@ def compare_command(args: argparse.Namespace) -> int:
         _print(args, tables, {"published": [_rows(table) for table in tables]})
         return 0
     groups, remarks = group(results_in(args.runs))
-    found = [each for each in (verdict(one, args.against) for one in groups) if each]
-    others = against_each_other(groups)
-    if not found and not others:
+    verdicts = [(one, verdict(one, args.against)) for one in groups]
+    found = [each for _, each in verdicts if each]
+    alone = [one for one, each in verdicts if each is None]
+    if not found and args.against:
         raise UserError(
-            f"nothing was published of {', '.join(sorted({one.task for one in groups}))}"
-            f"{f' as {args.against}' if args.against else ''}.",
-            "Published are Atari, DeepMind Control from pixels, Crafter; other tasks need a second experiment.",
+            f"'{args.against}' has nothing on {', '.join(sorted({one.task for one in groups}))}.",
+            "Published are Atari, DeepMind Control from pixels, Crafter; leave out --against for a table of your own.",
         )
-    if found and all(each.judgement.word == "refused" for each in found) and not others:
+    if found and not alone and all(each.judgement.word == "refused" for each in found):
         raise UserError(
             "the protocols differ, these scores must not be compared: "
             + "; ".join(f"{each.group.task} with {each.reference}: {each.judgement.why}" for each in found)
             + ".",
             "Train under the published protocol (`reverie presets atari-paper`, atari100k, dmc-vision, crafter).",
         )
-    tables = [*([_verdicts(found)] if found else []), *curve_table(found), *budget_tables(found), *others]
+    tables = [*([_verdicts(found)] if found else []), *curve_table(found), *budget_tables(found)]
+    tables += [*([own_table(alone)] if alone else []), *against_each_other(groups)]
     tables[0] = replace(tables[0], notes=[*tables[0].notes, *remarks])
     facts = {"verdicts": [each.to_dict() for each in found], "tables": [_rows(table) for table in tables]}
     _print(args, tables, facts | {"remarks": remarks})

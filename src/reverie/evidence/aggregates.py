@@ -21,6 +21,7 @@ from .statistics import (
     bootstrap,
     performance_profile,
     probability_of_improvement,
+    student,
 )
 from .tables import Table, number
 
@@ -32,6 +33,7 @@ RULES: Mapping[str, Callable[[Result], float]] = {
     "final evaluation": final_score,
 }
 LEVELS = np.linspace(0, 2, 81)
+MOST_PAIRED = 4
 
 
 def normalised(verdicts: Sequence[Verdict], score: Callable[[Result], float] | None = None) -> dict[str, np.ndarray]:
@@ -133,9 +135,31 @@ def profiles(verdicts: Sequence[Verdict]) -> dict[str, np.ndarray]:
     return found
 
 
+def own_table(groups: Sequence[Group]) -> Table:
+    """Experiments on tasks that nobody published: last evaluations, and random play where it was measured."""
+    rows = []
+    for each in groups:
+        scores = [final_score(result) for result in each.results]
+        found = student([score for score in scores if np.isfinite(score)]) if np.isfinite(scores).any() else None
+        chance = np.concatenate([result.scores("random") for result in each.results])
+        shown = "–" if found is None else number(found.value)
+        if found and found.low is not None:
+            shown += f" [{number(found.low)}, {number(found.high)}]"
+        level = number(float(chance.mean())) if len(chance) else "–"
+        steps = f"{min(result.env_steps for result in each.results):,}"
+        rows.append([each.label, each.task, shown, level, str(len(each.results)), steps])
+    header = ["experiment", "task", "last evaluation [95 %]", "random", "seeds", "steps"]
+    return Table("Without a published counterpart", header, rows, "Mean of seeds with Student's 95 % interval.")
+
+
 def against_each_other(groups: Sequence[Group]) -> list[Table]:
-    """P(a run of the row beats a run of the column) by last evaluation, over the tasks that both have."""
+    """P(a run of the row beats a run of the column) by last evaluation, over the tasks that both have.
+
+    Of more than MOST_PAIRED experiments nothing: that many pairs say nothing; `reverie sweep` compares with a base.
+    """
     labels = list(dict.fromkeys(each.label for each in groups))
+    if len(labels) > MOST_PAIRED:
+        return []
     scores: dict[str, dict[str, np.ndarray]] = {label: {} for label in labels}
     for each in groups:
         values = np.array([final_score(result) for result in each.results])

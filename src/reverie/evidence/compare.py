@@ -143,7 +143,7 @@ def group(results: Sequence[Result]) -> tuple[list[Group], list[str]]:
     experiment, and their mean would mean nothing.
     """
     found: dict[tuple[str, str], dict[int, Result]] = {}
-    remarks = []
+    remarks: list[str] = []
     for result in results:
         seeds = found.setdefault((result.label, result.task), {})
         _require_same(next(iter(seeds.values()), result), result)
