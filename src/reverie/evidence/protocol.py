@@ -6,6 +6,7 @@ from typing import Any
 
 from ..config import Config
 from ..envs import make_request
+from ..envs.families.crafter import with_reward
 from ..envs.family import all_families, family_of
 from .record import PROTOCOLS, task_key, tasks
 
@@ -23,6 +24,7 @@ WORDS = {
     "episode_steps": "the length of an episode",
     "look": "the look of pictures",
     "reward": "learning with reward",
+    "time_limit": "a time limit of one's own (0 is none)",
     "scored": "which episodes count",
 }
 #: Settings that make no other agent and no other task: runs that differ in these alone are seeds of one experiment.
@@ -57,9 +59,10 @@ def facts_of(config: Config, line: str = "") -> dict[str, Any]:
     elif suite == "dmc":
         steps = min(1000, env.time_limit * request.repeat or 1000)
         facts |= {"pixels": env.pixels, "episode_steps": steps}
-        facts |= {"look": "standard" if "standard look" in line else "fast"} if env.pixels else {}
+        standard = request.options.look == "standard" or "standard look" in line
+        facts |= {"look": "standard" if standard else "fast"} if env.pixels else {}
     elif suite == "crafter":
-        facts |= {"reward": "NoReward" not in env.id}
+        facts |= {"reward": with_reward(env.id)}
     return facts | {"eval_mode": config.train.eval_mode}
 
 

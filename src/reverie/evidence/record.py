@@ -7,6 +7,7 @@ Data files with provenance and licences: data/LICENSES.md. Tasks have the short 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -37,7 +38,9 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
         "suite": "atari", "actions": "minimal", "action_repeat": 4, "sticky": 0.0, "noop_max": 30,
         "max_frames": 108_000, "lives": "ignore", "scored": "window or 100 final episodes",
     },
-    "crafter": {"suite": "crafter", "action_repeat": 1, "reward": True, "scored": "training episodes"},
+    "crafter": {
+        "suite": "crafter", "action_repeat": 1, "reward": True, "time_limit": 0, "scored": "training episodes",
+    },
 }  # fmt: skip
 #: In words, for tables.
 TITLES = {
@@ -50,7 +53,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Curve:
-    """A published learning curve: point i is the mean over seeds of all episodes in (frames[i-1], frames[i]]."""
+    """A published learning curve: a point is the mean over seeds of all episodes that end in its bin (`bin_of`)."""
 
     reference: str  # key of PROTOCOLS
     task: str
@@ -59,10 +62,12 @@ class Curve:
     std: np.ndarray  # (P) sample standard deviation between seeds (n - 1)
     seeds: int
     per_seed: np.ndarray | None = None  # (seeds, P), where they are known
+    width: float = float("inf")  # of a bin in frames; inf: it reaches back to the point before
 
     def bin_of(self, point: int) -> tuple[float, float]:
         """(after, up to) frames of a point."""
-        return (float(self.frames[point - 1]) if point else 0.0), float(self.frames[point])
+        upto, before = float(self.frames[point]), float(self.frames[point - 1]) if point else 0.0
+        return max(before, upto - self.width), upto
 
     def last_point(self, frames: float) -> int | None:
         """The last point whose bin is over at so many frames; None before the first."""
@@ -72,11 +77,18 @@ class Curve:
 
 def task_key(env_id: str) -> str | None:
     """The record's name of a task: "ALE/MsPacman-v5" -> "ms_pacman", "dmc/walker-walk" -> "walker_walk"; None: none."""
-    _, slash, name = env_id.partition("/")
-    plain = _squash((name if slash else env_id).removesuffix("-v5").removesuffix("-v0").removesuffix("-v4"))
-    plain = plain.removesuffix("noframeskip")
-    names = {_squash(key): key for key in [*_levels()["games"], *_read("dreamerv2_dmc.json")["tasks"]]}
-    return names.get("ballincupcatch" if plain == "cupcatch" else plain)
+    family, *rest = re.split("[-/:]", env_id, maxsplit=1)
+    old = re.fullmatch(r"(\w+?)(NoFrameskip)?-v[04]", env_id)  # as Gym had them; MinAtar/Breakout-v0 is another game
+    if family.lower() in ("ale", "atari"):
+        known, name = _levels()["games"], "".join(rest)
+    elif family.lower() in ("dmc", "dm_control"):
+        known, name = _read("dreamerv2_dmc.json")["tasks"], "".join(rest)
+    elif old:
+        known, name = _levels()["games"], old[1]
+    else:
+        return None
+    plain = _squash(re.sub(r"-v\d+$", "", name))
+    return {_squash(key): key for key in known}.get("ballincupcatch" if plain == "cupcatch" else plain)
 
 
 def _squash(name: str) -> str:
@@ -94,7 +106,8 @@ def curve(reference: str, task: str) -> Curve:
             raise KeyError(reference)
     except KeyError as error:
         raise UserError(
-            f"there is no published curve of {task} in '{reference}'.", f"Curves: {', '.join(tasks(reference))}."
+            f"there is no published curve of {task} in '{reference}'.",
+            f"Curves: {', '.join(tasks(reference))}." if reference.startswith("dreamerv2-") else "It has no curves.",
         ) from error
     seeds = found["seeds"]
     return Curve(
@@ -105,6 +118,7 @@ def curve(reference: str, task: str) -> Curve:
         np.array(found["std"], float) * np.sqrt(seeds / (seeds - 1)),  # the files have the population's
         seeds,
         np.array(found["per_seed"], float) if "per_seed" in found else None,
+        float(found["frames"][0]) if reference == "dreamerv2-dmc" else float("inf"),  # all of its bins are as the first
     )
 
 

@@ -117,7 +117,8 @@ def _rows(episodes: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 def _logged(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     keys = sorted({key for x in episodes for key in x if "/" in key})
-    return {key: float(np.mean([x[key] for x in episodes if key in x])) for key in keys}
+    known = {key: [x[key] for x in episodes if x.get(key) is not None] for key in keys}  # a NaN is logged as none
+    return {key: float(np.mean(values)) for key, values in known.items() if values}
 
 
 def _unusual(config: Config) -> dict[str, Any]:
@@ -164,20 +165,28 @@ def write_result(result: Result, path: Path) -> Path:
 def read_result(path: Path) -> Result | None:
     """The result in a file; None if the file is something else. Raises UserError for a damaged one."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} ({error}).") from error
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}).", "Give a result file, a run, or a folder.") from error
     if FORMAT not in text[:200]:
         return None
     try:
         found = json.loads(text)
         found.pop("format")
-        found["episodes"] = {phase: np.array(x, float).reshape(-1, 3) for phase, x in found["episodes"].items()}
+        found["episodes"] = {phase: _checked(rows) for phase, rows in found["episodes"].items()}
         result = Result(**found, source=str(path))
         build(dict(result.settings), where=f"{path}:")  # settings of a later version, or nonsense
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is a damaged result ({error}).", "Make it anew, or leave it out.") from error
     return result
+
+
+def _checked(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    """Rows of (frames, return, length). Raises ValueError."""
+    found = np.array(rows, float).reshape(len(rows), -1)
+    if len(rows) and (found.shape[1] != 3 or not np.isfinite(found).all()):
+        raise ValueError("an episode is not three numbers")
+    return found.reshape(-1, 3)
 
 
 def results_in(paths: Sequence[Path]) -> list[Result]:
@@ -208,7 +217,7 @@ def _results(path: Path) -> Iterator[Result]:
 def _below(folder: Path) -> Iterator[Result]:
     """Runs and result files below a folder; a run that has a result file there, too, is read once."""
     known: set[tuple[str, str, int]] = set()
-    files = [path for path in sorted(folder.rglob("*.json")) if not _inside_run(path, folder)]
+    files = [path for path in sorted(folder.rglob("*.json")) if path.is_file() and not _inside_run(path, folder)]
     for result in filter(None, map(read_result, files)):
         known.add((result.label, result.task, result.seed))
         yield result
@@ -221,4 +230,8 @@ def _below(folder: Path) -> Iterator[Result]:
 
 
 def _inside_run(path: Path, folder: Path) -> bool:
-    return any((parent / "config.yaml").exists() for parent in path.parents if parent != folder.parent)
+    """Is there a run between them?"""
+    between = [
+        folder.joinpath(*path.relative_to(folder).parts[:n]) for n in range(1, len(path.relative_to(folder).parts))
+    ]
+    return any((each / "config.yaml").exists() for each in between)

@@ -22,6 +22,7 @@ Scores = Sequence[np.ndarray]
 Statistic = Callable[[Scores], np.ndarray]
 #: Scores of one task, a number per seed.
 Seeds = Sequence[float] | np.ndarray
+ROUNDING = 1e-9  # 7.999999999 degrees of freedom are 8
 
 
 def mean(scores: Scores) -> np.ndarray:
@@ -178,7 +179,7 @@ def welch(left: Seeds, right: Seeds, *, level: float = 0.95) -> Difference:
     u, v = float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)
     if u + v == 0:
         return Difference(value, value, value, 1.0 if value == 0 else 0.0)
-    df = max(1, math.floor((u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1))))
+    df = max(1, math.floor((u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1)) + ROUNDING))
     error = math.sqrt(u + v)
     half = t_quantile(level, df) * error
     return Difference(value, value - half, value + half, t_tail(abs(value) / error, df))

@@ -34,13 +34,13 @@ Options = NoOptions
 
 def make(request: Request) -> gym.Env:
     """The world; observation uint8 (64, 64, 3)."""
-    env: gym.Env = World(reward=_with_reward(request.env_id))
+    env: gym.Env = World(reward=with_reward(request.env_id))
     return ActionRepeat(env, request.repeat) if request.repeat > 1 else env
 
 
 def protocol(request: Request) -> str:
     """What scores depend on."""
-    told = "with reward" if _with_reward(request.env_id) else "without reward"
+    told = "with reward" if with_reward(request.env_id) else "without reward"
     return f"{request.env_id}: 64x64 RGB, 17 actions, {told}, 10000 steps (truncated), action repeat {request.repeat}"
 
 
@@ -59,7 +59,8 @@ def score_of(episodes: Iterable[Mapping[str, Any]]) -> float | None:
     return crafter_score(100 * np.mean(rows, 0)) if rows else None
 
 
-def _with_reward(env_id: str) -> bool:
+def with_reward(env_id: str) -> bool:
+    """Is the task's reward given to the agent? Raises UserError for a task that is not there."""
     known = {"crafter/reward": True, "crafterreward-v1": True, "crafter": True}
     known |= {"crafter/noreward": False, "crafternoreward-v1": False}
     if env_id.lower() not in known:
