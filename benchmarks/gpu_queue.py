@@ -48,6 +48,7 @@ import torch
 from reverie.config import Config, build
 from reverie.envs.family import family_of, installed
 from reverie.errors import UserError
+from reverie.evidence.plan import written
 from reverie.evidence.results import read_result, result_of, write_result
 from reverie.lock import NAME as LOCK
 from reverie.lock import RunLock
@@ -90,7 +91,7 @@ class Task:
     def words(self, run: Path) -> list[str]:
         """What follows `reverie train`."""
         named = ["--preset", self.preset, "--env", self.env, "--seed", str(self.seed), "--run", str(run)]
-        return [*named, "--no-doctor", *(f"{key}={_written(value)}" for key, value in self.settings.items())]
+        return [*named, "--no-doctor", *(f"{key}={written(value)}" for key, value in self.settings.items())]
 
 
 @cache
@@ -246,13 +247,6 @@ def _read_mark(path: Path, version: int) -> dict[str, Any] | None:
         if found.get("format") == COMMAND_FORMAT and found.get("version") == version:
             return found
     return None
-
-
-def _written(value: Any) -> str:
-    """As on a command line."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 # ------------------------------------------------------------------------------------------------------------ the verbs

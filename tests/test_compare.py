@@ -187,6 +187,17 @@ def test_seeds_of_different_experiments_are_not_averaged():
     assert len(group([one, budget])[0][0].results) == 2
 
 
+def test_seeds_under_different_rules_are_not_averaged():
+    one = make_result("dmc/walker-walk", 0, line="standard look")
+    with pytest.raises(UserError, match="different experiments: look standard / fast"):
+        group([one, make_result("dmc/walker-walk", 1, line="fast look")])
+
+
+def test_a_score_that_is_no_number_is_not_judged():
+    with pytest.raises(ValueError, match="must be numbers"):
+        judge([math.nan], 1, 1, 5, floor=0, scale=1)
+
+
 def test_a_seed_given_twice_counts_once():
     groups, remarks = group([make_result("ALE/Pong-v5", 0, frames=f) for f in (5, 9, 7)])
     assert [each.frames for each in groups[0].results] == [9]
@@ -209,8 +220,8 @@ def budget_result(game, seed, score, window=()):
 
 
 def test_the_window_is_dreamerv3s_rule():
-    rows = [(390_000, 1.0), (390_004, 2.0), (400_000, 4.0), (400_004, 8.0)]
-    assert window_score(budget_result("Pong", 0, 0, rows)) == 3.0
+    rows = [(389_996, 9.0), (390_000, 1.0), (390_004, 2.0), (400_000, 3.0), (400_004, 8.0)]
+    assert window_score(budget_result("Pong", 0, 0, rows)) == 2.0
     assert window_score(budget_result("Pong", 0, 0)) == -1e9  # none in it: the last one before
     assert math.isnan(window_score(replace(budget_result("Pong", 0, 0), episodes={})))
 
@@ -235,11 +246,20 @@ def test_atari100k_is_compared_over_the_games_that_were_played():
     wins = [
         score + seed > scores[g] for g, score in (("pong", 10), ("boxing", 50), ("breakout", 20)) for seed in (0, 1)
     ]
-    assert other[-1].startswith(f"{np.mean(wins):.2f}")
+    assert other[-1].startswith(f"{np.mean(wins):.3f}")
+    assert not any(row[0].startswith("DreamerV2 official") for row in tables[1].rows)
     assert normalised(found, RULES["training episodes, 390-400k"])["boxing"] == pytest.approx(
         record.human_normalised("boxing", np.array([50.0, 49.0]))
     )
     assert set(profiles(found)) == {"ours", "DreamerV3 (Nature repo) (means)", "DreamerV3 (2023 paper) (means)"}
+
+
+def test_only_the_evaluation_at_400k_frames_counts():
+    later = replace(budget_result("Pong", 0, 5), frames=2_000_000)
+    rows = [(100_000, 1.0), (400_000, 5.0), (2_000_000, 20.0)]
+    for kept, expected in ((rows, [5.0]), (rows[:1], []), (rows[::2], [])):
+        episodes = later.episodes | {"eval": np.array([(*row, 1) for row in kept], float)}
+        assert judged([replace(later, episodes=episodes)])[0].seeds == expected
 
 
 def test_before_its_end_atari100k_is_too_early():
@@ -257,6 +277,8 @@ def test_crafter_is_compared_by_its_score():
     assert found.judgement.word == "on track"
     assert judged([result(3, s) for s in range(3)])[0].judgement.word == "below"
     assert judged([replace(result(10, 0), frames=10)])[0].judgement.word == "too early"
+    assert "went on beyond 1M" in judged([replace(result(10, 0), frames=3_000_000)])[0].judgement.why
+    assert judged([replace(result(10, 0), logged={})])[0].judgement.word == "too early"
 
 
 def test_aggregates_beside_the_official_ones_at_the_same_frames():
@@ -272,10 +294,12 @@ def test_own_experiments_against_each_other():
 
     better = [run("a", s, 10 + s) for s in range(3)] + [run("b", s, s) for s in range(3)]
     (table,) = against_each_other(group(better)[0])
-    assert table.rows[0][:3] == ["a", "b", "1.00 [1.00, 1.00]"]
+    assert table.rows[0][:3] == ["a", "b", "1.000"]
     assert against_each_other(group(better[:3])[0]) == []
     many = [run(name, 0, 1.0) for name in "abcde"]
     assert against_each_other(group(many)[0]) == []
+    far = [replace(each, frames=900) if each.label == "b" else each for each in better]
+    assert against_each_other(group(far)[0]) == []  # after other numbers of frames
     rows = own_table(group(better)[0]).rows
     assert rows[0] == ["a", "CartPole-v1", "11.00 [8.516, 13.48]", "–", "3", "100"]
 
@@ -299,7 +323,9 @@ def test_the_command_writes_page_pictures_and_tables(tmp_path, capsys):
         result = make_result("ALE/Pong-v5", seed, frames=5_000_000, evals=official("pong", 5, seed))
         write_result(result, tmp_path / "in" / f"{seed}.json")
     assert main(["compare", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
-    assert "on track" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "on track" in captured.out
+    assert "written" in captured.err  # not on stdout, which may be JSON
     names = {path.name for path in (tmp_path / "out").iterdir()}
     wanted = {f"comparison.{ending}" for ending in ("html", "md", "json", "csv", "tex")}
     assert wanted | {"comparison-curves.png", "comparison-curves.svg", "comparison-profile.png"} <= names
@@ -312,6 +338,8 @@ def test_the_command_writes_page_pictures_and_tables(tmp_path, capsys):
     ("words", "told"),
     [
         (["nowhere"], "nowhere does not exist"),
+        (["x" * 300], "cannot read"),
+        (["--out", "x"], "without runs there is nothing to compare"),
         (["."], "there is no run and no result in"),
         (["cartpole.json", "--against", "crafter"], "'crafter' has nothing on CartPole-v1"),
         (["broken.json"], "is a damaged result"),

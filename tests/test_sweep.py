@@ -18,7 +18,8 @@ from reverie.errors import UserError
 from reverie.evidence.ablate import SCORES, curve_of, findings, learning_score, sentences, table
 from reverie.evidence.plan import Task, Variant, make_plan, parse_vary, read_plan, setting_name
 from reverie.evidence.results import read_result, write_result
-from reverie.evidence.sweep import Sweep, estimate, parallel, results_of
+from reverie.evidence.sweep import Going, Sweep, estimate, parallel, result_path, results_of, run_path
+from reverie.lock import RunLock
 
 TINY = """
 name = "tiny"
@@ -86,6 +87,7 @@ def test_short_names_of_settings():
         assert setting_name(name) == "model.kl_balance"
     assert setting_name("latents") == "model.latents"
     assert setting_name("reward.transform") == "model.reward_transform"
+    assert parse_vary(["gamma=0.5, 0.8"])[1] == Variant("gamma=0.8", {"behavior.gamma": "0.8"})
     one, two, three = parse_vary(["norm+gru_norm=false", "latents=categorical,gaussian"])
     assert one == Variant("norm+gru_norm=false", {"model.norm": "false", "model.gru_norm": "false"})
     assert (two.name, three.settings) == ("latents=categorical", {"model.latents": "gaussian"})
@@ -94,7 +96,7 @@ def test_short_names_of_settings():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("tasks = 1", "'tasks' is not known here"),
+        ("tasks = 1", "sweep.toml has no 'tasks'"),
         ("name = ", "is not TOML"),
         ("seeds = [0]", "no task is given"),
         ("[[task]]\npreset='nope'\nenv='CartPole-v1'", "there is no preset 'nope'"),
@@ -105,9 +107,25 @@ def test_short_names_of_settings():
         ("vary=['kl_balance']\n[[task]]\nenv='CartPole-v1'", "not of the form name=value"),
         ("seeds=[1,1]\n[[task]]\nenv='CartPole-v1'", "seed 1 is there twice"),
         ("seeds=[]\n[[task]]\nenv='CartPole-v1'", "seeds must be whole numbers"),
+        ("seeds=-1\n[[task]]\nenv='CartPole-v1'", "seeds must be whole numbers"),
+        ("seeds=[99999999999999]\n[[task]]\nenv='CartPole-v1'", "seeds must be whole numbers"),
+        ("settings=3\n[[task]]\nenv='CartPole-v1'", "settings must be a table, found 3"),
+        ("vary='kl_balance=1'\n[[task]]\nenv='CartPole-v1'", "vary must be a list"),
+        ("[task]\nenv='CartPole-v1'", "task must be a list.*two brackets"),
+        ("task = [3]", r"\[\[task\]\] must hold name = value lines, found 3"),
+        (
+            "[[variant]]\nname='v'\npresets={b='demo'}\n[[task]]\nenv='CartPole-v1'",
+            "a preset for 'b', which is no task",
+        ),
+        ("[[task]]\nenv='CartPole-v1'\nname='%s'" % ("x" * 201), "more than 200 letters"),
+        (
+            "[[task]]\nname='a'\nenv='CartPole-v1'\n[[task]]\nname='a--b'\nenv='CartPole-v1'\n"
+            "[[variant]]\nname='b--c'\n[[variant]]\nname='c'\nsettings={gamma=0.5}",
+            "two runs would have the name a--b--c--s0",
+        ),
         ("[[task]]\nenv='CartPole-v1'\n[[task]]\nenv='CartPole-v1'", "task 'CartPole-v1' is there twice"),
         ("[[variant]]\n[[task]]\nenv='CartPole-v1'", r"a \[\[variant\]\] has no name"),
-        ("task = 3", "does not read as a sweep"),
+        ("task = 3", "task must be a list"),
     ],
 )
 def test_mistakes_in_a_plan_are_told_in_a_sentence(text, told, tmp_path):
@@ -189,6 +207,7 @@ def test_done_runs_are_not_done_again_and_finished_ones_only_need_their_result(t
     assert len(sweep.run(1)) == 4
     assert not (out / "runs").exists()
     assert estimate(plan, out).left == 0
+    assert (out / "plan.json").exists()
 
 
 def test_an_estimate_takes_what_is_known_and_foretells_the_rest(tmp_path):
@@ -200,7 +219,7 @@ def test_an_estimate_takes_what_is_known_and_foretells_the_rest(tmp_path):
     assert cost.memory > 1e7
     assert parallel(plan, cost, 7) == 7
     assert 1 <= parallel(plan, cost) <= len(os.sched_getaffinity(0))
-    known = replace(result_for(plan.jobs[0]), seconds=1000.0)
+    known = replace(result_for(plan.jobs[0]), seconds=1000.0, env_steps=200)
     write_result(known, tmp_path / "out" / "results" / f"{plan.jobs[0].name}.json")
     again = estimate(plan, tmp_path / "out")
     assert again.left == 3
@@ -213,6 +232,99 @@ def test_results_of_another_sweep_are_refused(tmp_path):
     write_result(result_for(other.jobs[0]), tmp_path / "out" / "results" / f"{other.jobs[0].name}.json")
     with pytest.raises(UserError, match=r"is of another sweep: behavior.gamma was 0.5, now it is 0.99"):
         Sweep(plan, tmp_path / "out")
+    with pytest.raises(UserError, match="is of another sweep"):
+        results_of(plan, tmp_path / "out")  # what --report reads
+
+
+@pytest.mark.parametrize("setting", ["train.env_steps = 7", "train.eval_episodes = 3"])
+def test_results_of_another_budget_are_refused(setting, tmp_path):
+    plan = plan_of(TINY, tmp_path)
+    key = setting.split(" ")[0]
+    text = TINY.replace('"train.eval_episodes" = 2, ', "") if "episodes" in key else TINY
+    other = plan_of(text.replace("settings = {", f'settings = {{ "{key}" = {setting.split(" ")[2]}, ', 1), tmp_path)
+    write_result(result_for(other.jobs[0]), tmp_path / "out" / "results" / f"{other.jobs[0].name}.json")
+    with pytest.raises(UserError, match=f"is of another sweep: {key} was"):
+        Sweep(plan, tmp_path / "out")
+
+
+class Ended:
+    """A process that has ended."""
+
+    def __init__(self, code):
+        self.returncode = code
+
+    def poll(self):
+        return self.returncode
+
+
+def finish(sweep, job, code):
+    sweep._log(job).parent.mkdir(parents=True, exist_ok=True)
+    sweep._log(job).write_text("error: something\nhint: do this\n")
+    return sweep._finish(Going(job, Ended(code), time.monotonic() - 5))
+
+
+def test_a_run_that_somebody_stopped_is_no_result(tmp_path, make_run):
+    plan = plan_of(TINY, tmp_path)
+    sweep, job = Sweep(plan, tmp_path / "out", say=print), plan.jobs[0]
+    run = make_run(run_path(tmp_path / "out", job), **{"env.id": "custom:toy"})
+    run.stop()
+    run.train()
+    assert "stopped by somebody before its end" in finish(sweep, job, 0)
+    assert list(sweep.failed) == [job.name]
+    assert not result_path(tmp_path / "out", job).exists()
+
+
+def test_a_deterministic_run_gets_the_seconds_of_its_process(tmp_path, make_run):
+    plan = plan_of(TINY, tmp_path)
+    sweep, job = Sweep(plan, tmp_path / "out", say=print), plan.jobs[0]
+    make_run(run_path(tmp_path / "out", job), **{"train.deterministic": True}).train()
+    assert "return" in finish(sweep, job, 0)
+    assert 5 <= read_result(result_path(tmp_path / "out", job)).seconds < 10
+
+
+def test_runs_that_end_badly(tmp_path):
+    plan = plan_of(TINY, tmp_path)
+    sweep, job = Sweep(plan, tmp_path / "out", say=print), plan.jobs[0]
+    assert "FAILED: error: something hint: do this" in finish(sweep, job, 2)
+    sweep.failed.clear()
+    sweep.stopping.set()
+    assert "goes on from its checkpoint" in finish(sweep, job, -signal.SIGTERM)
+    assert sweep.failed == {}
+
+
+def test_no_run_goes_on_when_the_queue_breaks(tmp_path, monkeypatch):
+    plan = plan_of(TINY, tmp_path)
+    sweep = Sweep(plan, tmp_path / "out", say=print)
+    started = []
+
+    def start(job, jobs):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], text=True))
+        if len(started) == 2:
+            raise UserError("the disk is full")
+        return started[-1]
+
+    monkeypatch.setattr(sweep, "_start", start)
+    with pytest.raises(UserError, match="the disk is full"):
+        sweep.run(2)
+    assert started[0].poll() is not None
+    started[1].kill()
+    started[1].wait()
+
+
+def test_a_run_that_is_still_going_is_waited_for(tmp_path):
+    plan = plan_of(TINY, tmp_path)
+    said = []
+    sweep = Sweep(plan, tmp_path / "out", say=said.append)
+    lock = RunLock(run_path(tmp_path / "out", plan.jobs[0]))
+    lock.take()
+    waiting = list(plan.jobs)
+    assert sweep._next(waiting) is plan.jobs[1]
+    assert sweep._next(waiting) is plan.jobs[2]
+    assert len(said) == 1
+    assert "still going" in said[0]
+    lock.release()
+    assert sweep._next(waiting) is plan.jobs[0]
+    assert waiting == plan.jobs[3:]
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
@@ -223,19 +335,20 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
     plan = plan_of(text.replace('vary = ["kl.balance=0.5,0.8"]', ""), tmp_path)
     sweep = Sweep(plan, tmp_path / "out", say=lambda text: None)
     results = sweep.run(2)
-    assert [result.task for result in results] == ["CartPole-v1"]
+    assert [(job.task, result.task) for job, result in results] == [("good", "CartPole-v1")]
     assert "Nowhere" in sweep.failed["cart-pole--base--s0"]
 
 
 # ------------------------------------------------------------------------------------------------------------- reports
 
 
-def findings_of(tmp_path, scores):
-    """scores: {variant: [score of each seed]}."""
+def findings_of(tmp_path, scores, train=((100, 1.0),)):
+    """scores: {variant: [score of each seed]}; train: training episodes of the variants."""
     plan = plan_of(TINY.replace("seeds = [0, 1]", f"seeds = {len(next(iter(scores.values())))}"), tmp_path)
     jobs = {(job.variant, job.seed): job for job in plan.jobs}
-    results = [result_for(jobs[v, s], ((100, x),)) for v, each in scores.items() for s, x in enumerate(each)]
-    return findings(plan, results, "last evaluation")
+    pairs = [(jobs[v, s], result_for(jobs[v, s], ((100, x),), ((100, 1.0),) if v == "base" else train))
+             for v, each in scores.items() for s, x in enumerate(each)]  # fmt: skip
+    return findings(plan, pairs, "last evaluation")
 
 
 def test_a_clear_difference_is_called_clear_and_noise_is_not(tmp_path):
@@ -251,7 +364,7 @@ def test_a_clear_difference_is_called_clear_and_noise_is_not(tmp_path):
     assert "What 5 seeds can show" in told
     row = table(found).rows[1]
     assert row[2].endswith(" *")
-    assert row[-1] == "0.00 [0.00, 0.00]"
+    assert row[-1] == "0.000"  # complete: no replica differs, and no width is claimed
     same = findings_of(tmp_path, {"base": base, "kl_balance=0.5": base[::-1]})
     assert "0 of 1 comparisons" in " ".join(sentences(same))
 
@@ -260,6 +373,36 @@ def test_identical_scores_are_called_what_they_are(tmp_path):
     found = findings_of(tmp_path, {"base": [1.0, 2.0], "kl_balance=0.5": [1.0, 2.0]})
     assert "No effect at all" in " ".join(sentences(found))
     assert table(found).rows[1][2] == "identical"
+    found = findings_of(tmp_path, {"base": [1.0, 2.0], "kl_balance=0.5": [1.0, 2.0]}, train=((100, 7.0),))
+    told = " ".join(sentences(found))
+    assert "No effect at all" not in told
+    assert "not the same runs (floor or ceiling?): kl_balance=0.5 on cart/pole" in told
+
+
+def test_seeds_without_any_spread_show_nothing(tmp_path):
+    found = findings_of(tmp_path, {"base": [500.0, 500.0], "kl_balance=0.5": [499.0, 499.0]})
+    told = " ".join(sentences(found))
+    assert "base's seeds all score the same on cart/pole: no interval, no test there" in told
+    assert "clear" not in told
+    assert table(found).rows[1][2] == "-1.000"
+
+
+def test_tasks_of_one_environment_are_kept_apart(tmp_path):
+    text = TINY + '[[task]]\nname = "short"\nenv = "CartPole-v1"\npreset = "debug"\nsettings = { time_limit = 9 }\n'
+    plan = plan_of(text, tmp_path)
+    pairs = [(job, result_for(job, ((100, 1.0 if job.task == "short" else 2.0),))) for job in plan.jobs]
+    found = findings(plan, pairs, "last evaluation")
+    assert found.cells["base", "short"].seeds.tolist() == [1.0, 1.0]
+    assert found.cells["base", "cart/pole"].seeds.tolist() == [2.0, 2.0]
+
+
+def test_what_is_missing_is_not_called_the_base(tmp_path):
+    plan = plan_of(TINY, tmp_path)
+    pairs = [(job, result_for(job)) for job in plan.jobs if job.variant != "base"]
+    found = findings(plan, pairs, "last evaluation")
+    assert found.base == "base"
+    assert table(found).rows[0][1] == "no result yet"
+    assert table(found).rows[1][2] == "–"
 
 
 def test_one_seed_shows_nothing_and_it_is_said(tmp_path):
@@ -273,7 +416,7 @@ def test_many_comparisons_are_corrected(tmp_path):
     plan = replace(plan, seeds=[0, 1])
     rng, results = np.random.default_rng(1), []
     for job in plan.jobs:
-        results.append(result_for(job, ((100, float(rng.normal())),)))
+        results.append((job, result_for(job, ((100, float(rng.normal())),))))
     found = findings(plan, results, "last evaluation")
     raw = sorted(c.difference.p for c in found.cells.values() if c.difference)
     assert min(c.p for c in found.cells.values() if c.p is not None) == pytest.approx(min(1, 5 * raw[0]))
@@ -325,6 +468,10 @@ def test_results_of_a_sweep_can_be_compared(tmp_path, capsys):
     plan = plan_of(TINY, tmp_path)
     for job in plan.jobs:
         write_result(result_for(job, ((100, float(job.seed)),)), tmp_path / "out" / "results" / f"{job.name}.json")
+        (tmp_path / "out" / "runs" / job.name).mkdir(parents=True)  # a run that has its result is not read again
+        (tmp_path / "out" / "runs" / job.name / "config.yaml").write_text("nonsense: true")
     assert len(results_of(plan, tmp_path / "out")) == 4
     assert main(["compare", str(tmp_path / "out")]) == 0
-    assert "Own experiments against each other" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Own experiments against each other" in out
+    assert out.count("kl_balance=0.5") == 2

@@ -85,8 +85,9 @@ class Forecast:
         lines = [
             f"memory {_size(self.peak)} at most ({parts}){_of(self.added, self.memory_left)}; disk {_size(self.disk)}"
             f"{_of(self.disk, self.disk_left)}",
-            f"about {_time(self.seconds(100_000))} per 100,000 steps, {_time(self.seconds(self.steps, self.idle))} for "
-            f"{self.steps:,} ({1000 * self.update_seconds:.3g} ms an update)",
+            f"about {duration(self.seconds(100_000))} per 100,000 steps, "
+            f"{duration(self.seconds(self.steps, self.idle))} for {self.steps:,} "
+            f"({1000 * self.update_seconds:.3g} ms an update)",
         ]
         if self.gpu is not None:
             lines.append(f"GPU memory {_size(self.gpu)}{_of(self.gpu, self.gpu_left)}")
@@ -308,7 +309,8 @@ def _of(used: int, left: int | None) -> str:
     return "" if left is None else f" of {_size(left)}"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """ "52 s", "14 min", "3.1 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

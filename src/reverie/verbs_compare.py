@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,8 @@ EPILOG = """\
 Compares your runs with the published record at the same number of environment frames and under the same protocol:
 DreamerV2's official curves (55 Atari games, 21 control tasks from pixels), Atari-100k, Crafter. Each task gets a word:
 
-  on track     no difference that so many seeds can show        below, above     a difference, with 98 % confidence
-  too early    no published point yet, or random play would pass as well
+  on track     no difference that so many seeds can show        below, above     a difference, at the 98 % level
+  too early    no published point yet, or random play would pass as well      scored   compared over games (Atari-100k)
   refused      the protocols differ, and each difference is named; such scores are never compared
 
 Directories of one name but for the seed (pong-s0, pong-s1) are seeds of one experiment. Without RUN: the record itself.
@@ -49,6 +49,8 @@ def compare_command(args: argparse.Namespace) -> int:
     from .evidence.results import results_in
 
     if not args.runs:
+        if args.out or args.against:
+            raise UserError("without runs there is nothing to compare.", "Give runs, or leave out --out and --against.")
         tables = published_tables()
         _print(args, tables, {"published": [_rows(table) for table in tables]})
         return 0
@@ -80,14 +82,11 @@ def compare_command(args: argparse.Namespace) -> int:
 
 def _verdicts(found: list[Verdict]) -> Table:
     from .evidence.compare import interval_of
-    from .evidence.tables import Table, millions, number
+    from .evidence.tables import Table, millions, number, ranged
 
     rows = []
     for each in found:
-        own, published = interval_of(each), each.published
-        mean = number(own.value) if own else "–"
-        if own and own.low is not None:
-            mean += f" [{number(own.low)}, {number(own.high)}]"
+        published, mean = each.published, ranged(interval_of(each))
         theirs = f"{number(published[0])} ± {number(published[1])}" if published else "–"
         seeds = f"{len(each.group.results)}" + (f" / {published[2]}" if published else "")
         at = millions(each.frames) if each.frames else millions(each.group.frames)
@@ -104,7 +103,9 @@ def _rows(table: Table) -> dict[str, Any]:
 
 def _print(args: argparse.Namespace, tables: list[Table], facts: dict[str, Any]) -> None:
     if args.json:
-        print(json.dumps(facts))
+        from .evidence.page import plain_json
+
+        print(plain_json(facts))
         return
     print("\n\n".join(getattr(table, args.format)().rstrip() for table in tables))
 
@@ -120,7 +121,7 @@ def _write(out: Path, found: list[Verdict], tables: list[Table], facts: dict[str
         out, name="comparison", title="Compared with the published record", words=words, tables=tables,
         figures={name: figure for name, figure in figures.items() if figure is not None}, facts=facts,
     )  # fmt: skip
-    print(f"\nwritten   {files[0]} and {len(files) - 1} more")
+    print(f"\nwritten   {files[0]} and {len(files) - 1} more", file=sys.stderr)
 
 
 VERB = Verb("compare", "own seeds against published curves and tables", EPILOG, _arguments, compare_command)

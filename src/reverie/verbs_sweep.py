@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ from .errors import UserError
 from .verb import Verb
 
 if TYPE_CHECKING:
-    from .evidence.plan import Plan
+    from .evidence.plan import Job, Plan
+    from .evidence.results import Result
 
 SWEEP_HELP = """\
 Runs tasks x variants x seeds, each run a process of its own. First it tells what it will cost; --dry-run stops there.
@@ -30,6 +32,9 @@ FILE is TOML:
   [[variant]]                                         # or variants by hand: name, preset, settings
   name = "V3"
   preset = "dreamerv3+small"
+
+Every run is evaluated once, at its end (train.eval_every=0, eval_episodes=20), and is deterministic; settings of the
+file change that. Exit code 0: all done, 1: runs failed, 2: a mistake, 130: stopped.
 
 OUT gets runs/, results/ (a file per run: command, commit, versions, hardware, protocol, every return), and a report as
 page, Markdown, CSV, LaTeX, JSON and pictures. --report makes the report from the results that are there.
@@ -105,7 +110,9 @@ def _perform(args: argparse.Namespace, plan: Plan) -> int:
     from .evidence.sweep import Sweep, estimate, parallel, results_of
 
     out = args.out or Path("runs") / plan.name
-    say = (lambda text: None) if args.json else _say
+    say = _aside if args.json else _say
+    if not args.dry_run:
+        _require_plots()
     if args.report:
         return _report(args, plan, out, results_of(plan, out), {})
     sweep = Sweep(plan, out, say=say)
@@ -114,41 +121,53 @@ def _perform(args: argparse.Namespace, plan: Plan) -> int:
     say(f"{plan.name}: {counts}, {len(plan.jobs)} runs in {out}")
     cost = estimate(plan, out)
     jobs = parallel(plan, cost, args.jobs)
-    if cost.left:
-        for line in cost.lines(jobs):
-            say(line)
+    for line in cost.lines(jobs) if cost.left else ():
+        say(line)
     if args.dry_run:
         if args.json:
             cells = [{"task": t, "preset": p, "seconds": s} for (t, p), s in cost.cells.items()]
             print(json.dumps({"runs": cost.left, "seconds": cost.seconds, "jobs": jobs, "cells": cells}))
         else:
-            for job in plan.jobs:
-                say(f"  {job.name}")
+            say("\n".join(f"  {job.name}" for job in plan.jobs))
         return 0
     results = sweep.run(jobs)
     if sweep.stopping.is_set():
-        say(f"stopped with {len(results)} of {len(plan.jobs)} results; the same command goes on")
+        _aside(f"stopped with {len(results)} of {len(plan.jobs)} results; the same command goes on")
+        return 130
     return _report(args, plan, out, results, sweep.failed)
 
 
-def _report(args: argparse.Namespace, plan: Plan, out: Path, results: list, failed: dict[str, str]) -> int:
+def _require_plots() -> None:
+    """Now: after hours it would be too late to hear that the report cannot be drawn. Raises UserError."""
+    from .insight.charts import figure_of
+
+    figure_of(1, 1)
+
+
+def _report(
+    args: argparse.Namespace, plan: Plan, out: Path, results: list[tuple[Job, Result]], failed: dict[str, str]
+) -> int:
     from .evidence.ablate import report
-    from .evidence.page import write_files
+    from .evidence.page import plain_json, write_files
 
     for name, why in failed.items():
-        _say(f"FAILED {name}: {why}")
+        _aside(f"FAILED {name}: {why}")
+    if not results and failed:
+        raise UserError(f"every run failed, the first one with: {next(iter(failed.values()))}")
     if not results:
-        if not failed:
-            raise UserError(f"there are no results in {out} yet.", "Leave out --report to run the sweep.")
-        return 1
+        raise UserError(f"there are no results in {out} yet.", "Leave out --report to run the sweep.")
     words, tables, figures, facts = report(plan, results)
     files = write_files(out, name="report", title=plan.name, words=words, tables=tables, figures=figures, facts=facts)
     if args.json:
-        print(json.dumps(facts | {"failed": failed, "report": str(files[0])}))
+        print(plain_json(facts | {"failed": failed, "report": str(files[0])}))
     else:
         print("\n\n".join([*(table.text() for table in tables), *words]))
         print(f"\nreport    {files[0]} and {len(files) - 1} more")
     return 1 if failed else 0
+
+
+def _aside(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _say(text: str) -> None:

@@ -256,7 +256,7 @@ MUTANTS = [
     _m("holm-uncorrected", "evidence/statistics.py < test_statistics", "(len(order) - rank) * p", "p",
        "One of twenty looks is significant by chance.", "ours"),
     _m("welch-df-pooled", "evidence/statistics.py < test_statistics",
-       "math.floor((u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1)))", "len(a) + len(b) - 2",
+       "math.floor((u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1)) + ROUNDING)", "len(a) + len(b) - 2",
        "Unequal spreads look surer than they are.", "ours"),
     _m("own-bin-closed", "evidence/results.py < test_compare", "(found[:, 0] > after) & (found[:, 0] <= upto)",
        "(found[:, 0] >= after) & (found[:, 0] <= upto)", "An episode is compared with two published points.", "FACTS 3.1"),

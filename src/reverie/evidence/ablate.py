@@ -14,10 +14,11 @@ import numpy as np
 
 from ..errors import UserError
 from .compare import final_score
-from .plan import Plan
+from .plan import Job, Plan
 from .results import Result
 from .statistics import (
     Difference,
+    Interval,
     bootstrap,
     holm,
     probability_of_improvement,
@@ -25,8 +26,10 @@ from .statistics import (
     visible_difference,
     welch,
 )
-from .tables import Table, number
+from .tables import Table, number, ranged
 
+#: Results of a sweep with the jobs they are of.
+Pairs = Sequence[tuple[Job, Result]]
 #: Parts of a run whose mean returns are averaged.
 PARTS = 10
 
@@ -54,16 +57,18 @@ SCORES: Mapping[str, Callable[[Result], float]] = {
 
 
 class Cell(NamedTuple):
-    """A variant on a task. difference: from the base; p: of no difference, after Holm's correction over the table."""
+    """A variant on a task. difference: from the base; p: of no difference, after Holm's correction over one score's
+    table."""
 
     seeds: np.ndarray
     difference: Difference | None
     p: float | None
-    identical: bool  # to the base, in every seed
+    equal: bool  # the same scores as the base, in every seed
+    identical: bool  # and the same returns of every training episode: the setting did nothing
 
     @property
     def clear(self) -> bool:
-        """Is there a difference, whatever else was looked at?"""
+        """Is there a difference, whatever else this table looks at?"""
         return self.p is not None and self.p < 0.05
 
 
@@ -73,37 +78,45 @@ class Findings(NamedTuple):
     score: str
     tasks: Sequence[str]
     variants: Sequence[str]  # the base first
-    cells: Mapping[tuple[str, str], Cell]  # (variant, task)
+    cells: Mapping[tuple[str, str], Cell]  # (variant, task), where there are results
+    planned: frozenset[tuple[str, str]]
+
+    @property
+    def base(self) -> str:
+        """What the others are compared with."""
+        return self.variants[0]
 
 
-def findings(plan: Plan, results: Sequence[Result], score: str) -> Findings:
+def findings(plan: Plan, results: Pairs, score: str) -> Findings:
     """Compare each variant with the first one on every task. Raises UserError where there are no results."""
     if not results:
         raise UserError("there are no results yet.", "Run the sweep first.")
-    names = {job.config.env.id: job.task for job in plan.jobs}
-    values: dict[tuple[str, str], dict[int, float]] = {}
-    for result in results:
-        place = (result.label, names[result.task])
-        values.setdefault(place, {})[result.seed] = SCORES[score](result)
+    found: dict[tuple[str, str], dict[int, Result]] = {}
+    for job, result in results:
+        found.setdefault((job.variant, job.task), {})[job.seed] = result
     base = plan.variants[0].name
-    cells = {}
-    for (variant, task), seeds in values.items():
-        mine = _finite(seeds)
-        reference = values.get((base, task), {})
-        others = _finite(reference)
-        difference = welch(mine, others) if variant != base and len(mine) and len(others) else None
-        same = variant != base and len(mine) > 0 and seeds == reference
-        cells[variant, task] = Cell(mine, difference, None, same)
-    places = list(cells)
-    adjusted = holm([_p(cells[place]) for place in places])
-    cells = {place: cells[place]._replace(p=p) for place, p in zip(places, adjusted, strict=True)}
-    tasks = [task.name for task in plan.tasks if any(place[1] == task.name for place in cells)]
-    variants = [each.name for each in plan.variants if any(place[0] == each.name for place in cells)]
-    return Findings(score, tasks, variants, cells)
+    cells = {place: _cell_of(each, found.get((base, place[1]), {}), score, place[0] == base)
+             for place, each in found.items()}  # fmt: skip
+    adjusted = holm([_p(cell) for cell in cells.values()])
+    cells = {place: cell._replace(p=p) for (place, cell), p in zip(cells.items(), adjusted, strict=True)}
+    planned = frozenset((job.variant, job.task) for job in plan.jobs)
+    variants = [each.name for each in plan.variants if any(place[0] == each.name for place in planned)]
+    return Findings(score, [task.name for task in plan.tasks], variants, cells, planned)
+
+
+def _cell_of(mine: Mapping[int, Result], theirs: Mapping[int, Result], score: str, is_base: bool) -> Cell:
+    scores, others = ({seed: SCORES[score](each[seed]) for seed in sorted(each)} for each in (mine, theirs))
+    left, right = _finite(scores), _finite(others)
+    if is_base:
+        return Cell(left, None, None, False, False)
+    difference = welch(left, right) if len(left) and len(right) else None
+    equal = len(left) > 0 and scores == others
+    same = equal and all(np.array_equal(mine[s].scores("train"), theirs[s].scores("train")) for s in mine)
+    return Cell(left, difference, None, equal, same)
 
 
 def _finite(seeds: Mapping[int, float]) -> np.ndarray:
-    found = np.array([seeds[seed] for seed in sorted(seeds)], float)
+    found = np.array(list(seeds.values()), float)
     return found[np.isfinite(found)]
 
 
@@ -120,8 +133,9 @@ def table(found: Findings) -> Table:
     for variant in found.variants:
         row = [variant]
         for task in found.tasks:
+            missing = "no result yet" if (variant, task) in found.planned else "as the base"
             cell = found.cells.get((variant, task))
-            row += _cell(cell) if cell else ["as the base", "–"]
+            row += _cell(cell) if cell else [missing, "–"]
         rows.append([*row, _probability(found, variant)])
     header = ["variant"]
     for task in found.tasks:
@@ -134,71 +148,64 @@ def table(found: Findings) -> Table:
 
 
 def _cell(cell: Cell) -> list[str]:
-    mean = student(cell.seeds) if len(cell.seeds) else None
-    if mean is None:
-        return ["–", "–"]
-    shown = number(mean.value)
-    if mean.low is not None:
-        shown += f" [{number(mean.low)}, {number(mean.high)}]"
+    shown, difference = ranged(student(cell.seeds) if len(cell.seeds) else None), cell.difference
     if cell.identical:
         return [shown, "identical"]
-    difference = cell.difference
     if difference is None:
         return [shown, "–"]
-    text = f"{'+' if difference.value >= 0 else ''}{number(difference.value)}"
-    if difference.low is not None:
-        text += f" [{number(difference.low)}, {number(difference.high)}]"
-    return [shown, text + (" *" if cell.clear else "")]
+    sign = "+" if difference.value >= 0 else ""
+    return [shown, sign + ranged(Interval(*difference[:3])) + (" *" if cell.clear else "")]
 
 
 def _probability(found: Findings, variant: str) -> str:
-    base = found.variants[0]
-    shared = [t for t in found.tasks if (variant, t) in found.cells and (base, t) in found.cells]
-    groups = [[found.cells[name, task].seeds for task in shared] for name in (variant, base)]
-    if variant == base or not shared or any(not len(seeds) for group in groups for seeds in group):
+    shared = [t for t in found.tasks if {(variant, t), (found.base, t)} <= set(found.cells)]
+    groups = [[found.cells[name, task].seeds for task in shared] for name in (variant, found.base)]
+    if variant == found.base or not shared or any(not len(seeds) for group in groups for seeds in group):
         return "–"
-    return bootstrap(probability_of_improvement, *groups).text(2)
+    return ranged(bootstrap(probability_of_improvement, *groups))
 
 
 def sentences(found: Findings) -> list[str]:
     """What the numbers say and what they cannot say, in words."""
-    base = found.variants[0]
-    compared = {place: cell for place, cell in found.cells.items() if cell.difference and not cell.identical}
-    clear = {place: cell for place, cell in compared.items() if cell.clear}
+    compared = {place: cell for place, cell in found.cells.items() if cell.p is not None and not cell.identical}
     told = []
-    for (variant, task), cell in clear.items():
-        assert cell.difference is not None
-        way = "higher" if cell.difference.value > 0 else "lower"
-        size = number(abs(cell.difference.value))
-        told.append(f"{variant} on {task} is {way} than {base} by {size} (p = {cell.p:.2g} after correction)")
-    head = f"By {found.score}, {len(clear)} of {len(compared)} comparisons with {base} are clear"
-    lines = [head + (f": {'; '.join(told)}." if told else ".")]
+    for (variant, task), cell in compared.items():
+        if cell.clear and cell.difference:
+            way, size = "higher" if cell.difference.value > 0 else "lower", number(abs(cell.difference.value))
+            told.append(f"{variant} on {task} is {way} than {found.base} by {size} (p = {cell.p:.1g} after correction)")
+    head = f"By {found.score}, {len(told)} of {len(compared)} comparisons with {found.base} are clear"
+    lines = [head + (f": {'; '.join(told)}." if told else ".")] if compared else []
     same = [f"{variant} on {task}" for (variant, task), cell in found.cells.items() if cell.identical]
     if same:
-        lines.append(f"No effect at all, every seed's score is identical to the base's: {'; '.join(same)}.")
-    return [*lines, *_limits(found, base)]
+        lines.append(f"No effect at all, every episode of every seed is the base's: {'; '.join(same)}.")
+    level = [f"{v} on {t}" for (v, t), cell in found.cells.items() if cell.equal and not cell.identical]
+    if level:
+        lines.append(f"The same scores as the base though not the same runs (floor or ceiling?): {'; '.join(level)}.")
+    return [*lines, *_limits(found)]
 
 
-def _limits(found: Findings, base: str) -> list[str]:
-    parts = []
-    for task in found.tasks:
-        cell = found.cells.get((base, task))
-        if cell is None or len(cell.seeds) < 2:
-            continue
-        spread = float(cell.seeds.std(ddof=1))
-        parts.append(f"{number(visible_difference(spread, len(cell.seeds)))} on {task}")
+def _limits(found: Findings) -> list[str]:
     counts = sorted({len(cell.seeds) for cell in found.cells.values()})
     count = f"{counts[0]} seed{'s' * (counts[0] != 1)}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-    if not parts:
+    if counts[-1] < 2:
         return [f"With {count} no interval can be given and nothing is shown: run at least two, better five or more."]
-    return [
-        f"What {count} can show: if {base}'s seeds spread as here, a true difference smaller than {', '.join(parts)} "
-        "would be missed in more than one of five repetitions, before correction; what is not marked is not shown to "
-        "be equal. All of it holds for these tasks, sizes and budgets only."
-    ]
+    bases = {task: found.cells[found.base, task].seeds for task in found.tasks if (found.base, task) in found.cells}
+    spreads = {task: float(seeds.std(ddof=1)) for task, seeds in bases.items() if len(seeds) > 1}
+    seen = [f"{number(visible_difference(x, len(bases[task])))} on {task}" for task, x in spreads.items() if x > 0]
+    flat = [task for task, x in spreads.items() if x == 0]
+    lines = (
+        [f"{found.base}'s seeds all score the same on {', '.join(flat)}: no interval, no test there."] if flat else []
+    )
+    if seen:
+        lines.append(
+            f"What {count} can show: if {found.base}'s seeds spread as here, a true difference smaller than "
+            f"{', '.join(seen)} would be missed in more than one of five repetitions, before correction; what is not "
+            "marked is not shown to be equal. All of it holds for these tasks, sizes and budgets only."
+        )
+    return lines
 
 
-def report(plan: Plan, results: Sequence[Result]) -> tuple[list[str], list[Table], dict[str, Any], dict[str, Any]]:
+def report(plan: Plan, results: Pairs) -> tuple[list[str], list[Table], dict[str, Any], dict[str, Any]]:
     """-> words, tables, {name: matplotlib figure}, facts for JSON. Raises UserError."""
     from .figures import intervals, learning
 
@@ -211,7 +218,7 @@ def report(plan: Plan, results: Sequence[Result]) -> tuple[list[str], list[Table
         key = score.split(",")[0].replace(" ", "-")
         panels: dict[str, dict[str, Any]] = {}
         seeds: dict[str, dict[str, Any]] = {}
-        for task in found.tasks:
+        for task in dict.fromkeys(place[1] for place in found.cells):
             shown = {v: found.cells[v, task] for v in found.variants if (v, task) in found.cells}
             panels[task] = {name: student(cell.seeds) for name, cell in shown.items() if len(cell.seeds)}
             seeds[task] = {name: cell.seeds.tolist() for name, cell in shown.items()}
@@ -220,19 +227,27 @@ def report(plan: Plan, results: Sequence[Result]) -> tuple[list[str], list[Table
     return words, tables, figures, {"name": plan.name, "words": words, "scores": facts}
 
 
-def _head(plan: Plan, results: Sequence[Result]) -> list[str]:
-    missing = len(plan.jobs) - len(results)
-    commits = sorted({str(result.provenance.get("commit")) for result in results})
-    hours = sum(result.seconds for result in results) / 3600
-    hardware = sorted({str(result.provenance.get("hardware")) for result in results})
+def _head(plan: Plan, results: Pairs) -> list[str]:
+    found = [result for _, result in results]
+    hours = sum(result.seconds for result in found) / 3600
+    commits = sorted({str(result.provenance.get("commit") or "unknown") for result in found})
+    machines = sorted({_machine(result) for result in found})
     variants = len({job.variant for job in plan.jobs})
     lines = [
-        f"{len(results)} runs, {hours:.1f} hours of training; {variants} variants, {len(plan.tasks)} task(s), "
-        f"seeds {', '.join(map(str, plan.seeds))}. Commit {', '.join(commits)}; hardware {'; '.join(hardware)}."
+        f"{len(found)} runs, {hours:.1f} hours of training; {variants} variants, {len(plan.tasks)} task(s), seeds "
+        f"{', '.join(map(str, plan.seeds))}. Commit {', '.join(commits)}; {'; '.join(machines)}."
     ]
-    if missing:
-        lines.append(f"{missing} of {len(plan.jobs)} runs are missing: this is a part of the sweep.")
+    if len(found) < len(plan.jobs):
+        lines.append(
+            f"{len(plan.jobs) - len(found)} of {len(plan.jobs)} runs are missing: this is a part of the sweep."
+        )
     return lines
+
+
+def _machine(result: Result) -> str:
+    facts = result.provenance.get("hardware") or {}
+    what = facts.get("gpu") or f"{facts.get('cpus', '?')} CPUs"
+    return f"{facts.get('machine', 'unknown machine')}, {what}, {facts.get('threads', '?')} thread(s) a run"
 
 
 def _facts(found: Findings) -> list[dict[str, Any]]:
@@ -244,27 +259,19 @@ def _facts(found: Findings) -> list[dict[str, Any]]:
             "mean": float(cell.seeds.mean()) if len(cell.seeds) else None,
             "difference": cell.difference._asdict() if cell.difference else None,
             "p_holm": cell.p,
+            "same_scores_as_base": cell.equal,
             "identical_to_base": cell.identical,
         }
         for (variant, task), cell in found.cells.items()
     ]
 
 
-def _curves(plan: Plan, results: Sequence[Result]) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    names = {job.config.env.id: job.task for job in plan.jobs}
-    found: dict[str, dict[str, list[Result]]] = {task.name: {} for task in plan.tasks}
-    for variant in plan.variants:
-        for result in results:
-            if result.label == variant.name:
-                found[names[result.task]].setdefault(variant.name, []).append(result)
-    curves = {}
-    for task, rows in found.items():
-        if rows:
-            curves[task] = {
-                name: (
-                    np.mean([r.env_steps for r in each]) * (np.arange(PARTS) + 1) / PARTS,
-                    np.stack([curve_of(r) for r in each]),
-                )
-                for name, each in rows.items()
-            }
+def _curves(plan: Plan, results: Pairs) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    for task in plan.tasks:
+        for variant in plan.variants:
+            found = [r for job, r in results if (job.task, job.variant) == (task.name, variant.name)]
+            if found:
+                steps = np.mean([r.env_steps for r in found]) * (np.arange(PARTS) + 1) / PARTS
+                curves.setdefault(task.name, {})[variant.name] = steps, np.stack([curve_of(r) for r in found])
     return curves

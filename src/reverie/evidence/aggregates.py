@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import record
-from .compare import Group, Verdict, final_score, window_score
+from .compare import Group, Verdict, budget_score, final_score, window_score
 from .results import Result
 from .statistics import (
     AGGREGATES,
@@ -23,14 +23,14 @@ from .statistics import (
     probability_of_improvement,
     student,
 )
-from .tables import Table, number
+from .tables import Table, number, ranged
 
-#: Methods of Atari-100k that a terminal shows; files have all.
-SHOWN = ("DreamerV3 (Nature repo)", "DreamerV3 (2023 paper)", "HarmonyDream (official)", "STORM", "DIAMOND", "SimPLe")
+#: Methods of Atari-100k whose performance profiles stand beside ours.
+PROFILED = ("DreamerV3 (Nature repo)", "DreamerV3 (2023 paper)")
 #: How a run of Atari-100k is scored: DreamerV3's rule, and that of most others.
 RULES: Mapping[str, Callable[[Result], float]] = {
     "training episodes, 390-400k": window_score,
-    "final evaluation": final_score,
+    "final evaluation": budget_score,
 }
 LEVELS = np.linspace(0, 2, 81)
 MOST_PAIRED = 4
@@ -78,16 +78,16 @@ def _budget_table(label: str, verdicts: Sequence[Verdict], rule: str) -> Table:
     header = ["agent", "mean", "median", "IQM", "optimality gap", "mean without top", "above human", "P(ours better)"]
     row = own_row(ours)
     above = sum(float(each.mean()) >= 1 for each in ours)
-    rows = [[f"{label}, {rule}", *(row[name].text() for name in AGGREGATES), f"{above} of {len(games)}", "–"]]
+    rows = [[f"{label}, {rule}", *(ranged(row[name]) for name in AGGREGATES), f"{above} of {len(games)}", "–"]]
     for name, found in record.budget_table(games).items():
         theirs = [np.array([record.human_normalised(game, record.budget_methods()[name][game])]) for game in games]
         better = bootstrap(lambda mine, other=theirs: probability_of_improvement(mine, _alike(other, mine)), ours)
         figures = [number(found["mean"]), number(found["median"]), "–", "–", number(found["mean without top"])]
-        rows.append([name, *figures, f"{found['above human']} of {len(games)}", better.text(2)])
+        rows.append([name, *figures, f"{found['above human']} of {len(games)}", ranged(better)])
     notes = [
-        f"Human-normalised, over the {len(games)} games measured here, for every agent: {', '.join(games)}.",
-        f"Brackets: 95 % stratified bootstrap over {'-'.join(map(str, counts))} seed(s) per game of ours"
-        + (", which one seed cannot have." if counts == [1] else "."),
+        f"Human-normalised, over {len(games)} game(s), the same for every agent: {', '.join(games)}.",
+        f"Seeds per game of ours: {'-'.join(map(str, counts))}; brackets: 95 % stratified bootstrap over them"
+        + (", which needs a second seed of every game." if counts[0] == 1 else "."),
         "Of others only means per game are published in a common form; P: against those means.",
     ]
     if len(games) < 26:
@@ -110,7 +110,7 @@ def curve_table(verdicts: Sequence[Verdict]) -> list[Table]:
         row, other = own_row(list(ours.values())), {n: s(list(theirs.values())) for n, s in AGGREGATES.items()}
         frames = ", ".join(f"{each.key} {each.frames / 1e6:g}M" for each in found)
         rows = [
-            [label, *(row[name].text() for name in ("mean", "median", "mean without top"))],
+            [label, *(ranged(row[name]) for name in ("mean", "median", "mean without top"))],
             [
                 record.TITLES["dreamerv2-atari"],
                 *(number(float(other[n])) for n in ("mean", "median", "mean without top")),
@@ -129,7 +129,7 @@ def profiles(verdicts: Sequence[Verdict]) -> dict[str, np.ndarray]:
             found[label] = performance_profile(list(normalised(each).values()), LEVELS.tolist())
             if reference == "atari100k":
                 games = [verdict.key for verdict in each]
-                for method in SHOWN[:2]:
+                for method in PROFILED:
                     scores = [np.array([record.human_normalised(g, record.budget_methods()[method][g])]) for g in games]
                     found[f"{method} (means)"] = performance_profile(scores, LEVELS.tolist())
     return found
@@ -139,15 +139,14 @@ def own_table(groups: Sequence[Group]) -> Table:
     """Experiments on tasks that nobody published: last evaluations, and random play where it was measured."""
     rows = []
     for each in groups:
-        scores = [final_score(result) for result in each.results]
-        found = student([score for score in scores if np.isfinite(score)]) if np.isfinite(scores).any() else None
+        scores = [score for score in map(final_score, each.results) if np.isfinite(score)]
         chance = np.concatenate([result.scores("random") for result in each.results])
-        shown = "–" if found is None else number(found.value)
-        if found and found.low is not None:
-            shown += f" [{number(found.low)}, {number(found.high)}]"
+        steps = sorted({result.env_steps for result in each.results})
+        shown = f"{steps[0]:,}" if steps[-1] <= 1.1 * steps[0] else f"{steps[0]:,} to {steps[-1]:,}"
         level = number(float(chance.mean())) if len(chance) else "–"
-        steps = f"{min(result.env_steps for result in each.results):,}"
-        rows.append([each.label, each.task, shown, level, str(len(each.results)), steps])
+        rows.append(
+            [each.label, each.task, ranged(student(scores) if scores else None), level, str(len(scores)), shown]
+        )
     header = ["experiment", "task", "last evaluation [95 %]", "random", "seeds", "steps"]
     return Table("Without a published counterpart", header, rows, "Mean of seeds with Student's 95 % interval.")
 
@@ -155,29 +154,39 @@ def own_table(groups: Sequence[Group]) -> Table:
 def against_each_other(groups: Sequence[Group]) -> list[Table]:
     """P(a run of the row beats a run of the column) by last evaluation, over the tasks that both have.
 
-    Of more than MOST_PAIRED experiments nothing: that many pairs say nothing; `reverie sweep` compares with a base.
+    Of more than MOST_PAIRED experiments nothing: that many pairs say nothing; `reverie sweep` compares with a base. A
+    task counts where its rules and its frames (within a tenth) are the same.
     """
     labels = list(dict.fromkeys(each.label for each in groups))
     if len(labels) > MOST_PAIRED:
         return []
-    scores: dict[str, dict[str, np.ndarray]] = {label: {} for label in labels}
-    for each in groups:
-        values = np.array([final_score(result) for result in each.results])
-        if np.isfinite(values).all():
-            scores[each.label][each.task] = values
+    found = {(each.label, each.task): each for each in groups}
+    tasks = list(dict.fromkeys(each.task for each in groups))
     rows = []
     for left in labels:
         for right in labels:
-            shared = [task for task in scores[left] if task in scores[right]]
+            pairs = [(found.get((left, task)), found.get((right, task))) for task in tasks]
+            shared = [(one, two) for one, two in pairs if one and two and _alike_groups(one, two)]
             if left < right and shared:
-                mine, theirs = ([scores[label][task] for task in shared] for label in (left, right))
-                found = bootstrap(probability_of_improvement, mine, theirs)
+                mine, theirs = ([_finals(each) for each in side] for side in zip(*shared, strict=True))
+                better = bootstrap(probability_of_improvement, mine, theirs)
                 seeds = "/".join(str(min(map(len, each))) for each in (mine, theirs))
-                rows.append([left, right, found.text(2), str(len(shared)), seeds])
+                rows.append([left, right, ranged(better), str(len(shared)), seeds])
     if not rows:
         return []
     note = "P that a run of the first scores higher than one of the second; 0.5 is a tie; brackets: 95 % bootstrap."
     return [Table("Own experiments against each other", ["first", "second", "P", "tasks", "seeds"], rows, note)]
+
+
+def _finals(group: Group) -> np.ndarray:
+    return np.array([final_score(result) for result in group.results])
+
+
+def _alike_groups(one: Group, two: Group) -> bool:
+    """May their scores be compared?"""
+    facts, others = ({k: v for k, v in each.facts.items() if k != "line"} for each in (one, two))
+    known = all(np.isfinite(_finals(each)).all() for each in (one, two))
+    return known and facts == others and abs(one.frames - two.frames) <= 0.1 * max(one.frames, two.frames)
 
 
 def published_tables() -> list[Table]:
@@ -196,4 +205,14 @@ def published_tables() -> list[Table]:
         for name, row in record.budget_table().items()
     ]
     note = "Human-normalised, from each method's mean per game; sources: data/atari100k.json in the package."
-    return [paper, Table("Atari-100k, 26 games", ["agent", *names, "above human"], found, note)]
+    scale = [
+        [name, *(f"{row[each]:.3f}" for each in names), str(row["above human"])]
+        for name, row in ((name, record.aggregates_of_means(each)) for name, each in record.for_scale().items())
+    ]
+    header = ["agent", *names, "above human"]
+    other = "Sticky actions and all 18 of them, 200M-frame settings: no results of Atari-100k, only for scale."
+    return [
+        paper,
+        Table("Atari-100k, 26 games", header, found, note),
+        Table("The same games early in DreamerV2's official runs", header, scale, other),
+    ]

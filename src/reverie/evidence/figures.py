@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def curves(verdicts: Sequence[Verdict]) -> Any | None:
     for axes, (reference, key) in zip(panels, tasks, strict=True):
         found = [v for v in verdicts if (v.reference, v.key) == (reference, key) and v.own.size]
         _published(axes, curve(reference, key), max(float(v.points[-1]) for v in found))
-        for verdict, colour in zip(found, COLOURS, strict=False):
+        for verdict, colour in zip(found, itertools.cycle(COLOURS), strict=False):
             _own(axes, verdict, colour)
         axes.set_title(key, fontsize=10, loc="left")
         axes.set(xlabel="frames", ylabel="return")
@@ -95,7 +96,7 @@ def profile(shares: Mapping[str, np.ndarray]) -> Any | None:
         return None
     figure = figure_of(6, 3.6)
     axes = figure.add_subplot()
-    for (name, share), colour in zip(shares.items(), COLOURS, strict=False):
+    for (name, share), colour in zip(shares.items(), itertools.cycle(COLOURS), strict=False):
         axes.step(LEVELS, share, where="post", label=name, color=colour)
     axes.set(xlabel="human-normalised score", ylabel="share of runs above it", ylim=(0, 1.02))
     axes.grid(alpha=0.25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -35,7 +36,7 @@ def write_files(
     texts = {
         "html": page,
         "md": _markdown(title, words, tables, {key: f"{name}-{key}.png" for key in figures}),
-        "json": json.dumps(facts, indent=1) + "\n",
+        "json": plain_json(facts, indent=1) + "\n",
         "csv": "\n".join(f"# {table.title}\n{table.csv()}" for table in tables),
         "tex": "\n".join(table.latex() + "\n" for table in tables),
     }
@@ -51,6 +52,19 @@ def write_files(
     for key, figure in figures.items():
         files += save(figure, out / f"{name}-{key}")
     return files
+
+
+def plain_json(facts: Any, *, indent: int | None = None) -> str:
+    """JSON that every reader takes: a number that is none is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(facts), indent=indent)
 
 
 def _page(title: str, words: Sequence[str], tables: Sequence[Table], figures: Mapping[str, Any]) -> str:

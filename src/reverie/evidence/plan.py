@@ -37,6 +37,9 @@ USUAL: Mapping[str, Any] = {
     "train.eval_every": 0, "train.eval_episodes": 20, "train.forecast": False, "log.tensorboard": False,
     "log.video": False, "train.deterministic": True,
 }  # fmt: skip
+EXAMPLES = {"seeds": "[0, 1, 2]", "vary": '["kl.balance=0.5,0.8"]', "settings": '{ "train.env_steps" = 3000 }'}
+EXAMPLES |= {"presets": '{ pendulum = "vector" }'}
+LONGEST = 200  # letters of a job's name: it is a file's name, too
 _LEAVES = {key.split(".")[1]: key for key in SETTINGS}
 
 
@@ -101,42 +104,43 @@ def read_plan(path: Path) -> Plan:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not TOML: {error}.", "`reverie sweep --help` has an example.") from error
-    unknown = set(found) - {"name", "seeds", "settings", "vary", "task", "variant"}
-    if unknown:
-        raise UserError(
-            f"{path}: '{sorted(unknown)[0]}' is not known here.", "Known: name, seeds, settings, vary, task, variant."
-        )
-    try:
-        return make_plan(
-            str(found.get("name", path.stem)),
-            [_task(item) for item in found.get("task", [])],
-            [*_varied(found.get("vary", [])), *(_variant(item) for item in found.get("variant", []))],
-            found.get("seeds", [0]),
-            found.get("settings", {}),
-        )
-    except (TypeError, AttributeError, KeyError) as error:
-        raise UserError(f"{path} does not read as a sweep ({error}).", "`reverie sweep --help` has one.") from error
+    kinds = {"name": str, "seeds": (int, list), "settings": dict, "vary": list, "task": list, "variant": list}
+    _only(found, str(path), kinds)
+    return make_plan(
+        found.get("name", path.stem),
+        [_task(item) for item in found.get("task", [])],
+        [*_varied(found.get("vary", [])), *(_variant(item) for item in found.get("variant", []))],
+        found.get("seeds", [0]),
+        found.get("settings", {}),
+    )
 
 
 def _task(item: Mapping[str, Any]) -> Task:
-    _only(item, "task", {"name", "env", "preset", "settings"})
+    _only(item, "[[task]]", {"name": str, "env": str, "preset": str, "settings": dict})
     settings = _dotted(item.get("settings", {})) | ({"env.id": item["env"]} if "env" in item else {})
     preset = item.get("preset", "default")
-    return Task(str(item.get("name") or item.get("env") or preset), preset, settings)
+    return Task(item.get("name") or item.get("env") or preset, preset, settings)
 
 
 def _variant(item: Mapping[str, Any]) -> Variant:
-    _only(item, "variant", {"name", "preset", "presets", "settings"})
+    _only(item, "[[variant]]", {"name": str, "preset": str, "presets": dict, "settings": dict})
     name = item.get("name") or item.get("preset") or ""
     if not name:
         raise UserError("a [[variant]] has no name.", "Add name = ...")
-    return Variant(str(name), _dotted(item.get("settings", {})), item.get("preset", ""), item.get("presets"))
+    return Variant(name, _dotted(item.get("settings", {})), item.get("preset", ""), item.get("presets"))
 
 
-def _only(item: Mapping[str, Any], what: str, known: set[str]) -> None:
-    for key in item:
-        if key not in known:
-            raise UserError(f"[[{what}]] has no '{key}'.", f"It may have: {', '.join(sorted(known))}.")
+def _only(item: Any, what: str, kinds: Mapping[str, Any]) -> None:
+    """Has it these keys at most, each of its kind? Raises UserError."""
+    if not isinstance(item, Mapping):
+        raise UserError(f"{what} must hold name = value lines, found {item!r}.", "`reverie sweep --help` has one.")
+    for key, value in item.items():
+        if key not in kinds:
+            raise UserError(f"{what} has no '{key}'.", f"It may have: {', '.join(kinds)}.")
+        if not isinstance(value, kinds[key]):
+            wanted = {str: "text", dict: "a table", list: "a list"}.get(kinds[key], "a number or a list")
+            hint = f"Write [[{key}]] with two brackets." if key in ("task", "variant") else f"E.g. {EXAMPLES.get(key)}."
+            raise UserError(f"{what}: {key} must be {wanted}, found {value!r}.", hint)
 
 
 def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,12 +165,12 @@ def parse_vary(words: Sequence[str]) -> list[Variant]:
     """`key=a,b` -> the base and one variant per value; `a+b=false` sets two settings together. Raises UserError."""
     found = []
     for word in words:
-        keys, equals, values = word.partition("=")
+        keys, equals, values = str(word).partition("=")
         if not equals or not keys or not values:
             raise UserError(f"'{word}' is not of the form name=value,value.", "E.g. --vary kl.balance=0.5,0.8")
-        names = [setting_name(key) for key in keys.split("+")]
+        names = [setting_name(key.strip()) for key in keys.split("+")]
         shown = "+".join(name.split(".")[-1] for name in names)
-        for value in values.split(","):
+        for value in map(str.strip, values.split(",")):
             found.append(Variant(f"{shown}={value}", dict.fromkeys(names, value)))
     return found
 
@@ -179,18 +183,22 @@ def make_plan(
     name: str,
     tasks: Sequence[Task],
     variants: Sequence[Variant],
-    seeds: Sequence[int],
+    seeds: int | Sequence[int],
     settings: Mapping[str, Any],
 ) -> Plan:
     """Expand and check. A variant that changes nothing on a task is left out there. Raises UserError."""
     variants = list(variants) or [Variant(BASE, {})]
-    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    seeds = list(range(max(0, seeds))) if isinstance(seeds, int) else list(seeds)
     faults = [] if tasks else ["no task is given"]
-    faults += [] if seeds and all(isinstance(seed, int) for seed in seeds) else ["seeds must be whole numbers"]
+    good = seeds and all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in seeds)
+    faults += [] if good else ["seeds must be whole numbers from 0 on, at least one"]
     for what, names in (("task", [t.name for t in tasks]), ("variant", [v.name for v in variants])):
         slugs = [_slug(each) for each in names]
         faults += [f"{what} '{names[i]}' is there twice" for i, each in enumerate(slugs) if each in slugs[:i]]
     faults += [f"seed {seed} is there twice" for i, seed in enumerate(seeds) if seed in seeds[:i]]
+    known = {task.name for task in tasks}
+    faults += [f"variant '{v.name}' has a preset for '{name}', which is no task" for v in variants
+               for name in v.presets or {} if name not in known]  # fmt: skip
     if faults:
         raise UserError("; ".join(faults) + ".", "`reverie sweep --help` has an example.")
     jobs: list[Job] = []
@@ -203,7 +211,13 @@ def make_plan(
                     continue
                 base = job.config if base is None else base
                 jobs.append(job)
-    return Plan(name, tasks, variants, seeds, jobs)
+    taken: set[str] = set()
+    for job in jobs:
+        if job.name in taken or len(job.name) > LONGEST:
+            why = "two runs would have the name" if job.name in taken else f"more than {LONGEST} letters:"
+            raise UserError(f"{why} {job.name}.", "Give tasks and variants other, shorter names.")
+        taken.add(job.name)
+    return Plan(_slug(name), tasks, variants, seeds, jobs)
 
 
 def _job(task: Task, variant: Variant, seed: int, settings: Mapping[str, Any]) -> Job:
@@ -218,6 +232,13 @@ def _job(task: Task, variant: Variant, seed: int, settings: Mapping[str, Any]) -
     if not config.env.id:
         raise UserError(f"task '{task.name}' has no environment.", "Add env = ..., or a preset that has one.")
     return Job(task.name, variant.name, seed, preset, overrides, config)
+
+
+def written(value: Any) -> str:
+    """A setting's value as on a command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _slug(name: str) -> str:

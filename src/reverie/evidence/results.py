@@ -2,7 +2,7 @@
 
     {"format": "reverie-result-1", "label", "task", "seed", "settings": {...}, "protocol": {...}, "env_steps", "frames",
      "updates", "ratio", "seconds", "complete", "episodes": {"train": [[frames, return, length], ...], "eval", ...},
-     "logged": {"achievement/...": mean over training episodes}, "provenance": {command, commit, versions, hardware}}
+     "logged": {"achievement/...": mean over episodes}, "provenance": {command, commit, versions, hardware}}
 
 A run's directory says all of this, too; the file is what is kept, committed and compared when the run itself is gone.
 """
@@ -43,18 +43,20 @@ class Result:
     seconds: float  # of training, without evaluations
     complete: bool  # did it reach train.env_steps?
     episodes: Mapping[str, np.ndarray]
-    logged: Mapping[str, float]
+    logged: Mapping[str, float]  # means over all training episodes, random ones at the start included
     provenance: Mapping[str, Any]
     source: str = ""  # file or run it was read from
 
-    def scores(self, phase: str, after: float = -1, upto: float = float("inf")) -> np.ndarray:
-        """Returns of the episodes of a phase that end in (after, upto] frames."""
-        found = self.episodes.get(phase, np.zeros((0, 3)))
+    def scores(self, phases: str | Sequence[str], after: float = -1, upto: float = float("inf")) -> np.ndarray:
+        """Returns of the episodes of one phase or several that end in (after, upto] frames."""
+        names = (phases,) if isinstance(phases, str) else phases
+        found = np.concatenate([self.episodes.get(name, np.zeros((0, 3))) for name in names])
         return found[(found[:, 0] > after) & (found[:, 0] <= upto), 1]
 
-    def final(self) -> np.ndarray:
-        """Returns of the last evaluation; empty if there was none."""
+    def final(self, after: float = -1, upto: float = float("inf")) -> np.ndarray:
+        """Returns of the last evaluation in (after, upto] frames; empty if there was none."""
         found = self.episodes.get("eval", np.zeros((0, 3)))
+        found = found[(found[:, 0] > after) & (found[:, 0] <= upto)]
         return found[found[:, 0] == found[-1, 0], 1] if len(found) else np.zeros(0)
 
     def to_json(self) -> str:
@@ -99,7 +101,7 @@ def result_of(run: Path, *, label: str = "") -> Result:
         seconds=float(newest.get("seconds") or max((x.get("seconds", 0.0) for x in episodes), default=0.0)),
         complete=complete(config, episodes),
         episodes={phase: _rows(found) for phase, found in rows.items() if found},
-        logged=_logged(rows["train"]),
+        logged=_logged([*rows["prefill"], *rows["train"]]),
         provenance={key: value for key, value in provenance.items() if key != "protocol"},
         source=str(run),
     )
@@ -123,10 +125,11 @@ def _logged(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _unusual(config: Config) -> dict[str, Any]:
     usual = flatten(Config())
-    return {key: _listed(value) for key, value in flatten(config).items() if value != usual[key]}
+    return {key: listed(value) for key, value in flatten(config).items() if value != usual[key]}
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
+    """As JSON has it: a tuple is a list."""
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -175,6 +178,8 @@ def read_result(path: Path) -> Result | None:
         found.pop("format")
         found["episodes"] = {phase: _checked(rows) for phase, rows in found["episodes"].items()}
         result = Result(**found, source=str(path))
+        if not all(isinstance(getattr(result, name), int) for name in ("seed", "env_steps", "frames", "updates")):
+            raise ValueError("a count is no whole number")
         build(dict(result.settings), where=f"{path}:")  # settings of a later version, or nonsense
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is a damaged result ({error}).", "Make it anew, or leave it out.") from error
@@ -201,7 +206,11 @@ def results_in(paths: Sequence[Path]) -> list[Result]:
 
 
 def _results(path: Path) -> Iterator[Result]:
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}).", "Give a run, a result file, or a folder.") from error
+    if not there:
         raise UserError(f"{path} does not exist.", "Give a run, a result file, or a folder with either.")
     if path.is_file():
         result = read_result(path)
@@ -215,18 +224,18 @@ def _results(path: Path) -> Iterator[Result]:
 
 
 def _below(folder: Path) -> Iterator[Result]:
-    """Runs and result files below a folder; a run that has a result file there, too, is read once."""
-    known: set[tuple[str, str, int]] = set()
+    """Runs and result files below a folder; of a run that has its result file there, too, only that."""
     files = [path for path in sorted(folder.rglob("*.json")) if path.is_file() and not _inside_run(path, folder)]
-    for result in filter(None, map(read_result, files)):
-        known.add((result.label, result.task, result.seed))
-        yield result
+    found = [result for result in map(read_result, files) if result]
+    known = {(result.label, result.task, result.seed) for result in found}
+    yield from found
     for config in sorted(folder.rglob("config.yaml")):
-        if "checkpoints" in config.relative_to(folder).parts or "crash" in config.relative_to(folder).parts:
-            continue
-        result = result_of(config.parent)
-        if (result.label, result.task, result.seed) not in known:
-            yield result
+        run = config.parent
+        within = {"checkpoints", "crash"} & set(config.relative_to(folder).parts)
+        if not within and not (run.parent.parent / "results" / f"{run.name}.json").exists():
+            result = result_of(run)
+            if (result.label, result.task, result.seed) not in known:
+                yield result
 
 
 def _inside_run(path: Path, folder: Path) -> bool:

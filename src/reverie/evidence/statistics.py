@@ -109,15 +109,16 @@ def bootstrap(
 ) -> Interval:
     """Stratified percentile bootstrap of `statistic(*groups)`, each group resampled by itself.
 
-    No bounds where no task has a second seed: all replicas would be the same, and zero width would be a lie.
+    No bounds where a task has no second seed, or all replicas are the same: zero width would be a lie. With n seeds a
+    task the interval is too narrow by about sqrt((n - 1) / n), however many tasks there are.
     """
     value = float(statistic(*groups))
-    if all(len(task) < 2 for scores in groups for task in scores):
+    if any(len(task) < 2 for scores in groups for task in scores):
         return Interval(value, None, None)
     rng = np.random.default_rng(seed)
     drawn = statistic(*(resample(scores, replicas=replicas, rng=rng) for scores in groups))
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high))
+    low, high = (float(x) for x in np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]))
+    return Interval(value, low, high) if low < high else Interval(value, None, None)
 
 
 # ---------------------------------------------------------------------------------------------------------- Student's t
@@ -177,8 +178,8 @@ def welch(left: Seeds, right: Seeds, *, level: float = 0.95) -> Difference:
     if len(a) < 2 or len(b) < 2:
         return Difference(value, None, None, None)
     u, v = float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)
-    if u + v == 0:
-        return Difference(value, value, value, 1.0 if value == 0 else 0.0)
+    if u + v == 0:  # no spread at all: nothing tells how much there would be
+        return Difference(value, None, None, None)
     df = max(1, math.floor((u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1)) + ROUNDING))
     error = math.sqrt(u + v)
     half = t_quantile(level, df) * error

@@ -16,73 +16,83 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ..bench.subject import make_subject
+from ..build import pick_device
 from ..config import flatten, load_file
+from ..envs.workers import usable_cores
 from ..errors import UserError
-from ..forecast import make_forecast, memory_left
-from ..lock import RunLock, in_use
+from ..forecast import duration, make_forecast, memory_left, require_fit
+from ..lock import RunLock
 from ..logger import read_lines
 from ..rundir import check_directory
 from ..tasks import step_seconds
-from .plan import Job, Plan
-from .results import Result, complete, read_result, result_of, write_result
+from .plan import Job, Plan, written
+from .protocol import NOT_THE_EXPERIMENT
+from .results import Result, complete, listed, read_result, result_of, write_result
 
 Say = Callable[[str], None]
 #: Seconds that a process needs before its first step, and for its evaluation.
 START = 8.0
-#: Of free memory, how much runs may take together.
-SHARE = 0.8
+#: Of free memory, how much runs may take together; runs at a time on a GPU.
+SHARE, ON_GPU = 0.8, 4
 PATIENCE = 60.0  # seconds that runs get to write their checkpoints
+#: What a result must have in common with its job, besides what makes the experiment.
+BUDGET = ("train.env_steps", "train.minutes", "train.eval_every", "train.eval_episodes", "train.seed")
+STOPPED = {-signal.SIGTERM, -signal.SIGKILL}
+
+# --------------------------------------------------------------------------------------------------------------- cost
 
 
 @dataclass
 class Cost:
-    """What a sweep takes, from a forecast of one run per task and preset, or from results that are there."""
+    """What a sweep takes, from a forecast of one run per task and preset, or from results that are there.
+
+    Variants are taken to cost what the first of them costs, but for their number of steps.
+    """
 
     seconds: float  # of all runs that are left, one after the other
-    memory: int  # bytes of the largest run
+    memory: int  # bytes of the largest run; 0: not known
     left: int  # runs
     cells: dict[tuple[str, str], float] = field(default_factory=dict)  # seconds of a run, by (task, preset)
 
     def lines(self, jobs: int) -> list[str]:
         """In words."""
         wall = self.seconds / max(1, min(jobs, self.left))
-        each = ", ".join(f"{task} ({preset}) {_time(seconds)}" for (task, preset), seconds in self.cells.items())
-        return [
-            f"{self.left} runs to do, {jobs} at a time: about {_time(wall)} ({_time(self.seconds)} of work), "
-            f"{self.memory / 1e9:.2g} GB each",
-            *([f"a run takes about: {each}"] if each else []),
-        ]
+        each = ", ".join(f"{task} ({preset}) {duration(seconds)}" for (task, preset), seconds in self.cells.items())
+        memory = f", {self.memory / 1e9:.2g} GB of memory each" if self.memory else ""
+        work = f"about {duration(wall)} ({duration(self.seconds)} of work)"
+        return [f"{self.left} runs to do, {jobs} at a time: {work}{memory}", f"a run takes about: {each}"]
 
 
 def estimate(plan: Plan, out: Path) -> Cost:
-    """Forecast what is left to do. Runs that are done tell better than a forecast. Raises UserError."""
+    """Forecast what is left to do. Raises UserError if a run cannot fit into the machine."""
     left = [job for job in plan.jobs if not result_path(out, job).exists()]
-    cells: dict[tuple[str, str], float] = {}
-    memory = 0
+    done = [(job, result) for job, result in results_of(plan, out) if result.seconds]
+    rates: dict[tuple[str, str], float] = {}  # seconds per step
+    cost = Cost(0.0, 0, len(left))
     for job in left:
-        key = (job.task, job.preset)
-        if key in cells:
-            continue
-        known = [read_result(result_path(out, other)) for other in plan.jobs
-                 if (other.task, other.preset) == key and result_path(out, other).exists()]  # fmt: skip
-        seconds = [result.seconds for result in known if result]
-        if seconds:
-            cells[key] = START + sum(seconds) / len(seconds)
-            continue
-        subject = make_subject(job.preset, job.overrides, needs_env=True)
-        found = make_forecast(subject.agent(), out, step_seconds=step_seconds(job.config, None))
-        steps = job.config.train.env_steps
-        limit = 60 * job.config.train.minutes
-        whole = found.seconds(steps, found.idle)
-        cells[key] = START + (min(whole, limit) if limit else whole)
-        memory = max(memory, found.peak)
-    total = sum(cells[job.task, job.preset] for job in left)
-    return Cost(total, memory, len(left), cells)
+        key, steps = (job.task, job.preset), job.config.train.env_steps
+        if key not in rates:
+            known = [r.seconds / max(1, r.env_steps) for other, r in done if (other.task, other.preset) == key]
+            rates[key] = sum(known) / len(known) if known else _foretold(job, out, cost)
+        seconds = START + rates[key] * steps
+        if job.config.train.minutes:
+            seconds = min(seconds, START + 60 * job.config.train.minutes)
+        cost.cells.setdefault(key, seconds)
+        cost.seconds += seconds
+    return cost
+
+
+def _foretold(job: Job, out: Path, cost: Cost) -> float:
+    """Seconds per step of a run, measured on two updates; its memory goes into `cost`."""
+    subject = make_subject(job.preset, job.overrides, needs_env=True)
+    found = make_forecast(subject.agent(), out, step_seconds=step_seconds(job.config, None))
+    require_fit(found)
+    cost.memory = max(cost.memory, found.peak)
+    return found.seconds(found.steps, found.idle) / max(1, found.steps)
 
 
 def parallel(plan: Plan, cost: Cost, asked: int = 0) -> int:
@@ -90,12 +100,15 @@ def parallel(plan: Plan, cost: Cost, asked: int = 0) -> int:
     if asked:
         return asked
     threads = max((job.config.compute.threads or 1) for job in plan.jobs)
-    on_gpu = any(job.config.compute.device.startswith("cuda") for job in plan.jobs)
-    count = 4 if on_gpu else max(1, len(os.sched_getaffinity(0)) // threads)
+    on_gpu = any(pick_device(job.config.compute.device).type == "cuda" for job in plan.jobs[:1])
+    count = ON_GPU if on_gpu else max(1, usable_cores() // threads)
     left = memory_left()
     if left is not None and cost.memory:
         count = min(count, max(1, int(SHARE * left / cost.memory)))
     return max(1, min(count, cost.left or 1))
+
+
+# --------------------------------------------------------------------------------------------------------------- files
 
 
 def result_path(out: Path, job: Job) -> Path:
@@ -108,53 +121,80 @@ def run_path(out: Path, job: Job) -> Path:
     return out / "runs" / job.name
 
 
-def results_of(plan: Plan, out: Path) -> list[Result]:
-    """The results that are there, in the plan's order."""
-    found = [read_result(result_path(out, job)) for job in plan.jobs if result_path(out, job).exists()]
-    return [result for result in found if result]
+def results_of(plan: Plan, out: Path) -> list[tuple[Job, Result]]:
+    """The results that are there, each with its job, in the plan's order.
+
+    Raises UserError for a result that is of another sweep: with other settings, or another budget.
+    """
+    found = []
+    for job in plan.jobs:
+        path = result_path(out, job)
+        result = read_result(path) if path.exists() else None
+        if result is not None:
+            _require_same(job, result, path)
+            found.append((job, result))
+    return found
+
+
+def _require_same(job: Job, result: Result, path: Path) -> None:
+    usual = flatten(type(job.config)())
+    for key, value in flatten(job.config).items():
+        if key.startswith(NOT_THE_EXPERIMENT) and key not in BUDGET:
+            continue
+        there = result.seed if key == "train.seed" else result.settings.get(key, listed(usual[key]))
+        if there != listed(value):
+            raise UserError(
+                f"{path} is of another sweep: {key} was {there!r}, now it is {listed(value)!r}.",
+                "Choose another --out.",
+            )
+
+
+def write_plan(plan: Plan, out: Path) -> None:
+    """OUT/plan.json: what was asked for. Raises UserError."""
+    jobs = [
+        {"name": job.name, "preset": job.preset, "overrides": {key: listed(x) for key, x in job.overrides.items()}}
+        for job in plan.jobs
+    ]
+    facts = {"name": plan.name, "command": " ".join(sys.argv), "seeds": list(plan.seeds), "jobs": jobs}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "plan.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {out} ({error.strerror}).", "Choose another --out.") from error
 
 
 # --------------------------------------------------------------------------------------------------------------- queue
+
+
+@dataclass
+class Going:
+    """A run under way."""
+
+    job: Job
+    process: subprocess.Popen[str]
+    began: float
 
 
 class Sweep:
     """The queue of one plan in one directory."""
 
     def __init__(self, plan: Plan, out: Path, *, say: Say = print) -> None:
-        """Raises UserError if the directory holds another sweep, or somebody is at work in it."""
+        """Raises UserError if the directory holds another sweep."""
         self.plan, self.out, self.say = plan, out, say
         self.failed: dict[str, str] = {}
         self.stopping = threading.Event()
-        self._check()
+        self._waited: set[str] = set()
+        results_of(plan, out)
+        for job in plan.jobs:
+            if (run_path(out, job) / "config.yaml").exists():
+                check_directory(run_path(out, job), job.config)
 
-    def _check(self) -> None:
-        for job in self.plan.jobs:
-            if (run_path(self.out, job) / "config.yaml").exists():
-                check_directory(run_path(self.out, job), job.config)
-            if result_path(self.out, job).exists():
-                self._require_same(job)
-
-    def _require_same(self, job: Job) -> None:
-        from .protocol import experiment
-
-        found = read_result(result_path(self.out, job))
-        wanted = experiment(flatten(job.config))
-        usual = experiment(flatten(type(job.config)()))
-        there = usual | experiment(dict(found.settings)) if found else {}
-        changed = [key for key, value in wanted.items() if _plain(there.get(key)) != _plain(value)]
-        if changed:
-            raise UserError(
-                f"{result_path(self.out, job)} is of another sweep: {changed[0]} was {there.get(changed[0])!r}, "
-                f"now it is {wanted[changed[0]]!r}.",
-                "Choose another --out.",
-            )
-
-    def run(self, jobs: int) -> list[Result]:
+    def run(self, jobs: int) -> list[tuple[Job, Result]]:
         """Everything that is not done yet, `jobs` at a time. -> all results. Stops in order at SIGTERM and Ctrl-C."""
+        write_plan(self.plan, self.out)
         lock = RunLock(self.out)
         lock.take()
         try:
-            write_plan(self.plan, self.out)
             with _signals(self.stopping):
                 self._work(jobs)
         finally:
@@ -162,36 +202,39 @@ class Sweep:
         return results_of(self.plan, self.out)
 
     def _work(self, jobs: int) -> None:
-        waiting = [job for job in self.plan.jobs if not result_path(self.out, job).exists()]
-        total, done, began = len(self.plan.jobs), len(self.plan.jobs) - len(waiting), time.monotonic()
-        first = done
-        going: list[tuple[Job, subprocess.Popen[str], float]] = []
-        while (waiting or going) and not (self.stopping.is_set() and not going):
-            while waiting and len(going) < jobs and not self.stopping.is_set():
-                job = self._next(waiting)
-                if job is None:
-                    break
-                if self._kept(job):
-                    done, first = done + 1, first + 1
-                    continue
-                going.append((job, self._start(job), time.monotonic()))
-            if self.stopping.is_set():
-                self._end(going)
-            for item in [item for item in going if item[1].poll() is not None]:
-                going.remove(item)
-                done += 1
-                self._finish(item[0], item[1])
-                spent = (time.monotonic() - began) / max(1, done - first)
-                self.say(f"[{done}/{total}] {self._told(item[0], time.monotonic() - item[2])}"
-                         + (f"; about {_time(spent * (total - done))} left" if done < total else ""))  # fmt: skip
-            time.sleep(0.2)
+        waiting = [job for job in self.plan.jobs if not result_path(self.out, job).exists() and not self._kept(job)]
+        total, began, first = len(self.plan.jobs), time.monotonic(), len(self.plan.jobs) - len(waiting)
+        done, going = first, list[Going]()
+        try:
+            while going or (waiting and not self.stopping.is_set()):
+                while len(going) < jobs and not self.stopping.is_set() and (job := self._next(waiting)):
+                    going.append(Going(job, self._start(job, jobs), time.monotonic()))
+                if self.stopping.is_set():
+                    self._end(going)
+                for each in [each for each in going if each.process.poll() is not None]:
+                    going.remove(each)
+                    done += 1
+                    told = self._finish(each)
+                    left = (time.monotonic() - began) / max(1, done - first) * (total - done)
+                    self.say(f"[{done}/{total}] {told}" + (f"; about {duration(left)} left" if done < total else ""))
+                time.sleep(0.2)
+        finally:  # whatever happened, no run goes on unattended
+            self._end(going)
 
     def _next(self, waiting: list[Job]) -> Job | None:
         """The first job that nobody else is at: a run of a sweep that was killed may still be going."""
         for job in waiting:
-            if not in_use(run_path(self.out, job)):
-                waiting.remove(job)
-                return job
+            lock = RunLock(run_path(self.out, job))
+            try:
+                lock.take()
+            except UserError as busy:
+                if job.name not in self._waited:
+                    self.say(f"waiting for a run that is still going: {busy.message}")
+                    self._waited.add(job.name)
+                continue
+            lock.release()
+            waiting.remove(job)
+            return job
         return None
 
     def _kept(self, job: Job) -> bool:
@@ -204,87 +247,69 @@ class Sweep:
         write_result(result_of(run, label=job.variant), result_path(self.out, job))
         return True
 
-    def _start(self, job: Job) -> subprocess.Popen[str]:
-        run = run_path(self.out, job)
-        words = [f"{key}={_text(value)}" for key, value in job.overrides.items()]
+    def _start(self, job: Job, jobs: int) -> subprocess.Popen[str]:
+        words = [f"{key}={written(value)}" for key, value in job.overrides.items()]
         command = [sys.executable, "-m", "reverie.cli", "train", "--quiet", "--no-doctor", "--preset", job.preset]
-        threads = {"OMP_NUM_THREADS": str(job.config.compute.threads)} if job.config.compute.threads else {}
-        log = self.out / "logs" / f"{job.name}.txt"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "w", encoding="utf-8") as file:
-            return subprocess.Popen(
-                [*command, "--run", str(run), *words], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                env=os.environ | threads, text=True, start_new_session=True,
-            )  # fmt: skip
+        threads = job.config.compute.threads or max(1, usable_cores() // jobs)
+        log = self._log(job)
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open(log, "w", encoding="utf-8") as file:
+                return subprocess.Popen(
+                    [*command, "--run", str(run_path(self.out, job)), *words], stdout=file, stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, text=True,
+                    start_new_session=True,
+                )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"cannot write to {self.out} ({error.strerror}).", "Make room, then repeat.") from error
 
-    def _finish(self, job: Job, process: subprocess.Popen[str]) -> None:
-        run = run_path(self.out, job)
-        if process.returncode != 0:
-            lines = (self.out / "logs" / f"{job.name}.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-            self.failed[job.name] = " ".join(lines[-2:]) or f"exit code {process.returncode}"
-        elif self.stopping.is_set():
-            self._kept(job)
-        else:
-            write_result(result_of(run, label=job.variant), result_path(self.out, job))
+    def _log(self, job: Job) -> Path:
+        return self.out / "logs" / f"{job.name}.txt"
 
-    def _told(self, job: Job, seconds: float) -> str:
-        name = f"{job.task}, {job.variant}, seed {job.seed}"
-        if job.name in self.failed:
-            return f"{name}: FAILED: {self.failed[job.name]}"
-        found = read_result(result_path(self.out, job)) if result_path(self.out, job).exists() else None
-        if found is None:
-            return f"{name}: stopped, with a checkpoint"
-        return f"{name}: return {found.final().mean():.4g} after {found.env_steps:,} steps, {_time(seconds)}"
+    def _finish(self, each: Going) -> str:
+        """Keep the result of a run that has ended. -> what became of it."""
+        job, code = each.job, each.process.returncode
+        name, seconds = f"{job.task}, {job.variant}, seed {job.seed}", time.monotonic() - each.began
+        if self.stopping.is_set() and (code in STOPPED or (code == 0 and not self._kept(job))):
+            return f"{name}: stopped; goes on from its checkpoint"
+        try:
+            if code != 0:
+                lines = self._log(job).read_text(encoding="utf-8", errors="replace").splitlines()
+                raise UserError(" ".join(lines[-2:]) or f"exit code {code}")
+            result = result_of(run_path(self.out, job), label=job.variant)
+            if not (result.complete or job.config.train.minutes):
+                raise UserError("it was stopped by somebody before its end; the same command goes on with it.")
+            if not result.seconds:  # a deterministic run has no clock
+                result = replace(result, seconds=round(seconds, 1))
+            write_result(result, result_path(self.out, job))
+        except (UserError, OSError) as error:
+            self.failed[job.name] = str(error)
+            return f"{name}: FAILED: {error}"
+        score = f"return {result.final().mean():.4g}" if len(result.final()) else "not evaluated"
+        return f"{name}: {score} after {result.env_steps:,} steps, {duration(seconds)}"
 
-    def _end(self, going: Sequence[tuple[Job, subprocess.Popen[str], float]]) -> None:
-        for _, process, _ in going:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+    def _end(self, going: Sequence[Going]) -> None:
+        for each in going:
+            if each.process.poll() is None:
+                each.process.send_signal(signal.SIGTERM)
         until = time.monotonic() + PATIENCE
-        for _, process, _ in going:
+        for each in going:
             try:
-                process.wait(max(0.1, until - time.monotonic()))
+                each.process.wait(max(0.1, until - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                each.process.kill()
+                each.process.wait()
 
 
 @contextmanager
 def _signals(event: threading.Event) -> Iterator[None]:
-    """SIGTERM and Ctrl-C set the event instead of ending the process."""
+    """SIGTERM, SIGHUP and Ctrl-C set the event instead of ending the process."""
     here = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT) if here else ()
+    names = ("SIGTERM", "SIGINT", "SIGHUP") if here else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = [(number, signal.signal(number, lambda *_: event.set())) for number in numbers]
     try:
         yield
     finally:
         for number, handler in before:
             signal.signal(number, handler)
-
-
-def write_plan(plan: Plan, out: Path) -> None:
-    """OUT/plan.json: what was asked for. Raises UserError."""
-    jobs = [{"name": job.name, "preset": job.preset, "overrides": {k: _plain(v) for k, v in job.overrides.items()}}
-            for job in plan.jobs]  # fmt: skip
-    facts = {"name": plan.name, "command": " ".join(sys.argv), "seeds": list(plan.seeds), "jobs": jobs}
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "plan.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to {out} ({error.strerror}).", "Choose another --out.") from error
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
