@@ -125,6 +125,15 @@ def test_the_number_of_frames_is_that_of_the_slowest_seed_and_of_a_whole_bin():
     assert "1,000,000 frames" in judged([early])[0].judgement.why
 
 
+def test_where_the_published_seeds_spread_too_far_an_earlier_point_is_judged():
+    """Boxing: at 5M frames the official seeds are at 93 ± 1, at 12M at 60 ± 40, where random play would pass."""
+    low = [make_result("ALE/Boxing-v5", s, frames=12_000_000, evals=official("boxing", 12, s, -60)) for s in range(3)]
+    (found,) = judged(low)
+    assert found.judgement.word == "below"
+    assert 5e6 < found.frames < 12e6
+    assert found.own.shape == (3, 12)
+
+
 def test_only_episodes_of_the_bin_count_and_a_bin_without_any_is_stepped_over():
     rows = [(4_000_000, -21), (4_000_001, 7), (5_000_000, 9), (5_000_001, 21)]
     (found,) = judged([make_result("ALE/Pong-v5", frames=5_500_000, evals=rows)])

@@ -203,6 +203,7 @@ def verdict(own: Group, against: str = "") -> Verdict | None:
 
 
 def _on_curve(own: Group, curve: Curve) -> Verdict:
+    """At the last point that all seeds have reached and at which their seeds are close enough together to tell."""
     phase = (
         "eval" if curve.reference == "dreamerv2-atari" else ("prefill", "train")
     )  # theirs count the random ones, too
@@ -217,13 +218,21 @@ def _on_curve(own: Group, curve: Curve) -> Verdict:
     if not len(whole):
         why = f"no bin up to {curve.frames[last]:,.0f} frames has {_episodes(phase)} of every seed"
         return Verdict(own, curve.reference, curve.task, Judgement("too early", why), own.frames)
-    at, (floor, scale) = int(whole[-1]), _floor(own, curve)
+    floor, scale = _floor(own, curve)
+    telling = [point for point in whole if _tells(curve, int(point), len(scores), floor)]
+    at = int((telling or list(whole))[-1])
     theirs = (float(curve.mean[at]), float(curve.std[at]), curve.seeds)
     judged = judge(scores[:, at], *theirs, floor=floor, scale=scale)
     return Verdict(
         own, curve.reference, curve.task, judged, float(curve.frames[at]), scores[:, at].tolist(), theirs,
         curve.frames[: last + 1], scores,
     )  # fmt: skip
+
+
+def _tells(curve: Curve, point: int, seeds: int, floor: float) -> bool:
+    """Could so many seeds be told from random play at a published point? Its seeds alone decide, not ours."""
+    half = t_quantile(CONFIDENCE, curve.seeds - 1) * curve.std[point] * math.sqrt(1 / seeds + 1 / curve.seeds)
+    return bool(floor < curve.mean[point] - half)
 
 
 def _floor(own: Group, curve: Curve) -> tuple[float, float]:

@@ -34,7 +34,7 @@ def _grid(count: int, *, width: float = 4.2, height: float = 3.0) -> tuple[Any, 
     """A figure of `count` panels, at most three in a row."""
     columns = min(3, max(1, count))
     rows = -(-count // columns)
-    figure = figure_of(width * columns, height * rows)
+    figure = figure_of(max(9.0, width * columns), height * rows)  # a page shows all of them at the same width
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for extra in axes[count:]:
         extra.set_visible(False)
@@ -94,7 +94,7 @@ def profile(shares: Mapping[str, np.ndarray]) -> Any | None:
     """Share of runs above each human-normalised score."""
     if not shares:
         return None
-    figure = figure_of(6, 3.6)
+    figure = figure_of(9, 3.4)
     axes = figure.add_subplot()
     for (name, share), colour in zip(shares.items(), itertools.cycle(COLOURS), strict=False):
         axes.step(LEVELS, share, where="post", label=name, color=colour)
