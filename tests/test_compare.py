@@ -17,6 +17,7 @@ from reverie.evidence.aggregates import (
     RULES,
     against_each_other,
     budget_tables,
+    control_tables,
     curve_table,
     normalised,
     own_table,
@@ -295,6 +296,23 @@ def test_aggregates_beside_the_official_ones_at_the_same_frames():
                for name, key in (("Pong", "pong"), ("Boxing", "boxing")) for s in range(2)]  # fmt: skip
     (table,) = curve_table(judged(results))
     assert float(table.rows[0][1].split()[0]) == pytest.approx(float(table.rows[1][1]), abs=0.01)
+    assert list(table.header[1:]) == ["mean", "median", "IQM", "optimality gap", "mean without top"]
+    assert table.rows[1][3:5] == ["–", "–"]
+
+
+def test_control_stands_beside_what_others_scored():
+    rows = [(80_000, 900.0), (95_000, 400.0), (100_000, 500.0), (100_002, 900.0)]
+    seen = make_result("dmc/walker-walk", frames=120_000, train=rows)
+    felt = replace(make_result("dmc/walker-walk", frames=120_000, train=rows, **{"env.pixels": False}), label="felt")
+    vision, proprio = control_tables(group([seen, felt])[0])
+    assert list(vision.header) == ["agent", "walker_walk at 100k"]
+    assert vision.rows[0] == ["ours", "450.0"]
+    assert dict(vision.rows)["dreamerv3"] == number(
+        record.control_others("vision", "walker_walk")["dreamerv3"]["100000"]
+    )
+    assert proprio.rows[0] == ["felt", "450.0"]
+    assert "dmpo" in dict(proprio.rows)
+    assert control_tables(group([replace(seen, frames=99_999)])[0]) == []
 
 
 def test_own_experiments_against_each_other():

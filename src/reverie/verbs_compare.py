@@ -44,7 +44,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def compare_command(args: argparse.Namespace) -> int:
     """Compare and print. Raises UserError where nothing can be compared."""
-    from .evidence.aggregates import against_each_other, budget_tables, curve_table, own_table, published_tables
+    from .evidence.aggregates import (
+        against_each_other,
+        budget_tables,
+        control_tables,
+        curve_table,
+        own_table,
+        published_tables,
+    )
     from .evidence.compare import group, verdict
     from .evidence.results import results_in
 
@@ -63,7 +70,9 @@ def compare_command(args: argparse.Namespace) -> int:
             f"'{args.against}' has nothing on {', '.join(sorted({one.task for one in groups}))}.",
             "Published are Atari, DeepMind Control from pixels, Crafter; leave out --against for a table of your own.",
         )
-    if found and not alone and all(each.judgement.word == "refused" for each in found):
+    refused = {id(each.group) for each in found if each.judgement.word == "refused"}
+    control = control_tables([one for one in groups if id(one) not in refused])
+    if found and not alone and not control and all(each.judgement.word == "refused" for each in found):
         raise UserError(
             "the protocols differ, these scores must not be compared: "
             + "; ".join(f"{each.group.task} with {each.reference}: {each.judgement.why}" for each in found)
@@ -71,7 +80,7 @@ def compare_command(args: argparse.Namespace) -> int:
             "Train under the published protocol (`reverie presets atari-paper`, atari100k, dmc-vision, crafter).",
         )
     tables = [*([_verdicts(found)] if found else []), *curve_table(found), *budget_tables(found)]
-    tables += [*([own_table(alone)] if alone else []), *against_each_other(groups)]
+    tables += [*control, *([own_table(alone)] if alone else []), *against_each_other(groups)]
     tables[0] = replace(tables[0], notes=[*tables[0].notes, *remarks])
     facts = {"verdicts": [each.to_dict() for each in found], "tables": [_rows(table) for table in tables]}
     _print(args, tables, facts | {"remarks": remarks})
