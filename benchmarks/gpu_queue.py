@@ -1,17 +1,15 @@
-"""The standing list of what to measure next on a GPU (queue.toml): what is done, the next items, what to take along.
+"""The standing list of what to measure next on a GPU (queue.toml): what is done, and the next items in slices.
 
     python benchmarks/gpu_queue.py list                  every item: done, begun, or waiting
     python benchmarks/gpu_queue.py next --minutes 9      from the top until the time is over; again: goes on from there
     python benchmarks/gpu_queue.py next --small --only crafter --minutes 3      an item on a CPU: tiny networks
 
 A run that is still going when its slice ends gets SIGTERM, writes a checkpoint, and is continued by the next slice. A
-run that is complete leaves OUT/NAME.json (benchmarks/results/runs): commit it. An evaluation that is interrupted begins
+run that is complete leaves OUT/NAME.json (benchmarks/results/gpu): commit it. An evaluation that is interrupted begins
 anew: the last one of a run has to fit into a slice.
 
-An unfinished run goes from one bare machine to the next in at most 4 files of 15 MiB, or is told to be too large:
-
-    python benchmarks/gpu_queue.py pack runs/queue/NAME $OUT
-    python benchmarks/gpu_queue.py unpack NAME.json runs/queue
+Slices of one run need a machine, or at least a disk, that stays: weights and moments of the full-size presets are
+190 to 370 MB, more than may travel to and from a lent one.
 
 The package must be installed, or PYTHONPATH=src be set. On a bare machine `benchmarks/gpu.sh --wheels` brings what is
 missing there, but for dm-control: with MuJoCo it is larger (over 80 MB) than what may travel to the lent one. Results
@@ -22,21 +20,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import hashlib
-import io
 import json
-import lzma
 import os
-import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -50,14 +42,12 @@ from reverie.envs.family import family_of, installed
 from reverie.errors import UserError
 from reverie.evidence.plan import written
 from reverie.evidence.results import read_result, result_of, write_result
-from reverie.lock import NAME as LOCK
-from reverie.lock import RunLock
 from reverie.presets import load_preset
 from reverie.rundir import holds_run
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "benchmarks" / "queue.toml"
-KEPT = ROOT / "benchmarks" / "results" / "runs"
+KEPT = ROOT / "benchmarks" / "results" / "gpu"
 TRAIN = (sys.executable, "-m", "reverie.cli", "train")
 #: On top of a run with --small, after preset debug's tiny networks: ends in a minute, on a CPU.
 SMALL = {
@@ -65,8 +55,7 @@ SMALL = {
     "compute.mode": "auto", "compute.device": "cpu", "compute.threads": 1,
 }  # fmt: skip
 GRACE = 40.0  # seconds after SIGTERM; the command line promises a checkpoint within 20
-COMMAND_FORMAT, PACK_FORMAT = "reverie-command-1", "reverie-pack-1"
-PART, PARTS = 15 * 2**20, 4
+COMMAND_FORMAT = "reverie-command-1"
 
 
 @dataclass(frozen=True)
@@ -427,186 +416,7 @@ def commit() -> str:
     return os.environ.get("COMMIT", "unknown")
 
 
-# -------------------------------------------------------------------------------------------------------- to take along
-
-
-class _TooLarge(Exception):
-    """More than all parts hold."""
-
-
-class _Parts(io.RawIOBase):
-    """Bytes go into files of at most PART bytes, one after the other."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder, self.name = folder, name
-        self.rows: list[dict[str, Any]] = []
-        self._file: Any = None
-        self._sum: Any = None
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        view, size = memoryview(data).cast("B"), memoryview(data).nbytes
-        while view:
-            if self._file is None or self.rows[-1]["bytes"] == PART:
-                self._next()
-            piece = view[: PART - self.rows[-1]["bytes"]]
-            self._file.write(piece)
-            self._sum.update(piece)
-            self.rows[-1]["bytes"] += len(piece)
-            view = view[len(piece) :]
-        return size
-
-    def _next(self) -> None:
-        self.finish()
-        if len(self.rows) == PARTS:
-            raise _TooLarge
-        self.rows.append({"file": f"{self.name}.tar.xz.{len(self.rows)}", "bytes": 0, "sha256": ""})
-        self._file, self._sum = open(self.folder / self.rows[-1]["file"], "wb"), hashlib.sha256()  # noqa: SIM115
-
-    def finish(self) -> None:
-        """Close the part that is open."""
-        if self._file is not None:
-            self._file.close()
-            self.rows[-1]["sha256"], self._file = self._sum.hexdigest(), None
-
-
-def pack(run: Path, folder: Path) -> Path:
-    """A run's directory, with its newest checkpoint only, as parts and a JSON that names them. Raises UserError."""
-    run = run.resolve()
-    if not holds_run(run):
-        raise UserError(f"{run} is not the directory of a run.", "Give what `reverie train --run` was given.")
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", run.name):
-        raise UserError(f"'{run.name}' is no name to travel under.", "Use letters, digits, '.', '_' and '-' alone.")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(run)
-    lock.take()  # or it would change meanwhile
-    files = _files(run)
-    size, parts = sum(path.stat().st_size for path in files), _Parts(folder, run.name)
-    try:
-        # preset 1: half as good as the default on pictures, five times as quick, and weights do not get smaller anyway
-        with lzma.LZMAFile(parts, "wb", preset=1) as packed, tarfile.open(fileobj=packed, mode="w|") as tar:
-            for path in files:
-                tar.add(path, arcname=f"{run.name}/{path.relative_to(run)}", recursive=False)
-    except _TooLarge:
-        _remove(parts)
-        raise UserError(
-            f"{run} has {size / 2**20:,.0f} MiB, more than {PARTS} parts of {PART / 2**20:g} MiB hold when packed.",
-            "Such a run needs a machine that keeps its disk.",
-        ) from None
-    except OSError as error:
-        _remove(parts)
-        raise UserError(f"cannot pack {run} into {folder} ({error.strerror}).") from error
-    finally:
-        lock.release()
-    parts.finish()
-    note = folder / f"{run.name}.json"
-    note.write_text(json.dumps({"format": PACK_FORMAT, "run": run.name, "bytes": size, "parts": parts.rows}, indent=1))
-    return note
-
-
-def _files(run: Path) -> list[Path]:
-    """What a run needs to go on: no lock, no drafts, no older checkpoints."""
-    newest = max((path.parent for path in run.glob("checkpoints/step-*/state.json")), default=None)
-    found = []
-    for path in sorted(run.rglob("*")):
-        inside = path.relative_to(run).parts
-        older = (
-            len(inside) > 1 and inside[0] == "checkpoints" and inside[1] not in ("best", newest.name if newest else "")
-        )
-        if path.is_file() and not path.is_symlink() and not older and inside != (LOCK,) and path.suffix != ".tmp":
-            found.append(path)
-    return found
-
-
-def _remove(parts: _Parts) -> None:
-    with suppress(_TooLarge):
-        parts.finish()
-    for row in parts.rows:
-        (parts.folder / row["file"]).unlink(missing_ok=True)
-
-
-def unpack(note: Path, runs: Path) -> Path:
-    """The run that `pack` packed, back in a directory below `runs`. Raises UserError; then nothing is left there."""
-    name, parts = _read_note(note)
-    target, draft = runs / name, runs / f".{name}.unpacking"
-    if target.exists():
-        raise UserError(f"{target} exists.", "Move it away, or unpack elsewhere.")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        with lzma.open(_joined(parts)) as packed, tarfile.open(fileobj=packed, mode="r|") as tar:
-            for member in tar:
-                if not member.isfile() or Path(member.name).parts[0] != name:
-                    raise UserError(f"{note} holds '{member.name}', which is no file of {name}; nothing was unpacked.")
-                tar.extract(member, draft, filter="data")
-        os.replace(draft / name, target)
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
-        raise UserError(f"{note} cannot be unpacked ({error}); nothing was.") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return target
-
-
-def _read_note(note: Path) -> tuple[str, list[Path]]:
-    """(name of the run, its parts, which were checked). Raises UserError."""
-    plain: Callable[[str], bool] = lambda name: bool(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name))  # noqa: E731
-    try:
-        found = json.loads(note.read_text(encoding="utf-8"))
-        name, rows = found["run"], [(row["file"], row["bytes"], row["sha256"]) for row in found["parts"]]
-        if found["format"] != PACK_FORMAT or not all(map(plain, [name, *(file for file, _, _ in rows)])):
-            raise ValueError("not what `pack` writes")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{note} describes no packed run ({error}).", "Give the .json that `pack` wrote.") from error
-    for file, size, known in rows:
-        path = note.parent / file
-        if not path.is_file():
-            raise UserError(f"{path} is missing.", f"All {len(rows)} parts belong beside {note.name}.")
-        if path.stat().st_size != size or hashlib.sha256(path.read_bytes()).hexdigest() != known:
-            raise UserError(f"{path} is damaged: its SHA-256 is not the one in {note.name}.", "Copy it once more.")
-    return name, [note.parent / file for file, _, _ in rows]
-
-
-def _joined(parts: Sequence[Path]) -> io.BufferedReader:
-    """The parts as one stream."""
-
-    class Joined(io.RawIOBase):
-        def __init__(self) -> None:
-            self.pieces: Iterator[bytes] = (piece for path in parts for piece in _pieces(path))
-            self.rest = b""
-
-        def readable(self) -> bool:
-            return True
-
-        def readinto(self, buffer: Any) -> int:
-            self.rest = self.rest or next(self.pieces, b"")
-            count = min(len(buffer), len(self.rest))
-            buffer[:count], self.rest = self.rest[:count], self.rest[count:]
-            return count
-
-    return io.BufferedReader(Joined())
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as file:
-        while piece := file.read(2**16):
-            yield piece
-
-
 # ----------------------------------------------------------------------------------------------------- the command line
-
-
-def pack_command(args: argparse.Namespace) -> int:
-    note = pack(args.run, args.out)
-    size = sum(row["bytes"] for row in json.loads(note.read_text())["parts"])
-    print(f"{note}: {size / 2**20:.1f} MiB")
-    return 0
-
-
-def unpack_command(args: argparse.Namespace) -> int:
-    print(unpack(args.note, args.runs))
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -621,18 +431,10 @@ def _parser() -> argparse.ArgumentParser:
     on.add_argument("--only", default="", metavar="NAME", help="an item or one of its runs; a failed command once more")
     on.add_argument("--reserve", type=float, help="seconds of it for the checkpoint (45; with --small 10)")
     for verb in (listed, on):
-        verb.add_argument("--out", type=Path, help="where result files go (benchmarks/results/runs)")
+        verb.add_argument("--out", type=Path, help="where result files go (benchmarks/results/gpu)")
         verb.add_argument("--runs", type=Path, help="where runs live (runs/queue; with --small runs/queue-small)")
         verb.add_argument("--small", action="store_true", help="the same at reduced size on a CPU, apart from the rest")
         verb.add_argument("--list", type=Path, default=LIST, help="another list")
-    packed = verbs.add_parser("pack", help="an unfinished run in a few small files")
-    packed.set_defaults(function=pack_command)
-    packed.add_argument("run", type=Path)
-    packed.add_argument("out", type=Path)
-    opened = verbs.add_parser("unpack", help="and back")
-    opened.set_defaults(function=unpack_command)
-    opened.add_argument("note", type=Path, help="the .json that pack wrote, its parts beside it")
-    opened.add_argument("runs", type=Path)
     return parser
 
 

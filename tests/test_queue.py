@@ -1,19 +1,14 @@
 """benchmarks/queue.toml lists valid runs under published protocols; benchmarks/gpu_queue.py works it off in slices."""
 
-import hashlib
 import importlib.util
-import io
 import json
 import sys
-import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
 from reverie.config import to_dict
-from reverie.errors import UserError
 from reverie.evidence.protocol import facts_of, mismatches
 from reverie.evidence.record import task_key, tasks
 from reverie.evidence.results import read_result
@@ -76,18 +71,6 @@ def fake_train(tmp_path, monkeypatch):
     monkeypatch.setenv("CONFIG", str(config))
     monkeypatch.setattr(queue, "TRAIN", (sys.executable, str(script)))
     monkeypatch.setattr(queue, "installed", lambda family: True)
-
-
-@pytest.fixture
-def packed(tmp_path):
-    """A run and its pack: (run, note)."""
-    run = tmp_path / "runs" / "a-run"
-    for name in ("step-1", "step-2", "best"):
-        (run / "checkpoints" / name).mkdir(parents=True)
-        (run / "checkpoints" / name / "state.json").write_text("{}")
-        (run / "checkpoints" / name / "weights").write_bytes(np.random.default_rng(0).bytes(3000))
-    (run / "config.yaml").write_text("env: {}")
-    return run, queue.pack(run, tmp_path / "packed")
 
 
 # ------------------------------------------------------------------------------------------------------------- the list
@@ -234,84 +217,3 @@ def test_mistakes_are_one_sentence(call, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(queue, "gpu_name", lambda: None)
     assert queue.main(["next", "--minutes", "1", "--runs", str(tmp_path / "r"), "--out", str(tmp_path / "o")]) == 2
     assert capsys.readouterr().err.startswith("error: there is no GPU here")
-
-
-# -------------------------------------------------------------------------------------------------------- to take along
-
-
-def test_a_packed_run_comes_back_with_its_newest_checkpoint(packed, tmp_path, files_of, monkeypatch):
-    run, _ = packed
-    monkeypatch.setattr(queue, "PART", 2000)
-    note = queue.pack(run, tmp_path / "several")
-    assert len(json.loads(note.read_text())["parts"]) > 1
-    before = {name: data for name, data in files_of(run).items() if "step-1" not in name and name != ".lock"}
-    again = queue.unpack(note, tmp_path / "elsewhere")
-    assert again == tmp_path / "elsewhere" / "a-run"
-    assert files_of(again) == before
-    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["a-run"]
-    with pytest.raises(UserError, match="exists"):
-        queue.unpack(note, tmp_path / "elsewhere")
-
-
-def test_too_large_a_run_is_refused(packed, tmp_path, monkeypatch):
-    monkeypatch.setattr(queue, "PART", 500)
-    with pytest.raises(UserError, match=r"has 0 MiB, more than 4 parts of .* needs a machine that keeps its disk"):
-        queue.pack(packed[0], tmp_path / "little")
-    assert list((tmp_path / "little").iterdir()) == []
-
-
-def test_a_damaged_part_is_refused(packed, tmp_path):
-    _, note = packed
-    part = note.parent / json.loads(note.read_text())["parts"][0]["file"]
-    data = bytearray(part.read_bytes())
-    data[len(data) // 2] ^= 1
-    part.write_bytes(bytes(data))
-    with pytest.raises(UserError, match="is damaged: its SHA-256"):
-        queue.unpack(note, tmp_path / "elsewhere")
-    part.unlink()
-    with pytest.raises(UserError, match="is missing"):
-        queue.unpack(note, tmp_path / "elsewhere")
-    assert not (tmp_path / "elsewhere").exists()
-
-
-def member(name, kind=tarfile.REGTYPE, target=""):
-    found = tarfile.TarInfo(name)
-    found.type, found.linkname = kind, target
-    return found
-
-
-UNSAFE = [
-    member("../evil"), member("/tmp/reverie-evil"), member("a-run/../../evil"), member("other/evil"),
-    member("a-run/link", tarfile.SYMTYPE, "/etc"), member("a-run/hard", tarfile.LNKTYPE, "../evil"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("item", UNSAFE, ids=lambda item: item.name)
-def test_an_unsafe_path_is_refused(tmp_path, item):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:xz") as tar:
-        tar.addfile(member("a-run/config.yaml"))
-        tar.addfile(item)
-    (tmp_path / "x.0").write_bytes(buffer.getvalue())
-    row = {"file": "x.0", "bytes": len(buffer.getvalue()), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
-    note = tmp_path / "x.json"
-    note.write_text(json.dumps({"format": queue.PACK_FORMAT, "run": "a-run", "parts": [row]}))
-    with pytest.raises(UserError):
-        queue.unpack(note, tmp_path / "runs")
-    assert list((tmp_path / "runs").iterdir()) == []
-    assert not (tmp_path / "evil").exists()
-
-
-@pytest.mark.parametrize(
-    "change", [{"run": "../up"}, {"run": ".."}, {"parts": [{"file": "../x"}]}, {"format": "other"}]
-)
-def test_a_note_that_is_none_of_ours_is_refused(packed, tmp_path, change):
-    _, note = packed
-    note.write_text(json.dumps(json.loads(note.read_text()) | change))
-    with pytest.raises(UserError, match="describes no packed run"):
-        queue.unpack(note, tmp_path / "elsewhere")
-
-
-def test_only_a_run_can_be_packed(tmp_path):
-    with pytest.raises(UserError, match="is not the directory of a run"):
-        queue.pack(tmp_path, tmp_path / "out")
