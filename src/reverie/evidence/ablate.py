@@ -121,7 +121,7 @@ def _finite(seeds: Mapping[int, float]) -> np.ndarray:
 
 
 def _p(cell: Cell) -> float | None:
-    return cell.difference.p if cell.difference else None
+    return cell.difference.p if cell.difference and not cell.identical else None  # nothing is compared there
 
 
 # --------------------------------------------------------------------------------------------------------------- report

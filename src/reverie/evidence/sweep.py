@@ -216,7 +216,10 @@ class Sweep:
                     done += 1
                     told = self._finish(each)
                     left = (time.monotonic() - began) / max(1, done - first) * (total - done)
-                    self.say(f"[{done}/{total}] {told}" + (f"; about {duration(left)} left" if done < total else ""))
+                    self.say(
+                        f"[{done}/{total}] {told}"
+                        + (f"; about {duration(left)} left" if done < total and not self.stopping.is_set() else "")
+                    )
                 time.sleep(0.2)
         finally:  # whatever happened, no run goes on unattended
             self._end(going)
