@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_queue.py"
 ONE = "atari100k-pong-s0"
 #: item of the list -> the record that its scores are compared with
 REFERENCES = {
-    "atari100k": "atari100k", "dmc-vision": "dreamerv2-dmc", "crafter": "crafter", "atari-paper": "dreamerv2-atari"
+    "atari100k": "atari-100k", "dmc-vision": "dreamerv2-dmc", "crafter": "crafter", "atari-paper": "dreamerv2-atari"
 }  # fmt: skip
 
 #: Stands for `reverie train`: 200 of 400 steps at first, waiting for SIGTERM then; the rest when it is continued.
@@ -101,7 +101,7 @@ def test_the_order_is_that_of_the_issue():
     runs = {task.name for task in all_tasks() if task.label == "atari100k"}
     assert len(runs) == 26 * 5
     games = {task_key(task.env) for task in all_tasks() if task.label == "atari100k"}
-    assert games == set(tasks("atari100k"))
+    assert games == set(tasks("atari-100k"))
 
 
 def test_every_run_has_the_protocol_of_its_reference():

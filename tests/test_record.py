@@ -34,7 +34,7 @@ from reverie.evidence.record import (
 DATA = Path(reverie.__file__).parent / "evidence" / "data"
 FILES = sorted(DATA.glob("*.json"))
 ANCHORS = Path(__file__).parents[2] / "shared" / "anchors"  # beside the checkout where the maintainers work
-GAMES, BUDGET_GAMES, CONTROL = tasks("dreamerv2-atari"), tasks("atari100k"), tasks("dreamerv2-dmc")
+GAMES, BUDGET_GAMES, CONTROL = tasks("dreamerv2-atari"), tasks("atari-100k"), tasks("dreamerv2-dmc")
 
 
 def read(name):
@@ -404,7 +404,7 @@ def test_points_are_means_of_the_bins_that_they_name():
 
 @pytest.mark.parametrize(
     ("reference", "task"),
-    [("dreamerv2-atari", "walker_walk"), ("dreamerv2-dmc", "pong"), ("atari100k", "pong"), ("nothing", "pong")],
+    [("dreamerv2-atari", "walker_walk"), ("dreamerv2-dmc", "pong"), ("atari-100k", "pong"), ("nothing", "pong")],
 )
 def test_curves_that_nobody_published(reference, task):
     with pytest.raises(UserError, match=f"no published curve of {task} in '{reference}'"):
@@ -416,7 +416,7 @@ def test_the_answer_names_curves_that_exist():
         curve("dreamerv2-atari", "pongg")
 
 
-@pytest.mark.parametrize("reference", ["atari100k", "crafter"])
+@pytest.mark.parametrize("reference", ["atari-100k", "crafter"])
 def test_the_answer_names_no_curves_where_there_are_none(reference):
     with pytest.raises(UserError) as caught:
         curve(reference, "boxing")

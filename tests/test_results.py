@@ -485,7 +485,7 @@ def test_facts_of_other_environments():
 RIGHT = {
     "dreamerv2-atari": ("atari-paper", "ALE/Pong-v5", ""),
     "dreamerv2-dmc": ("dmc-vision", "dmc/walker-walk", "standard look"),
-    "atari100k": ("atari100k", "ALE/Pong-v5", ""),
+    "atari-100k": ("atari100k", "ALE/Pong-v5", ""),
     "crafter": ("crafter", "crafter/reward", ""),
 }
 
@@ -503,7 +503,12 @@ def test_every_difference_is_one_sentence(reference):
     wrong = {"suite": "other", "actions": "some", "action_repeat": 3, "sticky": 0.125, "noop_max": 1, "max_frames": 7}
     wrong |= {"lives": "terminal", "grayscale": False, "pixels": False, "episode_steps": 9, "look": "fast"}
     wrong |= {"reward": False, "time_limit": 500}
-    said = {"grayscale": "yes", "pixels": "yes", "reward": "yes", "sticky": "0" if reference == "atari100k" else "0.25"}
+    said = {
+        "grayscale": "yes",
+        "pixels": "yes",
+        "reward": "yes",
+        "sticky": "0" if reference == "atari-100k" else "0.25",
+    }
     keys = [key for key in PROTOCOLS[reference] if key != "scored"]
     for key in keys:
         found = mismatches(right | {key: wrong[key]}, reference)
@@ -526,7 +531,7 @@ def test_sampled_evaluations_matter_where_evaluations_were_scored(reference):
 
 def test_mismatches_of_real_settings():
     assert mismatches(facts("atari", "ALE/Pong-v5"), "dreamerv2-atari") == ["the action set: minimal here, full there"]
-    assert mismatches(facts("atari", "ALE/Pong-v5"), "atari100k") == [
+    assert mismatches(facts("atari", "ALE/Pong-v5"), "atari-100k") == [
         "the probability of sticky actions: 0.25 here, 0 there"
     ]
     assert mismatches(facts("dmc-proprio", "dmc/walker-walk"), "dreamerv2-dmc") == [
@@ -541,8 +546,8 @@ def test_mismatches_of_real_settings():
 @pytest.mark.parametrize(
     ("preset", "env_id", "expected"),
     [
-        ("atari-paper", "ALE/Pong-v5", ["dreamerv2-atari", "atari100k"]),
-        ("atari100k", "ALE/Pong-v5", ["atari100k", "dreamerv2-atari"]),
+        ("atari-paper", "ALE/Pong-v5", ["dreamerv2-atari", "atari-100k"]),
+        ("atari100k", "ALE/Pong-v5", ["atari-100k", "dreamerv2-atari"]),
         ("atari", "ALE/Tennis-v5", ["dreamerv2-atari"]),  # not among the 26 games
         ("atari", "ALE/Surround-v5", []),
         ("dmc-vision", "dmc/cup-catch", ["dreamerv2-dmc"]),

@@ -36,7 +36,7 @@ intervals, performance profiles, probability of improvement (Agarwal et al. 2021
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="*", help="runs, results of `reverie sweep`, or folders with either")
-    parser.add_argument("--against", default="", help="dreamerv2-atari, dreamerv2-dmc, atari100k, crafter")
+    parser.add_argument("--against", default="", help="dreamerv2-atari, dreamerv2-dmc, atari-100k, crafter")
     parser.add_argument("-o", "--out", type=Path, help="a folder for page, pictures and tables")
     parser.add_argument("--format", choices=("text", "markdown", "csv", "latex"), default="text")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

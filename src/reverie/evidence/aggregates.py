@@ -65,7 +65,7 @@ def budget_tables(verdicts: Sequence[Verdict]) -> list[Table]:
     """Atari-100k: own experiments under both rules, and every method, over the games that all seeds of ours have."""
     return [
         _budget_table(label, found, rule)
-        for label, found in by_label(verdicts, "atari100k").items()
+        for label, found in by_label(verdicts, "atari-100k").items()
         for rule in RULES
         if normalised(found, RULES[rule])
     ]
@@ -155,10 +155,10 @@ def control_tables(groups: Sequence[Group]) -> list[Table]:
 def profiles(verdicts: Sequence[Verdict]) -> dict[str, np.ndarray]:
     """{agent: share of its runs above each of LEVELS} for every experiment that has human-normalised scores."""
     found = {}
-    for reference in ("atari100k", "dreamerv2-atari"):
+    for reference in ("atari-100k", "dreamerv2-atari"):
         for label, each in by_label(verdicts, reference).items():
             found[label] = performance_profile(list(normalised(each).values()), LEVELS.tolist())
-            if reference == "atari100k":
+            if reference == "atari-100k":
                 games = [verdict.key for verdict in each]
                 for method in PROFILED:
                     scores = [np.array([record.human_normalised(g, record.budget_methods()[method][g])]) for g in games]

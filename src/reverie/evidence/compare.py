@@ -196,7 +196,7 @@ def verdict(own: Group, against: str = "") -> Verdict | None:
     wrong = mismatches(dict(own.facts), reference)
     if wrong:
         return Verdict(own, reference, key, Judgement("refused", "; ".join(wrong)))
-    if reference == "atari100k":
+    if reference == "atari-100k":
         return _budget(own, key)
     if reference == "crafter":
         return _crafter(own, key)
@@ -278,12 +278,12 @@ def _budget(own: Group, key: str) -> Verdict:
     """Atari-100k: scores per game; methods are compared over games (aggregates.py), single games have no spread."""
     if own.frames < record.WINDOW[1]:
         why = f"the benchmark ends at {record.BUDGET_FRAMES:,} frames, the seeds are at {own.frames:,}"
-        return Verdict(own, "atari100k", key, Judgement("too early", why), own.frames)
+        return Verdict(own, "atari-100k", key, Judgement("too early", why), own.frames)
     scores = [each for each in map(budget_score, own.results) if math.isfinite(each)]
     window = [each for each in map(window_score, own.results) if math.isfinite(each)]
     told = f"{np.mean(window):.4g}" if window else "none"
     why = f"mean of training episodes in the last 10k frames {told}; compared over games below"
-    return Verdict(own, "atari100k", key, Judgement("scored", why), record.BUDGET_FRAMES, scores)
+    return Verdict(own, "atari-100k", key, Judgement("scored", why), record.BUDGET_FRAMES, scores)
 
 
 def _crafter(own: Group, key: str) -> Verdict:

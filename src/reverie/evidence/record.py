@@ -36,7 +36,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
         "suite": "dmc", "pixels": True, "action_repeat": 2, "episode_steps": 1000, "look": "standard",
         "scored": "training episodes",
     },
-    "atari100k": {
+    "atari-100k": {
         "suite": "atari", "actions": "minimal", "action_repeat": 4, "sticky": 0.0, "noop_max": 30,
         "max_frames": 108_000, "lives": "ignore", "scored": "window or 100 final episodes",
     },
@@ -48,7 +48,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
 TITLES = {
     "dreamerv2-atari": "DreamerV2, official 200M-frame runs",
     "dreamerv2-dmc": "DreamerV2, official DMC vision runs",
-    "atari100k": "Atari-100k (400k frames)",
+    "atari-100k": "Atari-100k (400k frames)",
     "crafter": "Crafter scoreboard (1M steps)",
 }
 
@@ -130,7 +130,7 @@ def tasks(reference: str) -> list[str]:
         return sorted(_read("dreamerv2_atari.json")["games"])
     if reference == "dreamerv2-dmc":
         return sorted(_read("dreamerv2_dmc.json")["tasks"])
-    return sorted(_read("atari100k.json")["methods"]["Random"]) if reference == "atari100k" else []
+    return sorted(_read("atari100k.json")["methods"]["Random"]) if reference == "atari-100k" else []
 
 
 # ------------------------------------------------------------------------------------------------- levels of a game
