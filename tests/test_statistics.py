@@ -258,6 +258,7 @@ def test_where_no_replica_differs_no_width_is_claimed():
     above, below = [np.array([5.0, 6.0, 7.0])], [np.array([1.0, 2.0, 3.0])]
     assert bootstrap(probability_of_improvement, above, below) == Interval(1.0, None, None)
     assert bootstrap(mean, [np.array([2.0, 2.0])]) == Interval(2.0, None, None)
+    assert student([2.0, 2.0]) == Interval(2.0, None, None)
 
 
 def test_intervals_as_text():

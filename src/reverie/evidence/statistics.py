@@ -154,9 +154,9 @@ def t_quantile(level: float, df: int) -> float:
 
 
 def student(values: Seeds, *, level: float = 0.95) -> Interval:
-    """Mean of seeds with its t interval; without bounds for one seed."""
+    """Mean of seeds with its t interval; without bounds for one seed, or where all agree: they tell no spread."""
     found = np.asarray(values, float)
-    if len(found) < 2:
+    if len(found) < 2 or np.ptp(found) == 0:
         return Interval(float(found.mean()), None, None)
     half = t_quantile(level, len(found) - 1) * float(found.std(ddof=1)) / math.sqrt(len(found))
     return Interval(float(found.mean()), float(found.mean()) - half, float(found.mean()) + half)
