@@ -75,8 +75,8 @@ def compare_command(args: argparse.Namespace) -> int:
     if found and not alone and not control and all(each.judgement.word == "refused" for each in found):
         raise UserError(
             "the protocols differ, these scores must not be compared: "
-            + "; ".join(f"{each.group.task} with {each.reference}: {each.judgement.why}" for each in found)
-            + ".",
+            + "; ".join(f"{each.group.task} with {each.reference}: {each.judgement.why}" for each in found[:3])
+            + (f"; and {len(found) - 3} more." if len(found) > 3 else "."),
             "Train under the published protocol (`reverie presets atari-paper`, atari100k, dmc-vision, crafter).",
         )
     tables = [*([_verdicts(found)] if found else []), *curve_table(found), *budget_tables(found)]
