@@ -19,7 +19,7 @@ EPILOG = """\
 Compares your runs with the published record at the same number of environment frames and under the same protocol:
 DreamerV2's official curves (55 Atari games, 21 control tasks from pixels), Atari-100k, Crafter. Each task gets a word:
 
-  on track     no difference that so many seeds can show        below, above     a difference, at the 98 % level
+  on track     no difference that so few seeds can show         below, above     a difference, at the 98 % level
   too early    no published point yet, or random play would pass as well      scored   compared over games (Atari-100k)
   refused      the protocols differ, and each difference is named; such scores are never compared
 
