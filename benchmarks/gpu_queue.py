@@ -43,7 +43,7 @@ from reverie.errors import UserError
 from reverie.evidence.plan import written
 from reverie.evidence.results import read_result, result_of, write_result
 from reverie.presets import load_preset
-from reverie.rundir import commit, holds_run
+from reverie.rundir import holds_run
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "benchmarks" / "queue.toml"
@@ -349,11 +349,7 @@ def run_command(task: Task, place: Place) -> tuple[str, bool]:
     if stopped:
         return f"stopped after {took:.0f} s, at the end of the slice; it begins anew next time", False
     mark = {"format": COMMAND_FORMAT, "name": task.name, "version": place.version, "command": command}
-    mark |= {
-        "commit": commit() or os.environ.get("COMMIT", "unknown"),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "gpu": gpu_name(),
-    }
+    mark |= {"commit": commit(), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "gpu": gpu_name()}
     mark |= {"small": place.small, "exit_code": code, "seconds": round(took, 1), "tail": tail[-40:]}
     place.out.mkdir(parents=True, exist_ok=True)
     (place.out / f"{task.name}.json").write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
@@ -408,6 +404,16 @@ def gpu_name() -> str | None:
         if done.returncode == 0 and done.stdout.strip():
             return done.stdout.strip().splitlines()[0]
     return None
+
+
+def commit() -> str:
+    """Of the source tree; $COMMIT where there is no repository."""
+    with suppress(OSError):
+        command = ["git", "describe", "--always", "--dirty"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.stdout.strip():
+            return done.stdout.strip()
+    return os.environ.get("COMMIT", "unknown")
 
 
 # ----------------------------------------------------------------------------------------------------- the command line

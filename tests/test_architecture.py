@@ -77,7 +77,7 @@ MAY_IMPORT = {
     "bench": "build collect compute config envs forecast loop presets replay screen tasks train",
     "verbs_bench": "__init__ bench rundir",
     "insight": "__init__ checkpoint config envs logger ops plot replay rssm train world_model",
-    "evidence": "bench build config envs forecast insight lock logger presets rundir signals tasks",
+    "evidence": "bench build config envs forecast insight lock logger presets rundir tasks",
     "verbs_compare": "evidence verb",
     "verbs_sweep": "evidence insight verb",
     "glossary": "",

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 
@@ -21,7 +20,6 @@ from reverie.evidence.plan import Task, Variant, make_plan, parse_vary, read_pla
 from reverie.evidence.results import read_result, write_result
 from reverie.evidence.sweep import Going, Sweep, estimate, parallel, result_path, results_of, run_path
 from reverie.lock import RunLock
-from reverie.signals import asking
 
 TINY = """
 name = "tiny"
@@ -311,31 +309,6 @@ def test_no_run_goes_on_when_the_queue_breaks(tmp_path, monkeypatch):
     assert started[0].poll() is not None
     started[1].kill()
     started[1].wait()
-
-
-def test_signals_ask_for_an_end_but_not_the_terminals_under_nohup():
-    asked = threading.Event()
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with asking(asked.set):
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not asked.wait(0.1)
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert asked.wait(1)
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_a_second_sweep_leaves_the_plan_of_the_first_alone(tmp_path):
-    out = tmp_path / "out"
-    lock = RunLock(out)
-    lock.take()
-    (out / "plan.json").write_text("the first one's")
-    with pytest.raises(UserError):
-        Sweep(plan_of(TINY, tmp_path), out, say=print).run(1)
-    assert (out / "plan.json").read_text() == "the first one's"
-    lock.release()
 
 
 def test_a_run_that_is_still_going_is_waited_for(tmp_path):

@@ -64,8 +64,7 @@ SETTINGS: dict[str, Setting] = {
     for group in fields(Config)
     for item in fields(type(getattr(Config(), group.name)))
 }
-#: leaf -> "group.leaf"; leaves are unique.
-LEAVES = {key.split(".")[1]: key for key in SETTINGS}
+_LEAVES = {key.split(".")[1]: key for key in SETTINGS}
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -88,7 +87,7 @@ def build(overrides: Mapping[str, Any], *, base: Config | None = None, where: st
     """
     config, faults, changes = base or Config(), [], {}
     for key, value in overrides.items():
-        full = key if key in SETTINGS else LEAVES.get(key)
+        full = key if key in SETTINGS else _LEAVES.get(key)
         if full is None:
             faults.append(_unknown(key, where))
             continue
@@ -147,13 +146,13 @@ def as_sentence(text: str) -> str:
 def _unknown(key: str, where: str) -> str:
     leaf = key.split(".")[-1]
     found = difflib.get_close_matches(key, SETTINGS, 1, 0.7) or [
-        LEAVES[x] for x in difflib.get_close_matches(leaf, LEAVES, 1, 0.6)
+        _LEAVES[x] for x in difflib.get_close_matches(leaf, _LEAVES, 1, 0.6)
     ]
     return f"{where} '{key}' does not exist" + (f", did you mean '{found[0]}'?" if found else "")
 
 
 def _check_unique() -> None:
-    if len(LEAVES) != len(SETTINGS) or not is_dataclass(Config):
+    if len(_LEAVES) != len(SETTINGS) or not is_dataclass(Config):
         raise RuntimeError("two settings share a leaf name")
 
 

@@ -93,7 +93,7 @@ def provenance(config: Config, protocol: str = "") -> dict[str, Any]:
     return {
         "command": shlex.join(sys.argv),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": commit(),
+        "commit": _commit(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -111,7 +111,7 @@ def provenance(config: Config, protocol: str = "") -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
+def _commit() -> str | None:
     """The commit of the source tree, if the package runs from one."""
     where = Path(__file__).parent
     try:

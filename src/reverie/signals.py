@@ -111,16 +111,6 @@ def ending_at_once() -> Iterator[None]:
         _restore(old)
 
 
-@contextmanager
-def asking(stop: Callable[[], None]) -> Iterator[None]:
-    """Signals that end a process ask for an end instead. A SIGHUP that is ignored (nohup) stays ignored."""
-    old = _install(lambda number, frame: stop())
-    try:
-        yield
-    finally:
-        _restore(old)
-
-
 def _install(handler: Callable[[int, Any], None], names: tuple[str, ...] = NAMES) -> dict[Any, Any]:
     """-> what was there before, by signal. Nothing is done in another thread than the main one."""
     old: dict[Any, Any] = {}

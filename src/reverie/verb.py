@@ -7,13 +7,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 
-def whole_number(text: str) -> int:
-    """The type of an argument that counts something. Raises argparse's error below 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got '{text}'")
-    return int(text)
-
-
 class Verb(NamedTuple):
     """One verb of `reverie`. Heavy imports belong into `run`: every `reverie --help` reads all of these."""
 

@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .verb import Verb, whole_number
+from .verb import Verb
 
 if TYPE_CHECKING:
     from .insight.doctor import Finding
@@ -45,13 +45,19 @@ def _doctor_arguments(sub: argparse.ArgumentParser) -> None:
 def _drift_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("run", type=Path)
     sub.add_argument(
-        "--horizon", type=whole_number, default=0, help="steps to dream (default: imagination horizon, 15 at least)"
+        "--horizon", type=_count, default=0, help="steps to dream (default: imagination horizon, 15 at least)"
     )
-    sub.add_argument("--context", type=whole_number, default=5, help="steps to look at first")
-    sub.add_argument("--starts", type=whole_number, default=64, help="dreams")
+    sub.add_argument("--context", type=_count, default=5, help="steps to look at first")
+    sub.add_argument("--starts", type=_count, default=64, help="dreams")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("-o", "--out", type=Path, metavar="PNG", help="write the curves as a picture")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got '{text}'")
+    return int(text)
 
 
 def doctor_command(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import UserError
-from .verb import Verb, whole_number
+from .verb import Verb
 
 if TYPE_CHECKING:
     from .evidence.plan import Job, Plan
@@ -54,9 +54,7 @@ model.kl_balance; a+b=false changes two settings together. Everything else is `r
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, help="directory (default: runs/NAME)")
-    parser.add_argument(
-        "--jobs", type=whole_number, default=0, help="runs at a time (default: as cores and memory allow)"
-    )
+    parser.add_argument("--jobs", type=_count, default=0, help="runs at a time (default: as cores and memory allow)")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be run and what it costs")
     parser.add_argument("--report", action="store_true", help="run nothing, make the report of what is there")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
@@ -71,11 +69,17 @@ def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="demo", help="the base (default: demo)")
     parser.add_argument("--env", help="Gymnasium id of the task (default: the preset's)")
     parser.add_argument("--vary", nargs="+", required=True, metavar="NAME=A,B", help="settings and their values")
-    parser.add_argument("--seeds", type=whole_number, default=3, help="how many (default: 3)")
-    parser.add_argument("--env-steps", type=whole_number, help="environment steps of a run")
+    parser.add_argument("--seeds", type=_count, default=3, help="how many (default: 3)")
+    parser.add_argument("--env-steps", type=_count, help="environment steps of a run")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of every run")
     parser.add_argument("--name", default="ablation")
     _common(parser)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got '{text}'")
+    return int(text)
 
 
 def sweep_command(args: argparse.Namespace) -> int:

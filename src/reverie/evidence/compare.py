@@ -165,7 +165,7 @@ def group(results: Sequence[Result]) -> tuple[list[Group], list[str]]:
 def _require_same(one: Result, other: Result) -> None:
     left, right = experiment(dict(one.settings)), experiment(dict(other.settings))
     changed = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
-    facts, others = one.rules, other.rules
+    facts, others = ({k: v for k, v in each.protocol.items() if k != "line"} for each in (one, other))
     rules = sorted(key for key in facts.keys() | others.keys() if facts.get(key) != others.get(key))
     if changed or rules:
         pairs = [(key, left.get(key, "default"), right.get(key, "default")) for key in changed]
@@ -205,8 +205,9 @@ def verdict(own: Group, against: str = "") -> Verdict | None:
 
 def _on_curve(own: Group, curve: Curve) -> Verdict:
     """At the last point that all seeds have reached and at which their seeds are close enough together to tell."""
-    evaluated = curve.reference == "dreamerv2-atari"
-    phase = "eval" if evaluated else ("prefill", "train")  # their training episodes count the random ones, too
+    phase = (
+        "eval" if curve.reference == "dreamerv2-atari" else ("prefill", "train")
+    )  # theirs count the random ones, too
     last = curve.last_point(own.frames)
     if last is None:
         why = f"the first published point is at {curve.frames[0]:,.0f} frames, the seeds are at {own.frames:,}"

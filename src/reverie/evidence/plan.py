@@ -23,11 +23,11 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import LEAVES, SETTINGS, Config, build
+from ..config import SETTINGS, Config
 from ..errors import UserError
 from ..presets import load_preset
 
@@ -40,6 +40,7 @@ USUAL: Mapping[str, Any] = {
 EXAMPLES = {"seeds": "[0, 1, 2]", "vary": '["kl.balance=0.5,0.8"]', "settings": '{ "train.env_steps" = 3000 }'}
 EXAMPLES |= {"presets": '{ pendulum = "vector" }'}
 LONGEST = 200  # letters of a job's name: it is a file's name, too
+_LEAVES = {key.split(".")[1]: key for key in SETTINGS}
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def setting_name(key: str) -> str:
     """ "kl.balance", "kl_balance" or "model.kl_balance" -> "model.kl_balance"; other words stay, and are told later."""
     plain = key.replace("-", "_")
     joined = plain.replace(".", "_")
-    return plain if plain in SETTINGS else LEAVES.get(plain) or LEAVES.get(joined) or plain
+    return plain if plain in SETTINGS else _LEAVES.get(plain) or _LEAVES.get(joined) or plain
 
 
 def parse_vary(words: Sequence[str]) -> list[Variant]:
@@ -200,11 +201,16 @@ def make_plan(
                for name in v.presets or {} if name not in known]  # fmt: skip
     if faults:
         raise UserError("; ".join(faults) + ".", "`reverie sweep --help` has an example.")
-    cells: list[Job] = []
-    for task in tasks:
-        found = [_job(task, variant, _dotted(settings)) for variant in variants]
-        cells += [job for i, job in enumerate(found) if i == 0 or job.config != found[0].config]
-    jobs = [_seeded(job, seed) for seed in seeds for job in cells]
+    jobs: list[Job] = []
+    for seed in seeds:
+        for task in tasks:
+            base = None
+            for variant in variants:
+                job = _job(task, variant, seed, _dotted(settings))
+                if base is not None and job.config == base:
+                    continue
+                base = job.config if base is None else base
+                jobs.append(job)
     taken: set[str] = set()
     for job in jobs:
         if job.name in taken or len(job.name) > LONGEST:
@@ -214,9 +220,8 @@ def make_plan(
     return Plan(_slug(name), tasks, variants, seeds, jobs)
 
 
-def _job(task: Task, variant: Variant, settings: Mapping[str, Any]) -> Job:
-    """One that has no seed yet: reading presets once per seed would take seconds."""
-    overrides = {**USUAL, **settings, **task.settings, **variant.settings}
+def _job(task: Task, variant: Variant, seed: int, settings: Mapping[str, Any]) -> Job:
+    overrides = {**USUAL, **settings, **task.settings, **variant.settings, "train.seed": seed}
     if overrides.get("train.minutes"):  # a deterministic run does not end by the clock
         overrides["train.deterministic"] = False
     preset = variant.preset_on(task)
@@ -226,12 +231,7 @@ def _job(task: Task, variant: Variant, settings: Mapping[str, Any]) -> Job:
         raise UserError(f"task '{task.name}', variant '{variant.name}': {error.message}", error.hint) from error
     if not config.env.id:
         raise UserError(f"task '{task.name}' has no environment.", "Add env = ..., or a preset that has one.")
-    return Job(task.name, variant.name, 0, preset, overrides, config)
-
-
-def _seeded(job: Job, seed: int) -> Job:
-    config = build({"train.seed": seed}, base=job.config)
-    return replace(job, seed=seed, overrides={**job.overrides, "train.seed": seed}, config=config)
+    return Job(task.name, variant.name, seed, preset, overrides, config)
 
 
 def written(value: Any) -> str:

@@ -47,11 +47,6 @@ class Result:
     provenance: Mapping[str, Any]
     source: str = ""  # file or run it was read from
 
-    @property
-    def rules(self) -> dict[str, Any]:
-        """The protocol's facts, without the line that says them in words."""
-        return {key: value for key, value in self.protocol.items() if key != "line"}
-
     def scores(self, phases: str | Sequence[str], after: float = -1, upto: float = float("inf")) -> np.ndarray:
         """Returns of the episodes of one phase or several that end in (after, upto] frames."""
         names = (phases,) if isinstance(phases, str) else phases

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,7 +28,6 @@ from ..forecast import duration, make_forecast, memory_left, require_fit
 from ..lock import RunLock
 from ..logger import read_lines
 from ..rundir import check_directory
-from ..signals import asking
 from ..tasks import step_seconds
 from .plan import Job, Plan, written
 from .protocol import NOT_THE_EXPERIMENT
@@ -191,11 +191,11 @@ class Sweep:
 
     def run(self, jobs: int) -> list[tuple[Job, Result]]:
         """Everything that is not done yet, `jobs` at a time. -> all results. Stops in order at SIGTERM and Ctrl-C."""
+        write_plan(self.plan, self.out)
         lock = RunLock(self.out)
         lock.take()
         try:
-            write_plan(self.plan, self.out)
-            with asking(self.stopping.set):
+            with _signals(self.stopping):
                 self._work(jobs)
         finally:
             lock.release()
@@ -302,3 +302,17 @@ class Sweep:
             except subprocess.TimeoutExpired:
                 each.process.kill()
                 each.process.wait()
+
+
+@contextmanager
+def _signals(event: threading.Event) -> Iterator[None]:
+    """SIGTERM, SIGHUP and Ctrl-C set the event instead of ending the process."""
+    here = threading.current_thread() is threading.main_thread()
+    names = ("SIGTERM", "SIGINT", "SIGHUP") if here else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = [(number, signal.signal(number, lambda *_: event.set())) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
