@@ -191,7 +191,7 @@ def test_playing_a_run_whose_newest_checkpoint_is_damaged_uses_the_one_before(wh
 # -------------------------------------------------------------------------------------------------------- older formats
 
 
-@pytest.mark.parametrize("form", [1, 2])
+@pytest.mark.parametrize("form", [1, 2, 3])
 def test_runs_of_older_formats_go_on(tmp_path, form):
     from reverie.loop import Run
 
