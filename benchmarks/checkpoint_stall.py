@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reverie.loop import Run
-from reverie.presets import load_preset
-from reverie.verbs_bench import cpu_model
+from reverie.commands.bench import cpu_model
+from reverie.config.presets import load_preset
+from reverie.run.loop import Run
 
 
 def measure(preset: str, overrides: dict[str, Any], *, wait: bool) -> dict[str, Any]:

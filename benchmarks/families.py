@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from reverie.logger import read_lines
-from reverie.loop import Run
-from reverie.presets import load_preset
+from reverie.config.presets import load_preset
+from reverie.run.logger import read_lines
+from reverie.run.loop import Run
 
 #: name -> (preset, task, threshold of the last evaluation, what the threshold is)
 TASKS = {

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reverie.forecast import peak
-from reverie.loop import Run
-from reverie.presets import load_preset
+from reverie.config.presets import load_preset
+from reverie.run.forecast import peak
+from reverie.run.loop import Run
 
 TARGET = 0.10
 #: name -> (preset, settings)

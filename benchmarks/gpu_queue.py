@@ -38,12 +38,12 @@ from typing import Any
 import torch
 
 from reverie.config import Config, build
+from reverie.config.presets import load_preset
 from reverie.envs.family import family_of, installed
 from reverie.errors import UserError
 from reverie.evidence.plan import written
 from reverie.evidence.results import read_result, result_of, write_result
-from reverie.presets import load_preset
-from reverie.rundir import holds_run
+from reverie.run.directory import holds_run
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "benchmarks" / "queue.toml"

@@ -19,9 +19,9 @@ from statistics import median
 from typing import Any
 
 from reverie.bench.subject import make_subject, random_batch
-from reverie.health import look
+from reverie.commands.bench import cpu_model
+from reverie.run.health import look
 from reverie.train import to_batch
-from reverie.verbs_bench import cpu_model
 
 #: name -> preset, settings, shape of an observation
 SUBJECTS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {

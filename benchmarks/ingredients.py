@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from reverie.logger import read_lines
-from reverie.loop import Run
-from reverie.presets import load_preset
-from reverie.rundir import provenance
+from reverie.config.presets import load_preset
+from reverie.run.directory import provenance
+from reverie.run.logger import read_lines
+from reverie.run.loop import Run
 
 BASE: dict[str, Any] = {"zero_init": False, "prioritize": "none"}
 VARIANTS: dict[str, dict[str, Any]] = {

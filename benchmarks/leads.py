@@ -27,15 +27,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from reverie import compute, train
+from reverie import train
 from reverie.bench.subject import Subject, make_subject, random_batch
-from reverie.compute import keep_memory
+from reverie.commands.bench import cpu_model
 from reverie.fast import FASTER, Feat, convs, products, scan, steps
+from reverie.fast import modes as compute
 from reverie.fast.dense import FastMLP
+from reverie.fast.modes import keep_memory
 from reverie.networks import MLP, ConvDecoder, ConvEncoder
 from reverie.rssm import CategoricalLatent, DiscreteRSSM
 from reverie.train import DreamerV2, to_batch
-from reverie.verbs_bench import cpu_model
 
 T = {"cnn_depth": 24, "rnn_hidden_dim": 200, "rssm_hidden_dim": 200, "hidden_dim": 200, "batch_size": 16, "seq_len": 16}
 SUBJECTS: dict[str, dict[str, Any]] = {
@@ -196,7 +197,7 @@ def kept_memory(name: str, pairs: int) -> dict[str, Any]:
     """Two processes: what the C library is told cannot be taken back."""
     code = (
         "import sys; sys.argv = ['leads']; sys.path.insert(0, 'benchmarks')\n"
-        "import leads, json, reverie.compute as loop\n"
+        "import leads, json, reverie.fast.modes as loop\n"
         "keep = {keep}\n"
         "if not keep: loop.keep_memory = lambda: None\n"
         "agent, subject = leads.agent_of({name!r}, {{}}); batch = leads.to_batch(leads.random_batch(subject))\n"

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from reverie.config import to_dict
-from reverie.evaluate import Evaluation, evaluate, random_policy
-from reverie.logger import read_lines
-from reverie.loop import Run
-from reverie.presets import load_preset
-from reverie.rundir import provenance
-from reverie.tasks import make_envs
+from reverie.config.presets import load_preset
+from reverie.run.directory import provenance
+from reverie.run.evaluation import Evaluation, evaluate, random_policy
+from reverie.run.logger import read_lines
+from reverie.run.loop import Run
+from reverie.run.tasks import make_envs
 
 
 def one_run(args: argparse.Namespace, seed: int) -> None:

@@ -14,11 +14,11 @@ from statistics import median
 import numpy as np
 import torch
 
-from reverie.compute import keep_memory
+from reverie.config.presets import load_preset
+from reverie.data.replay import Batch
 from reverie.envs.actions import ActionSpec
 from reverie.envs.spaces import ObsKey, Spec
-from reverie.presets import load_preset
-from reverie.replay import Batch
+from reverie.fast.modes import keep_memory
 from reverie.train import DreamerV2, to_batch
 
 #: name -> (preset, settings, image size)

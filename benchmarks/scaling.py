@@ -21,7 +21,7 @@ from typing import Any
 from reverie.bench.clocks import Effort
 from reverie.bench.learning import bench_policy, bench_update
 from reverie.bench.subject import make_subject
-from reverie.verbs_bench import cpu_model
+from reverie.commands.bench import cpu_model
 
 BASE: dict[str, Any] = {
     "cnn_depth": 24, "rnn_hidden_dim": 200, "rssm_hidden_dim": 200, "hidden_dim": 200, "batch_size": 16, "seq_len": 16,

@@ -26,7 +26,7 @@ from gymnasium.vector import VectorEnv
 from reverie.config import Config, build
 from reverie.envs import AgentView, make_env, make_request, make_vector
 from reverie.envs.family import all_families, family_of, installed
-from reverie.rundir import provenance
+from reverie.run.directory import provenance
 
 Step = Callable[[], None]
 

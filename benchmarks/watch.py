@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from websockets.sync.client import connect
 
-from reverie.verbs_bench import cpu_model
-from reverie.web.playing import Player, PlayRoom
+from reverie.commands.bench import cpu_model
+from reverie.web.play_socket import Player, PlayRoom
 from reverie.web.runs import Runs
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

@@ -22,7 +22,7 @@ from worlds import measure
 from worlds.worlds import WORLDS
 
 from reverie.config import to_dict
-from reverie.rundir import provenance
+from reverie.run.directory import provenance
 
 
 def one(world: str, seed: int) -> dict[str, Any]:

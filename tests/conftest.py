@@ -30,8 +30,8 @@ def make_run():
     """make_run(directory, env, name=value, ...): a Run of preset debug, without TensorBoard and films."""
     from toys import long_counting
 
-    from reverie.loop import Run
-    from reverie.presets import load_preset
+    from reverie.config.presets import load_preset
+    from reverie.run.loop import Run
 
     def make(directory, env=long_counting, **overrides):
         quick = {"env.id": "custom:toy", "tensorboard": False, "video": False, "env_steps": 120}

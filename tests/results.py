@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from reverie.config.presets import load_preset
 from reverie.evidence.protocol import facts_of
 from reverie.evidence.results import Result
-from reverie.presets import load_preset
 
 PRESETS = {
     "ALE": ("atari-paper", ""),

@@ -5,11 +5,11 @@ import pytest
 import torch
 from toys import CountingEnv, EchoEnv, RandomLengthEnv
 
-from reverie.collect import Collector
+from reverie.config.presets import load_preset
+from reverie.data.collect import Collector
+from reverie.data.replay import Replay
 from reverie.envs import make_vector
 from reverie.envs.spaces import make_spec
-from reverie.presets import load_preset
-from reverie.replay import Replay
 from reverie.train import DreamerV2, to_batch
 
 LENGTHS = [((2, 5, 3), (True, False, True)), ((7,), (False,)), ((1, 4), (True, True))]

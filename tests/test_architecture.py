@@ -202,8 +202,8 @@ def test_the_world_model_takes_nothing_from_replay_but_the_batch():
         ("reverie.cli", ["torch", "gymnasium", "matplotlib", "starlette"]),  # --help is quick
         ("reverie.config", ["torch", "gymnasium"]),
         ("reverie.evidence.compare", ["matplotlib", "dm_control", "ale_py"]),
-        ("reverie.collect", ["torch"]),
-        ("reverie.replay", ["torch", "gymnasium"]),
+        ("reverie.data.collect", ["torch"]),
+        ("reverie.data.replay", ["torch", "gymnasium"]),
         ("reverie.envs", ["torch", "matplotlib", "minigrid"]),
         ("reverie.player", ["matplotlib", "minigrid", "tensorboardX", "rich", "starlette"]),
         ("reverie.web.app", ["torch"]),  # the page is there in a second; torch comes when somebody plays

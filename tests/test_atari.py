@@ -23,7 +23,7 @@ from gymnasium.vector import VectorEnv
 from reverie.envs import AgentView, make_env
 from reverie.envs.families import atari
 from reverie.envs.family import Request, parse_options
-from reverie.envs.native import NativeView
+from reverie.envs.vector.native import NativeView
 from reverie.errors import UserError
 
 needs_ale = pytest.mark.skipif(find_spec("ale_py") is None, reason="ale-py is not installed")

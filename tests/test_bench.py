@@ -13,8 +13,8 @@ from reverie.bench.clocks import Effort, Samples, repeat
 from reverie.bench.parts import Stopwatch, watched
 from reverie.bench.roofline import Ceilings, Floor, count_policy, count_update
 from reverie.bench.subject import make_subject, random_batch, random_batches
-from reverie.compute import keep_memory
 from reverie.errors import UserError
+from reverie.fast.modes import keep_memory
 from reverie.train import to_batch
 
 TINY = {

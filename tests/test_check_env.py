@@ -30,8 +30,8 @@ from toys import DictEnv
 
 import reverie
 from reverie import cli
-from reverie.envs import looks
 from reverie.envs.check import check_env
+from reverie.envs.check import observations as looks
 
 SPACES = [
     spaces.Box(-1, 1, (2,)),

@@ -11,10 +11,10 @@ from toys import CountingEnv, DictEnv, long_counting
 
 import reverie
 from reverie import Dreamer, UserError, checkpoint
+from reverie.config.presets import load_preset
 from reverie.envs.spaces import make_spec
-from reverie.integrity import check_manifest, manifest_of
-from reverie.presets import load_preset
-from reverie.screen import Screen
+from reverie.files import check_manifest, manifest_of
+from reverie.run.progress import Screen
 from reverie.train import DreamerV2
 
 

@@ -16,7 +16,7 @@ from toys import BrokenEnv, SpaceEnv
 import reverie
 from reverie import UserError, cli
 from reverie.config import SETTINGS
-from reverie.presets import preset_names
+from reverie.config.presets import preset_names
 
 VERBS = ("train", "eval", "presets", "envs", "info")
 DEBUG = ["train", "--preset", "debug", "--quiet", "log.tensorboard=false", "log.video=false"]

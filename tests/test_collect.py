@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from toys import BrokenEnv, CountingEnv, RandomLengthEnv, counting, long_counting
 
-from reverie.collect import Collector, Episode
+from reverie.data.collect import Collector, Episode
 from reverie.envs import make_vector
 from reverie.envs.repeatable import seed_of
 from reverie.errors import UserError

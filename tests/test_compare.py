@@ -23,14 +23,7 @@ from reverie.evidence.aggregates import (
     own_table,
     profiles,
 )
-from reverie.evidence.compare import (
-    CONFIDENCE,
-    group,
-    judge,
-    leave_one_out,
-    verdict,
-    window_score,
-)
+from reverie.evidence.compare import CONFIDENCE, group, judge, leave_one_out, verdict, window_score
 from reverie.evidence.results import write_result
 from reverie.evidence.tables import Table, millions, number
 

@@ -9,17 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reverie.config import (
-    SETTINGS,
-    Config,
-    build,
-    flatten,
-    from_dict,
-    load_file,
-    to_dict,
-)
+from reverie.config import SETTINGS, Config, build, flatten, from_dict, load_file, to_dict
+from reverie.config.presets import load_preset, preset_description, preset_names, preset_text
 from reverie.errors import UserError
-from reverie.presets import load_preset, preset_description, preset_names, preset_text
 
 #: ORIGINAL_DESIGN.md, "Hyperparameters", word for word.
 DESIGN = {

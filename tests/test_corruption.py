@@ -20,8 +20,8 @@ from toys import counting
 import reverie
 from reverie import UserError, checkpoint
 from reverie.config import load_file
-from reverie.integrity import Damaged, check, fingerprint, manifest_of, read_json
-from reverie.logger import read_lines
+from reverie.files import Damaged, check, fingerprint, manifest_of, read_json
+from reverie.run.logger import read_lines
 
 DATA = Path(__file__).parent / "data"
 
@@ -29,8 +29,8 @@ DATA = Path(__file__).parent / "data"
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run with two checkpoints."""
-    from reverie.loop import Run
-    from reverie.presets import load_preset
+    from reverie.config.presets import load_preset
+    from reverie.run.loop import Run
 
     directory = tmp_path_factory.mktemp("whole") / "run"
     sizes = {"cnn_depth": 1, "rnn_hidden_dim": 4, "hidden_dim": 4, "num_categoricals": 2, "num_categories": 3}
@@ -43,7 +43,7 @@ def whole(tmp_path_factory):
 
 def again(directory):
     """Go on with a run, for a little. -> the Run."""
-    from reverie.loop import Run
+    from reverie.run.loop import Run
 
     run = Run(load_file(directory / "config.yaml"), directory, counting)
     try:
@@ -193,7 +193,7 @@ def test_playing_a_run_whose_newest_checkpoint_is_damaged_uses_the_one_before(wh
 
 @pytest.mark.parametrize("form", [1, 2, 3])
 def test_runs_of_older_formats_go_on(tmp_path, form):
-    from reverie.loop import Run
+    from reverie.run.loop import Run
 
     directory = tmp_path / "run"
     shutil.copytree(DATA / f"run-format{form}", directory)

@@ -13,14 +13,15 @@ import torch
 
 import reverie
 from reverie.cli import main
+from reverie.commands.doctor import told
 from reverie.config import build
+from reverie.config.presets import load_preset
 from reverie.errors import UserError
 from reverie.insight.doctor import diagnose, diagnose_agent
 from reverie.insight.drift import Drift
 from reverie.insight.findings import LEVELS, LIMITS, Case, Finding
 from reverie.insight.history import History, make_history, read_history
-from reverie.insight.opened import Experience, Stretch, open_run
-from reverie.insight.probes import (
+from reverie.insight.measurements import (
     Measurements,
     event_windows,
     experience_of,
@@ -29,11 +30,10 @@ from reverie.insight.probes import (
     probe,
     weight_growth,
 )
-from reverie.insight.verdicts_behaviour import RULES, judge
+from reverie.insight.rules_behavior import RULES, judge
+from reverie.insight.run_reader import Experience, Stretch, open_run
 from reverie.networks import MLP
-from reverie.presets import load_preset
 from reverie.rssm import CategoricalLatent, GaussianLatent
-from reverie.verbs_doctor import told
 
 ROOT = Path(__file__).parents[1]
 

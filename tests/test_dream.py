@@ -14,7 +14,7 @@ from reverie import cli
 from reverie.errors import UserError
 from reverie.insight.dream import dream, dream_of, find_starts
 from reverie.insight.frames import frames, sheet
-from reverie.insight.opened import Experience, Stretch, open_run, own_noise
+from reverie.insight.run_reader import Experience, Stretch, open_run, own_noise
 from reverie.insight.video import write_film
 from reverie.rssm import State
 from reverie.train import to_batch

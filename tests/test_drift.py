@@ -11,11 +11,11 @@ from torch import Tensor, nn
 import reverie
 from reverie.cli import main
 from reverie.config import build
+from reverie.config.presets import load_preset
+from reverie.data.replay import Batch
 from reverie.errors import UserError
 from reverie.insight.drift import _end_of_longest, drift, measure, open_loop, sample_windows, ssim, useful_horizon
-from reverie.insight.opened import Experience, Stretch, open_run
-from reverie.presets import load_preset
-from reverie.replay import Batch
+from reverie.insight.run_reader import Experience, Stretch, open_run
 from reverie.rssm import State
 from reverie.train import DreamerV2, to_batch
 

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import BrokenEnv, CountingEnv, DictEnv, SpaceEnv, StillEnv, counting
 
-from reverie.collect import Collector
+from reverie.config.presets import load_preset
+from reverie.data.collect import Collector
+from reverie.data.replay import Replay
 from reverie.envs import all_families, make_env, make_request, make_vector
 from reverie.envs.family import family_of
 from reverie.envs.images import area_resize
@@ -18,8 +20,6 @@ from reverie.envs.spaces import Spec, make_spec
 from reverie.envs.view import AgentView
 from reverie.envs.wrappers import ActionRepeat, ActionSubset
 from reverie.errors import UserError
-from reverie.presets import load_preset
-from reverie.replay import Replay
 from reverie.train import DreamerV2, to_batch
 
 

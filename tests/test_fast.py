@@ -6,20 +6,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reverie.compute import keep_memory, pick_dtype, pick_mode
 from reverie.config import ComputeConfig
+from reverie.config.presets import load_preset, preset_names
+from reverie.data.replay import Batch
 from reverie.envs.actions import ActionSpec, make_action_spec
 from reverie.envs.spaces import ObsKey, Spec
 from reverie.errors import UserError
 from reverie.fast import FASTER, Feat, OneHots, accelerate
 from reverie.fast.convs import channels_last, down, up, weight_gradient
 from reverie.fast.dense import FastMLP
+from reverie.fast.modes import keep_memory, pick_dtype, pick_mode
 from reverie.fast.pointwise import elu_, tanh
 from reverie.fast.products import linear, outer
 from reverie.networks import MLP, ConvDecoder, ConvEncoder
 from reverie.optim import TensorAdamW
-from reverie.presets import load_preset, preset_names
-from reverie.replay import Batch
 from reverie.rssm import DiscreteRSSM, State
 from reverie.train import DreamerV2, to_batch
 
@@ -337,7 +337,7 @@ def test_modes():
 
 @pytest.mark.parametrize("has", [True, False])
 def test_precision(has, monkeypatch):
-    monkeypatch.setattr("reverie.compute.has_bfloat16", lambda device: has)
+    monkeypatch.setattr("reverie.fast.modes.has_bfloat16", lambda device: has)
     auto = ComputeConfig(precision="auto")
     assert pick_dtype(auto, "fast", CPU) == (torch.bfloat16 if has else torch.float32)
     assert pick_dtype(auto, "reference", CPU) == torch.float32
@@ -375,7 +375,7 @@ def test_adam_in_tensors_is_torchs(device):
 @pytest.mark.parametrize("action", [DISCRETE, BOX], ids=["discrete", "box"])
 def test_an_update_never_waits_for_the_device(preset, action, monkeypatch):
     """On torch's "meta" device there are no numbers: whoever asks for one (item, bool, tolist) raises."""
-    monkeypatch.setattr("reverie.compute.pick_mode", lambda compute, device: "graph")
+    monkeypatch.setattr("reverie.fast.modes.pick_mode", lambda compute, device: "graph")
     monkeypatch.setattr("reverie.train.pick_mode", lambda compute, device: "graph")
     agent = agent_of(preset, "auto", action, **{"compute.device": "meta", "compute.precision": "float32"})
     batch = batch_of(agent_of(preset, "reference", action))

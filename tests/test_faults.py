@@ -25,19 +25,21 @@ from safetensors import SafetensorError
 from toys import CountingEnv, SpaceEnv
 
 import reverie
-from reverie import UserError, checkpoint, cli, faults, lock
+from reverie import UserError, checkpoint, cli
 from reverie.config import SETTINGS, Config
+from reverie.config.presets import load_preset
+from reverie.config.validation import MAY_CHANGE
+from reverie.data.disk_space import Room
+from reverie.data.replay import Replay
 from reverie.envs.view import AgentView
-from reverie.events import Events
-from reverie.lock import RunLock
-from reverie.logger import Logger, read_lines
-from reverie.presets import load_preset
-from reverie.replay import Replay
-from reverie.room import Room
-from reverie.rundir import check_directory, prepare_directory
-from reverie.screen import Screen
-from reverie.signals import Stopped, Stopping, ending_at_once, on_signals
-from reverie.validity import MAY_CHANGE
+from reverie.guard import lock
+from reverie.guard import memory as faults
+from reverie.guard.interrupts import Stopped, Stopping, ending_at_once, on_signals
+from reverie.guard.lock import RunLock
+from reverie.run.directory import check_directory, prepare_directory
+from reverie.run.events import Events
+from reverie.run.logger import Logger, read_lines
+from reverie.run.progress import Screen
 
 
 @pytest.mark.parametrize("name", [function.__name__ for function in QUICK])
@@ -209,10 +211,10 @@ def full_in_rust(*_, **__):
     ("target", "what", "how"),
     [
         ("reverie.checkpoint.save_file", "a checkpoint", full_in_rust),
-        ("reverie.replay.save_file", "a checkpoint", full_in_rust),
+        ("reverie.data.replay.save_file", "a checkpoint", full_in_rust),
         ("reverie.checkpoint.os.fsync", "a checkpoint", full),
         ("reverie.checkpoint.os.replace", "a checkpoint", full),
-        ("reverie.logger.json.dumps", "metrics.jsonl|episodes.jsonl", full),
+        ("reverie.run.logger.json.dumps", "metrics.jsonl|episodes.jsonl", full),
     ],
 )
 def test_a_full_disk_is_told_and_leaves_the_last_checkpoint_as_it_was(
@@ -330,9 +332,9 @@ def test_what_lies_in_a_disk_backed_ring_stays_when_more_room_is_taken(tmp_path)
 
 
 def test_a_film_that_cannot_be_written_is_told_once(make_run, tmp_path, monkeypatch):
-    from reverie.evaluate import Evaluation
+    from reverie.run.evaluation import Evaluation
 
-    monkeypatch.setattr("reverie.evaluate.write_gif", full)
+    monkeypatch.setattr("reverie.run.evaluation.write_gif", full)
     run, said = make_run(tmp_path / "run", eval_every=40), []
     run.examiner.agent = lambda *_: Evaluation([1.0], [1], frames=[0])
     screen = Screen()
@@ -347,7 +349,7 @@ def test_lines_survive_a_disk_that_is_full_when_a_run_is_continued(tmp_path, mon
     lines = '{"env_steps": 1}\n{"env_steps": 9}\n'
     (tmp_path / "metrics.jsonl").write_text(lines)
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"metrics\.jsonl"):  # noqa: PT012
-        patch.setattr("reverie.logger.os.replace", full)
+        patch.setattr("reverie.run.logger.os.replace", full)
         Logger(tmp_path, env_steps=5, tensorboard=False)
     assert (tmp_path / "metrics.jsonl").read_text() == lines
 
@@ -567,7 +569,7 @@ def test_a_replay_that_cannot_be_had_is_told_before_the_run(make_run, tmp_path, 
     def no_memory(*_, **__):
         raise MemoryError("Unable to allocate 24.6 GiB for an array")
 
-    monkeypatch.setattr("reverie.replay._allocate", no_memory)
+    monkeypatch.setattr("reverie.data.replay._allocate", no_memory)
     with pytest.raises(UserError, match="ran out of memory"):
         make_run(tmp_path / "run")
 

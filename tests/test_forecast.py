@@ -9,14 +9,14 @@ import torch
 from gymnasium import spaces
 from toys import CountingEnv, SpaceEnv
 
-from reverie import forecast as module
 from reverie.config import build
+from reverie.config.presets import load_preset
+from reverie.data.replay import Replay
 from reverie.envs.spaces import make_spec
 from reverie.errors import UserError
-from reverie.forecast import Forecast, make_forecast, memory_left, require_fit
-from reverie.loop import Run
-from reverie.presets import load_preset
-from reverie.replay import Replay
+from reverie.run import forecast as module
+from reverie.run.forecast import Forecast, make_forecast, memory_left, require_fit
+from reverie.run.loop import Run
 from reverie.train import DreamerV2
 
 PLAIN = Forecast(

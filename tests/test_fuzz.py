@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from toys import SpaceEnv
 
 from reverie import cli
-from reverie.collect import Collector
 from reverie.config import SETTINGS, Config, flatten, from_dict, load_file, to_dict
+from reverie.data.collect import Collector
+from reverie.data.replay import Replay
 from reverie.envs import make_vector
 from reverie.errors import UserError
-from reverie.replay import Replay
 
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SOME = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

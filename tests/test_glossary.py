@@ -11,9 +11,9 @@ from toys import CountingEnv, DictEnv, SpaceEnv
 
 import reverie
 from reverie import cli
-from reverie.glossary import ENTRIES, explain, find, near
-from reverie.loop import Run
-from reverie.presets import load_preset
+from reverie.config.presets import load_preset
+from reverie.insight.glossary import ENTRIES, explain, find, near
+from reverie.run.loop import Run
 
 SOURCE = Path(reverie.__file__).parent
 SMALL = {"model.hidden_dim": 16, "rnn_hidden_dim": 16, "layers": 1, "batch_size": 2, "seq_len": 8, "pretrain": 1}

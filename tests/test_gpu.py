@@ -5,8 +5,8 @@ import pytest
 import torch
 from test_fast import agent_of, batch_of, off, updates
 
+from reverie.config.presets import preset_names
 from reverie.errors import UserError
-from reverie.presets import preset_names
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 UPDATES = 6  # three to warm up, one that is captured, two that are replayed

@@ -8,8 +8,12 @@ import pytest
 import torch
 from toys import CountingEnv, SpaceEnv
 
-from reverie import UserError, checkup
-from reverie.health import (
+from reverie import UserError
+from reverie.data.replay import Batch
+from reverie.insight.plots import usage_map
+from reverie.rssm import CategoricalLatent, GaussianLatent
+from reverie.run import checkup
+from reverie.run.health import (
     brier,
     class_usage,
     dead_share,
@@ -23,9 +27,6 @@ from reverie.health import (
     realised_returns,
     used_share,
 )
-from reverie.plot import usage_map
-from reverie.replay import Batch
-from reverie.rssm import CategoricalLatent, GaussianLatent
 
 CLOSE = {"atol": 1e-6, "rtol": 0}
 

@@ -3,9 +3,9 @@
 import pytest
 from toys import CountingEnv
 
-from reverie.insight import live
+from reverie.insight import live_doctor as live
 from reverie.insight.findings import Finding
-from reverie.screen import Screen
+from reverie.run.progress import Screen
 
 SICK = Finding("actor random", "WARN", "entropy 1.0", "it matters", "behavior.entropy_scale", "3e-4")
 

@@ -10,11 +10,11 @@ import torch
 from toys import BrokenEnv, CountingEnv, DictEnv, RandomLengthEnv, long_counting
 
 from reverie import UserError, checkpoint
-from reverie.evaluate import Evaluation
-from reverie.logger import Logger, read_lines
-from reverie.loop import Clock, Run
-from reverie.presets import load_preset
-from reverie.screen import Screen
+from reverie.config.presets import load_preset
+from reverie.run.evaluation import Evaluation
+from reverie.run.logger import Logger, read_lines
+from reverie.run.loop import Clock, Run
+from reverie.run.progress import Screen
 
 
 class Watcher(Screen):
@@ -509,7 +509,7 @@ def test_the_level_to_beat_is_measured_on_whole_episodes(make_run, tmp_path):
 def test_a_random_policy_that_takes_too_long_is_not_measured_by_halves(make_run, tmp_path, monkeypatch):
     clock = iter(range(0, 10**9, 6))
     run = make_run(tmp_path / "run", lambda: CountingEnv(lengths=(50,)), random_baseline=True)
-    monkeypatch.setattr("reverie.loop.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("reverie.run.loop.time.monotonic", lambda: next(clock))
     run._play_randomly(Screen(quiet=True))
     run.close()
     assert not [e for e in run.history() if e.get("phase") == "random"]

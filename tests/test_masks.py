@@ -11,14 +11,14 @@ from toys import SpaceEnv
 
 import reverie
 from reverie.actor_critic import Actor, compute_actor_loss
-from reverie.collect import Collector
+from reverie.config.presets import load_preset
+from reverie.data.collect import Collector
+from reverie.data.replay import Replay
 from reverie.envs import AgentView, make_vector
-from reverie.envs.backend import time_step
 from reverie.envs.spaces import MASK, make_spec
+from reverie.envs.vector.backend import time_step
 from reverie.masks import MaskPredictor
 from reverie.policies import OneHotPolicy, Part, TruncatedNormalPolicy, make_policy
-from reverie.presets import load_preset
-from reverie.replay import Replay
 from reverie.train import DreamerV2, to_batch
 
 PARTS = (Part("onehot", 3), Part("trunc_normal", 2), Part("onehot", 2, 3))

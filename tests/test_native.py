@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from reverie.envs import AgentView
-from reverie.envs.native import NativeView
+from reverie.envs.vector.native import NativeView
 from reverie.errors import UserError
 
 

@@ -10,11 +10,11 @@ import torch
 from test_fast import BOX, DISCRETE, agent_of, batch_of
 
 from reverie import UserError, checkpoint
-from reverie.autopsy import examine
-from reverie.logger import read_lines
-from reverie.nonfinite import NonFinite
+from reverie.finite import NonFinite
+from reverie.guard.nan_report import examine
 from reverie.optim import LaProp, TensorAdamW
-from reverie.screen import Screen
+from reverie.run.logger import read_lines
+from reverie.run.progress import Screen
 
 NAN, INF = math.nan, math.inf
 
@@ -312,7 +312,7 @@ def test_a_run_that_may_not_wait_skips_too(make_run, tmp_path):
 
 
 def test_skip_gives_up_after_many_in_a_row(make_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("reverie.recovery.MOST_SKIPS", 6)
+    monkeypatch.setattr("reverie.run.nan_policy.MOST_SKIPS", 6)
     run = make_run(tmp_path / "run", on_nonfinite="skip", **QUICK)
     spoil(run, 5, times=1000)
     with pytest.raises(UserError, match="6 updates in a row were left out"):

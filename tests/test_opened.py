@@ -7,7 +7,7 @@ import pytest
 
 import reverie
 from reverie.errors import UserError
-from reverie.insight.opened import open_run
+from reverie.insight.run_reader import open_run
 
 
 @pytest.fixture(scope="module")

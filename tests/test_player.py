@@ -10,9 +10,9 @@ from toys import CountingEnv, DictEnv, SpaceEnv
 
 import reverie
 from reverie import checkpoint
+from reverie.config.presets import load_preset
 from reverie.envs.spaces import make_spec
 from reverie.errors import UserError
-from reverie.presets import load_preset
 from reverie.train import DreamerV2
 
 BOX = spaces.Box(np.float32([-2, 0]), np.float32([2, 5]))

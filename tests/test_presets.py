@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 import reverie
-from reverie import UserError, presets
-from reverie.config import SETTINGS, Config, flatten
-from reverie.presets import (
+from reverie import UserError
+from reverie.config import SETTINGS, Config, flatten, presets
+from reverie.config.presets import (
     load_preset,
     origins,
     preset_description,

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from reverie.config.presets import load_preset, preset_names
+from reverie.data.replay import Batch
 from reverie.envs.actions import ActionSpec
 from reverie.envs.spaces import ObsKey, Spec
-from reverie.presets import load_preset, preset_names
-from reverie.replay import Batch
 from reverie.train import DreamerV2, to_batch
 
 STACKS = [*preset_names(), "dreamerv1+small", "dreamerv2+small", "dreamerv3+small", "atari+small"]

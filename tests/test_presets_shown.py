@@ -7,7 +7,7 @@ import pytest
 
 from reverie import cli
 from reverie.config import SETTINGS
-from reverie.presets import preset_differences, preset_names, preset_rows
+from reverie.config.presets import preset_differences, preset_names, preset_rows
 
 
 def output(capsys, *words):

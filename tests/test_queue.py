@@ -127,7 +127,7 @@ def test_budgets_and_evaluations_are_those_of_the_issue():
 
 def test_a_command_line_means_the_same_settings():
     from reverie.cli import _overrides
-    from reverie.presets import load_preset
+    from reverie.config.presets import load_preset
 
     for task in (task for item in queue.read_list()[1] for task in item.tasks[:1] if task.preset):
         words = task.words(Path("runs/x"))

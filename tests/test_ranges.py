@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from reverie.ranges import histogram, range_report
+from reverie.data.data_report import histogram, range_report
 
 
 def rows(count=100, **obs):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reverie.cli import _overrides, _parser
-from reverie.presets import load_preset
+from reverie.config.presets import load_preset
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from reverie.data.replay import Batch, Replay
 from reverie.errors import UserError
-from reverie.replay import Batch, Replay
 
 SHAPES = {"id": ((2,), np.dtype(np.float32)), "image": ((2, 2, 1), np.dtype(np.uint8))}
 QUICK = settings(max_examples=60, deadline=None)

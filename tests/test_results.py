@@ -9,10 +9,10 @@ import yaml
 
 from reverie import UserError
 from reverie.config import SETTINGS, Config, build, to_dict
+from reverie.config.presets import load_preset
 from reverie.evidence.protocol import WORDS, experiment, facts_of, mismatches, references_of
 from reverie.evidence.record import PROTOCOLS
 from reverie.evidence.results import FORMAT, Result, read_result, result_of, results_in, write_result
-from reverie.presets import load_preset
 
 
 def episode(phase, frames, score, **more):

@@ -15,11 +15,11 @@ from safetensors.numpy import load_file
 from toys import CountingEnv, long_counting
 
 from reverie import UserError, checkpoint
-from reverie.collect import Collector
+from reverie.data.collect import Collector
 from reverie.envs import make_vector
 from reverie.envs.repeatable import Repeatable, seed_of
-from reverie.logger import read_lines
-from reverie.screen import Screen
+from reverie.run.logger import read_lines
+from reverie.run.progress import Screen
 
 ALL = {"deterministic": True, "log_steps": 20, "checkpoint_every": 1e9, "eval_every": 60, "random_baseline": True}
 ALL |= {"log.health_every": 3}

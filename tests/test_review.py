@@ -8,12 +8,12 @@ from toys import CountingEnv, SpaceEnv
 
 import reverie
 from reverie import checkpoint
+from reverie.config.presets import load_preset
+from reverie.data.replay import Replay
 from reverie.envs import make_vector
 from reverie.errors import UserError
-from reverie.evaluate import evaluate
-from reverie.loop import Run
-from reverie.presets import load_preset
-from reverie.replay import Replay
+from reverie.run.evaluation import evaluate
+from reverie.run.loop import Run
 
 FAST = {"tensorboard": False, "video": False, "num_envs": 1, "checkpoint_every": 1000}
 
@@ -106,7 +106,7 @@ def test_evaluation_uses_the_runs_own_mode(tmp_path):
 
 
 def test_an_endless_episode_does_not_hang_an_evaluation(monkeypatch):
-    monkeypatch.setattr("reverie.evaluate.MAX_LENGTH", 25)
+    monkeypatch.setattr("reverie.run.evaluation.MAX_LENGTH", 25)
     envs = make_vector(lambda: CountingEnv(lengths=(10_000,)), 1)
     result = evaluate(envs, lambda obs, first: np.eye(envs.single_action_space.shape[0])[[0]], 3, seed=0)
     assert result.lengths == [25]

@@ -19,7 +19,7 @@ from reverie.evidence.ablate import SCORES, curve_of, findings, learning_score, 
 from reverie.evidence.plan import Task, Variant, make_plan, parse_vary, read_plan, setting_name
 from reverie.evidence.results import read_result, write_result
 from reverie.evidence.sweep import Going, Sweep, estimate, parallel, result_path, results_of, run_path
-from reverie.lock import RunLock
+from reverie.guard.lock import RunLock
 
 TINY = """
 name = "tiny"

@@ -8,10 +8,10 @@ import torch
 from reference import slow
 
 from reverie import train
+from reverie.config.presets import load_preset
+from reverie.data.replay import Batch
 from reverie.envs.actions import ActionSpec
 from reverie.envs.spaces import ObsKey, Spec
-from reverie.presets import load_preset
-from reverie.replay import Batch
 from reverie.rssm import State
 from reverie.train import DreamerV2, to_batch
 

@@ -22,8 +22,8 @@ from web_runs import serving, train_square, train_vectors, until
 from reverie.config import build
 from reverie.envs.actions import make_action_spec
 from reverie.errors import UserError
-from reverie.insight.opened import open_run
-from reverie.lock import RunLock
+from reverie.guard.lock import RunLock
+from reverie.insight.run_reader import open_run
 from reverie.rssm import DiscreteRSSM
 
 pytest.importorskip("starlette", reason="the extra `web` is not installed: pip install 'reverie-rl[web]'")
@@ -35,15 +35,15 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from reverie.insight.findings import Finding
+from reverie.web.action_names import choice_names, controls, keys_for
 from reverie.web.app import finite
-from reverie.web.asks import findings_of
-from reverie.web.dreamer import MOST_LANES, DreamSession, _chance, action_of, in_units, start_session
-from reverie.web.lines import Follow
-from reverie.web.names import choice_names, controls, keys_for
-from reverie.web.pictures import as_rgb, film_of, gif, mp4, real_against_dream
+from reverie.web.columns import Table, evaluations, thinned
+from reverie.web.dream_session import MOST_LANES, DreamSession, _chance, action_of, in_units, start_session
+from reverie.web.image_encoding import as_rgb, film_of, gif, mp4, real_against_dream
+from reverie.web.jobs import findings_of
 from reverie.web.runs import Runs, compare_configs
-from reverie.web.series import Table, evaluations, thinned
-from reverie.web.serve import prepare
+from reverie.web.server import prepare
+from reverie.web.tail import Follow
 
 
 @pytest.fixture(scope="module")
@@ -752,7 +752,7 @@ def test_without_the_packages_the_error_names_them(tmp_path):
 
 def test_the_command_is_ready_in_a_second_or_two_and_needs_no_torch(runs):
     """The figure in docs/watch.md is measured on an idle machine; here the limit is generous."""
-    code = "import sys, reverie.web.app, reverie.web.serve, reverie.verbs_watch; print('torch' in sys.modules)"
+    code = "import sys, reverie.web.app, reverie.web.server, reverie.commands.watch; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "False", done.stderr
     began = time.monotonic()

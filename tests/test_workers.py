@@ -29,10 +29,11 @@ from worker_envs import (
     unmakeable,
 )
 
-from reverie.collect import Collector
-from reverie.envs import AgentView, backend, workers
-from reverie.envs.backend import choose_backend, decide, expected
-from reverie.envs.workers import WorkerVectorEnv, share_cores, usable_cores
+from reverie.data.collect import Collector
+from reverie.envs import AgentView
+from reverie.envs.vector import backend, workers
+from reverie.envs.vector.backend import choose_backend, decide, expected
+from reverie.envs.vector.workers import WorkerVectorEnv, share_cores, usable_cores
 from reverie.errors import UserError
 
 HERE = Path(__file__).parent
@@ -446,7 +447,7 @@ SCRIPT = """
 import sys, time
 sys.path.insert(0, {here!r})
 from worker_envs import Steady, AgentView
-from reverie.envs.workers import WorkerVectorEnv
+from reverie.envs.vector.workers import WorkerVectorEnv
 
 class Mine(Steady):
     def step(self, action):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from reference import slow
 
+from reverie.data.replay import Batch
 from reverie.networks import ContinuePredictor, ConvDecoder, RewardPredictor, VectorDecoder
 from reverie.observations import ObservationEncoder, module_name, preprocess
-from reverie.replay import Batch
 from reverie.rssm import DiscreteRSSM
 from reverie.world_model import WorldModel
 

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 import reverie
 from reverie.web.runs import Runs
-from reverie.web.serve import prepare
+from reverie.web.server import prepare
 
 
 class SquareEnv(gym.Env):

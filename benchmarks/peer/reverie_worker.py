@@ -12,12 +12,12 @@ from protocol import Contestant, Size, random_batches, random_image, serve
 
 import reverie
 from reverie.checkpoint import save_agent
-from reverie.compute import keep_memory
+from reverie.config.presets import load_preset
+from reverie.data.replay import Batch
 from reverie.envs.actions import ActionSpec
 from reverie.envs.spaces import ObsKey, Spec
+from reverie.fast.modes import keep_memory
 from reverie.player import Player, load_player
-from reverie.presets import load_preset
-from reverie.replay import Batch
 from reverie.train import DreamerV2, to_batch
 
 

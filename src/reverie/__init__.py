@@ -24,7 +24,7 @@ __all__ = [
 
 _HOMES = {
     "Config": "config",
-    "load_preset": "presets",
+    "load_preset": "config.presets",
     "Dreamer": "api",
     "load": "api",
     "DreamerV2": "train",

@@ -10,14 +10,14 @@ import gymnasium as gym
 
 from . import checkpoint
 from .config import Config, build
+from .config.presets import load_preset
 from .envs import EnvLike, make_env
 from .errors import UserError
-from .evaluate import Evaluation, evaluate
-from .loop import Run
 from .player import Player
-from .presets import load_preset
-from .screen import Screen
-from .tasks import make_envs, options_of, twin
+from .run.evaluation import Evaluation, evaluate
+from .run.loop import Run
+from .run.progress import Screen
+from .run.tasks import make_envs, options_of, twin
 from .train import DreamerV2
 
 

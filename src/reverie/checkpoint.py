@@ -25,7 +25,7 @@ from .config import Config, to_dict
 from .config import load_file as load_config
 from .envs.spaces import Spec
 from .errors import UserError
-from .integrity import MANIFEST, Damaged, check_manifest, manifest_of, read_json, sound
+from .files import MANIFEST, Damaged, check_manifest, manifest_of, read_json, sound
 
 if TYPE_CHECKING:
     from .train import DreamerV2

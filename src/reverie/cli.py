@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .commands import MORE
+from .commands.bench import BENCH_HELP, add_arguments
+from .commands.presets import presets_command, show
 from .config import SETTINGS, Config, build, load_file
+from .config.presets import load_preset, preset_names
+from .config.validation import may_change
 from .errors import UserError
-from .presets import load_preset, preset_names
-from .validity import may_change
-from .verbs import MORE
-from .verbs_bench import BENCH_HELP, add_arguments
-from .verbs_presets import presets_command, show
 
 CHECK_HELP = """\
 Plays random steps and tells mistakes, one sentence each, with the fix. ENV is a Gymnasium id, or names a function (or
@@ -178,7 +178,7 @@ def _overrides(rest: list[str]) -> dict[str, str]:
 
 
 def _train(args: argparse.Namespace, rest: list[str]) -> int:
-    from .signals import Stopped, ending_at_once
+    from .guard.interrupts import Stopped, ending_at_once
 
     try:
         with ending_at_once():  # outside of `Run.train`, which ends in order
@@ -191,12 +191,12 @@ def _train(args: argparse.Namespace, rest: list[str]) -> int:
 
 def _train_run(args: argparse.Namespace, rest: list[str]) -> None:
     config, run = _train_config(args, _overrides(rest))
-    from .loop import Run
-    from .screen import Screen
+    from .run.loop import Run
+    from .run.progress import Screen
 
     advise = None
     if not args.quiet and not args.no_doctor:
-        from .insight.live import Adviser
+        from .insight.live_doctor import Adviser
 
         advise = Adviser()
     screen = Screen(quiet=args.quiet, advise=advise)
@@ -214,7 +214,7 @@ def _train_config(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[
     named = {"env.id": args.env, "train.seed": args.seed, "train.env_steps": args.env_steps}
     named |= {"train.minutes": args.minutes}
     overrides |= {key: value for key, value in named.items() if value is not None}
-    from .rundir import holds_run
+    from .run.directory import holds_run
 
     if args.preset is None and args.run is not None and holds_run(args.run):
         if args.env_steps and not args.minutes:
@@ -231,7 +231,7 @@ def _train_config(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[
 
 def _closing_words(run: Any, screen: Any) -> None:
     """The curve, and what to look at."""
-    from .plot import learning_curve
+    from .insight.plots import learning_curve
 
     try:
         learning_curve(run.directory, title=run.config.env.id)
@@ -271,7 +271,7 @@ def _eval(args: argparse.Namespace, rest: list[str]) -> int:
         )
         print(f"lowest {min(result.scores):.3f}, highest {max(result.scores):.3f}; {video or result.note}")
     if video:
-        from .evaluate import write_gif
+        from .run.evaluation import write_gif
 
         try:
             write_gif(video, result.frames)
@@ -285,14 +285,14 @@ def _presets(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _envs(args: argparse.Namespace, rest: list[str]) -> int:
-    from .verbs_envs import envs_command
+    from .commands.envs import envs_command
 
     return envs_command(args)
 
 
 def _check_env(args: argparse.Namespace, rest: list[str]) -> int:
-    from .tasks import options_of
-    from .verbs_check import check_command
+    from .commands.check_env import check_command
+    from .run.tasks import options_of
 
     return check_command(args, options_of(build(_overrides(rest), where="setting")))
 
@@ -304,13 +304,13 @@ def _selftest(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _bench(args: argparse.Namespace, rest: list[str]) -> int:
-    from .verbs_bench import bench_command
+    from .commands.bench import bench_command
 
     return bench_command(args, _overrides(rest))
 
 
 def _crash(args: argparse.Namespace, rest: list[str]) -> int:
-    from .verbs_crash import crash_command
+    from .commands.replay_crash import crash_command
 
     return crash_command(args)
 
@@ -342,7 +342,7 @@ def _machine_facts() -> dict[str, Any]:
 def _run_facts(run: Path) -> dict[str, Any]:
     from . import checkpoint
     from .envs.families.crafter import score_of
-    from .logger import read_lines
+    from .run.logger import read_lines
 
     config = load_file(run / "config.yaml")
     lines, episodes = read_lines(run / "metrics.jsonl"), read_lines(run / "episodes.jsonl")

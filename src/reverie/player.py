@@ -14,9 +14,9 @@ from torch import Tensor
 from . import checkpoint
 from .actor_critic import Actor
 from .build import build_actor, build_world_model, pick_device
-from .compute import apply_mode, freezing, pick_dtype
 from .envs.spaces import Spec
 from .errors import UserError
+from .fast.modes import apply_mode, freezing, pick_dtype
 from .rssm import State
 from .world_model import WorldModel
 

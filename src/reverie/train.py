@@ -26,16 +26,16 @@ from .actor_critic import (
     released_credit,
 )
 from .build import build_actor, build_critic, build_world_model, pick_device
-from .compute import apply_mode, pick_dtype, pick_mode
 from .config import Config
+from .data.replay import Batch
 from .envs.spaces import Spec
-from .graph import CapturedUpdate
-from .nonfinite import Guard
+from .fast.cuda_graph import CapturedUpdate
+from .fast.modes import apply_mode, pick_dtype, pick_mode
+from .finite import Guard
 from .ops import symexp, symlog
 from .optim import LaProp, TensorAdamW, clip_adaptive_, keras_eps
 from .player import Player, choose_action
 from .policies import Policy
-from .replay import Batch
 from .rssm import Dream, State
 
 __all__ = ["DreamerV2", "symexp", "symlog"]
@@ -373,9 +373,9 @@ def _random_batch(spec: Spec, batch: int, length: int) -> Batch:
 
 def demo() -> None:
     """Overfit one small random batch for a few updates and check that all losses go down as they should."""
+    from .config.presets import load_preset
     from .envs.actions import ActionSpec
     from .envs.spaces import ObsKey
-    from .presets import load_preset
 
     torch.manual_seed(0)
     spec = Spec({"image": ObsKey(("image",), "image", (16, 16, 3), (16, 16, 3), "hwc")}, ActionSpec.discrete(4))

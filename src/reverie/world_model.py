@@ -8,11 +8,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from .data.replay import Batch
 from .masks import MaskPredictor
 from .networks import Head
 from .observations import ObservationEncoder, RunningStandardizer, Standardizer, module_name, preprocess
 from .ops import symexp
-from .replay import Batch
 from .rssm import DiscreteRSSM, State
 
 

@@ -22,13 +22,14 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["reverie", "json", "yaml"]):
-    from reverie import checkpoint, crash
+    from reverie import checkpoint
     from reverie.config import load_file
+    from reverie.data.replay import log_files, read_log_file
     from reverie.errors import UserError
-    from reverie.integrity import MANIFEST, manifest_of, read_json
-    from reverie.logger import read_lines
+    from reverie.files import MANIFEST, manifest_of, read_json
+    from reverie.guard import crash
     from reverie.player import load_player
-    from reverie.replay import log_files, read_log_file
+    from reverie.run.logger import read_lines
 
 DATA = Path(__file__).parents[1] / "data" / "run-format2"
 MEMORY = 8 * 2**30

@@ -28,7 +28,7 @@ def gpu_memory():
 
 def memory():
     """NumPy has no more memory for the 5th batch."""
-    from reverie.replay import Replay
+    from reverie.data.replay import Replay
 
     usual, count = Replay.sample, itertools.count()
 
@@ -48,7 +48,7 @@ def clock():
 
 def slow_forecast():
     """The forecast takes minutes."""
-    from reverie import loop
+    from reverie.run import loop
 
     def make_forecast(*args, **options):
         print("forecasting", file=sys.stderr, flush=True)

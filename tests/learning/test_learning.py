@@ -2,8 +2,8 @@
 
 import pytest
 
-from reverie.loop import Run
-from reverie.presets import load_preset
+from reverie.config.presets import load_preset
+from reverie.run.loop import Run
 
 
 @pytest.mark.parametrize("seed", [0])

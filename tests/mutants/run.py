@@ -108,7 +108,7 @@ def report(outcomes: list[Outcome]) -> dict[str, Any]:
     """What happened, with where it happened."""
     sys.path.insert(0, str(SOURCE.parent))
     from reverie.config import Config
-    from reverie.rundir import provenance
+    from reverie.run.directory import provenance
 
     rows = [
         {"id": o.mutant.id, "harm": o.mutant.harm, "thread": o.mutant.thread, "killed_by": o.killer,

@@ -57,7 +57,7 @@ def tied_logits() -> None:
 
 def reward_x10000() -> None:
     """Somebody pays in another currency."""
-    from reverie.replay import Replay
+    from reverie.data.replay import Replay
 
     usual = Replay.add
 

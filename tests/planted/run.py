@@ -23,9 +23,9 @@ def fault_of(name: str) -> Fault:
 
 def train(fault: Fault, seed: int, directory: Path, changes: dict[str, Any]) -> str:
     """-> why it stopped early, or nothing."""
+    from reverie.config.presets import load_preset
     from reverie.errors import UserError
-    from reverie.loop import Run
-    from reverie.presets import load_preset
+    from reverie.run.loop import Run
 
     preset, settings = TASKS[fault.task]
     try:

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from reverie.actor_critic import compute_lambda_returns
-from reverie.collect import Collector
 from reverie.config import Config
-from reverie.loop import Run
-from reverie.presets import load_preset
-from reverie.replay import Batch
+from reverie.config.presets import load_preset
+from reverie.data.collect import Collector
+from reverie.data.replay import Batch
 from reverie.rssm import State
-from reverie.tasks import make_envs
+from reverie.run.loop import Run
+from reverie.run.tasks import make_envs
 from reverie.train import DreamerV2, to_batch
 
 from . import worlds

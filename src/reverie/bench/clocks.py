@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..forecast import peak, reset_peak, resident
+from ..run.forecast import peak, reset_peak, resident
 
 #: Fewer repetitions than these have no quartiles.
 FEWEST = 3

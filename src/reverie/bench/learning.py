@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from ..build import pick_device
-from ..compute import pick_dtype, pick_mode
+from ..data.replay import Replay
 from ..errors import UserError
-from ..forecast import memory_left, random_rows
-from ..replay import Replay
+from ..fast.modes import pick_dtype, pick_mode
+from ..run.forecast import memory_left, random_rows
 from ..train import DreamerV2, to_batch
 from .clocks import Effort, Memory, Samples, once, repeat, waiter
 from .parts import Stopwatch, watched

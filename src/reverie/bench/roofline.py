@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ..compute import has_bfloat16
 from ..config import build
-from ..replay import Batch
+from ..data.replay import Batch
+from ..fast.modes import has_bfloat16
 from ..train import DreamerV2
 from .clocks import Effort, repeat, waiter
 from .parts import Watch, watched

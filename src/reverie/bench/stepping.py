@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..collect import ActFunction, Collector
 from ..config import Config, build
+from ..data.collect import ActFunction, Collector
 from ..envs.spaces import MASK
 from ..errors import UserError
-from ..loop import Run
-from ..screen import Screen
-from ..tasks import make_envs
+from ..run.loop import Run
+from ..run.progress import Screen
+from ..run.tasks import make_envs
 from .learning import Say
 from .subject import Subject, require_possible
 

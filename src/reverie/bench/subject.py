@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from ..build import count_parameters, pick_device
-from ..compute import seed_everything
 from ..config import Config
+from ..config.presets import load_preset
+from ..data.replay import Batch
 from ..envs.actions import ActionSpec
 from ..envs.spaces import ObsKey, Spec
 from ..errors import UserError
-from ..forecast import memory_left, random_rows
-from ..presets import load_preset
-from ..replay import Batch
-from ..tasks import make_envs, spec_of
+from ..fast.modes import seed_everything
+from ..run.forecast import memory_left, random_rows
+from ..run.tasks import make_envs, spec_of
 from ..train import DreamerV2
 
 #: Actions of a task that is not there.

@@ -19,8 +19,8 @@ from typing import Any, Protocol, cast, get_type_hints
 
 import gymnasium as gym
 
+from ..config.validation import coerce
 from ..errors import UserError
-from ..validity import coerce
 
 
 @dataclass(frozen=True)

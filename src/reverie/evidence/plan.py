@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import SETTINGS, Config
+from ..config.presets import load_preset
 from ..errors import UserError
-from ..presets import load_preset
 
 BASE = "base"
 #: What every run of a sweep has unless it says otherwise: one evaluation at the end, nothing that only a person needs.

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..config import Config, build, flatten, load_file
 from ..errors import UserError
-from ..logger import read_lines
+from ..run.logger import read_lines
 from .protocol import facts_of
 
 FORMAT = "reverie-result-1"

@@ -22,13 +22,13 @@ from pathlib import Path
 from ..bench.subject import make_subject
 from ..build import pick_device
 from ..config import flatten, load_file
-from ..envs.workers import usable_cores
+from ..envs.vector.workers import usable_cores
 from ..errors import UserError
-from ..forecast import duration, make_forecast, memory_left, require_fit
-from ..lock import RunLock
-from ..logger import read_lines
-from ..rundir import check_directory
-from ..tasks import step_seconds
+from ..guard.lock import RunLock
+from ..run.directory import check_directory
+from ..run.forecast import duration, make_forecast, memory_left, require_fit
+from ..run.logger import read_lines
+from ..run.tasks import step_seconds
 from .plan import Job, Plan, written
 from .protocol import NOT_THE_EXPERIMENT
 from .results import Result, complete, listed, read_result, result_of, write_result

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..logger import read_lines
-from ..plot import read_usage
+from ..run.logger import read_lines
+from .plots import read_usage
 
 COLOURS = ("#2f6fb3", "#d8641a", "#2e8b57", "#8a4fbf", "#c23b5a", "#7a6a1f", "#1a9ba6", "#555555")
 #: Panel title -> {line's name: key of metrics.jsonl}; a key that a run does not log draws nothing.

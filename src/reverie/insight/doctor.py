@@ -9,9 +9,9 @@ from ..errors import UserError
 from ..train import DreamerV2
 from .findings import Case, Finding
 from .history import History, read_history
-from .opened import Experience, open_run
-from .probes import Measurements, probe
-from .verdicts_behaviour import judge
+from .measurements import Measurements, probe
+from .rules_behavior import judge
+from .run_reader import Experience, open_run
 
 __all__ = ["Finding", "diagnose", "diagnose_agent"]
 

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.replay import Batch
 from ..errors import UserError
-from ..replay import Batch
 from ..rssm import DiscreteRSSM, State
 from ..train import DreamerV2, to_batch
-from .opened import Experience, Opened, as_batch, own_noise
+from .run_reader import Experience, Opened, as_batch, own_noise
 
 ACTIONS = ("replay", "policy", "random")
 

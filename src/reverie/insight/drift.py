@@ -22,13 +22,13 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from ..config import Config
+from ..data.replay import Batch
 from ..errors import UserError
 from ..ops import SCALAR_TRANSFORMS
-from ..replay import Batch
 from ..rssm import State
 from ..train import to_batch
 from ..world_model import WorldModel
-from .opened import Experience, Opened, own_noise
+from .run_reader import Experience, Opened, own_noise
 
 GUESSES = ("dream", "floor", "copy", "mean")
 #: Fewer starts than these say nothing about a horizon.

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import Config
 from .history import History
-from .probes import Measurements
+from .measurements import Measurements
 
 LEVELS = ("FAIL", "WARN", "OK")
 

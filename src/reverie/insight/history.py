@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..logger import read_lines
+from ..run.logger import read_lines
 
 
 @dataclass(frozen=True)

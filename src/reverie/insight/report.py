@@ -20,9 +20,9 @@ import numpy as np
 from .. import __version__
 from ..config import Config, flatten, load_file
 from ..errors import UserError
-from ..logger import read_lines
+from ..run.logger import read_lines
 from . import charts
-from .opened import Opened, open_run
+from .run_reader import Opened, open_run
 
 MOST_FILM = 3 * 2**20  # bytes of a film that is put into the page
 STYLE = """

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..config import build
+from ..data.replay import Batch
 from ..envs.actions import ActionSpec
 from ..envs.spaces import ObsKey, Spec
 from ..policies import Policy
-from ..replay import Batch
 from ..rssm import Dream, State
 from ..train import DreamerV2
 from .golden import Case, Check, Found

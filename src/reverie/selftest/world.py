@@ -5,16 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..networks import (
-    CELLS,
-    MLP,
-    ContinuePredictor,
-    ConvDecoder,
-    ConvEncoder,
-    Head,
-    RewardPredictor,
-    VectorDecoder,
-)
+from ..networks import CELLS, MLP, ContinuePredictor, ConvDecoder, ConvEncoder, Head, RewardPredictor, VectorDecoder
 from ..ops import symexp, symlog
 from ..rssm import CategoricalLatent, DiscreteRSSM, GaussianLatent, State
 from .golden import Case, Check, Found, derivatives

@@ -19,10 +19,10 @@ from starlette.websockets import WebSocket
 
 from .. import __version__
 from ..errors import UserError
-from .asks import WORKS, Asks, Work, meaning_of
-from .playing import PlayRoom
+from .columns import AXES
+from .jobs import WORKS, Asks, Work, meaning_of
+from .play_socket import PlayRoom
 from .runs import RunData, Runs, compare_configs
-from .series import AXES
 
 #: Files of the page: name in the URL -> media type. Nothing else of the folder is served.
 ASSETS = {

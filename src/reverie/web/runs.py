@@ -18,9 +18,9 @@ import numpy as np
 
 from ..config import SETTINGS, Config, flatten, load_file
 from ..errors import UserError
-from ..lock import in_use
-from .lines import Follow
-from .series import AXES, Episodes, Table, evaluations, rounded, thinned
+from ..guard.lock import in_use
+from .columns import AXES, Episodes, Table, evaluations, rounded, thinned
+from .tail import Follow
 
 MOST_RUNS, DEEPEST, RECENT = 200, 4, 500
 VIDEO_TYPES = {".gif": "image/gif", ".mp4": "video/mp4", ".webp": "image/webp", ".png": "image/png"}

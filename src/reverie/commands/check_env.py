@@ -1,0 +1,123 @@
+"""`reverie check-env`: try an environment before training on it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..envs import EnvLike
+from ..envs.check import check_env
+from ..errors import UserError
+
+FORM = "Write path/to/file.py:FUNCTION or module:FUNCTION, FUNCTION without brackets."
+
+
+def check_command(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Check, print, -> exit code. options: of `make_env`. Raises UserError if ENV cannot be found."""
+    with contextlib.redirect_stdout(sys.stderr):  # what the environment prints is not the report
+        source = find_environment(args.env)
+        report = check_env(source, steps=args.steps, seed=args.seed, **options)
+    if args.json:
+        print(json.dumps({"env": args.env, **report.to_dict()}))
+    else:
+        print("\n".join([*report.lines(), *([] if report.errors else _next(args.env, source))]))
+    return 1 if report.errors else 0
+
+
+def _next(name: str, source: EnvLike) -> list[str]:
+    if isinstance(source, str):
+        return [f"next         reverie train --env {name} --preset small"]
+    function = name.rpartition(":")[2]
+    return [f"next         in Python: reverie.Dreamer({function}, run='runs/mine').learn(env_steps=10_000)"]
+
+
+def find_environment(name: str) -> EnvLike:
+    """What ENV means: the function of FILE.py:FUNCTION or MODULE:FUNCTION; else it is an id. Raises UserError."""
+    where, colon, function = name.rpartition(":")
+    if name.endswith(".py"):
+        raise UserError(f"{name} is a file: which function of it makes the environment?", _found_in(Path(name)))
+    if where.endswith(".py"):
+        return _callable(_from_file(Path(where)), where, function)
+    if not colon or re.search(r"-v\d+$", name) or not _importable(where):
+        return name
+    try:
+        module = importlib.import_module(where)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"importing {where} fails ({_told(error)}).", "Run it with python first.") from error
+    return _callable(module, where, function)
+
+
+def _callable(module: Any, where: str, name: str) -> Callable[[], Any]:
+    made = getattr(module, name, None)
+    if not callable(made):
+        raise UserError(f"{where} has no function '{name}'.", _there(module) or FORM)
+    needed = [item.name for item in _parameters(made) if item.default is item.empty and item.kind < item.VAR_POSITIONAL]
+    if needed:
+        raise UserError(
+            f"{name} of {where} needs the argument {needed[0]}.",
+            "Name a function that can be called without arguments.",
+        )
+    found: Callable[[], Any] = made
+    return found
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # not all of C's functions tell
+        return []
+
+
+def _there(module: Any) -> str:
+    """What of a module might be meant."""
+    own = [
+        key
+        for key, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", "") == module.__name__ and not key.startswith("_")
+    ]
+    return f"It has {', '.join(own[:8])}." if own else ""
+
+
+def _found_in(path: Path) -> str:
+    there = _there(_from_file(path))
+    return f"Write {path}:FUNCTION. {there}".strip()
+
+
+def _importable(module: str) -> bool:
+    here = str(Path.cwd())
+    if here not in sys.path:  # as `python -m` has it
+        sys.path.insert(0, here)
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _from_file(path: Path) -> Any:
+    if not path.exists():
+        raise UserError(f"there is no file {path}.", FORM)
+    name = f"reverie_user_{path.stem}"  # a random.py of the user's must not replace Python's
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} cannot be imported.", "Is it a Python file?")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.absolute()))  # its own imports
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"importing {path} fails ({_told(error)}).", "Run it with python first.") from error
+    return module
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,85 @@
+"""`reverie dream`: a film of what the agent expects, beside what really came."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ..errors import UserError
+from .command import Verb
+
+EPILOG = """\
+The agent looks at the first --context steps of a moment from its replay; then it closes its eyes and goes on alone.
+Rows: what really came, several dreams of the same start (they differ where the model is unsure), the error of their
+mean. Columns: different starts. Agents that see only vectors get curves instead (-o FILE.png).
+
+examples:
+  reverie dream runs/demo                                     RUN/videos/dream-STEP.gif
+  reverie dream runs/demo -o dream.mp4 --horizon 60           needs `pip install av`, no ffmpeg
+  reverie dream runs/demo -o dream.png                        a still: some steps of one start side by side
+  reverie dream runs/demo --actions policy --samples 5        the agent acts in its own dream; there is no truth then
+"""
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a run (a saved agent has no replay to start from)")
+    parser.add_argument("-o", "--out", type=Path, help="FILE.gif, .mp4 or .png (default: RUN/videos/dream-STEP.gif)")
+    parser.add_argument("--actions", default="replay", help="whose: replay, policy, random")
+    parser.add_argument("--horizon", type=int, default=45, help="steps to dream (default 45)")
+    parser.add_argument("--context", type=int, default=5, help="steps to look at first (default 5)")
+    parser.add_argument("--samples", type=int, default=2, help="dreams of each start (default 2)")
+    parser.add_argument("--starts", type=int, default=4, help="moments to start from (default 4)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--key", default="", help="which image observation, if there are several")
+    parser.add_argument("--fps", type=float, default=6.0)
+    parser.add_argument("--json", action="store_true", help="print one JSON object with errors, rewards, values")
+
+
+def dream_command(args: argparse.Namespace) -> int:
+    """Dream, draw, write. Raises UserError."""
+    from ..insight.dream import dream
+    from ..insight.run_reader import open_run
+    from ..insight.video import KINDS
+
+    for name in ("horizon", "context", "samples", "starts", "fps"):
+        if getattr(args, name) <= 0:
+            raise UserError(f"--{name} must be above 0, got {getattr(args, name)}.")
+    if args.out is not None and args.out.suffix not in KINDS:
+        raise UserError(f"-o must end in {', '.join(KINDS)}, got '{args.out}'.")
+    opened = open_run(args.run)
+    found = dream(
+        opened,
+        context=args.context,
+        horizon=args.horizon,
+        starts=args.starts,
+        samples=args.samples,
+        actions=args.actions,
+        seed=args.seed,
+    )
+    kind = "png" if not found.images else "gif"
+    out = args.out or args.run / "videos" / f"dream-{opened.env_steps or 0:09d}.{kind}"
+    if args.key and args.key not in found.images:
+        raise UserError(f"no image observation '{args.key}'; there are: {', '.join(found.images) or 'none'}.")
+    _write(found, out, args)
+    print(json.dumps({"path": str(out), **found.to_dict()}) if args.json else out)
+    return 0
+
+
+def _write(found, out: Path, args: argparse.Namespace) -> None:  # type: ignore[no-untyped-def]
+    from ..insight.frames import frames, sheet
+    from ..insight.video import write_film, write_picture
+
+    if not found.images:
+        from ..insight.curves import vector_plot
+
+        if out.suffix != ".png":
+            raise UserError("this agent sees vectors only: there are curves, no film.", "Give -o FILE.png.")
+        vector_plot(found, out)
+    elif out.suffix == ".png":
+        write_picture(out, sheet(found, args.key))
+    else:
+        write_film(out, frames(found, args.key), fps=args.fps)
+
+
+VERB = Verb("dream", "a film of what the agent expects, beside what really came", EPILOG, _arguments, dream_command)

@@ -1,0 +1,88 @@
+"""`reverie envs`: which tasks there are, what is missing to play them, and what each family lets one choose."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from typing import Any
+
+from ..envs import make_request, protocol_of
+from ..envs.family import Family, all_families, family_of, installed
+from ..errors import UserError
+
+_GYMNASIUM = {
+    "family": "gymnasium",
+    "installed": True,
+    "example": "any registered id",
+    "install": "",
+    "debian": "",
+    "note": "keyword arguments of gymnasium.make as env.options; Python: Dreamer(env=function)",
+    "repeat": 1,
+}
+
+
+def envs_command(args: argparse.Namespace) -> int:
+    """The list, or one family in full. -> exit code. Raises UserError for a family that does not exist."""
+    if args.family:
+        facts = _details(args.family)
+        print(json.dumps(facts) if args.json else _page(facts))
+        return 0
+    rows = [_row(name, family) for name, family in all_families().items()] + [_GYMNASIUM]
+    print(json.dumps(rows) if args.json else _table(rows))
+    return 0
+
+
+def _row(name: str, family: Family) -> dict[str, Any]:
+    return {
+        "family": name,
+        "installed": installed(family),
+        "example": family.EXAMPLE,
+        "install": family.INSTALL,
+        "debian": family.DEBIAN,
+        "note": family.NOTE,
+        "repeat": family.REPEAT,
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = []
+    for row in rows:
+        lines.append(f"{row['family']:12} {'installed' if row['installed'] else 'missing  '}  {row['example']}")
+        lines.append(f"{'':12} {row['note']}")
+        if not row["installed"]:
+            lines.append(f"{'':12} install: {row['install']}")
+            lines += [f"{'':12} Debian:  {_apt(row['debian'])}"] if row["debian"] else []
+    return "\n".join([*lines, "", "`reverie envs FAMILY` shows its options; `reverie check-env ID` tries a task."])
+
+
+def _details(name: str) -> dict[str, Any]:
+    family = all_families().get(name) or family_of(name)
+    if family is None:
+        listed = ", ".join(all_families())
+        raise UserError(f"there is no family '{name}'.", f"There are {listed}; every other id is Gymnasium's own.")
+    known = next(key for key, value in all_families().items() if value is family)
+    options = [
+        {"name": item.name, "default": item.default, "doc": item.metadata["doc"]} for item in fields(family.Options)
+    ]
+    protocol = protocol_of(make_request(family.EXAMPLE)) if installed(family) else ""
+    return {**_row(known, family), "options": options, "protocol": protocol}
+
+
+def _page(facts: dict[str, Any]) -> str:
+    lines = [
+        f"{facts['family']}: {facts['note']}",
+        f"try       reverie train --env {facts['example']} --preset small",
+        f"install   {facts['install']}{'' if not facts['installed'] else ' (is installed)'}",
+    ]
+    lines += [f"Debian    {_apt(facts['debian'])}"] if facts["debian"] else []
+    lines += [f"repeat    {facts['repeat']} (env.action_repeat)"]
+    lines += [f"protocol  {facts['protocol']}"] if facts["protocol"] else []
+    if facts["options"]:
+        lines.append("options   env.options=name=value,name=value")
+        lines += [f"          {item['name']:14} {item['default']!s:10} {item['doc']}" for item in facts["options"]]
+    return "\n".join(lines)
+
+
+def _apt(packages: str) -> str:
+    return f"apt-get install -y --no-install-recommends {packages}"

@@ -1,0 +1,36 @@
+"""`reverie report`: one page about runs that can be sent to someone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from .command import Verb
+
+EPILOG = """\
+One HTML file that needs nothing else: scores, curves of several runs together, the doctor's findings, how far the
+agent can dream, films, settings, command, hardware, versions.
+
+examples:
+  reverie report runs/demo                              RUN/report.html
+  reverie report runs/a runs/b -o report.html
+"""
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", type=Path, nargs="+", help="directories of runs")
+    parser.add_argument("-o", "--out", type=Path, help="the file (default: report.html in the first run)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: the path and each run's numbers")
+
+
+def report_command(args: argparse.Namespace) -> int:
+    """Write the page. Raises UserError."""
+    from ..insight.report import summary, write_report
+
+    out = write_report(args.runs, args.out or args.runs[0] / "report.html")
+    print(json.dumps({"path": str(out), "runs": [summary(run) for run in args.runs]}) if args.json else out)
+    return 0
+
+
+VERB = Verb("report", "one self-contained page about runs, to send to someone", EPILOG, _arguments, report_command)

@@ -1,0 +1,354 @@
+"""Experience: how it is stored, how windows are drawn from it, and THE time convention (docs/time.md).
+
+A stored step t is what arrives together: o_t, r_t, the flags, and the action that LED INTO it.
+
+    stored step t     0      1      2      3          dream step k    0      1    ...   H
+    obs               o0     o1     o2     o3         feat            f0     f1         fH     f0 = posterior
+    action (into t)   NaN    a1     a2     a3         action (out of) u0     u1         -      u_k leads to f_{k+1}
+    reward (with t)   0      r1     r2     r3         reward(f_k)     r0     r1         rH
+    is_first          1      0      0      0          value           v0     v1         vH     vH only bootstraps
+                                                      target          G0     G1 .. G_{H-1}
+
+The action of a first step does not exist and is stored as NaN: a forgotten reset mask turns the loss NaN at once
+instead of making a slightly worse agent. is_terminal: the task ended at o_t (continue target 0). is_last: the last
+step of its episode, terminal or cut by a time limit. A stream is the endless sequence of one environment's episodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from ..errors import UserError
+from ..files import Damaged, fingerprint
+from .disk_space import Room
+
+#: What every step has besides its observations: shape after (B, T), dtype.
+STEP_KEYS: dict[str, type] = {
+    "reward": np.float32,
+    "is_first": np.bool_,
+    "is_last": np.bool_,
+    "is_terminal": np.bool_,
+}
+
+
+class Batch(NamedTuple):
+    """Windows of experience: left half of the drawing above (docs/time.md). Arrays or tensors of (B, T, ...)."""
+
+    obs: dict[str, Any]  # {key: (B, T, *shape)}: images uint8 (H, W, C), vectors float32
+    action: Any  # (B, T, A) the action into t; NaN where is_first
+    reward: Any  # (B, T) received on arriving at t; 0 where is_first
+    is_first: Any  # (B, T) bool: o_t came from a reset
+    is_last: Any  # (B, T) bool: last step of its episode
+    is_terminal: Any  # (B, T) bool: the task ended here; a time limit does not count
+
+
+class Replay:
+    """A ring of steps per stream, from which windows of `seq_len` steps are drawn.
+
+    Windows never mix streams and never straddle the place where the ring is being overwritten; they may cross
+    episodes (`is_first` marks where). Every start is equally likely, except for a share drawn around marked steps.
+    """
+
+    def __init__(
+        self,
+        obs_shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+        action_dim: int,
+        *,
+        capacity: int,
+        streams: int,
+        seed: int = 0,
+        prioritize: str = "none",
+        priority_share: float = 0.25,
+        directory: Path | None = None,
+    ) -> None:
+        """obs_shapes {key: (shape, dtype)}; capacity in steps over all streams; `directory` for disk-backed rings."""
+        self.size = capacity // streams
+        self.counts = np.zeros(streams, np.int64)  # steps ever added to each stream
+        self.saved = np.zeros(streams, np.int64)  # of them, how many are in the log on disk
+        self.files: dict[str, tuple[str, np.ndarray]] = {}  # of the log on disk: fingerprint, where each stream ends
+        self.rng = np.random.default_rng(seed)
+        self.prioritize, self.priority_share = prioritize, priority_share
+        kinds: dict[str, tuple[tuple[int, ...], Any]] = {f"obs/{k}": v for k, v in obs_shapes.items()}
+        kinds["action"] = ((action_dim,), np.float32)
+        kinds.update({key: ((), dtype) for key, dtype in STEP_KEYS.items()})
+        self.data = {
+            key: _allocate((streams, self.size, *shape), dtype, directory, key) for key, (shape, dtype) in kinds.items()
+        }
+        self._room = Room(self.data.values())
+        self._marked = _SlotSet(streams * self.size) if prioritize != "none" else None
+
+    def __len__(self) -> int:
+        """Steps that can be replayed."""
+        return int(np.minimum(self.counts, self.size).sum())
+
+    def nbytes(self) -> int:
+        """Bytes of the full ring."""
+        return sum(array.nbytes for array in self.data.values())
+
+    def add(self, rows: Mapping[str, np.ndarray], streams: np.ndarray | None = None) -> None:
+        """Append one step to each given stream (all by default). rows {"obs/key", "action", ...: (N, *shape)}."""
+        ids = np.arange(len(self.counts)) if streams is None else np.asarray(streams)
+        if rows.keys() != self.data.keys():
+            raise ValueError(f"a step has {sorted(self.data)}, got {sorted(rows)}")
+        places = self.counts[ids] % self.size
+        self._room.take(ids, places)
+        for key, array in self.data.items():
+            array[ids, places] = rows[key]
+        self.counts[ids] += 1
+        if self._marked is not None:
+            for slot, mark in zip(ids * self.size + places, self._is_mark(rows), strict=True):
+                self._marked.set(int(slot), bool(mark))
+
+    def can_sample(self, seq_len: int) -> bool:
+        """Is there at least one window?"""
+        return bool((np.minimum(self.counts, self.size) >= seq_len).any())
+
+    def sample(self, batch_size: int, seq_len: int) -> Batch:
+        """Draw windows with replacement. -> Batch of arrays (B, T, ...). Raises ValueError when nothing fits."""
+        lengths = np.minimum(self.counts, self.size)
+        starts = np.maximum(lengths - seq_len + 1, 0)  # valid starts of each stream, oldest step first
+        if starts.sum() == 0:
+            raise ValueError(f"no stream has {seq_len} steps yet, the longest has {lengths.max()}")
+        flat = self.rng.integers(0, starts.sum(), batch_size)
+        stream = np.searchsorted(np.cumsum(starts), flat, side="right")
+        start = flat - np.concatenate([[0], np.cumsum(starts)])[stream]
+        if self._marked is not None:
+            stream, start = self._around_marks(stream, start, starts, seq_len)
+        return self.window(stream, start, seq_len)
+
+    def window(self, stream: np.ndarray, start: np.ndarray, seq_len: int) -> Batch:
+        """The windows at (stream, start), where start 0 is a stream's oldest step. stream, start (B,) -> Batch."""
+        oldest = np.maximum(self.counts - self.size, 0)[stream]
+        index = ((oldest + start)[:, None] + np.arange(seq_len)) % self.size
+        rows = {key: array[stream[:, None], index] for key, array in self.data.items()}
+        obs = {key[4:]: rows.pop(key) for key in list(rows) if key.startswith("obs/")}
+        return Batch(obs, **rows)
+
+    def _around_marks(
+        self, stream: np.ndarray, start: np.ndarray, starts: np.ndarray, seq_len: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Move a share of the windows so that each covers one marked step, at a random place in the window."""
+        chosen = self.rng.random(len(stream)) < self.priority_share
+        offset = self.rng.integers(0, seq_len, len(stream))
+        if self._marked is None or not len(self._marked):
+            return stream, start
+        slots = self._marked.pick(self.rng, len(stream))
+        marked, place = slots // self.size, slots % self.size
+        oldest = np.maximum(self.counts - self.size, 0)[marked]
+        near = np.clip((place - oldest) % self.size - offset, 0, starts[marked] - 1)
+        chosen &= starts[marked] > 0  # its stream has a whole window
+        return np.where(chosen, marked, stream), np.where(chosen, near, start)
+
+    def _is_mark(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.asarray(rows["is_last"] if self.prioritize == "ends" else rows["reward"] != 0)
+
+    def last_rows(self) -> dict[str, np.ndarray]:
+        """The newest step of each stream. {"obs/key", "action", ...: (N, *shape)}."""
+        places = (self.counts - 1) % self.size
+        return {key: array[np.arange(len(places)), places] for key, array in self.data.items()}
+
+    def last_actions(self, stream: int, count: int) -> np.ndarray | None:
+        """The newest `count` actions of a stream (count, A), oldest first; None if they are no longer there."""
+        if count > min(self.counts[stream], self.size):
+            return None
+        return self.data["action"][stream, np.arange(self.counts[stream] - count, self.counts[stream]) % self.size]
+
+    def marked(self) -> list[int]:
+        """The marked slots in the order in which they are drawn from; for `mark_again`."""
+        return [] if self._marked is None else self._marked.members[: self._marked.count].tolist()
+
+    def mark_again(self, slots: Iterable[int]) -> None:
+        """The same marks in the same order, so that the same draws follow."""
+        if self._marked is not None:
+            self._marked = _SlotSet(len(self.counts) * self.size)
+            for slot in slots:
+                self._marked.set(slot, True)
+
+    def contents(self, keys: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """Every step that can be replayed, in no particular order. {"obs/key", "action", ...: (N, *shape)}."""
+        filled = np.arange(self.size) < self.counts[:, None]
+        return {key: self.data[key][filled] for key in (self.data if keys is None else keys)}
+
+    def first_rows(self, count: int) -> dict[str, np.ndarray]:
+        """At most `count` steps from the beginning of each ring. {"obs/key", "action", ...: (N, *shape)}."""
+        places = np.arange(min(count, self.size, int(self.counts.min())))
+        return {key: array[:, places].reshape(-1, *array.shape[2:]) for key, array in self.data.items()}
+
+    def check_valid(self) -> None:
+        """Raise ValueError if the contract of the drawing is broken anywhere; for tests and debugging."""
+        for stream in range(len(self.counts)):
+            length = int(min(self.counts[stream], self.size))
+            if length:
+                self._check_stream(self.window(np.array([stream]), np.array([0]), length))
+
+    @staticmethod
+    def _check_stream(all_steps: Batch) -> None:
+        """What the drawing above promises of one stream."""
+        first, last = all_steps.is_first[0], all_steps.is_last[0]
+        if not np.array_equal(np.isnan(all_steps.action[0]).any(-1), first):
+            raise ValueError("the action must be NaN exactly where is_first")
+        if (all_steps.reward[0][first] != 0).any():
+            raise ValueError("the reward of a first step must be 0")
+        if (last[:-1] & ~first[1:]).any():
+            raise ValueError("a last step must be followed by a first one")
+        if (all_steps.is_terminal[0] & ~last).any():
+            raise ValueError("a terminal step must be a last one")
+
+    # ------------------------------------------------------------------------------------------- on disk, append-only
+
+    def save(self, directory: Path) -> None:
+        """Append what is new since the last save as one safetensors file; `prune` drops what nobody needs any more."""
+        self.writes(directory)()
+
+    def writes(self, directory: Path) -> Callable[[], None]:
+        """The same, but for the writing itself: what is returned does it, later and in any thread.
+
+        A file is written under a temporary name, synced and renamed: it is there whole or not at all.
+        """
+        first = np.maximum(self.saved, self.counts - self.size)
+        if not (self.counts > first).any():
+            return lambda: directory.mkdir(parents=True, exist_ok=True)
+        spans = [np.arange(a, b) for a, b in zip(first, self.counts, strict=True)]
+        stream = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
+        places = np.concatenate(spans) % self.size
+        rows = {key: np.ascontiguousarray(array[stream, places]) for key, array in self.data.items()}
+        last = self.counts.copy()
+        meta = {"first": json.dumps(first.tolist()), "last": json.dumps(last.tolist())}
+        path = directory / f"steps-{int(self.counts.sum()):012d}.safetensors"
+
+        def write() -> None:
+            directory.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            save_file(rows, temporary, metadata=meta)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            known = fingerprint(temporary)
+            os.replace(temporary, path)
+            self.files[path.name], self.saved = (known, last), last  # not before: a full disk must not leave a gap
+
+        return write
+
+    def needed(self, counts: np.ndarray) -> dict[str, str]:
+        """Fingerprints of the log's files that hold steps of the rings as they were at `counts`."""
+        return {name: known for name, (known, last) in self.files.items() if (last > counts - self.size).any()}
+
+    def prune(self, directory: Path, oldest_counts: np.ndarray) -> None:
+        """Delete log files that no kept checkpoint (the oldest had `oldest_counts` steps) can still need."""
+        for path in log_files(directory):
+            if (_span(path)[1] <= oldest_counts - self.size).all():
+                path.unlink()
+                self.files.pop(path.name, None)
+
+    def load(self, directory: Path, counts: np.ndarray) -> None:
+        """Refill the rings as they were when `counts` steps had been added. Raises UserError if steps are missing."""
+        counts = np.asarray(counts, np.int64)
+        have = np.maximum(counts - self.size, 0)
+        self._room.take(np.arange(len(counts)), np.minimum(counts, self.size) - 1)
+        for path in log_files(directory):
+            first, last = _span(path)
+            if (last > counts).any():
+                path.unlink()  # written after the checkpoint that we return to
+                continue
+            if len(first) != len(counts) or (first < 0).any() or not (last - first >= 0).all():
+                raise _damaged(path, ValueError("its header names no steps of these streams"))
+            if (last - first > self.size).any():
+                raise _damaged(path, ValueError("its header names more steps than the replay holds"))
+            rows, at = _rows(path), 0
+            for stream, (a, b) in enumerate(zip(first, last, strict=True)):
+                places = np.arange(a, b) % self.size
+                for key, array in self.data.items():
+                    array[stream, places] = rows[key][at : at + b - a]
+                have[stream] = max(have[stream], b) if a <= have[stream] else have[stream]
+                at += b - a
+        if (have < counts).any():
+            raise Damaged(
+                f"files are missing in the replay log {directory}: it ends at step {have.sum()} of {counts.sum()}.",
+                "Start another --run.",
+            )
+        self.counts, self.saved = counts.copy(), counts.copy()
+        paths = log_files(directory)
+        self.files = {path.name: (fingerprint(path), _span(path)[1]) for path in paths}
+        if self._marked is not None:
+            filled = np.arange(self.size) < counts[:, None]
+            for slot in np.flatnonzero(self._is_mark(self.data) & filled):
+                self._marked.set(int(slot), True)
+
+
+class _SlotSet:
+    """A set of ring slots with O(1) insertion, removal and random choice."""
+
+    def __init__(self, capacity: int) -> None:
+        self.members = np.zeros(capacity, np.int64)  # the first `count` are in the set
+        self.where = np.zeros(capacity, np.int64)  # slot -> 1 + its place among the members; 0: not in the set
+        self.count = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def set(self, slot: int, inside: bool) -> None:
+        """Put a slot in or take it out; the last member fills the gap."""
+        place = self.where[slot]
+        if inside and not place:
+            self.members[self.count] = slot
+            self.count += 1
+            self.where[slot] = self.count
+        elif place and not inside:
+            last = self.members[self.count - 1]
+            self.members[place - 1], self.where[last], self.where[slot] = last, place, 0
+            self.count -= 1
+
+    def pick(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Uniformly random members, with replacement. -> (count,)."""
+        return self.members[rng.integers(0, self.count, count)]
+
+
+def _span(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Steps of each stream [first, last) in a log file, from its header alone."""
+    try:
+        with safe_open(path, "np") as file:
+            meta = file.metadata()
+        return np.array(json.loads(meta["first"])), np.array(json.loads(meta["last"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def log_files(directory: Path) -> list[Path]:
+    """The files of a replay's log, oldest first."""
+    return sorted(directory.glob("steps-*.safetensors"))
+
+
+def read_log_file(path: Path) -> tuple[list[int], list[dict[str, np.ndarray]]]:
+    """For each stream: its first step in the file, and the rows from there on. Raises Damaged."""
+    (first, last), rows, at = _span(path), _rows(path), 0
+    parts = []
+    for count in (last - first).tolist():
+        parts.append({key: value[at : at + count] for key, value in rows.items()})
+        at += count
+    return first.tolist(), parts
+
+
+def _rows(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return Damaged(f"the replay log {path} is damaged ({error}).", "Start another --run.")
+
+
+def _allocate(shape: tuple[int, ...], dtype: Any, directory: Path | None, key: str) -> np.ndarray:
+    if directory is None:
+        return np.zeros(shape, dtype)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"ring-{key.replace('/', '-')}.npy"
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)

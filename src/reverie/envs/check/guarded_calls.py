@@ -1,0 +1,219 @@
+"""How `check_env` talks to an environment: every call is guarded, and what comes back is brought into form.
+
+A fault that leaves nothing to go on with is told and raises `Broken`; after any other the values are repaired, so that
+one mistake does not hide the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import site
+import sysconfig
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gymnasium as gym
+import numpy as np
+
+from .report import Report
+
+SIGNATURE = "Write def reset(self, *, seed=None, options=None) and call super().reset(seed=seed) in it."
+FIVE = "Return observation, reward, terminated, truncated, info."
+#: What an environment may do to us; Ctrl-C is the user's.
+FAULTS = (Exception, SystemExit)
+
+_OURS = (str(Path(__file__).parents[1]), str(Path(gym.__file__).parent))
+_INSTALLED = (sysconfig.get_paths()["stdlib"], *site.getsitepackages(), site.getusersitepackages(), "<frozen")
+
+
+class Broken(Exception):
+    """The environment cannot be played on; why is in the report."""
+
+
+def told(error: BaseException) -> str:
+    """An exception in one line, with the place it comes from: in the user's code if it passed there."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
+    own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)]
+    place = (own or frames)[-1] if frames else None
+    try:
+        text = " ".join(str(error).split())[:160]
+    except Exception:  # an exception that cannot be printed
+        text = ""
+    where = f" in {_short(place.filename)}:{place.lineno}" if place else ""
+    return f"{type(error).__name__}{f' ({text})' if text else ''}{where}"
+
+
+def _short(filename: str) -> str:
+    try:
+        return str(Path(filename).relative_to(Path.cwd()))
+    except ValueError:
+        return filename
+
+
+def attempt(report: Report, severity: str, code: str, what: str, fix: str, work: Callable[[], Any]) -> Any:
+    """What `work` returns; None if it raises, which is told."""
+    try:
+        return work()
+    except FAULTS as error:
+        report.add(severity, code, f"{what} raises {told(error)}", fix)
+        return None
+
+
+def kind_of(value: Any) -> str:
+    """A value in a few words: what it is, if that is short, and its type."""
+    if value is None:
+        return "None"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a value that cannot be printed
+        text = ""
+    kind = type(value).__name__
+    return f"{text} ({kind})" if 0 < len(text) <= 40 else f"of type {kind}"
+
+
+# -------------------------------------------------------------------------------------------------------------- reset
+
+
+def reset(env: gym.Env, seed: int | None, report: Report) -> tuple[Any, dict[str, Any]]:
+    """observation, info. Raises Broken."""
+    wanted: dict[str, Any] = {"seed": seed, "options": None}
+    while True:
+        try:
+            return _two(env, env.reset(**wanted), report)
+        except FAULTS as error:
+            names = [x for x in ("seed", "options") if f"unexpected keyword argument '{x}'" in str(error)]
+            if not names or not isinstance(error, TypeError):
+                failed("reset", error, report)
+            if names[0] not in wanted:  # a wrapper passes it nevertheless
+                raise Broken from error
+            if len(wanted) == 2:  # who knows neither is told once
+                refuses = f"reset of {type(env.unwrapped).__name__} does not take '{names[0]}'"
+                report.add("error", f"reset-no-{names[0]}", refuses, SIGNATURE)
+            del wanted[names[0]]
+
+
+def _two(env: gym.Env, found: Any, report: Report) -> tuple[Any, dict[str, Any]]:
+    paired = isinstance(found, tuple | list) and len(found) == 2
+    if paired and isinstance(found[1], dict):
+        return found[0], found[1]
+    if paired and not _fits(env, found):
+        report.add(
+            "error", "info-no-dict", f"the info of reset is {kind_of(found[1])}, not a dict", "Return {} if empty."
+        )
+        return found[0], {}
+    size = f" of {len(found)}" if isinstance(found, tuple) else ""
+    report.add(
+        "error", "reset-returns", f"reset returns a {type(found).__name__}{size}, not (observation, info)",
+        "Return observation, {}.",
+    )  # fmt: skip
+    return found, {}
+
+
+def _fits(env: gym.Env, value: Any) -> bool:
+    try:
+        return bool(env.observation_space.contains(value))
+    except Exception:
+        return False
+
+
+def failed(what: str, error: BaseException, report: Report) -> NoReturn:
+    """Tell an exception of the environment's. Raises Broken."""
+    report.add("error", f"{what}-raises", f"{what} raises {told(error)}", f"Fix {what} at that line.")
+    raise Broken from error
+
+
+# --------------------------------------------------------------------------------------------------------------- step
+
+
+def step(env: gym.Env, action: Any, at: int, report: Report) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    """observation, reward, terminated, truncated, info. at: which step it is. Raises Broken."""
+    before = copy.deepcopy(action)
+    try:
+        found = env.step(action)
+    except FAULTS as error:
+        if env.unwrapped is not env:  # a wrapper may have stumbled over what step returned
+            _look_inside(env.unwrapped, action, report)
+        failed("step", error, report)
+    _five(found, report)
+    obs, reward, terminated, truncated, info = found
+    if not equal(before, action):
+        report.add(
+            "warning", "action-changed", f"step changes the action that it is given (at step {at})",
+            "Work on a copy: action = np.array(action).",
+        )  # fmt: skip
+    if not isinstance(info, dict):
+        report.add("error", "step-info", f"the info of step {at} is {kind_of(info)}, not a dict", "Return {} if empty.")
+        info = {}
+    ends = [_flag(name, value, at, report) for name, value in (("terminated", terminated), ("truncated", truncated))]
+    return obs, _reward(reward, at, report), ends[0], ends[1], info
+
+
+def _look_inside(env: gym.Env, action: Any, report: Report) -> None:
+    try:
+        found = env.step(action)
+    except FAULTS:
+        return
+    _five(found, report)
+
+
+def _five(found: Any, report: Report) -> None:
+    if isinstance(found, tuple | list) and len(found) == 5:
+        return
+    if isinstance(found, tuple) and len(found) == 4:
+        report.add(
+            "error", "step-four", "step returns 4 values, as in the old gym, not 5",
+            "Split done: return observation, reward, terminated, truncated, info, truncated=True for a time limit.",
+        )  # fmt: skip
+    else:
+        size = f" of {len(found)}" if isinstance(found, tuple | list) else ""
+        report.add("error", "step-returns", f"step returns a {type(found).__name__}{size}, not 5 values", FIVE)
+    raise Broken
+
+
+def _flag(name: str, value: Any, at: int, report: Report) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    try:
+        severity, meant = "warning", bool(np.asarray(value, float).item())
+    except FAULTS:  # nobody knows what is meant
+        severity, meant = "error", False
+    if value is None:
+        severity, meant = "error", False
+    report.add(
+        severity, "flag-no-bool", f"{name} is {kind_of(value)} at step {at}, not a bool", f"Return bool({name})."
+    )
+    return meant
+
+
+def _reward(value: Any, at: int, report: Report) -> float:
+    number = float("nan")
+    with contextlib.suppress(*FAULTS):
+        number = float(np.asarray(value, float).sum())
+    if not isinstance(value, int | float | np.integer | np.floating | np.bool_):
+        severity = "warning" if isinstance(value, np.ndarray) and value.ndim == 0 else "error"
+        report.add(
+            severity, "reward-type", f"the reward is {kind_of(value)} at step {at}, not a number",
+            "Return float(reward).",
+        )  # fmt: skip
+        return number if np.isfinite(number) else 0.0
+    if np.isfinite(number):
+        return number
+    fix = "Find the division or logarithm that it comes from."
+    report.add("error", "reward-not-finite", f"the reward is {number} at step {at}", fix)
+    return 0.0
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Are two observations, or actions, the same to the last bit? NaN equals NaN; what cannot be compared differs."""
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, tuple | list):
+        return isinstance(b, tuple | list) and len(a) == len(b) and all(map(equal, a, b))
+    try:
+        left, right = np.asarray(a), np.asarray(b)
+        return bool(np.array_equal(left, right, equal_nan=left.dtype.kind in "fc" and right.dtype.kind in "fc"))
+    except Exception:
+        return a is b

@@ -1,0 +1,1 @@
+"""Vectorized environments: in one process, in worker processes, or native."""

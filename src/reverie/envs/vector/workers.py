@@ -1,0 +1,306 @@
+"""Environments in worker processes, which may crash or hang without taking the run with them.
+
+`WorkerVectorEnv` gives the same rows as Gymnasium's SyncVectorEnv (NEXT_STEP autoreset), from a few processes that
+each step a slice of the environments:
+
+    parent                                     worker (say, environments 4..7)
+    actions -> shared memory
+    b"step"                              -->   steps each of its environments, or resets it if its episode has ended:
+    waits, with a time limit             <--   observations, rewards, ends -> shared memory; b"" or what went wrong
+    copies out of shared memory
+
+The processes are started by `subprocess`, not `multiprocessing`: they do not import the user's script again (which so
+needs no `if __name__ == "__main__"` and works in notebooks) and inherit no threads, locks or graphics contexts. Makers
+travel by cloudpickle. The shared memory is a file without a name: there is nothing to clean up, whoever dies.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import CloudpickleWrapper, batch_space
+
+from ...errors import UserError
+from .worker_process import CLOSE, CLOSING, STEP, Description, Fault, Job, Shared, Worker, nameless_file, wait_for
+
+FORGIVEN = 100  # vector steps without a fault after which earlier ones no longer count
+IN_THIS_PROCESS = "With env.backend=sync it runs in this process, where a debugger works."
+
+
+class WorkerVectorEnv(VectorEnv):
+    """Environments as SyncVectorEnv steps them, row by row the same, but in `workers` processes.
+
+    makers: functions without arguments, each returning one environment with a Dict of boxes to observe and a Box to
+    act (`AgentView`); all alike. workers: at most one per environment; 0: one per core.
+
+    An environment that raises, a worker that dies, or one that is silent for `timeout` seconds (`start_timeout` while
+    environments are made or reset from outside) is a fault. The worker is started again and makes its environments
+    anew, with new seeds; their running episodes end with the last good observation, reward 0, truncated and
+    infos["crashed"]; `on_fault` gets the traceback (None: stderr). UserError: the mistakes that `AgentView` finds; a
+    fault before the first observation; more than `max_restarts` faults with less than 100 good steps in between.
+    Of the environments' infos only info["log"] of the step that ends an episode leaves the workers.
+    """
+
+    def __init__(
+        self,
+        makers: Sequence[Callable[[], gym.Env]],
+        *,
+        workers: int = 0,
+        timeout: float = 60,
+        start_timeout: float = 300,
+        max_restarts: int = 5,
+        on_fault: Callable[[str], None] | None = None,
+    ) -> None:
+        if sys.platform == "win32":
+            raise UserError("worker processes need Linux or macOS.", "Set env.backend=sync.")
+        self.num_envs = count = len(makers)
+        self.timeout, self.start_timeout, self.max_restarts = timeout, start_timeout, max_restarts
+        self.on_fault = on_fault or (lambda message: print(message, file=sys.stderr, flush=True))
+        self._seeds: list[int | None] = [None] * count  # of the last reset with a seed
+        self._entropy = self._steps = self._restarts = self._faults = self._last_fault = 0
+        self._obs: dict[str, np.ndarray] = {}  # of the last step; empty before the first reset
+        self._ended = np.zeros(count, bool)
+        self._halfway = False  # in the middle of a step; stays so when Ctrl-C strikes there
+        packed = [CloudpickleWrapper(maker) for maker in makers]
+        workers = min(count, workers or usable_cores())
+        shares = share_cores(workers)
+        slices = [part.tolist() for part in np.array_split(np.arange(count), workers)]
+        jobs = [Job([packed[index] for index in part], part[0], count) for part in slices]
+        self.workers = [Worker(job, share) for job, share in zip(jobs, shares, strict=True)]
+        self._memory = nameless_file()
+        self._end = weakref.finalize(self, _end, self.workers, self._memory, os.getpid())
+        with self._exchange():
+            self._describe(self._make())
+
+    # ---------------------------------------------------------------------------------------------- Gymnasium's methods
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """First observations. Environment i gets the seed `seed` + i, or `seed[i]`."""
+        if options and "reset_mask" in options:
+            raise ValueError("all environments are reset together: there is no reset_mask")
+        if isinstance(seed, Sequence):
+            self._seeds = list(seed)
+        else:
+            self._seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        if len(self._seeds) != self.num_envs:
+            raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(self._seeds)}")
+        given = next((one for one in self._seeds if one is not None), None)
+        self._entropy = int(np.random.SeedSequence().generate_state(1)[0]) if given is None else given
+        if self._halfway and not self.closed:  # nobody knows how far the workers are
+            for worker in self.workers:
+                worker.stop(0)
+            self._halfway = False
+            with self._exchange():
+                self._make()
+        with self._exchange():
+            for worker in self.workers:
+                worker.send(self._reset_command(worker, worker.indices, options))
+            for worker, answer in wait_for(self.workers, self.start_timeout).items():
+                self._recover(worker, answer, "in its reset", worker.indices, options)
+        self._obs, self._ended = copies(self._shared.obs), np.zeros(self.num_envs, bool)
+        return copies(self._obs), {}
+
+    def step(self, actions: Any) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """actions (N, A) -> observations, rewards (N,) float64, terminated, truncated, infos: "crashed", "log"."""
+        if np.shape(actions) != self.action_space.shape:
+            raise ValueError(f"actions have shape {np.shape(actions)}, expected {self.action_space.shape}")
+        if not self._obs:
+            raise RuntimeError("reset the environments first")
+        crashed = np.zeros(self.num_envs, bool)
+        infos: dict[str, Any] = {}
+        with self._exchange():
+            shared = self._shared
+            shared.action[:] = actions
+            self._steps += 1
+            for worker in self.workers:
+                worker.send(STEP)
+            for worker, answer in wait_for(self.workers, self.timeout).items():
+                if isinstance(answer, Fault):
+                    due = [i for i in worker.indices if self._ended[i]]  # whose next row is a first one anyway
+                    self._recover(worker, answer, f"at step {self._steps}", due)
+                    crashed[worker.indices] = ~self._ended[worker.indices]
+                for index, log in answer.items() if isinstance(answer, dict) else ():
+                    infos = self._add_info(infos, {"log": log}, index)
+        obs, reward = copies(shared.obs), np.where(crashed, 0.0, shared.reward)
+        for key, last in self._obs.items():
+            obs[key][crashed] = last[crashed]
+        terminated, truncated = shared.terminated & ~crashed, shared.truncated | crashed
+        self._obs, self._ended = obs, terminated | truncated
+        if crashed.any():
+            infos |= {"crashed": crashed, "_crashed": crashed.copy()}
+        return copies(obs), reward, terminated, truncated, infos
+
+    def call(self, name: str, *arguments: Any, only: Sequence[int] | None = None) -> tuple[Any, ...]:
+        """Attribute `name`, or what the method of that name returns, of each environment or of `only` some."""
+        chosen = range(self.num_envs) if only is None else only
+        with self._exchange():
+            for worker in self.workers:
+                worker.send(pickle.dumps(("call", name, arguments, [i for i in worker.indices if i in chosen])))
+            answers = wait_for(self.workers, self.timeout)
+        for worker, answer in answers.items():
+            if isinstance(answer, Fault):
+                self._halfway = worker.process is None  # then the next reset starts it again
+                raise RuntimeError(f"'{name}' of {worker}: {answer.reason}\n{answer.details}")
+        return tuple(value for worker in self.workers for value in answers[worker])
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Attribute `name` of each environment."""
+        return self.call(name)
+
+    def render(self) -> tuple[Any, ...]:
+        """A picture of each environment."""
+        return self.call("render")
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the workers, by force after 2 s, and free the shared memory."""
+        self._end()
+        vars(self).pop("_shared", None)
+
+    # ------------------------------------------------------------------------------------------ starting and recovering
+
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """Around everything that workers are asked: what ends halfway may be followed by nothing but a reset."""
+        if self.closed:
+            raise RuntimeError("the environments are closed")
+        if self._halfway:
+            raise RuntimeError("the last step was interrupted: reset the environments first")
+        self._halfway = True
+        try:
+            yield
+        except Exception:
+            self.close()
+            raise
+        self._halfway = False
+
+    def _make(self) -> list[Description]:
+        """Start all workers and wait until they have made their environments. Raises UserError."""
+        for worker in self.workers:
+            worker.start(self._memory)
+        answers = wait_for(self.workers, self.start_timeout)
+        for worker, answer in answers.items():
+            if isinstance(answer, Fault):
+                self._judge(worker, answer, "while it was made", final=True)
+        return [answers[worker] for worker in self.workers]
+
+    def _describe(self, made: list[Description]) -> None:
+        """Set Gymnasium's attributes and lay out the shared memory."""
+        self._spaces = observation, action = made[0].spaces[0]
+        for worker, one in zip(self.workers, made, strict=True):
+            self._check_spaces(worker, one)
+        if not isinstance(action, spaces.Box) or not isinstance(observation, spaces.Dict):
+            raise TypeError(f"expected an AgentView with a Dict of boxes and a Box, got {observation} and {action}")
+        self.single_observation_space, self.single_action_space = observation, action
+        self.observation_space = batch_space(observation, self.num_envs)
+        self.action_space = batch_space(action, self.num_envs)
+        self.metadata = made[0].metadata | {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.render_mode = made[0].render_mode
+        self._shared = Shared(self._memory, observation, action, self.num_envs)
+
+    def _check_spaces(self, worker: Worker, made: Description) -> None:
+        for index, found in zip(worker.indices, made.spaces, strict=True):
+            if found != self._spaces:
+                raise UserError(
+                    f"environment {index} has other spaces than environment 0: {found} instead of {self._spaces}.",
+                    "All must be alike: the function that makes them has to give the same spaces every time.",
+                )
+
+    def _reset_command(self, worker: Worker, now: list[int], options: dict[str, Any] | None) -> bytes:
+        seeds = {index: self._seeds[index] for index in worker.indices}
+        later = {index: seed for index, seed in seeds.items() if index not in now}
+        return pickle.dumps(("reset", {index: seeds[index] for index in now}, options, later))
+
+    def _recover(
+        self, worker: Worker, answer: Any, when: str, due: list[int], options: dict[str, Any] | None = None
+    ) -> None:
+        """As long as the answer is a fault: start the worker again and reset the environments that are due.
+
+        Its other environments are reset by the next step. Raises UserError when that is hopeless.
+        """
+        while isinstance(answer, Fault):
+            self._judge(worker, answer, when, final=not self._obs)
+            worker.stop(0)
+            self._restarts += 1
+            for index in worker.indices:
+                words = np.random.SeedSequence([self._entropy, self._restarts, index]).generate_state(1)
+                self._seeds[index] = int(words[0]) // 2
+            worker.start(self._memory)
+            answer, when = wait_for([worker], self.start_timeout)[worker], "while it was made again"
+            if isinstance(answer, Description):
+                self._check_spaces(worker, answer)
+                worker.send(self._reset_command(worker, due, options))
+                answer, when = wait_for([worker], self.start_timeout)[worker], "in its reset"
+
+    def _judge(self, worker: Worker, fault: Fault, when: str, *, final: bool) -> None:
+        """Report a fault. Raises UserError if it is one, if it is final, or if there have been too many."""
+        if fault.hint is not None:
+            raise UserError(fault.reason, fault.hint) from RuntimeError(fault.details)
+        index = fault.index
+        if index is None and "made" not in when:
+            index = int(self._shared.at[worker.indices[0]])
+        which = str(worker) if index is None else f"environment {index}"
+        seed = "" if index is None or self._seeds[index] is None else f" (seed {self._seeds[index]})"
+        sentence = f"{which}{seed} failed {when}: {fault.reason}{fault.line}"
+        self._faults = 1 if self._steps - self._last_fault > FORGIVEN else self._faults + 1
+        self._last_fault = self._steps
+        final = final or self._faults > self.max_restarts
+        then = "" if final else f"\nA new process makes {worker} again; what was being played there ends here."
+        self.on_fault(f"{sentence}\n{fault.details.rstrip()}{then}")
+        if final:
+            often = f", {self._faults} faults with less than {FORGIVEN} good steps in between" if self._obs else ""
+            raise UserError(f"{sentence}{often}.", IN_THIS_PROCESS) from RuntimeError(fault.details)
+
+
+def _end(workers: list[Worker], memory: int, parent: int) -> None:
+    """End all workers and free the memory, when the environments are closed or forgotten or Python ends."""
+    if os.getpid() != parent:  # in a fork: they are not ours
+        return
+    running = [worker for worker in workers if worker.process is not None]
+    for worker in running:
+        worker.send(CLOSE)
+    until = time.monotonic() + CLOSING
+    for worker in running:
+        worker.stop(max(0.0, until - time.monotonic()))
+    os.close(memory)
+
+
+def copies(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of arrays that are about to be written over."""
+    return {key: array.copy() for key, array in arrays.items()}
+
+
+def usable_cores() -> int:
+    """How many cores this process may keep busy: its affinity and, in a container, its quota (cgroup v2)."""
+    count = len(_cores())
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return count
+    return count if quota == "max" else max(1, min(count, round(int(quota) / int(period))))
+
+
+def share_cores(workers: int) -> list[list[int]]:
+    """Cores for each worker, no core for two of them: some schedulers leave processes that take turns with a third on
+    one core for many milliseconds, and nothing runs in parallel. Empty lists (no limit) if there are too few."""
+    cores = _cores()
+    return [cores[worker::workers] if workers <= len(cores) else [] for worker in range(workers)]
+
+
+def _cores() -> list[int]:
+    if sys.platform == "linux":
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))

@@ -1,0 +1,117 @@
+"""How the sums are made: from settings and hardware to a mode and a number type.
+
+reference   plain PyTorch as one reads it in networks.py and rssm.py; what the others are compared with
+fast        the same by quicker arithmetic (folder `fast`)
+compile     the plain networks through torch.compile
+graph       fast, and the whole update captured as one CUDA graph (graph.py)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..config import ComputeConfig, Config
+from ..errors import UserError
+from ..networks import MLP, ConvDecoder, ConvEncoder, NormGRUCell
+from . import accelerate
+
+COMPILED = (MLP, ConvEncoder, ConvDecoder, NormGRUCell)
+#: Versions of a compiled function, one for each network and shape, before torch would silently stop compiling.
+MANY = 64
+
+
+def pick_mode(compute: ComputeConfig, device: torch.device) -> str:
+    """The mode that "auto" means on a device, or the one asked for. Raises UserError where it cannot be had."""
+    if compute.mode == "graph" and device.type != "cuda":
+        raise UserError(
+            f"compute.mode=graph needs a CUDA device, this is '{device.type}'.", "Use auto, fast or reference."
+        )
+    return "fast" if compute.mode == "auto" else compute.mode
+
+
+def pick_dtype(compute: ComputeConfig, mode: str, device: torch.device) -> torch.dtype:
+    """What big products are made in; "auto" is bfloat16 where the hardware has it, float32 for the reference."""
+    if compute.precision == "auto":
+        return torch.bfloat16 if mode != "reference" and has_bfloat16(device) else torch.float32
+    return torch.bfloat16 if compute.precision == "bfloat16" else torch.float32
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Does the hardware multiply in bfloat16 (avx512_bf16 or AMX; CUDA from Ampere on)?"""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _has_instructions()
+    except (AttributeError, RuntimeError):  # a torch without oneDNN
+        return False
+
+
+def _has_instructions() -> bool:
+    """oneDNN also accepts bfloat16 where it has to imitate it, slower than float32."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)
+
+
+def apply_mode(module: nn.Module, mode: str, dtype: torch.dtype) -> None:
+    """Let a module's parts compute in this mode. Parameters, their names and checkpoints stay the same."""
+    if mode in ("fast", "graph"):
+        accelerate(module, dtype)
+    elif mode == "compile":
+        torch._dynamo.config.recompile_limit = MANY
+        for part in module.modules():
+            if isinstance(part, COMPILED):
+                part.compile()
+
+
+@contextmanager
+def freezing() -> Iterator[None]:
+    """Within it, torch.compile takes weights for constants. Raises UserError where no compiler is installed."""
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, about itself
+            code = torch._inductor.config.patch(freezing=True, cpp_wrapper=True)
+            with code, torch._dynamo.config.patch(recompile_limit=MANY):
+                yield
+    except torch._inductor.exc.InductorError as error:
+        raise UserError(
+            f"a compiled player could not be made: {str(error).splitlines()[0]}.",
+            "Install a C++ compiler (g++ or clang++), or leave out compiled=True.",
+        ) from error
+
+
+def seed_everything(config: Config) -> None:
+    """Seed the global generators, from which only torch and perhaps environments draw, and set torch's threads."""
+    import rich.style  # noqa: F401  draws from the global generator when it is first imported
+
+    torch.manual_seed(config.train.seed)
+    random.seed(config.train.seed)
+    np.random.seed(config.train.seed % 2**32)  # noqa: NPY002
+    if config.train.deterministic and torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    keep_memory()
+    if config.compute.threads:
+        torch.set_num_threads(config.compute.threads)
+
+
+def keep_memory() -> None:
+    """Let the C library keep freed memory for the next tensors: giving it back and fetching it again costs a large
+    update up to a quarter of its time on a CPU. For programs that train; Linux with glibc, elsewhere nothing."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    for option, value in ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**26)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+        mallopt(option, value)

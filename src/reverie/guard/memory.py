@@ -1,0 +1,173 @@
+"""What a run meets that is nobody's bug: a full disk, a directory that vanishes, memory that runs out.
+
+Each becomes a UserError that says what could not be done, why, and how to go on. Only files of ours are covered: an
+environment that raises OSError keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from ..config import Config
+from ..errors import UserError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: Of what is free on the GPU, the share that a suggestion may use: memory is never without gaps.
+USABLE = 0.85
+#: How CUDA and its libraries say that there is no memory, where torch does not say it for them.
+GPU_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+@contextmanager
+def writing(what: str, directory: Path) -> Iterator[None]:
+    """Around everything that a run writes into its directory. Raises UserError instead of OSError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, SafetensorError) and _number(error) is None:
+            raise  # not the disk: a bug of ours
+        raise UserError(
+            f"cannot write {what} to {directory} ({reason(error)}).", way_out(_number(error), directory)
+        ) from error
+
+
+def reason(error: OSError | SafetensorError) -> str:
+    """Why, in the system's words: "No space left on device"."""
+    number = _number(error)
+    return os.strerror(number) if number else str(error)
+
+
+def way_out(number: int | None, directory: Path) -> str:
+    """What the user can do about an error number of the system."""
+    go_on = "repeat the command: the run goes on from its last checkpoint"
+    if number in FULL:
+        try:
+            free = f" ({shutil.disk_usage(directory).free / 1e6:,.0f} MB are free there, quotas not counted)"
+        except OSError:
+            free = ""
+        return f"Free some space{free}, then {go_on}."
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"Make it writable again, then {go_on}."
+    if number in (errno.EMFILE, errno.ENFILE):
+        return f"Raise the limit of open files (ulimit -n), then {go_on}."
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+        return "Somebody removed or renamed the run's directory. Bring it back, or start the run again elsewhere."
+    return f"If the disk is in order again, {go_on}."
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's error number; safetensors tells it only as text: `IoError(Os { code: 28, ...`."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\bcode: (\d+)|os error (\d+)", str(error))
+    return int(found[1] or found[2]) if found else None
+
+
+def remove_drafts(directory: Path) -> None:
+    """What a write that did not end left in a run's directory: it takes space and nobody will ever read it.
+
+    Only for who holds the directory's lock.
+    """
+    for path in [*directory.glob("checkpoints/.*.tmp"), *directory.glob("replay/*.tmp"), *directory.glob(".*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------------------------------------- memory
+
+
+@dataclass(frozen=True)
+class GPUMemory:
+    """Bytes on one GPU at the moment when it had no more."""
+
+    total: int
+    others: int  # of other processes
+    peak: int  # the most that this process has had in tensors
+    fixed: int  # of it, what does not depend on the batch: weights, gradients, Adam's moments
+
+    def fitting_batch(self, batch_size: int) -> int:
+        """The batch that should fit, if what depends on it grows in proportion; at most half of the one that did not.
+
+        The peak is a lower bound of what was needed, so this may be too large, never absurd.
+        """
+        room, used = USABLE * (self.total - self.others) - self.fixed, self.peak - self.fixed
+        return max(1, min(batch_size // 2, int(batch_size * room / used) if used > 0 else batch_size))
+
+
+@contextmanager
+def enough_memory(config: Config, directory: Path, agent: Callable[[], nn.Module | None]) -> Iterator[None]:
+    """Around everything that computes. Raises UserError instead of running out of memory of the GPU or the machine.
+
+    directory: of the run; where one has begun, other sizes would be another run. agent: if there is one yet.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise memory_is_full(config, str(error)) from error
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; its libraries and its MemoryError have no class
+        if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in GPU_WORDS):
+            memory, begun = gpu_memory(config.compute.device, agent()), (directory / "config.yaml").exists()
+            raise gpu_is_full(config, memory, str(error), begun=begun) from error
+        if "DefaultCPUAllocator" in str(error):
+            raise memory_is_full(config, str(error)) from error
+        raise
+
+
+def gpu_memory(device: str, agent: nn.Module | None) -> GPUMemory:
+    """What the driver and torch say now. device: as in `compute.device`."""
+    device = device if device.startswith("cuda") else "cuda"
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError:  # after some errors the device does not answer any more
+        return GPUMemory(0, 0, 0, 0)
+    weights = sum(p.numel() * p.element_size() for p in agent.parameters()) if agent is not None else 0
+    return GPUMemory(
+        total,
+        others=max(0, total - free - torch.cuda.memory_reserved(device)),
+        peak=torch.cuda.max_memory_allocated(device),
+        fixed=4 * weights,
+    )
+
+
+def gpu_is_full(config: Config, memory: GPUMemory, error: str, *, begun: bool) -> UserError:
+    """The message, with settings that should fit."""
+    wanted = re.search(r"Tried to allocate ([\d.]+ \w+)", error)
+    known = f"{memory.peak / 1e9:.2f} GB of {memory.total / 1e9:.2f} GB were in use"
+    parts = [known if memory.total else "how much there was cannot be said"]
+    parts += [f"{wanted[1]} more were wanted"] if wanted else []
+    if memory.others > 0.05 * memory.total:
+        parts.append(f"other processes hold {memory.others / 1e9:.2f} GB")
+    batch, size = config.train.batch_size, memory.fitting_batch(config.train.batch_size)
+    smaller = f"train.batch_size={size} (now {batch})"
+    now = [] if config.compute.precision == "bfloat16" else ["compute.precision=bfloat16"]
+    if begun:
+        again = f"repeat the command with {now[0]}, which continues this run; or " if now else ""
+        hint = f"{again}start another --run with {smaller}."
+    else:
+        hint = f"set {' or '.join([smaller, *now])}."
+    return UserError(f"the GPU ran out of memory: {', '.join(parts)}.", hint[0].upper() + hint[1:])
+
+
+def memory_is_full(config: Config, error: str) -> UserError:
+    """The message, with the settings that matter."""
+    wanted = re.search(r"(?:allocate|tried to allocate) ([\d.]+ ?\w+)", error)
+    more = f": {wanted[1]} more were wanted" if wanted else ""
+    disk = "replay.storage=disk, or " if config.replay.storage == "memory" else ""
+    return UserError(
+        f"the machine ran out of memory{more}.",
+        f"Start another --run with {disk}a smaller replay.replay_capacity (now {config.replay.replay_capacity:,}) or "
+        f"train.batch_size (now {config.train.batch_size}); or end other programs and repeat the command.",
+    )

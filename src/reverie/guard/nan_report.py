@@ -1,0 +1,349 @@
+"""Why was a number no number? The part of an update that met it is computed once more, slowly, with eyes everywhere.
+
+In this order, and the first find is the verdict: what went in (batch, posterior), parameters, optimiser moments,
+buffers, what modules give in the order in which they run, losses, gradients. Always on the plain path, whose modules
+can be listened to, with the same weights and the same chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..fast import FASTER
+from ..finite import STAGES, Case, random_state, set_random_state
+from ..rssm import State
+
+if TYPE_CHECKING:
+    from ..train import DreamerV2
+
+PLAIN = {quick: plain for plain, quick in FASTER.items()}
+LARGE = 1e3  # observations and rewards above this are called unscaled
+
+
+class Finding(NamedTuple):
+    """The first tensor that is not finite."""
+
+    kind: str  # batch, posterior, parameter, moment, buffer, module, loss, gradient
+    name: str
+    where: str  # which of its numbers: "NaN at sequence 1, step 4"
+    detail: str = ""  # of a module: the ranges of its inputs
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an autopsy found, in words; `found` is empty where everything was finite this time."""
+
+    found: str  # kind of the finding
+    name: str
+    verdict: str
+    cause: str
+    advice: str
+    history: list[str] = field(default_factory=list)  # norms and losses of the last updates, oldest first
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        last = [f"          {line}" for line in self.history[-10:]]
+        return [f"verdict   {self.verdict}", f"cause     {self.cause}", f"try       {self.advice}"] + (
+            ["updates   the last ones, oldest first:", *last] if last else []
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def examine(agent: DreamerV2, case: Case, history: list[dict[str, float]] | None = None) -> Report:
+    """Compute a case once more, without any step, and tell what is not finite first. The agent is left as it was."""
+    case = case._replace(posterior=case.posterior and dense(case.posterior))
+    with _plain(agent), _undisturbed(agent):
+        finding = _first(agent, case)
+        cause, advice = _explain(agent, case, finding, history or [])
+    lines = [_summary(line) for line in history or []]
+    if finding is None:
+        verdict = f"all numbers of the {case.stage}'s update are finite when it is computed again"
+        return Report("", "", verdict, cause, advice, lines)
+    verdict = f"{finding.kind} '{finding.name}' holds {finding.where}, in the update of the {case.stage}"
+    return Report(finding.kind, finding.name, verdict + finding.detail, cause, advice, lines)
+
+
+def dense(posterior: State) -> State:
+    """With tensors throughout: the fast path keeps one-hots as places."""
+    return State(*(value if isinstance(value, Tensor) else value.dense() for value in posterior))
+
+
+# ------------------------------------------------------------------------------------------------------ what is broken
+
+
+def _first(agent: DreamerV2, case: Case) -> Finding | None:
+    return _given(case) or _kept(agent) or _computed(agent, case)
+
+
+def _given(case: Case) -> Finding | None:
+    """In the batch or in the posterior. Actions of first steps are NaN by contract."""
+    if case.batch is not None:
+        batch = case.batch
+        action = batch.action.masked_fill(batch.is_first[..., None], 0)
+        for name, value in {
+            **{f"obs/{k}": v for k, v in batch.obs.items()},
+            "action": action,
+            "reward": batch.reward,
+        }.items():
+            if not _finite(value):
+                return Finding("batch", name, _where(value, batch.reward.shape))
+    if case.posterior is not None:
+        for name, value in case.posterior._asdict().items():
+            if isinstance(value, Tensor) and not _finite(value):
+                return Finding("posterior", name, _where(value, value.shape[:2]))
+    return None
+
+
+def _kept(agent: DreamerV2) -> Finding | None:
+    """In what lasts from update to update."""
+    for name, parameter in agent.named_parameters():
+        if not _finite(parameter):
+            return Finding("parameter", name, _where(parameter))
+    names: dict[Tensor, str] = {parameter: name for name, parameter in agent.named_parameters()}
+    for optimizer in agent.optimizers.values():
+        for owner, moments in optimizer.state.items():
+            for moment, value in moments.items():
+                if isinstance(value, Tensor) and not _finite(value):
+                    return Finding("moment", f"{names[owner]}/{moment}", _where(value))
+    for name, value in agent.named_buffers():
+        if not _finite(value):
+            return Finding("buffer", name, _where(value))
+    return None
+
+
+def _computed(agent: DreamerV2, case: Case) -> Finding | None:
+    """On the way from there to the gradients."""
+    found: list[Finding] = []
+    order: list[str] = []
+    lead = case.batch.reward.shape if case.batch is not None else ()
+    if case.is_terminal is not None:
+        lead = case.is_terminal.shape
+
+    def listen(name: str) -> Any:
+        def heard(_: nn.Module, inputs: Any, output: Any) -> None:
+            order.append(name)
+            bad = next((x for x in _tensors(output) if not _finite(x)), None)
+            if bad is not None and not found:
+                ranges = ", ".join(_range(x) for x in _tensors(inputs)) or "none"
+                found.append(Finding("module", name, _where(bad, lead), f"; its inputs: {ranges}"))
+
+        return heard
+
+    gradients: dict[str, Tensor] = {}
+
+    def look(stage: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """In the place of a step."""
+        for optimizer, loss in losses.items():
+            if not _finite(loss):
+                found.append(Finding("loss", optimizer, _where(loss)))
+            for parameter in agent._gradients(optimizer, loss):
+                assert parameter.grad is not None
+                gradients[names[parameter]] = parameter.grad
+        return {}
+
+    names = {parameter: name for name, parameter in agent.named_parameters()}
+    with ExitStack() as stack:
+        for name, module in agent.named_modules():
+            if name:
+                stack.callback(module.register_forward_hook(listen(name)).remove)
+        metrics = _again(agent, case, look)
+    losses = [Finding("loss", key, _where(value)) for key, value in metrics.items() if not _finite(value)]
+    losses.sort(key=lambda finding: (not finding.name.endswith("_loss"), not finding.name.endswith("loss")))
+    broken = [name for name, gradient in gradients.items() if not _finite(gradient)]
+    broken.sort(key=lambda name: -_last(order, name.rpartition(".")[0]))  # backward meets the last module first
+    of_gradients = [Finding("gradient", name, _where(gradients[name])) for name in broken]
+    modules = [finding for finding in found if finding.kind == "module"]
+    return next(iter([*modules, *losses, *[f for f in found if f.kind == "loss"], *of_gradients]), None)
+
+
+def _again(agent: DreamerV2, case: Case, look: Any) -> dict[str, Tensor]:
+    """The part of the update that failed, with the same chance. -> its metrics."""
+    set_random_state(case.random, agent.device)
+    agent.entropy_weight = agent.entropy_scale()
+    if case.posterior is not None and case.is_terminal is not None:
+        return agent._learn_behaviour(case.posterior, case.is_terminal, look)
+    if case.batch is None:
+        raise ValueError("a case needs a batch or a posterior")
+    posterior, metrics = agent._learn_world(case.batch, look)
+    if case.stage == STAGES[1]:  # a whole update was captured as one
+        metrics |= agent._learn_behaviour(posterior, case.batch.is_terminal, look)
+    return metrics
+
+
+@contextmanager
+def _plain(agent: DreamerV2) -> Iterator[None]:
+    """Let all modules compute on the plain path, with the same parameters: hooks on those stay in place."""
+    mode, parts = agent.mode, list(agent.modules())
+    classes = [part.__class__ for part in parts]
+    compiled = [part.__dict__.get("_compiled_call_impl") for part in parts]
+    agent.mode = "reference"
+    for part in parts:
+        part.__class__ = PLAIN.get(type(part), type(part))
+        part._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        agent.mode = mode
+        for part, kind, call in zip(parts, classes, compiled, strict=True):
+            part.__class__ = kind
+            part._compiled_call_impl = call
+
+
+@contextmanager
+def _undisturbed(agent: DreamerV2) -> Iterator[None]:
+    """Put back what computing changes: random states, gradients, the scale of returns, the weight of the entropy."""
+    before, entropy = random_state(agent.device), agent.entropy_weight
+    buffers = {name: value.clone() for name, value in agent.named_buffers()}
+    gradients = [(parameter, parameter.grad) for parameter in agent.parameters()]
+    try:
+        yield
+    finally:
+        set_random_state(before, agent.device)
+        agent.entropy_weight = entropy
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for name, value in agent.named_buffers():
+            value.copy_(buffers[name])
+
+
+# ----------------------------------------------------------------------------------------------------------- and why
+
+
+def _explain(agent: DreamerV2, case: Case, finding: Finding | None, history: list[dict[str, float]]) -> tuple[str, str]:
+    """-> the most likely cause, and what to change."""
+    kind = finding.kind if finding else ""
+    if finding is None:
+        return (
+            "the batch was another one, the device rounds differently, or memory was faulty",
+            "resume from the last checkpoint; if it comes back, lower the learning rates",
+        )
+    if kind == "batch":
+        return (
+            {"reward": "the environment gave a reward that is no number", "action": "a policy or environment gave an "
+             "action that is no number"}.get(finding.name, "the environment gave an observation that is no number"),
+            "`reverie check-env` on the task, and repair it there; the replay keeps it until it is overwritten",
+        )  # fmt: skip
+    if kind in ("parameter", "moment"):
+        return (
+            "it was broken before this update: loaded so, changed from outside, or by faulty memory",
+            "resume from a checkpoint (train.on_nonfinite=rollback does), and lower the learning rate "
+            f"{_rate(finding.name)}",
+        )
+    if kind == "buffer":
+        what = "behavior.return_norm=none" if "return_scale" in finding.name else "model.vector_transform=symlog"
+        return "a running scale was broken before this update", f"resume from a checkpoint, or set {what}"
+    return _explain_overflow(agent, case, finding, history)
+
+
+def _explain_overflow(
+    agent: DreamerV2, case: Case, finding: Finding, history: list[dict[str, float]]
+) -> tuple[str, str]:
+    """Everything that went in was finite."""
+    if agent.dtype == torch.bfloat16:
+        agent.dtype = torch.float32
+        try:
+            again = _computed(agent, case)
+        finally:
+            agent.dtype = torch.bfloat16
+        if again is None:
+            return "too coarse or too large for bfloat16: in float32 it is finite", "compute.precision=float32"
+    if case.batch is not None:
+        for key, value in case.batch.obs.items():
+            if value.is_floating_point() and float(value.abs().max()) > LARGE:
+                return f"unscaled observations: '{key}' reaches {float(value.abs().max()):.3g}", (
+                    "model.vector_transform=symlog or running"
+                )
+        if float(case.batch.reward.abs().max()) > LARGE:
+            return (
+                f"unscaled rewards: up to {float(case.batch.reward.abs().max()):.3g}",
+                "model.reward_transform=symlog",
+            )
+    name, weight = max(((n, float(p.detach().abs().max())) for n, p in agent.named_parameters()), key=lambda x: x[1])
+    if weight > LARGE:
+        return f"weights that have grown too large: {name} up to {weight:.3g}", f"lower {_rate(name)}"
+    for key in history[-1] if history else {}:
+        norms = [line[key] for line in history if key in line]
+        if key.endswith("grad_norm") and len(norms) > 2 and norms[-1] > 10 * median(norms[:-1]):
+            return f"{key} rose to {norms[-1]:.3g} from {median(norms[:-1]):.3g}: the learning rate is too high", (
+                f"lower {_rate(key)} or train.grad_clip"
+            )
+    return "a learning rate that is too high, or a gradient that was changed on its way", f"lower {_rate(finding.name)}"
+
+
+def _rate(name: str) -> str:
+    """The learning rate that moves a parameter, loss or module."""
+    part = name.split(".")[0].split("/")[0]
+    return {"actor": "behavior.actor_lr", "critic": "behavior.critic_lr", "slow_critic": "behavior.critic_lr"}.get(
+        part, "model.world_model_lr"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ in words
+
+
+def _finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(torch.isfinite(value.detach()).all())
+
+
+def _where(value: Tensor, lead: tuple[int, ...] = ()) -> str:
+    """What is wrong and where. lead: (B, T) of the batch, if the value's rows are its steps."""
+    bad = ~torch.isfinite(value.detach())
+    what = "NaN" if value.detach().isnan().any() else "infinity"
+    count = f"{int(bad.sum())} of {bad.numel()} numbers"
+    rows, (sequences, steps) = bad.reshape(bad.shape[0], -1).any(1) if bad.dim() else bad[None], lead or (0, 0)
+    if lead and bad.shape[:2] == lead:
+        rows = bad.reshape(sequences * steps, -1).any(1)
+    if not bad.dim() or not lead or len(rows) not in (sequences, sequences * steps):
+        index = tuple(torch.nonzero(bad)[0].tolist())
+        return f"{what} ({count}" + (f", the first at {index})" if index else ")")
+    places = torch.nonzero(rows).flatten().tolist()
+    if len(places) == len(rows) > 1:
+        return f"{what} in all rows of the batch ({count})"
+    told = [
+        f"sequence {i // steps}, step {i % steps}" if len(rows) > sequences or steps == 1 else f"sequence {i}"
+        for i in places
+    ]
+    return f"{what} at {'; '.join(told[:3])}{f' and {len(told) - 3} more' if len(told) > 3 else ''} ({count})"
+
+
+def _range(value: Tensor) -> str:
+    value = value.detach().float()
+    if not value.numel():
+        return "empty"
+    return f"{tuple(value.shape)} from {float(value.min()):.4g} to {float(value.max()):.4g}"
+
+
+def _tensors(item: Any, depth: int = 4) -> Iterator[Tensor]:
+    """All tensors in whatever a module takes or gives."""
+    if isinstance(item, Tensor):
+        yield item
+    elif isinstance(item, nn.Module) or depth == 0:
+        return
+    elif isinstance(item, Mapping):
+        for value in item.values():
+            yield from _tensors(value, depth - 1)
+    elif isinstance(item, list | tuple):
+        for value in item:
+            yield from _tensors(value, depth - 1)
+    elif hasattr(item, "__dict__"):
+        yield from _tensors(vars(item), depth - 1)
+
+
+def _last(order: list[str], name: str) -> int:
+    """When a module ran last; -1 for never."""
+    return len(order) - 1 - order[::-1].index(name) if name in order else -1
+
+
+def _summary(line: Mapping[str, float]) -> str:
+    shown = {key: value for key, value in line.items() if key.endswith(("loss", "grad_norm", "kl"))}
+    return "  ".join(f"{key} {value:.4g}" for key, value in shown.items())

@@ -1,0 +1,123 @@
+"""The directory of a run: may it be used, what is written into it first, and where the numbers in it come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import yaml
+
+from ..config import Config, flatten, load_file, to_dict
+from ..config.validation import MAY_CHANGE, may_change
+from ..errors import UserError
+from ..guard.lock import NAME as LOCK
+from ..guard.memory import writing
+
+
+def holds_run(directory: Path) -> bool:
+    """Is there a run in it? Raises UserError for a path that the system will not even look at."""
+    try:
+        return (directory / "config.yaml").exists()
+    except OSError as error:
+        raise UserError(f"cannot write to {directory} ({error.strerror}).", "Choose another --run.") from error
+
+
+def check_directory(directory: Path, config: Config) -> None:
+    """Is the directory free, or does it hold this very run? Raises UserError; changes nothing."""
+    if holds_run(directory):
+        old, new = flatten(load_file(directory / "config.yaml")), flatten(config)
+        changed = [k for k in new if old.get(k) != new[k] and not k.startswith(MAY_CHANGE)]
+        if changed:
+            told = ", ".join(f"{k} = {old.get(k)!r} (asked for {new[k]!r})" for k in changed[:4])
+            more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+            raise UserError(
+                f"{directory} holds another run: {told}{more}.",
+                f"Choose another --run, or repeat the settings that it was started with. {may_change()}",
+            )
+    elif directory.exists() and (not directory.is_dir() or any(p.name != LOCK for p in directory.iterdir())):
+        raise UserError(f"{directory} exists and is not the directory of a run.", "Choose another --run.")
+
+
+def clear_leftovers(directory: Path) -> None:
+    """A run without a checkpoint starts anew: its replay log goes, its lines of text are set aside as *.lost."""
+    for path in (directory / "replay").glob("steps-*"):
+        path.unlink()
+    for name in ("metrics.jsonl", "episodes.jsonl"):
+        if (directory / name).exists():
+            os.replace(directory / name, directory / f"{name}.lost")
+
+
+def prepare_directory(directory: Path, config: Config, protocol: str = "") -> None:
+    """Create the run's directory with its settings and provenance. Raises UserError if it cannot be written.
+
+    protocol: the line in which the task's family says what scores depend on.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        draft = directory / ".config.yaml.tmp"  # an existing configuration must survive a full disk
+        draft.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+        os.replace(draft, directory / "config.yaml")
+    except OSError as error:
+        raise UserError(f"cannot write to {directory} ({error.strerror}).", "Choose another --run.") from error
+    with writing("provenance.json", directory):
+        _add_provenance(directory / "provenance.json", provenance(config, protocol))
+
+
+def _add_provenance(path: Path, facts: dict[str, Any]) -> None:
+    """Written once; when a run is continued, perhaps by other code on another machine, that is added."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        facts = known | {"continued": [*known.get("continued", []), facts]}
+    except FileNotFoundError:
+        pass
+    except (ValueError, TypeError, AttributeError):
+        facts["earlier"] = "the record of how the run began was damaged"
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    os.replace(draft, path)
+
+
+def provenance(config: Config, protocol: str = "") -> dict[str, Any]:
+    """Where numbers come from: command, commit, versions, hardware, seed, protocol."""
+    return {
+        "command": shlex.join(sys.argv),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": _commit(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "gymnasium": gym.__version__,
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "seed": config.train.seed,
+        "protocol": asdict(config.env) | ({"line": protocol} if protocol else {}),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, if the package runs from one."""
+    where = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=where, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,218 @@
+"""Is the world model's code in use, and do its heads and the critic tell the truth? Numbers from one batch.
+
+Pure functions on tensors, and `look`, which computes all of them on a batch without touching any random stream of
+training. checkup.py calls it in a run; every number has an entry in glossary.py.
+
+S categoricals, K classes; probabilities of (B, T, S, K) are averaged over batch and time.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.replay import Batch
+from ..ops import SCALAR_TRANSFORMS, symlog
+from ..policies import CompositePolicy, Policy
+from ..rssm import CategoricalLatent, GaussianLatent, Latent
+
+if TYPE_CHECKING:
+    from ..train import DreamerV2
+
+#: A class counts as used above this share of what all classes would have if they were used equally.
+USED = 0.1
+#: A categorical below this perplexity always says the same.
+DEAD = 1.1
+#: Probabilities are compared with outcomes in so many groups.
+BINS = 10
+
+
+class Look(NamedTuple):
+    """What `look` found."""
+
+    numbers: dict[str, float]  # metric -> value
+    usage: Tensor | None  # (S, K) how often each class is believed in; None without categoricals
+
+
+# ------------------------------------------------------------------------------------------------------------- the code
+
+
+def class_usage(latent: CategoricalLatent, stats: Tensor) -> Tensor:
+    """How often each class is believed in. stats (..., P) -> (S, K), rows add up to 1."""
+    return latent.logits(stats).softmax(-1).flatten(0, -3).mean(0)
+
+
+def perplexity(usage: Tensor) -> Tensor:
+    """exp(entropy): as how many equally used classes. usage (S, K) -> (S,), 1 to K."""
+    return torch.special.entr(usage.double()).sum(-1).exp()  # in float32 a uniform 32 would be 31.99998
+
+
+def used_share(usage: Tensor) -> Tensor:
+    """Share of classes that are believed in more than USED / K of the time. (S, K) -> ()."""
+    return (usage > USED / usage.shape[-1]).float().mean()
+
+
+def dead_share(usage: Tensor) -> Tensor:
+    """Share of categoricals that always say the same. (S, K) -> ()."""
+    return (perplexity(usage) < DEAD).float().mean()
+
+
+def kl_gradients(latent: Latent, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Of a state's KL(posterior || prior) with respect to each side's description: norms, root mean square of states.
+
+    So they do not depend on the size of the batch. None for a latent of somebody's own: nobody derived it.
+
+    Of a categorical: its logits after any uniform share; of a Gaussian: mean and log standard deviation. By hand (with
+    q, p the distributions): dKL/d prior = p - q, dKL/d posterior = q (log q - log p - KL). posterior, prior (..., P)
+    -> (), () for (posterior, prior). FACTS.md 2: balanced halves have equal values, not equal gradients.
+    """
+    if isinstance(latent, CategoricalLatent):
+        left, right = latent.logits(posterior).log_softmax(-1), latent.logits(prior).log_softmax(-1)
+        probs, gap = left.exp(), left - right
+        to_posterior = probs * (gap - (probs * gap).sum(-1, keepdim=True))
+        to_prior = right.exp() - probs
+    elif isinstance(latent, GaussianLatent):
+        (m1, s1), (m2, s2) = latent.mean_std(posterior), latent.mean_std(prior)
+        to_posterior = torch.cat([(m1 - m2) / s2**2, s1**2 / s2**2 - 1], -1)
+        to_prior = torch.cat([(m2 - m1) / s2**2, 1 - (s1**2 + (m1 - m2) ** 2) / s2**2], -1)
+    else:
+        return None
+    root = math.sqrt(math.prod(posterior.shape[:-1]))
+    return to_posterior.norm() / root, to_prior.norm() / root
+
+
+# ------------------------------------------------------------------------------------------------------------ the heads
+
+
+def brier(probs: Tensor, outcomes: Tensor) -> Tensor:
+    """Mean squared distance of probabilities from what came. (...), (...) of 0 and 1 -> (); 0 is perfect."""
+    return ((probs - outcomes) ** 2).mean()
+
+
+def expected_calibration_error(probs: Tensor, outcomes: Tensor, *, bins: int = BINS) -> Tensor:
+    """How far probabilities are from frequencies, in `bins` equal groups of probability, weighted by their size.
+
+    probs, outcomes (...) -> (), 0 to 1.
+    """
+    probs, outcomes = probs.flatten().clamp(0, 1), outcomes.flatten()
+    group = (probs * bins).long().clamp(max=bins - 1)
+    zeros = probs.new_zeros(bins)
+    told, came = zeros.scatter_add(0, group, probs), zeros.scatter_add(0, group, outcomes)
+    return (told - came).abs().sum() / len(probs)
+
+
+class Fit(NamedTuple):
+    """How predictions (...) follow what came."""
+
+    bias: Tensor  # mean of prediction - truth
+    slope: Tensor  # of the truth's regression on the prediction: 1 is calibrated, below 1 is too sure
+    correlation: Tensor
+
+
+def fit(predicted: Tensor, truth: Tensor, mask: Tensor) -> Fit:
+    """Where mask (...) is 1. slope and correlation are 0 where either side never changes."""
+    weight = mask.float() / mask.sum().clamp(min=1)
+    mean, goal = (weight * predicted).sum(), (weight * truth).sum()
+    left, right = predicted - mean, truth - goal
+    variance, other, both = (weight * left**2).sum(), (weight * right**2).sum(), (weight * left * right).sum()
+    tiny = 1e-12
+    still = (variance < tiny) | (other < tiny)
+    slope = torch.where(still, 0, both / variance.clamp(min=tiny))
+    return Fit(mean - goal, slope, torch.where(still, 0, both / (variance * other).sqrt().clamp(min=tiny)))
+
+
+def explained(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Share of the variance that is predicted: 1 all, 0 no better than the mean, below 0 worse. (...) -> ()."""
+    return 1 - ((predicted - truth) ** 2).mean() / truth.var(correction=0).clamp(min=1e-12)
+
+
+def realised_returns(batch: Batch, values: Tensor, rewards: Tensor, *, gamma: float, own_reward: bool) -> Tensor:
+    """Discounted sums of what really came, up to the window's end, whose value is the critic's. (B, T) -> (B, T).
+
+    rewards: of the batch, in the space that the actor plans in. own_reward: a state's value includes the reward of
+    arriving there (drawing in replay.py); otherwise it begins with the next one's. Where a time limit cuts an episode
+    its last state has the critic's own value: nobody knows what would have come.
+    """
+    ended, last = batch.is_terminal.float(), batch.is_last & ~batch.is_terminal
+    returns = [values[:, -1]]
+    for t in reversed(range(values.shape[1] - 1)):
+        if own_reward:
+            now = rewards[:, t] + gamma * (1 - ended[:, t]) * returns[-1]
+        else:
+            now = (1 - ended[:, t]) * (rewards[:, t + 1] + gamma * returns[-1])
+        returns.append(torch.where(last[:, t], values[:, t], now))
+    return torch.stack(returns[::-1], 1)
+
+
+def known(batch: Batch, *, own_reward: bool) -> Tensor:
+    """Of which states something came of which the value tells: bool (B, T).
+
+    Not of the last one before a time limit, whose return is its own value; nor, without a reward of its own, of the
+    end of the task, whose value is never trained.
+    """
+    return ~(batch.is_last & ~batch.is_terminal if own_reward else batch.is_last)
+
+
+def entropies(policy: Policy) -> dict[str, Tensor]:
+    """Mean entropy of each part of the action in nats, by its number; one part: none, `actor/entropy` says it."""
+    if not isinstance(policy, CompositePolicy):
+        return {}
+    return {f"actor/entropy_part{i}": member.entropy().mean() for i, (member, _) in enumerate(policy.members)}
+
+
+# ---------------------------------------------------------------------------------------------------------- all of them
+
+
+@torch.no_grad()
+def look(agent: DreamerV2, batch: Batch, *, seed: int = 0) -> Look:
+    """All numbers from one batch of tensors (B, T, ...). Draws only from a random stream of its own."""
+    model, config = agent.world_model, agent.config
+    latent = model.rssm.latent
+    noise = latent.noise(*batch.reward.shape, generator=torch.Generator().manual_seed(seed)).to(batch.reward.device)
+    # torch.compile would compile everything once more for passes without gradients: longer than many looks take.
+    plain: AbstractContextManager[object] = (
+        torch.compiler.set_stance("force_eager") if agent.mode == "compile" else nullcontext()
+    )
+    with plain, agent.autocast():
+        embed = model.encoder(model.preprocess(batch.obs))
+        posterior, prior = model.rssm.rollout_observation(embed, batch.action, batch.is_first, noise=noise)
+        feat = posterior.feat
+        rewards, values, policy = model.head("reward")(feat), agent.critic(feat), agent.policy(feat)
+    found: dict[str, Tensor] = {"kl/loss": model.rssm.kl_loss(posterior.stats, prior, **model.kl)[0]}
+    usage = None
+    if isinstance(latent, CategoricalLatent):
+        usage = class_usage(latent, posterior.stats)
+        each = perplexity(usage)
+        found |= {"latent/perplexity": each.mean(), "latent/perplexity_min": each.min()}
+        found |= {"latent/used": used_share(usage), "latent/dead": dead_share(usage)}
+    if gradients := kl_gradients(latent, posterior.stats, prior):
+        found["kl/grad_posterior"], found["kl/grad_prior"] = gradients
+    planned = SCALAR_TRANSFORMS[config.model.reward_transform][0](batch.reward)
+    truth = planned if config.model.reward_transform in ("tanh", "sign") else batch.reward
+    found |= _of_rewards(rewards.float(), truth)
+    if "continue" in model.heads:
+        told, came = model.continues(feat).float(), 1 - batch.is_terminal.float()
+        found |= {"continue/brier": brier(told, came), "continue/ece": expected_calibration_error(told, came)}
+    returns = realised_returns(
+        batch,
+        values.float(),
+        truth,
+        gamma=config.behavior.gamma,
+        own_reward=config.behavior.reward_index == "current",
+    )
+    counted = known(batch, own_reward=config.behavior.reward_index == "current").float()
+    counted[:, max(1, returns.shape[1] // 2) :] = 0  # mostly the critic's own guess at the window's end
+    found |= {f"critic/{name}": value for name, value in fit(values.float(), returns, counted)._asdict().items()}
+    found |= {"critic/symlog_min": symlog(values.float()).min(), "critic/symlog_max": symlog(values.float()).max()}
+    found |= entropies(policy)
+    numbers = torch.stack([value.float() for value in found.values()]).tolist()  # the one wait for the device
+    return Look(dict(zip(found, numbers, strict=True)), usage)
+
+
+def _of_rewards(predicted: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    found = {"reward/mse": ((predicted - truth) ** 2).mean(), "reward/explained": explained(predicted, truth)}
+    return found | {"reward/symlog_min": symlog(truth).min(), "reward/symlog_max": symlog(truth).max()}

@@ -1,0 +1,164 @@
+"""What a run writes down: metrics.jsonl, episodes.jsonl, TensorBoard events, and optionally Weights & Biases.
+
+Tensors become floats only here, when a line is written: training itself never waits for a number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import UserError
+from ..guard.memory import writing
+
+FILES = ("metrics.jsonl", "episodes.jsonl")
+
+
+class Logger:
+    """Collects metrics between lines and writes their means."""
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        env_steps: int,
+        sizes: Mapping[str, int] | None = None,
+        tensorboard: bool = True,
+        wandb: bool = False,
+        may_write: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Continue the files of `run` at `env_steps`: lines of a future that a crash undid are dropped.
+
+        sizes: of the files then, as `sizes` told them; None: not known, lines of later steps are dropped. may_write: is
+        asked before each line, and raises if the directory is no longer ours.
+        """
+        self.run, self.may_write = run, may_write
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        for name in FILES:
+            if sizes is not None and name in sizes and (run / name).exists():
+                with writing(name, run):
+                    os.truncate(run / name, min(sizes[name], (run / name).stat().st_size))
+            else:
+                _forget_after(run / name, env_steps)
+        self.trouble = ""  # what is no longer written, and why: a curve is never worth a run
+        self.events: Any = None
+        if tensorboard:
+            self._begin_events(env_steps)
+        self.wandb = _start_wandb(run) if wandb else None
+
+    def _begin_events(self, env_steps: int) -> None:
+        from .events import Events
+
+        try:
+            self.events = Events(self.run / "tensorboard", env_steps=env_steps)
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        if self.events is not None:
+            self.events.close()
+        self.events = None
+        self.trouble = f"TensorBoard gets no more numbers ({error.strerror}); metrics.jsonl has them all"
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Remember one update's metrics (0-d tensors, still on their device)."""
+        for key, value in metrics.items():
+            self.sums[key] = self.sums[key] + value if key in self.sums else value.clone()
+        self.count += 1
+
+    def nonfinite(self) -> list[str]:
+        """Names of metrics since the last line that are NaN or infinite (waits for the device)."""
+        return [key for key, value in self.sums.items() if not math.isfinite(float(value))]
+
+    def forget(self) -> None:
+        """Leave out what was added since the last line."""
+        self.sums, self.count = {}, 0
+
+    def write(self, numbers: Mapping[str, float], *, env_steps: int) -> dict[str, float]:
+        """One line: the given numbers and the means of what was added since the last line. -> that line."""
+        means = {key: float(value) / self.count for key, value in self.sums.items()}
+        self.forget()
+        line = {"env_steps": env_steps, **numbers, **means}
+        self.may_write()
+        _append(self.run / "metrics.jsonl", line)
+        if self.events is not None:
+            try:
+                self.events.write(line, env_steps)
+            except OSError as error:
+                self._give_up(error)
+        if self.wandb is not None:
+            self.wandb.log(line, step=env_steps)
+        return line
+
+    def episode(self, values: Mapping[str, Any]) -> None:
+        """One line of episodes.jsonl."""
+        self.may_write()
+        _append(self.run / "episodes.jsonl", values)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each text file: lines beyond these are of a future that a crash undoes."""
+        return {name: (self.run / name).stat().st_size if (self.run / name).exists() else 0 for name in FILES}
+
+    def close(self) -> None:
+        """Flush and close the writers."""
+        if self.events is not None:
+            self.events.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file; a half-written last line is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def _append(path: Path, values: Mapping[str, Any]) -> None:
+    clean = {
+        k: None if isinstance(v, float) and not math.isfinite(v) else round(v, 6) if isinstance(v, float) else v
+        for k, v in values.items()
+    }
+    with writing(path.name, path.parent), open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(clean) + "\n")
+
+
+def _forget_after(path: Path, env_steps: int) -> None:
+    kept = [line for line in read_lines(path) if line.get("env_steps", 0) <= env_steps]
+    if path.exists():  # beside it, then renamed: on a full disk the lines stay
+        draft = path.with_name(f".{path.name}.tmp")
+        with writing(path.name, path.parent):
+            draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            os.replace(draft, path)
+
+
+def _wandb_id(run: Path) -> str:
+    """One id per run directory, so that two runs of the same name do not merge."""
+    path = run / "wandb_id"
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex[:12])
+    return path.read_text()
+
+
+def _start_wandb(run: Path) -> Any:
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise UserError("log.wandb needs a package that is not installed.", "pip install wandb") from error
+    return wandb.init(project="reverie", name=run.name, dir=str(run), resume="allow", id=_wandb_id(run))

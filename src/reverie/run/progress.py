@@ -1,0 +1,173 @@
+"""What a person sees while a run goes on: a header, a progress line with ETA, and a line for each evaluation."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..build import count_parameters
+from .evaluation import Evaluation
+from .tasks import protocol_of_task
+
+if TYPE_CHECKING:
+    from .loop import Run
+
+
+class Screen:
+    """Progress on a terminal; plain lines every few seconds where there is none (a log file, CI)."""
+
+    def __init__(
+        self, *, quiet: bool = False, every: float = 10.0, advise: Callable[[Run], list[str]] | None = None
+    ) -> None:
+        """advise: asked for lines after each evaluation, e.g. insight/live.py's."""
+        from rich.console import Console
+
+        self.quiet, self.every, self.advise = quiet, every, advise
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal and not quiet
+        self.metrics: dict[str, float] = {}
+        self._progress: Any = None
+        self._task: Any = None
+        self._last = 0.0
+        self._said: set[str] = set()
+        self._begin = (0, 0.0)
+
+    def say(self, text: str) -> None:
+        """One line, unless quiet."""
+        if not self.quiet:
+            self._draw(lambda: self.console.print(text, markup=False))
+
+    def once(self, text: str) -> None:
+        """One line, unless it is empty or was said before."""
+        if text and text not in self._said:
+            self._said.add(text)
+            self.say(text)
+
+    def _draw(self, work: Callable[[], Any]) -> None:
+        """A terminal that was closed, or a pipe that nobody reads, ends what is shown, not the run."""
+        try:
+            work()
+        except (OSError, ValueError, SystemExit):  # rich leaves the program when a pipe breaks
+            self.quiet, self.live, self._progress = True, False, None
+
+    def start(self, run: Run) -> None:
+        """The header: what will happen, with which model, where the files go."""
+        config, agent = run.config, run.agent
+        task = config.env.id or "custom environment"
+        self.say(f"task      {task} x {config.env.num_envs}, seed {config.train.seed}")
+        self.say(f"protocol  {protocol_of_task(config)}")
+        self.say(f"stepping  {getattr(run.envs, 'stepping', 'as given')}")
+        self.say(f"sees      {'; '.join(run.spec.describe())}")
+        for note in run.spec.notes:
+            self.say(f"          {note}")
+        sizes = " + ".join(
+            f"{name} {count_parameters(module):,}"
+            for name, module in [("world model", agent.world_model), ("actor", agent.actor), ("critic", agent.critic)]
+        )
+        self.say(f"model     {sizes} parameters on {agent.device}")
+        gigabytes = run.replay.nbytes() / 1e9
+        self.say(
+            f"replay    {config.replay.replay_capacity:,} steps, up to {gigabytes:.2f} GB ({config.replay.storage})"
+        )
+        for index, line in enumerate(run.forecast.lines() if run.forecast else []):
+            self.say(f"{'' if index else 'forecast':9} {line}")
+        self.say(f"learns    {config.train.train_ratio:g} updates per step after {config.train.prefill} random steps")
+        self.say(f"files     {run.directory}")
+        if run.resumed:
+            self.say(f"continues at step {run.clock.env_steps:,}, update {run.clock.updates:,}")
+        for note in [*run.notes, *filter(None, [run.lock.note])]:
+            self.say(f"note      {note}")
+        self._begin = (run.clock.env_steps, run.clock.seconds)
+        if self.live:
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self._progress = Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"),
+                console=self.console,
+            )  # fmt: skip
+            self._draw(self._progress.start)
+        if self._progress is not None:
+            self._task = self._progress.add_task("train", total=1.0, text="")
+
+    def tick(self, run: Run) -> None:
+        """Called after every step; draws a few times per second at most."""
+        if self.quiet or time.monotonic() - self._last < (0.25 if self.live else self.every):
+            return
+        self._last = time.monotonic()
+        fraction, text = self._status(run)
+        if self.live:
+            self._draw(lambda: self._progress.update(self._task, completed=fraction, text=text))
+        else:
+            self.say(f"{fraction:4.0%}  {text}")
+
+    def _status(self, run: Run) -> tuple[float, str]:
+        clock, settings = run.clock, run.config.train
+        done = [clock.env_steps / settings.env_steps]
+        left = [self._left(settings.env_steps - clock.env_steps, clock.env_steps - self._begin[0], run)]
+        if settings.minutes:
+            done.append(clock.seconds / (60 * settings.minutes))
+            left.append(60 * settings.minutes - clock.seconds)
+        total = max(1e-9, sum(clock.spent.values()))
+        parts = " ".join(f"{name} {spent / total:.0%}" for name, spent in clock.spent.items())
+        recent = f"{sum(run.recent) / len(run.recent):.2f}" if run.recent else "-"
+        tested = f"{run.evaluation.mean:.2f}" if run.evaluation else "-"
+        losses = " ".join(
+            f"{name} {self.metrics[key]:.3g}"
+            for name, key in [
+                *((key[:12], f"world_model/obs/{key}_loss") for key in list(run.spec.obs)[:2]),
+                ("reward", "world_model/reward_loss"), ("kl", "world_model/kl"), ("entropy", "actor/entropy"),
+            ]
+            if key in self.metrics
+        )  # fmt: skip
+        eta = f"{int(min(left)) // 60}:{int(min(left)) % 60:02d}"
+        phase = "" if clock.prefilled else "prefill "
+        return min(1.0, max(done)), (
+            f"{phase}step {clock.env_steps:,} update {clock.updates:,}  return {recent} eval {tested}  "
+            f"{losses}  {parts}  eta {eta}"
+        )
+
+    def _left(self, steps: int, done: int, run: Run) -> float:
+        return max(0.0, steps * (run.clock.seconds - self._begin[1]) / max(1, done))
+
+    def evaluated(self, run: Run, result: Evaluation) -> None:
+        """One line per evaluation."""
+        mode = run.config.train.eval_mode
+        self.say(
+            f"evaluation at step {run.clock.env_steps:,} ({run.clock.seconds:.0f} s of training): "
+            f"return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes ({mode} mode)"
+        )
+        self.once(result.note)
+        for line in self.advise(run) if self.advise is not None and not self.quiet else []:
+            self.say(line)
+
+    def broken_off(self, run: Run) -> None:
+        """It was asked to stop and did not come to an end in time."""
+        signal, patience, steps = run.stopping.signal, run.stopping.patience, run.clock.env_steps
+        saved = (run.directory / "checkpoints" / f"step-{steps:012d}").exists()
+        lost = "a checkpoint was written" if saved else "what follows the last checkpoint is lost"
+        self.say(f"broken off {patience:g} s after {signal}, in the middle of something; {lost}")
+
+    def stop(self, run: Run) -> None:
+        """The last lines: how it ended and what to look at."""
+        if self._progress is not None:
+            self._draw(self._progress.stop)
+            self._progress = None
+        clock, settings = run.clock, run.config.train
+        if not run.finished():
+            return  # an error is being told
+        if run.stopped:
+            by = f" by {run.stopping.signal}" if run.stopping.signal else ""
+            ended = f"stopped{by}; the same command continues it"
+        elif clock.env_steps >= settings.env_steps:
+            ended = f"reached train.env_steps={settings.env_steps:,}"
+        else:
+            ended = f"reached train.minutes={settings.minutes:g}"
+        ratio = clock.achieved_ratio(run.config.train.pretrain)
+        self.say(
+            f"{ended}: {clock.env_steps:,} steps, {clock.updates:,} updates, {clock.seconds:.0f} s; ratio "
+            f"{ratio:.4g} updates per step (asked for {settings.train_ratio:g})"
+        )
+        if not clock.prefilled:
+            self.say(f"nothing was learnt: the run ended within its {settings.prefill} random steps (train.prefill)")

@@ -1,0 +1,138 @@
+"""From addresses to a running server. Loads in a quarter of a second; torch only when somebody plays."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UserError
+from .jobs import WORKS, Work
+from .runs import Runs
+
+FIRST_PORT, TRIED_PORTS = 8770, 20
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that is ready to run; `run` returns when it is told to end."""
+
+    url: str
+    socket: socket.socket
+    server: Any  # uvicorn.Server
+    dashboard: Any
+
+    def run(self) -> None:
+        """Answer until Ctrl-C, or until `stop`."""
+        try:
+            self.server.run([self.socket])
+        finally:
+            self.dashboard.close()
+            self.socket.close()
+
+    def stop(self) -> None:
+        """From another thread."""
+        self.server.should_exit = True
+
+
+def prepare(
+    runs: Runs,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    works: Mapping[str, Work] = WORKS,
+    seconds: float = 1.0,
+) -> Served:
+    """Bind and build. port: None takes the first free one from FIRST_PORT on, 0 any; seconds between looks for news.
+
+    Beyond the loopback address a random token guards the page; it is in the URL. Raises UserError.
+    """
+    uvicorn = _uvicorn()
+    from .access import Guard
+    from .app import Dashboard
+    from .play_socket import BIGGEST_MESSAGE
+
+    bound = _bind(host, port)
+    number = int(bound.getsockname()[1])
+    token = "" if is_loopback(host) else secrets.token_urlsafe(32)
+    dashboard = Dashboard(runs, works=works, seconds=seconds)
+    guard = Guard(dashboard.app(), names=_own_names(host), token=token, port=number)
+    config = uvicorn.Config(
+        guard,
+        ws="websockets-sansio",
+        ws_max_size=BIGGEST_MESSAGE,
+        ws_max_queue=4,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+    )
+    shown = _shown_name(host)
+    url = f"http://{shown}:{number}/" + (f"?token={token}" if token else "")
+    return Served(url, bound, uvicorn.Server(config), dashboard)
+
+
+def _uvicorn() -> Any:
+    try:
+        import starlette  # noqa: F401
+        import uvicorn
+        import websockets  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"reverie watch needs packages that are not installed ({error.name}).", "pip install 'reverie-rl[web]'"
+        ) from error
+    return uvicorn
+
+
+def is_loopback(host: str) -> bool:
+    """Can only this machine reach it?"""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _bind(host: str, port: int | None) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"--host {host} is no address of this machine.", "E.g. 127.0.0.1, or 0.0.0.0 for all."
+        ) from error
+    family, _, _, _, address = sorted(found, key=lambda item: item[0] != socket.AF_INET)[0]
+    tried = [port] if port is not None else [FIRST_PORT + i for i in range(TRIED_PORTS)]
+    for number in tried:
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((address[0], number, *address[2:]))
+            bound.listen(128)  # the URL is told before the server answers: who is quicker shall wait, not fail
+            return bound
+        except OSError as error:
+            bound.close()
+            if error.errno != errno.EADDRINUSE or number == tried[-1]:
+                told = f"cannot listen on {host}, port {number} ({error.strerror})."
+                raise UserError(told, "Choose another --port or --host.") from error
+    raise AssertionError("unreachable")
+
+
+def _own_names(host: str) -> set[str]:
+    """What this machine may be called in the address bar."""
+    if is_loopback(host):
+        return {host}
+    name = socket.gethostname()
+    return {host, name, f"{name}.local", socket.getfqdn()}
+
+
+def _shown_name(host: str) -> str:
+    if host in ("0.0.0.0", "::"):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
