@@ -122,8 +122,8 @@ def run(item: Item, left: float) -> dict[str, Any]:
 
 def tests(left: float) -> dict[str, Any]:
     """The suite that needs a GPU."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "tests/test_gpu.py"]
-    row: dict[str, Any] = {"name": "tests", "command": "pytest -q tests/test_gpu.py"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "tests/fast/test_gpu.py"]
+    row: dict[str, Any] = {"name": "tests", "command": "pytest -q tests/fast/test_gpu.py"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=min(150, left), cwd=ROOT, check=False)
     except subprocess.TimeoutExpired:

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/health.py --out benchmarks/results/health.json
 
-Updates and looks in turn in one process; a look comes every `log.health_every` updates.
+Updates and looks in turn in one process; a snapshot comes every `log.health_every` updates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from reverie.bench.subject import make_subject, random_batch
 from reverie.commands.bench import cpu_model
-from reverie.run.health import look
+from reverie.run.health import snapshot
 from reverie.train import to_batch
 
 #: name -> preset, settings, shape of an observation
@@ -33,7 +33,7 @@ SUBJECTS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
 
 
 def measure(preset: str, settings: dict[str, Any], shape: tuple[int, ...], rounds: int) -> dict[str, float]:
-    """Medians in milliseconds, and the share of a look in the updates between two of them."""
+    """Medians in milliseconds, and the share of a snapshot in the updates between two of them."""
     subject = make_subject(preset, settings | {"compute.device": "cpu"}, shape=shape, actions=6)
     agent, batch = subject.agent(), to_batch(random_batch(subject))
     updates, looks = [], []
@@ -41,7 +41,7 @@ def measure(preset: str, settings: dict[str, Any], shape: tuple[int, ...], round
         start = time.process_time()
         agent.update(batch)
         middle = time.process_time()
-        look(agent, batch, seed=i)
+        snapshot(agent, batch, seed=i)
         end = time.process_time()
         if i >= 2:
             updates.append(middle - start)
@@ -69,7 +69,7 @@ def main() -> None:
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
     for name, row in rows.items():
-        print(f"{name:8} update {row['update_ms']:8.1f} ms   look {row['look_ms']:7.1f} ms   {row['share']:.3%}")
+        print(f"{name:8} update {row['update_ms']:8.1f} ms   snapshot {row['look_ms']:7.1f} ms   {row['share']:.3%}")
 
 
 if __name__ == "__main__":

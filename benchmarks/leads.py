@@ -34,7 +34,8 @@ from reverie.fast import FASTER, Feat, convs, products, scan, steps
 from reverie.fast import modes as compute
 from reverie.fast.dense import FastMLP
 from reverie.fast.modes import keep_memory
-from reverie.networks import MLP, ConvDecoder, ConvEncoder
+from reverie.layers import MLP
+from reverie.networks import ConvDecoder, ConvEncoder
 from reverie.rssm import CategoricalLatent, DiscreteRSSM
 from reverie.train import DreamerV2, to_batch
 

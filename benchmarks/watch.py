@@ -27,7 +27,7 @@ import torch
 from websockets.sync.client import connect
 
 from reverie.commands.bench import cpu_model
-from reverie.web.play_socket import Player, PlayRoom
+from reverie.web.play_socket import PlayRoom, PlaySocket
 from reverie.web.runs import Runs
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -88,7 +88,7 @@ def read_long(run: Path) -> dict[str, Any]:
 
 def in_process(run: Path, steps: int) -> dict[str, float]:
     """Step, decode, encode: what the server computes for one answer. Milliseconds, median and 95 %."""
-    room, player = PlayRoom(Runs([run])), Player()
+    room, player = PlayRoom(Runs([run])), PlaySocket()
     room._answer(player, json.dumps({"do": "start", "run": 0, "seed": 1, "context": 5}))
     took = []
     for _ in range(steps):

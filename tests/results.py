@@ -6,7 +6,7 @@ import numpy as np
 
 from reverie.config.presets import load_preset
 from reverie.evidence.protocol import facts_of
-from reverie.evidence.results import Result
+from reverie.evidence.results import RunResult
 
 PRESETS = {
     "ALE": ("atari-paper", ""),
@@ -24,7 +24,7 @@ def make_result(
     phases = {"train": train, "eval": evals, "random": chance}
     episodes = {name: np.array([(*row, 100) for row in rows], float) for name, rows in phases.items() if len(rows)}
     last = max([frames, *(int(rows[:, 0].max()) for rows in episodes.values())])
-    return Result(
+    return RunResult(
         label=label, task=task, seed=seed, settings={k: v for k, v in overrides.items() if k != "train.eval_mode"},
         protocol=facts_of(config, line or usual[1]), env_steps=last, frames=last, updates=1, ratio=0.1, seconds=1.0,
         complete=True, episodes=episodes, logged={}, provenance={"commit": "abc"}, source=f"{label}-{seed}",

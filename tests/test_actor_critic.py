@@ -19,7 +19,7 @@ from reverie.actor_critic import (
     compute_discount_weights,
     compute_lambda_returns,
 )
-from reverie.policies import POLICIES, OneHotPolicy, TanhNormalPolicy, TruncatedNormalPolicy
+from reverie.distributions import POLICIES, OneHotPolicy, TanhNormalPolicy, TruncatedNormalPolicy
 
 N, H, A = 5, 6, 3
 

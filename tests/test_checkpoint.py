@@ -14,7 +14,7 @@ from reverie import Dreamer, UserError, checkpoint
 from reverie.config.presets import load_preset
 from reverie.envs.spaces import make_spec
 from reverie.files import check_manifest, manifest_of
-from reverie.run.progress import Screen
+from reverie.run.progress import Progress
 from reverie.train import DreamerV2
 
 
@@ -181,7 +181,7 @@ def test_what_is_written_in_the_background_is_what_was_when_it_began(make_run, t
     run = make_run(tmp_path / "run", env_steps=400)
     go, write = threading.Event(), checkpoint.write_atomically
     monkeypatch.setattr(checkpoint, "write_atomically", lambda *args: go.wait(30) and write(*args))
-    run._take(next(run._timed_rows()), Screen(quiet=True))
+    run._take(next(run._timed_rows()), Progress(quiet=True))
     kept, steps = {key: value.clone() for key, value in run.agent.state_dict().items()}, run.clock.env_steps
     moments = {key: value.clone() for key, value in checkpoint.optimizer_tensors(run.agent).items()}
     run.save(wait=False)

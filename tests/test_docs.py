@@ -157,7 +157,7 @@ def test_every_place_listed_in_time_md_refers_to_the_drawing():
     table = [row[0].strip("`") for row in rows("Every place that shifts by one")[1:]]
     assert len(table) == len(set(table)) > 10
     for name in table:
-        owner = resolve(name.rsplit(".", 1)[0]) if name.count(".") > 1 else None  # the class, if it is a method
+        owner = resolve(name.rsplit(".", 1)[0]) if "." in name.partition(":")[2] else None  # its class
         text = inspect.getsource(resolve(name)) + ((owner and inspect.getdoc(owner)) or "")
         assert re.search(r"drawing|time\.md", text), f"{name} does not mention the drawing in replay.py"
 
@@ -178,7 +178,7 @@ def test_what_is_no_shift_is_left_alone(line):
 
 
 def test_tests_named_in_the_documents_exist():
-    written = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    written = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     names = {name for text in DOCS.values() for name in re.findall(r"`(test_\w+)`", text)}
     assert names
     assert [name for name in sorted(names) if f"def {name}(" not in written] == []

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from test_actions import HYBRID, MaskedEnv
 from toys import SpaceEnv
 
 import reverie
@@ -14,12 +13,13 @@ from reverie.actor_critic import Actor, compute_actor_loss
 from reverie.config.presets import load_preset
 from reverie.data.collect import Collector
 from reverie.data.replay import Replay
+from reverie.distributions import OneHotPolicy, Part, TruncatedNormalPolicy, make_policy
 from reverie.envs import AgentView, make_vector
 from reverie.envs.spaces import MASK, make_spec
 from reverie.envs.vector.backend import time_step
-from reverie.masks import MaskPredictor
-from reverie.policies import OneHotPolicy, Part, TruncatedNormalPolicy, make_policy
+from reverie.networks import MaskPredictor
 from reverie.train import DreamerV2, to_batch
+from tests.envs.test_actions import HYBRID, MaskedEnv
 
 PARTS = (Part("onehot", 3), Part("trunc_normal", 2), Part("onehot", 2, 3))
 SIZE, STATS = 3 + 2 + 6, 3 + 4 + 6

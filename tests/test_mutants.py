@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from mutants.catalogue import MUTANTS, Mutant
-from mutants.run import LIMIT, ROOT, SOURCE, choose, mutated, try_mutant
+from mutants.run import LIMIT, ROOT, SOURCE, choose, mutated, path_of, try_mutant
 
 FINGERPRINT = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURCE.rglob("*.py")))).hexdigest()
 
@@ -15,7 +15,7 @@ FINGERPRINT = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURC
 def test_every_mutant_applies_once_and_compiles(mutant):
     compile(mutated(mutant, (SOURCE / mutant.file).read_text()), mutant.file, "exec")
     assert mutant.harm.endswith((".", "!"))
-    assert (ROOT / "tests" / f"{mutant.first}.py").exists()
+    assert path_of(mutant.first).exists()
 
 
 def test_there_are_enough_and_they_come_from_history():

@@ -10,17 +10,8 @@ from torch import nn
 
 from reverie import networks
 from reverie.actor_critic import Actor, Critic
-from reverie.networks import (
-    MLP,
-    ChannelNorm,
-    ContinuePredictor,
-    ConvDecoder,
-    ConvEncoder,
-    NormGRUCell,
-    RewardPredictor,
-    VectorDecoder,
-    conv_sizes,
-)
+from reverie.layers import MLP, ChannelNorm, NormGRUCell
+from reverie.networks import ContinuePredictor, ConvDecoder, ConvEncoder, RewardPredictor, VectorDecoder, conv_sizes
 from reverie.observations import ObservationEncoder, Standardizer, module_name, preprocess
 from reverie.rssm import DiscreteRSSM
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from reverie.actor_critic import compute_lambda_returns, released_credit
 from reverie.checkpoint import optimizer_tensors, restore_optimizers
-from reverie.networks import GRUCell, NormGRUCell
+from reverie.distributions import NormalScalar, TwoHotScalar
+from reverie.layers import GRUCell, NormGRUCell
 from reverie.optim import LaProp
 from reverie.rssm import CategoricalLatent, GaussianLatent
-from reverie.scalars import NormalScalar, TwoHotScalar
 
 #: What the presets dreamerv1 and dreamerv3 switch on, small.
 V1 = {

@@ -182,7 +182,9 @@ def edit(monkeypatch, place, old, new):
     monkeypatch.setattr(function, "__code__", edited.__code__)
 
 
-OPS, NET, SCALARS, RSSM, AC = (f"reverie.{name}:" for name in ("ops", "networks", "scalars", "rssm", "actor_critic"))
+OPS, NET, SCALARS, RSSM, AC = (
+    f"reverie.{name}:" for name in ("ops", "networks", "distributions", "rssm", "actor_critic")
+)
 KL, WORLD, TRAIN = f"{RSSM}DiscreteRSSM.kl_loss", "reverie.world_model:WorldModel.", "reverie.train:DreamerV2."
 UPDATE = f"{TRAIN}_learn_behaviour"
 
@@ -215,7 +217,7 @@ FAULTS = [
       *PREDICTED]),
     (f"{SCALARS}NormalScalar.mean", "self.unsquash(stats.squeeze(-1).float())", "stats.squeeze(-1).float()",
      ["reward likelihood, symlog", "critic loss, symlog"]),
-    (f"{NET}NormGRUCell.forward", "update - 1", "update",
+    ("reverie.layers:NormGRUCell.forward", "update - 1", "update",
      [*GRUS, "recurrent step, prior, posterior", "reset at a first step", "filtering", *PREDICTED, "dream", *DREAMT]),
     (f"{NET}ConvEncoder.forward", "self.layers(image", "self.layers[:-1](image",
      ["image encoder", "filtering", *PREDICTED]),
@@ -232,9 +234,9 @@ FAULTS = [
     (f"{RSSM}CategoricalLatent.kl", "left_log.exp() *", "right_log.exp() *", [*KLS, *MODEL]),
     (f"{RSSM}GaussianLatent.mean_std", "+ 0.1", "+ 0.0",
      ["Gaussian latent", "filtering", *PREDICTED, "dream", *DREAMT]),
-    ("reverie.policies:TruncatedNormalPolicy.log_prob", " - torch.log(self.mass)", "",
+    ("reverie.distributions:TruncatedNormalPolicy.log_prob", " - torch.log(self.mass)", "",
      ["policy, truncated normal", "actor loss, reinforce", "actor loss, both"]),
-    ("reverie.policies:TanhNormalPolicy.log_prob", "gaussian - self._log_slope(x)", "gaussian",
+    ("reverie.distributions:TanhNormalPolicy.log_prob", "gaussian - self._log_slope(x)", "gaussian",
      ["policy, tanh normal", "actor loss, reinforce", "actor loss, both"]),
     (f"{AC}compute_lambda_returns", "(1 - lambda_) * values[:, 1:]", "(1 - lambda_) * values[:, :-1]",
      [*RETURNS, *DREAMT]),

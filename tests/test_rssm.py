@@ -10,7 +10,7 @@ from reference import slow
 from torch.distributions import Independent, Normal, OneHotCategorical, kl_divergence
 
 from reverie import rssm as rssm_module
-from reverie.networks import NormGRUCell
+from reverie.layers import NormGRUCell
 from reverie.rssm import CategoricalLatent, DiscreteRSSM, GaussianLatent, State
 
 B, T, A, E, S, K, D = 3, 6, 2, 5, 3, 4, 7

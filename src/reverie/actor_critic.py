@@ -16,9 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .networks import MLP, Norm, zero_output
-from .policies import POLICIES, Part, Policy, make_policy, stats_dim
-from .scalars import SCALARS
+from .distributions import POLICIES, SCALARS, Part, Policy, make_policy, stats_dim
+from .layers import MLP, Norm, zero_output
 
 
 class Actor(nn.Module):

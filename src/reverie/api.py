@@ -16,8 +16,8 @@ from .errors import UserError
 from .player import Player
 from .run.evaluation import Evaluation, evaluate
 from .run.loop import Run
-from .run.progress import Screen
-from .run.tasks import make_envs, options_of, twin
+from .run.progress import Progress
+from .run.tasks import copy_env, make_envs, options_of
 from .train import DreamerV2
 
 
@@ -62,7 +62,7 @@ class Dreamer:
             given["train.minutes"] = 0.0  # of an earlier call: it would end this one at once
         self.config = build(given, base=self.config, where="learn:")
         run = Run(self.config, self.run, self.env, weights=self._weights)
-        self.agent = run.train(Screen(quiet=quiet))
+        self.agent = run.train(Progress(quiet=quiet))
         return self
 
     def save(self, path: str | Path) -> Path:
@@ -84,7 +84,7 @@ class Dreamer:
         -> scores, lengths, and with `film` the frames of the first one.
         """
         count = 1 if isinstance(self.env, gym.Env) else min(8, episodes)
-        envs = make_envs(self.config, twin(self.env), count, backend="sync")  # which can be filmed
+        envs = make_envs(self.config, copy_env(self.env), count, backend="sync")  # which can be filmed
         try:
             player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)
             return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, film=film)

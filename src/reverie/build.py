@@ -9,13 +9,14 @@ from torch import nn
 
 from .actor_critic import Actor, Critic
 from .config import Config
+from .distributions import Part
 from .envs.spaces import MASK, Spec
 from .errors import UserError
-from .masks import MaskPredictor
-from .networks import ContinuePredictor, ConvDecoder, Head, Norm, RewardPredictor, VectorDecoder, deconv_size
+from .latents import CategoricalLatent, GaussianLatent, Latent
+from .layers import Norm
+from .networks import ContinuePredictor, ConvDecoder, Head, MaskPredictor, RewardPredictor, VectorDecoder, deconv_size
 from .observations import ObservationEncoder, module_name
-from .policies import Part
-from .rssm import CategoricalLatent, DiscreteRSSM, GaussianLatent, Latent
+from .rssm import DiscreteRSSM
 from .world_model import WorldModel
 
 

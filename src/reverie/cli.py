@@ -174,7 +174,7 @@ def _overrides(rest: list[str]) -> dict[str, str]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------- verbs
+# ---------------------------------------------------------------------------------------------------------------- verbs
 
 
 def _train(args: argparse.Namespace, rest: list[str]) -> int:
@@ -192,18 +192,18 @@ def _train(args: argparse.Namespace, rest: list[str]) -> int:
 def _train_run(args: argparse.Namespace, rest: list[str]) -> None:
     config, run = _train_config(args, _overrides(rest))
     from .run.loop import Run
-    from .run.progress import Screen
+    from .run.progress import Progress
 
     advise = None
     if not args.quiet and not args.no_doctor:
         from .insight.live_doctor import Adviser
 
         advise = Adviser()
-    screen = Screen(quiet=args.quiet, advise=advise)
+    progress = Progress(quiet=args.quiet, advise=advise)
     done = Run(config, run)
-    done.train(screen)
+    done.train(progress)
     if done.stopping.signal in ("", "SIGINT"):  # else time is short
-        _closing_words(done, screen)
+        _closing_words(done, progress)
     if args.json:
         result = done.evaluation.to_dict() if done.evaluation else None
         counts = {"env_steps": done.clock.env_steps, "updates": done.clock.updates, "seconds": done.clock.seconds}
@@ -229,19 +229,19 @@ def _train_config(args: argparse.Namespace, overrides: dict[str, str]) -> tuple[
     return config, args.run
 
 
-def _closing_words(run: Any, screen: Any) -> None:
+def _closing_words(run: Any, progress: Any) -> None:
     """The curve, and what to look at."""
     from .insight.plots import learning_curve
 
     try:
         learning_curve(run.directory, title=run.config.env.id)
-        screen.say(f"look at   {run.directory / 'curve.png'} (learning curve)")
+        progress.say(f"look at   {run.directory / 'curve.png'} (learning curve)")
     except UserError as error:
-        screen.say(f"no curve  {error}")
+        progress.say(f"no curve  {error}")
     for video in sorted((run.directory / "videos").glob("*.gif"))[-1:]:
-        screen.say(f"          {video} (one episode of the last evaluation)")
-    screen.say(f"          tensorboard --logdir {run.directory} (all losses; pip install tensorboard)")
-    screen.say(f"play it   reverie eval {run.directory}")
+        progress.say(f"          {video} (one episode of the last evaluation)")
+    progress.say(f"          tensorboard --logdir {run.directory} (all losses; pip install tensorboard)")
+    progress.say(f"play it   reverie eval {run.directory}")
 
 
 def _eval(args: argparse.Namespace, rest: list[str]) -> int:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from .errors import UserError
 
@@ -85,3 +92,102 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise Damaged(f"{path} holds no settings.", "The file is damaged; use another checkpoint.")
     return values
+
+
+# --------------------------------------------------------------------------------------------------- errors of the disk
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def writing(what: str, directory: Path) -> Iterator[None]:
+    """Around everything that a run writes into its directory. Raises UserError instead of OSError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, SafetensorError) and _number(error) is None:
+            raise  # not the disk: a bug of ours
+        raise UserError(
+            f"cannot write {what} to {directory} ({reason(error)}).", way_out(_number(error), directory)
+        ) from error
+
+
+def reason(error: OSError | SafetensorError) -> str:
+    """Why, in the system's words: "No space left on device"."""
+    number = _number(error)
+    return os.strerror(number) if number else str(error)
+
+
+def way_out(number: int | None, directory: Path) -> str:
+    """What the user can do about an error number of the system."""
+    go_on = "repeat the command: the run goes on from its last checkpoint"
+    if number in FULL:
+        try:
+            free = f" ({shutil.disk_usage(directory).free / 1e6:,.0f} MB are free there, quotas not counted)"
+        except OSError:
+            free = ""
+        return f"Free some space{free}, then {go_on}."
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"Make it writable again, then {go_on}."
+    if number in (errno.EMFILE, errno.ENFILE):
+        return f"Raise the limit of open files (ulimit -n), then {go_on}."
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+        return "Somebody removed or renamed the run's directory. Bring it back, or start the run again elsewhere."
+    return f"If the disk is in order again, {go_on}."
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's error number; safetensors tells it only as text: `IoError(Os { code: 28, ...`."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\bcode: (\d+)|os error (\d+)", str(error))
+    return int(found[1] or found[2]) if found else None
+
+
+def remove_drafts(directory: Path) -> None:
+    """What a write that did not end left in a run's directory: it takes space and nobody will ever read it.
+
+    Only for who holds the directory's lock.
+    """
+    for path in [*directory.glob("checkpoints/.*.tmp"), *directory.glob("replay/*.tmp"), *directory.glob(".*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+# -------------------------------------------------------------------------------------------- writing in the background
+
+
+class Writer:
+    """Does one job at a time in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Is a job under way?"""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Begin a job, after the one before it. Raises what that one raised."""
+        self.finish()
+        self._thread = threading.Thread(target=self._run, args=(job,), name="reverie-writer")
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the job. Raises what it raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _run(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:  # told to who waits
+            self._error = error

@@ -1,8 +1,9 @@
-"""The first number that is no number stops an update before it harms a weight.
+"""No non-finite number (NaN or infinity) reaches a weight: the update that meets one is stopped or skipped.
 
-On a CPU a look at one number costs nothing: `Guard.check` raises `NonFinite` at once. On other devices nobody waits: a
-tensor says whether the step is bad, the optimisers leave a bad step out (`found_inf`), and a count of them waits on the
-device until metrics are written (`Guard.trouble`). What follows is told in autopsy.py (why) and recovery.py (what now).
+On a CPU, reading one number costs nothing: `FiniteGuard.check` raises `NonFinite` at once. On other devices reading
+would wait for the device. There a tensor marks a bad step, the optimizers skip the step (`found_inf`), and a count of
+skipped steps stays on the device until metrics are written (`FiniteGuard.trouble`). The diagnosis is in
+`guard/nan_report.py`, the reaction in `run/nan_policy.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .rssm import State
 STAGES = ("world model", "behaviour")
 
 
-class Case(NamedTuple):
+class FailedUpdate(NamedTuple):
     """What one part of an update started from."""
 
     stage: str  # of STAGES
@@ -36,13 +37,13 @@ class Case(NamedTuple):
 class NonFinite(ArithmeticError):
     """A loss, a gradient or a moment of an optimiser was not finite; no weight of that part was changed."""
 
-    def __init__(self, case: Case, history: list[dict[str, float]], skipped: int = 1) -> None:
+    def __init__(self, case: FailedUpdate, history: list[dict[str, float]], skipped: int = 1) -> None:
         """history: metrics of the last updates, oldest first; skipped: so many updates were left out."""
         super().__init__(f"the update of the {case.stage} met a number that is not finite")
         self.case, self.history, self.skipped = case, history, skipped
 
 
-class Guard:
+class FiniteGuard:
     """Looks at each step before it is made, and keeps what an autopsy needs."""
 
     def __init__(self, device: torch.device, scales: Sequence[Tensor] = ()) -> None:
@@ -51,7 +52,7 @@ class Guard:
         self.before: list[Tensor] = []
         self.waits = device.type == "cpu"  # else nobody may ask for a number
         self.counts = {stage: torch.zeros((), device=device) for stage in STAGES}
-        self.cases: dict[str, Case] = {}
+        self.cases: dict[str, FailedUpdate] = {}
         self.history: deque[Mapping[str, Tensor]] = deque(maxlen=10)
 
     def begin(
@@ -67,7 +68,7 @@ class Guard:
         if last is not None and last.batch is not None and last.batch.is_terminal is is_terminal:
             batch = last.batch  # the same update's
         self.before = [scale.clone() for scale in self.scales]
-        self.cases[stage] = Case(stage, batch, posterior, is_terminal, random_state(self.device))
+        self.cases[stage] = FailedUpdate(stage, batch, posterior, is_terminal, random_state(self.device))
 
     def check(self, stage: str, numbers: Iterable[Tensor], optimizers: Sequence[Optimizer]) -> None:
         """Are losses and norms (), and the optimisers' moments, finite? Else these optimisers must not step.
@@ -82,7 +83,7 @@ class Guard:
             if not math.isfinite(float(total)):
                 for scale, before in zip(self.scales, self.before, strict=False):
                     scale.copy_(before)
-                raise NonFinite(self.cases.get(stage) or Case(stage, None, None, None, {}), self.told())
+                raise NonFinite(self.cases.get(stage) or FailedUpdate(stage, None, None, None, {}), self.told())
             return
         bad = 1 - total.isfinite().float()
         self.counts[stage].add_(bad)

@@ -9,126 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .distributions import SCALARS, Part, one_by_one
+from .layers import ACTIVATIONS, MLP, ChannelNorm, Norm, init_glorot, zero_output
 from .ops import squared_error
-from .scalars import SCALARS
 
-NORM_EPS = 1e-3  # Keras' LayerNormalization default, which the released code uses (FACTS.md 1.6)
-ACTIVATIONS = {"elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
-
-Norm = bool | str  #: True or "layer": LayerNorm; "rms": RMSNorm (DreamerV3); False: none
-
-
-def init_glorot(module: nn.Module) -> None:
-    """Glorot-uniform weights and zero biases, the Keras defaults that the released code relies on (FACTS.md 1.5).
-
-    Use as `network.apply(init_glorot)`. There is no special initialisation of output layers in DreamerV2.
-    """
-    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def norm_layers(norm: Norm, size: int) -> list[nn.Module]:
-    """The normalisation of `size` features as a list of one layer, or of none. Raises ValueError."""
-    if norm is False:
-        return []
-    if norm == "rms":
-        return [nn.RMSNorm(size, eps=1e-4)]  # DreamerV3's epsilon
-    if norm in (True, "layer"):
-        return [nn.LayerNorm(size, eps=NORM_EPS)]
-    raise ValueError(f"norm must be True, False, 'layer' or 'rms', got {norm!r}")
-
-
-class ChannelNorm(nn.Module):
-    """Normalise the channels of each pixel, as Keras does on NHWC. x (N, C, H, W) -> (N, C, H, W)."""
-
-    def __init__(self, norm: Norm, size: int) -> None:
-        super().__init__()
-        self.norm = norm_layers(norm, size)[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-def zero_output(mlp: MLP) -> None:
-    """Let a network answer 0 before it has learnt anything. A DreamerV3 idea, off in the V2 presets: a random critic
-    drives a quick actor into a corner before the world model knows better."""
-    last = mlp[-1]
-    nn.init.zeros_(cast(nn.Linear, last).weight)
-
-
-class MLP(nn.Sequential):
-    """`layers` x (Linear, LayerNorm or nothing, activation), then a Linear to `output_dim` if given.
-
-    x (..., input_dim) -> (..., output_dim), or (..., hidden_dim) without an output layer.
-    """
-
-    def __init__(
-        self,
-        input_dim: int,
-        output_dim: int | None,
-        *,
-        layers: int,
-        hidden_dim: int,
-        norm: Norm = True,
-        activation: str = "elu",
-    ) -> None:
-        modules: list[nn.Module] = []
-        size = input_dim
-        for _ in range(layers):
-            modules.append(nn.Linear(size, hidden_dim))
-            modules += norm_layers(norm, hidden_dim)
-            modules.append(ACTIVATIONS[activation]())
-            size = hidden_dim
-        if output_dim is not None:
-            modules.append(nn.Linear(size, output_dim))
-        super().__init__(*modules)
-        self.output_dim = size if output_dim is None else output_dim
-        self.apply(init_glorot)
-
-
-class NormGRUCell(nn.Module):
-    """The recurrent cell h' = f(x, h) of DreamerV2. x (B, X), h (B, D) -> (B, D). Released code, `GRUCell`.
-
-    Not `nn.GRUCell`: one Linear makes all three gates and a LayerNorm spans them; the reset gate multiplies the whole
-    candidate; the update gate starts with a bias of -1, so a new cell keeps 73 % of its state (FACTS.md 1.6).
-    """
-
-    def __init__(self, input_dim: int, rnn_hidden_dim: int, *, norm: Norm = True) -> None:
-        super().__init__()
-        self.gates = nn.Linear(input_dim + rnn_hidden_dim, 3 * rnn_hidden_dim)
-        self.norm = (norm_layers(norm, 3 * rnn_hidden_dim) or [nn.Identity()])[0]
-        self.apply(init_glorot)
-
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        reset, candidate, update = self.norm(self.gates(torch.cat([x, h], -1))).chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update - 1)
-        return update * candidate + (1 - update) * h
-
-
-class GRUCell(nn.GRUCell):
-    """The textbook cell, DreamerV1's: reset multiplies the recurrent part only. x (B, X), h (B, D) -> (B, D)."""
-
-    def __init__(self, input_dim: int, rnn_hidden_dim: int, *, norm: Norm = False) -> None:
-        super().__init__(input_dim, rnn_hidden_dim)  # there is nothing to normalise
-        nn.init.xavier_uniform_(self.weight_ih)
-        nn.init.orthogonal_(self.weight_hh)  # Keras' default for recurrent weights
-        nn.init.zeros_(self.bias_ih)
-        nn.init.zeros_(self.bias_hh)
-
-
-CELLS: dict[str, type[NormGRUCell] | type[GRUCell]] = {"norm_gru": NormGRUCell, "gru": GRUCell}
-
-
-# ------------------------------------------------------------------------------------------------ observations -> E
+# ---------------------------------------------------------------------------------------------------- observations -> E
 
 
 def conv_sizes(size: int, *, kernel: int = 4, stride: int = 2, layers: int = 4) -> list[int]:
@@ -182,7 +72,7 @@ class ConvEncoder(nn.Module):
         return maps.reshape((*image.shape[:-3], self.output_dim))
 
 
-# --------------------------------------------------------------------------------------------------- F -> predictions
+# ----------------------------------------------------------------------------------------------------- F -> predictions
 
 
 class Head(nn.Module):
@@ -397,3 +287,54 @@ def demo() -> None:
 
 if __name__ == "__main__":
     demo()
+
+
+class MaskPredictor(Head):
+    """Features to the probability that each action is allowed. feat (..., F) -> (..., A) in [0, 1].
+
+    Trained like the continue predictor, by binary cross-entropy; numbers (parts that are no choice) are always allowed.
+    """
+
+    def __init__(
+        self,
+        feat_dim: int,
+        parts: Sequence[Part],
+        *,
+        target: str,
+        layers: int = 4,
+        hidden_dim: int = 400,
+        norm: Norm = True,
+        activation: str = "elu",
+    ) -> None:
+        super().__init__()
+        self.target, self.parts = target, tuple(parts)
+        self.sizes = [part.size * part.copies for part in parts]
+        self.mlp = MLP(
+            feat_dim, sum(self.sizes), layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation
+        )
+
+    def forward(self, feat: Tensor) -> Tensor:
+        return torch.sigmoid(self.mlp(feat).float())
+
+    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        """In nats, summed over choices. feat (..., F), target (..., A) of 0 and 1 -> (...)."""
+        error = F.binary_cross_entropy_with_logits(self.mlp(feat).float(), target.float(), reduction="none")
+        pieces = torch.split(error, self.sizes, -1)
+        choices = [x.sum(-1) for x, part in zip(pieces, self.parts, strict=True) if part.policy == "onehot"]
+        return torch.stack(choices).sum(0)
+
+    @torch.no_grad()
+    def allowed(self, feat: Tensor) -> Tensor:
+        """The mask to dream with: what is more likely allowed than not, and always the likeliest of a choice.
+
+        feat (..., F) -> (..., A) of 0 and 1.
+        """
+        out = []
+        for probs, part in zip(torch.split(self(feat), self.sizes, -1), self.parts, strict=True):
+            if part.policy == "onehot":
+                each = one_by_one(probs, part)
+                best = F.one_hot(each.argmax(-1), part.size).bool()
+                out.append(((each > 0.5) | best).float().flatten(-2))
+            else:
+                out.append(torch.ones_like(probs))
+        return torch.cat(out, -1)

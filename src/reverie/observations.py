@@ -12,7 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .networks import MLP, ConvEncoder, Norm
+from .layers import MLP, Norm
+from .networks import ConvEncoder
 from .ops import symlog
 
 

@@ -28,14 +28,14 @@ from .actor_critic import (
 from .build import build_actor, build_critic, build_world_model, pick_device
 from .config import Config
 from .data.replay import Batch
+from .distributions import Policy
 from .envs.spaces import Spec
 from .fast.cuda_graph import CapturedUpdate
 from .fast.modes import apply_mode, pick_dtype, pick_mode
-from .finite import Guard
+from .finite import FiniteGuard
 from .ops import symexp, symlog
 from .optim import LaProp, TensorAdamW, clip_adaptive_, keras_eps
 from .player import Player, choose_action
-from .policies import Policy
 from .rssm import Dream, State
 
 __all__ = ["DreamerV2", "symexp", "symlog"]
@@ -75,7 +75,7 @@ class DreamerV2(nn.Module):
             "critic": self._optimizer(self.critic, config.behavior.critic_lr),
         }
         self.lr_scale = 1.0  # halved by each rollback (recovery.py)
-        self.guard = Guard(self.device, [self.return_scale.low, self.return_scale.high])
+        self.guard = FiniteGuard(self.device, [self.return_scale.low, self.return_scale.high])
         self._captured: CapturedUpdate | None = None
         if self.mode == "graph":
             self.entropy_weight = torch.zeros((), device=self.device)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .data.replay import Batch
-from .masks import MaskPredictor
-from .networks import Head
+from .networks import Head, MaskPredictor
 from .observations import ObservationEncoder, RunningStandardizer, Standardizer, module_name, preprocess
 from .ops import symexp
 from .rssm import DiscreteRSSM, State

@@ -1,7 +1,7 @@
 """Injects one fault after the other into real processes and tells what the user sees and what was lost.
 
     python tests/faults/drive.py               all rows, minutes
-    python tests/faults/drive.py --quick       those that CI runs as tests/test_faults.py
+    python tests/faults/drive.py --quick       those that CI runs as tests/guard/test_faults.py
     python tests/faults/drive.py lock sigterm  some of them
 
 Exit code 1 if a row FAILED. Every process is started, and ended, by its own id.

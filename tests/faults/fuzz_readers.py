@@ -27,7 +27,7 @@ with atheris.instrument_imports(include=["reverie", "json", "yaml"]):
     from reverie.data.replay import log_files, read_log_file
     from reverie.errors import UserError
     from reverie.files import MANIFEST, manifest_of, read_json
-    from reverie.guard import crash
+    from reverie.guard import nan_report as crash
     from reverie.player import load_player
     from reverie.run.logger import read_lines
 

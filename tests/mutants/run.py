@@ -31,6 +31,12 @@ TESTS = ["actor_critic", "rssm", "world_model", "train", "alignment", "networks"
          "player", "parity"]  # fmt: skip
 
 
+def path_of(name: str) -> Path:
+    """The file of a test module by its name: "test_replay" -> tests/data/test_replay.py. Raises ValueError."""
+    (found,) = (ROOT / "tests").rglob(f"{name}.py")
+    return found
+
+
 class Outcome(NamedTuple):
     """How a mutant fared: `killer` is the test that noticed it, None if none did in time."""
 
@@ -53,7 +59,7 @@ def run_tests(package: Path, first: str | None, limit: float) -> tuple[str | Non
     if first is not None:
         names = [first, *(name for name in names if name != first)]
     command = [sys.executable, "-m", "pytest", "-x", "-m", "not slow", "-p", "no:cacheprovider", "--no-header"]
-    command += [f"tests/{name}.py" for name in names]
+    command += [str(path_of(name)) for name in names]
     environment = os.environ | {
         "PYTHONPATH": str(package.parent),  # before the installed package
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -121,7 +121,7 @@ def time_parts(agent: DreamerV2, batch: Callable[[], Any], *, rounds: int) -> li
     ]
 
 
-# -------------------------------------------------------------------------------------------------------------- acting
+# --------------------------------------------------------------------------------------------------------------- acting
 
 
 def bench_policy(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _act(agent: DreamerV2, subject: Subject, count: int, effort: Effort) -> Samp
     return repeat(lambda: player.act(obs, no), effort)  # its answer is on the host: nothing to wait for
 
 
-# -------------------------------------------------------------------------------------------------------------- replay
+# --------------------------------------------------------------------------------------------------------------- replay
 
 
 def bench_replay(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def _filled(subject: Subject) -> tuple[Replay, float]:
     return replay, once(fill, lambda: None) / (count * streams)
 
 
-# ------------------------------------------------------------------------------------------------------------ roofline
+# ------------------------------------------------------------------------------------------------------------- roofline
 
 
 def bench_roofline(subject: Subject, tflops: float, bandwidth: float, say: Say) -> dict[str, Any]:

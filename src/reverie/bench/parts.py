@@ -17,7 +17,7 @@ from ..train import DreamerV2
 WORLD, BEHAVIOUR = "world model", "behaviour"
 
 
-class Part(NamedTuple):
+class PartTime(NamedTuple):
     """A stretch of an update; what is called inside a closed one belongs to it."""
 
     name: str
@@ -28,7 +28,7 @@ class Watch:
     """Told when parts begin and end. `path` is where one is now, outermost first."""
 
     def __init__(self) -> None:
-        self.path: list[Part] = []
+        self.path: list[PartTime] = []
 
     def change(self) -> None:
         """Called before every change of `path`."""
@@ -40,7 +40,7 @@ class Watch:
             return "", "rest"
         return self.path[0].name, self.path[-1].name if len(self.path) > 1 else "rest"
 
-    def wrap(self, function: Callable[..., Any], part: Part) -> Callable[..., Any]:
+    def wrap(self, function: Callable[..., Any], part: PartTime) -> Callable[..., Any]:
         """The same function, watched."""
 
         def watched(*args: Any, **kwargs: Any) -> Any:
@@ -57,29 +57,29 @@ class Watch:
         return watched
 
 
-def _places(agent: DreamerV2) -> list[tuple[Any, str, Part]]:
+def _places(agent: DreamerV2) -> list[tuple[Any, str, PartTime]]:
     """(object, method, part): every place where a part begins."""
     model = agent.world_model
-    places: list[tuple[Any, str, Part]] = [
-        (agent, "train_world_model", Part(WORLD, closed=False)),
-        (agent, "train_actor_critic", Part(BEHAVIOUR, closed=False)),
-        (agent, "_step", Part("clipping", closed=False)),
-        (torch.autograd, "grad", Part("backward")),
-        (model.encoder, "forward", Part("encoder")),
-        (model.rssm, "rollout_observation", Part("dynamics")),
-        (model.rssm, "kl_loss", Part("KL")),
-        (agent, "imagine", Part("imagination: dynamics", closed=False)),
-        (agent, "_dream_action", Part("imagination: actor")),
-        (agent, "_predict", Part("imagined rewards, ends, values")),
-        (agent, "_actor_loss", Part("actor loss")),
-        (agent.critic, "stats", Part("critic loss")),
-        (agent, "_critic_nll", Part("critic loss")),
+    places: list[tuple[Any, str, PartTime]] = [
+        (agent, "train_world_model", PartTime(WORLD, closed=False)),
+        (agent, "train_actor_critic", PartTime(BEHAVIOUR, closed=False)),
+        (agent, "_step", PartTime("clipping", closed=False)),
+        (torch.autograd, "grad", PartTime("backward")),
+        (model.encoder, "forward", PartTime("encoder")),
+        (model.rssm, "rollout_observation", PartTime("dynamics")),
+        (model.rssm, "kl_loss", PartTime("KL")),
+        (agent, "imagine", PartTime("imagination: dynamics", closed=False)),
+        (agent, "_dream_action", PartTime("imagination: actor")),
+        (agent, "_predict", PartTime("imagined rewards, ends, values")),
+        (agent, "_actor_loss", PartTime("actor loss")),
+        (agent.critic, "stats", PartTime("critic loss")),
+        (agent, "_critic_nll", PartTime("critic loss")),
     ]
     for name, head in model.heads.items():
         kind = name.split("/")[0]
         image = name in {f"obs/{key.replace('.', '_')}" for key in model.encoder.image_keys}
-        places.append((head, "loss", Part("decoder" if image else f"{kind} head")))
-    places += [(optimizer, "step", Part("optimiser")) for optimizer in agent.optimizers.values()]
+        places.append((head, "loss", PartTime("decoder" if image else f"{kind} head")))
+    places += [(optimizer, "step", PartTime("optimiser")) for optimizer in agent.optimizers.values()]
     return [place for place in places if hasattr(place[0], place[1])]
 
 

@@ -14,7 +14,7 @@ from ..data.collect import ActFunction, Collector
 from ..envs.spaces import MASK
 from ..errors import UserError
 from ..run.loop import Run
-from ..run.progress import Screen
+from ..run.progress import Progress
 from ..run.tasks import make_envs
 from .learning import Say
 from .subject import Subject, require_possible
@@ -80,10 +80,10 @@ def _collect(collector: Collector, act: ActFunction, seconds: float) -> dict[str
     }
 
 
-# --------------------------------------------------------------------------------------------------------------- train
+# ---------------------------------------------------------------------------------------------------------------- train
 
 
-class _Stopper(Screen):
+class _Stopper(Progress):
     """Says nothing; measures from the first update after pretraining, and stops the run when that was long enough."""
 
     def __init__(self, seconds: float, say: Say) -> None:

@@ -122,7 +122,7 @@ def _observation(shape: Sequence[int]) -> ObsKey:
     return ObsKey(("image",), "image", sizes, sizes, "hwc")
 
 
-# --------------------------------------------------------------------------------------------------------- experience
+# ----------------------------------------------------------------------------------------------------------- experience
 
 
 def batch_bytes(subject: Subject) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from . import compare, doctor, dream, explain, report, sweep, watch
-from .command import Verb
+from .command import Command
 
-MORE: tuple[Verb, ...] = (
+MORE: tuple[Command, ...] = (
     watch.VERB,
     doctor.DOCTOR,
     doctor.DRIFT,

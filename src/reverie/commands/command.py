@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 
-class Verb(NamedTuple):
+class Command(NamedTuple):
     """One verb of `reverie`. Heavy imports belong into `run`: every `reverie --help` reads all of these."""
 
     name: str

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .command import Verb
+from .command import Command
 
 if TYPE_CHECKING:
     from ..evidence.compare import Verdict
@@ -133,4 +133,4 @@ def _write(out: Path, found: list[Verdict], tables: list[Table], facts: dict[str
     print(f"\nwritten   {files[0]} and {len(files) - 1} more", file=sys.stderr)
 
 
-VERB = Verb("compare", "own seeds against published curves and tables", EPILOG, _arguments, compare_command)
+VERB = Command("compare", "own seeds against published curves and tables", EPILOG, _arguments, compare_command)

@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import Verb
+from .command import Command
 
 if TYPE_CHECKING:
     from ..insight.doctor import Finding
@@ -87,7 +87,7 @@ def told(finding: Finding, *, colour: bool = False, width: int = 110) -> list[st
 def drift_command(args: argparse.Namespace) -> int:
     """Measure, print, draw. -> 0. Raises UserError."""
     from ..insight.drift import drift
-    from ..insight.drift_plot import drift_plot
+    from ..insight.plots import drift_plot
     from ..insight.run_reader import open_run
 
     opened = open_run(args.run)
@@ -124,11 +124,11 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-DOCTOR = Verb(
+DOCTOR = Command(
     "doctor", "what is wrong with a run, in words, and which setting to change", DOCTOR_HELP, _doctor_arguments,
     doctor_command,
 )  # fmt: skip
-DRIFT = Verb(
+DRIFT = Command(
     "drift", "how far a run's world model can dream: errors after 1, 2, ... steps", DRIFT_HELP, _drift_arguments,
     drift_command,
 )  # fmt: skip

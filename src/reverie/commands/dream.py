@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ..errors import UserError
-from .command import Verb
+from .command import Command
 
 EPILOG = """\
 The agent looks at the first --context steps of a moment from its replay; then it closes its eyes and goes on alone.
@@ -71,7 +71,7 @@ def _write(found, out: Path, args: argparse.Namespace) -> None:  # type: ignore[
     from ..insight.video import write_film, write_picture
 
     if not found.images:
-        from ..insight.curves import vector_plot
+        from ..insight.plots import vector_plot
 
         if out.suffix != ".png":
             raise UserError("this agent sees vectors only: there are curves, no film.", "Give -o FILE.png.")
@@ -82,4 +82,4 @@ def _write(found, out: Path, args: argparse.Namespace) -> None:  # type: ignore[
         write_film(out, frames(found, args.key), fps=args.fps)
 
 
-VERB = Verb("dream", "a film of what the agent expects, beside what really came", EPILOG, _arguments, dream_command)
+VERB = Command("dream", "a film of what the agent expects, beside what really came", EPILOG, _arguments, dream_command)

@@ -8,7 +8,7 @@ import textwrap
 
 from ..errors import UserError
 from ..insight.glossary import ENTRIES, Entry, find, near
-from .command import Verb
+from .command import Command
 
 EPILOG = """\
 examples:
@@ -53,4 +53,4 @@ def _all() -> str:
     )
 
 
-VERB = Verb("explain", "what a logged number means, and what to do about it", EPILOG, _arguments, explain_command)
+VERB = Command("explain", "what a logged number means, and what to do about it", EPILOG, _arguments, explain_command)

@@ -10,13 +10,12 @@ from ..build import pick_device
 from ..checkpoint import require_fit
 from ..config import build
 from ..errors import UserError
-from ..guard.crash import find_crash, read_crash, read_setup
-from ..guard.nan_report import examine
+from ..guard.nan_report import diagnose_update, find_crash, read_crash, read_setup
 from ..train import DreamerV2
 
 
 def crash_command(args: argparse.Namespace) -> int:
-    """Read, examine, print. -> 1 if it happens again, else 0. Raises UserError."""
+    """Read, diagnose_update, print. -> 1 if it happens again, else 0. Raises UserError."""
     path = find_crash(args.path)
     config, spec = read_setup(path)
     try:
@@ -29,7 +28,7 @@ def crash_command(args: argparse.Namespace) -> int:
     require_fit(path, lambda: DreamerV2(plain, spec))
     agent = DreamerV2(config, spec)
     trouble = read_crash(path, agent)
-    report = examine(agent, trouble.case, trouble.history)
+    report = diagnose_update(agent, trouble.case, trouble.history)
     if args.json:
         print(json.dumps({"path": str(path), "reproduced": bool(report.found), **report.to_dict()}))
     else:

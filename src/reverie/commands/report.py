@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .command import Verb
+from .command import Command
 
 EPILOG = """\
 One HTML file that needs nothing else: scores, curves of several runs together, the doctor's findings, how far the
@@ -33,4 +33,4 @@ def report_command(args: argparse.Namespace) -> int:
     return 0
 
 
-VERB = Verb("report", "one self-contained page about runs, to send to someone", EPILOG, _arguments, report_command)
+VERB = Command("report", "one self-contained page about runs, to send to someone", EPILOG, _arguments, report_command)

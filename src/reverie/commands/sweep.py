@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .command import Verb
+from .command import Command
 
 if TYPE_CHECKING:
-    from ..evidence.plan import Job, Plan
-    from ..evidence.results import Result
+    from ..evidence.plan import Plan, PlannedRun
+    from ..evidence.results import RunResult
 
 SWEEP_HELP = """\
 Runs tasks x variants x seeds, each run a process of its own. First it tells what it will cost; --dry-run stops there.
@@ -145,7 +145,7 @@ def _require_plots() -> None:
 
 
 def _report(
-    args: argparse.Namespace, plan: Plan, out: Path, results: list[tuple[Job, Result]], failed: dict[str, str]
+    args: argparse.Namespace, plan: Plan, out: Path, results: list[tuple[PlannedRun, RunResult]], failed: dict[str, str]
 ) -> int:
     from ..evidence.ablate import report
     from ..evidence.page import plain_json, write_files
@@ -174,7 +174,17 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-SWEEP = Verb("sweep", "many runs: tasks x variants x seeds, resumable, with a report", SWEEP_HELP, _sweep_arguments,
-             sweep_command)  # fmt: skip
-ABLATE = Verb("ablate", "what a setting is worth: one factor at a time, with intervals", ABLATE_HELP, _ablate_arguments,
-              ablate_command)  # fmt: skip
+SWEEP = Command(
+    "sweep",
+    "many runs: tasks x variants x seeds, resumable, with a report",
+    SWEEP_HELP,
+    _sweep_arguments,
+    sweep_command,
+)
+ABLATE = Command(
+    "ablate",
+    "what a setting is worth: one factor at a time, with intervals",
+    ABLATE_HELP,
+    _ablate_arguments,
+    ablate_command,
+)

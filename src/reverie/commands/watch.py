@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .command import Verb
+from .command import Command
 
 if TYPE_CHECKING:
     from ..web.server import Served
@@ -73,7 +73,7 @@ def _announce(args: argparse.Namespace, served: Served) -> None:
         print("no browser was found", file=sys.stderr)
 
 
-VERB = Verb(
+VERB = Command(
     "watch", "a page with curves, findings and films of runs; play inside their dreams", WATCH_HELP, _arguments,
     watch_command,
 )  # fmt: skip

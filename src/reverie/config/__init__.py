@@ -1,17 +1,7 @@
 """Configuration: typed settings with defaults and limits (`settings`, `validation`), text to settings and back
 (`parsing`), and presets (`presets`, `presets/*.yaml`)."""
 
-from .parsing import (
-    SETTINGS,
-    PlainLoader,
-    Setting,
-    as_sentence,
-    build,
-    flatten,
-    from_dict,
-    load_file,
-    to_dict,
-)
+from .parsing import SETTINGS, PlainLoader, Setting, as_sentence, build, flatten, from_dict, load_file, to_dict
 from .settings import (
     BehaviorConfig,
     ComputeConfig,

@@ -12,9 +12,7 @@ import yaml
 
 from ..errors import UserError
 from ..files import read_text
-from .settings import (
-    Config,
-)
+from .settings import Config
 from .validation import coerce, invalid
 
 

@@ -126,7 +126,7 @@ def _spread(flat: np.ndarray) -> np.ndarray:
     return np.where(spread > ROUNDING * np.abs(flat).max(0), spread, 0)
 
 
-# -------------------------------------------------------------------------------------------------------------- words
+# ---------------------------------------------------------------------------------------------------------------- words
 
 
 def _about(key: str, item: KeyRange, values: np.ndarray, scaled: bool) -> list[str]:
@@ -181,7 +181,7 @@ def _about_rewards(rewards: np.ndarray, learnt: np.ndarray, name: str) -> list[s
     return []
 
 
-# ------------------------------------------------------------------------------------------------------------ numbers
+# -------------------------------------------------------------------------------------------------------------- numbers
 
 
 def histogram(values: np.ndarray, bins: int = 30) -> str:

@@ -17,7 +17,7 @@ from ..errors import UserError
 STEP = 8_000_000
 
 
-class Room:
+class DiskReservation:
     """Of arrays (streams, size, ...) that are filled from the front of each stream."""
 
     def __init__(self, arrays: Iterable[np.ndarray], step: int = STEP) -> None:
@@ -25,7 +25,7 @@ class Room:
         self.step = step
         self.rows = np.zeros(len(self.arrays[0]) if self.arrays else 0, np.int64)  # of each stream: there is room for
 
-    def take(self, streams: np.ndarray, places: np.ndarray) -> None:
+    def reserve(self, streams: np.ndarray, places: np.ndarray) -> None:
         """Before rows up to `places` (N,) of `streams` (N,) are written. Raises UserError if there is no room."""
         if self.arrays:
             for stream, place in zip(streams, places, strict=True):

@@ -28,7 +28,7 @@ from safetensors.numpy import load_file, save_file
 
 from ..errors import UserError
 from ..files import Damaged, fingerprint
-from .disk_space import Room
+from .disk_space import DiskReservation
 
 #: What every step has besides its observations: shape after (B, T), dtype.
 STEP_KEYS: dict[str, type] = {
@@ -82,7 +82,7 @@ class Replay:
         self.data = {
             key: _allocate((streams, self.size, *shape), dtype, directory, key) for key, (shape, dtype) in kinds.items()
         }
-        self._room = Room(self.data.values())
+        self._reservation = DiskReservation(self.data.values())
         self._marked = _SlotSet(streams * self.size) if prioritize != "none" else None
 
     def __len__(self) -> int:
@@ -99,7 +99,7 @@ class Replay:
         if rows.keys() != self.data.keys():
             raise ValueError(f"a step has {sorted(self.data)}, got {sorted(rows)}")
         places = self.counts[ids] % self.size
-        self._room.take(ids, places)
+        self._reservation.reserve(ids, places)
         for key, array in self.data.items():
             array[ids, places] = rows[key]
         self.counts[ids] += 1
@@ -251,7 +251,7 @@ class Replay:
         """Refill the rings as they were when `counts` steps had been added. Raises UserError if steps are missing."""
         counts = np.asarray(counts, np.int64)
         have = np.maximum(counts - self.size, 0)
-        self._room.take(np.arange(len(counts)), np.minimum(counts, self.size) - 1)
+        self._reservation.reserve(np.arange(len(counts)), np.minimum(counts, self.size) - 1)
         for path in log_files(directory):
             first, last = _span(path)
             if (last > counts).any():

@@ -21,7 +21,7 @@ Path = tuple[str | int, ...]  # keys of Dict spaces, positions in Tuple spaces, 
 MAX_CHOICES = 32
 
 
-class Group(NamedTuple):
+class ActionGroup(NamedTuple):
     """A stretch of the vector that one distribution describes."""
 
     kind: str  # "onehot" or "box"
@@ -71,11 +71,11 @@ class ActionPart:
         """(..., size) -> one (..., n) for each choice."""
         return np.split(vector, np.cumsum(self.choices)[:-1], axis=-1)
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[ActionGroup]:
         """The stretches of this part."""
         if not self.choices:
-            return [Group("box", len(self.low))]
-        return [Group("onehot", size, len(list(same))) for size, same in groupby(self.choices)]
+            return [ActionGroup("box", len(self.low))]
+        return [ActionGroup("onehot", size, len(list(same))) for size, same in groupby(self.choices)]
 
     def encode_mask(self, own: Any, batch: tuple[int, ...]) -> np.ndarray:
         """The environment's mask of this part (None: all allowed) -> (*batch, size) of 0 and 1. Raises UserError."""
@@ -126,15 +126,15 @@ class ActionSpec:
         return sum(part.size for part in self.parts)
 
     @cached_property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[ActionGroup, ...]:
         """The vector's stretches in order, neighbours of the same kind merged."""
-        merged: list[Group] = []
+        merged: list[ActionGroup] = []
         for group in (group for part in self.parts for group in part.groups()):
             last = merged[-1] if merged else None
             if last and last.kind == group.kind == "box":
-                merged[-1] = Group("box", last.size + group.size)
+                merged[-1] = ActionGroup("box", last.size + group.size)
             elif last and last.kind == group.kind and last.size == group.size:
-                merged[-1] = Group("onehot", last.size, last.copies + group.copies)
+                merged[-1] = ActionGroup("onehot", last.size, last.copies + group.copies)
             else:
                 merged.append(group)
         return tuple(merged)

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..errors import UserError
 from .compare import final_score
-from .plan import Job, Plan
-from .results import Result
+from .plan import Plan, PlannedRun
+from .results import RunResult
 from .statistics import (
     Difference,
     Interval,
@@ -29,17 +29,17 @@ from .statistics import (
 from .tables import Table, number, ranged
 
 #: Results of a sweep with the jobs they are of.
-Pairs = Sequence[tuple[Job, Result]]
+Pairs = Sequence[tuple[PlannedRun, RunResult]]
 #: Parts of a run whose mean returns are averaged.
 PARTS = 10
 
 
-def learning_score(result: Result) -> float:
+def learning_score(result: RunResult) -> float:
     """Mean of the training return over the run's tenths; a tenth without an episode's end keeps the one before."""
     return float(np.nanmean(curve_of(result))) if np.isfinite(curve_of(result)).any() else math.nan
 
 
-def curve_of(result: Result, parts: int = PARTS) -> np.ndarray:
+def curve_of(result: RunResult, parts: int = PARTS) -> np.ndarray:
     """Training return (parts): means of episodes that end in each part; gaps keep the value before; NaN at first."""
     ends = result.frames * np.arange(1, parts + 1) / parts
     found, last = [], math.nan
@@ -50,7 +50,7 @@ def curve_of(result: Result, parts: int = PARTS) -> np.ndarray:
     return np.array(found)
 
 
-SCORES: Mapping[str, Callable[[Result], float]] = {
+SCORES: Mapping[str, Callable[[RunResult], float]] = {
     "last evaluation": final_score,
     "training return, whole run": learning_score,
 }
@@ -91,7 +91,7 @@ def findings(plan: Plan, results: Pairs, score: str) -> Findings:
     """Compare each variant with the first one on every task. Raises UserError where there are no results."""
     if not results:
         raise UserError("there are no results yet.", "Run the sweep first.")
-    found: dict[tuple[str, str], dict[int, Result]] = {}
+    found: dict[tuple[str, str], dict[int, RunResult]] = {}
     for job, result in results:
         found.setdefault((job.variant, job.task), {})[job.seed] = result
     base = plan.variants[0].name
@@ -104,7 +104,7 @@ def findings(plan: Plan, results: Pairs, score: str) -> Findings:
     return Findings(score, [task.name for task in plan.tasks], variants, cells, planned)
 
 
-def _cell_of(mine: Mapping[int, Result], theirs: Mapping[int, Result], score: str, is_base: bool) -> Cell:
+def _cell_of(mine: Mapping[int, RunResult], theirs: Mapping[int, RunResult], score: str, is_base: bool) -> Cell:
     scores, others = ({seed: SCORES[score](each[seed]) for seed in sorted(each)} for each in (mine, theirs))
     left, right = _finite(scores), _finite(others)
     if is_base:
@@ -244,7 +244,7 @@ def _head(plan: Plan, results: Pairs) -> list[str]:
     return lines
 
 
-def _machine(result: Result) -> str:
+def _machine(result: RunResult) -> str:
     facts = result.provenance.get("hardware") or {}
     what = facts.get("gpu") or f"{facts.get('cpus', '?')} CPUs"
     return f"{facts.get('machine', 'unknown machine')}, {what}, {facts.get('threads', '?')} thread(s) a run"

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from . import record
-from .compare import Group, Verdict, budget_score, final_score, window_score
-from .results import Result
+from .compare import SeedGroup, Verdict, budget_score, final_score, window_score
+from .results import RunResult
 from .statistics import (
     AGGREGATES,
     Interval,
@@ -28,7 +28,7 @@ from .tables import Table, millions, number, ranged
 #: Methods of Atari-100k whose performance profiles stand beside ours.
 PROFILED = ("DreamerV3 (Nature repo)", "DreamerV3 (2023 paper)")
 #: How a run of Atari-100k is scored: DreamerV3's rule, and that of most others.
-RULES: Mapping[str, Callable[[Result], float]] = {
+RULES: Mapping[str, Callable[[RunResult], float]] = {
     "training episodes, 390-400k": window_score,
     "final evaluation": budget_score,
 }
@@ -36,7 +36,7 @@ LEVELS = np.linspace(0, 2, 81)
 MOST_PAIRED = 4
 
 
-def normalised(verdicts: Sequence[Verdict], score: Callable[[Result], float] | None = None) -> dict[str, np.ndarray]:
+def normalised(verdicts: Sequence[Verdict], score: Callable[[RunResult], float] | None = None) -> dict[str, np.ndarray]:
     """{game: human-normalised score of each seed}. score: of a result; None: as the verdict has it."""
     found = {}
     for each in verdicts:
@@ -122,7 +122,7 @@ def curve_table(verdicts: Sequence[Verdict]) -> list[Table]:
     return tables
 
 
-def control_tables(groups: Sequence[Group]) -> list[Table]:
+def control_tables(groups: Sequence[SeedGroup]) -> list[Table]:
     """Tasks of the control suite beside what others scored at 100k, 500k or 1M frames: an overview, not a test."""
     tables = []
     for kind in ("vision", "proprio"):
@@ -166,7 +166,7 @@ def profiles(verdicts: Sequence[Verdict]) -> dict[str, np.ndarray]:
     return found
 
 
-def own_table(groups: Sequence[Group]) -> Table:
+def own_table(groups: Sequence[SeedGroup]) -> Table:
     """Experiments on tasks that nobody published: last evaluations, and random play where it was measured."""
     rows = []
     for each in groups:
@@ -182,7 +182,7 @@ def own_table(groups: Sequence[Group]) -> Table:
     return Table("Not judged: no published counterpart", header, rows, "Mean of seeds with Student's 95 % interval.")
 
 
-def against_each_other(groups: Sequence[Group]) -> list[Table]:
+def against_each_other(groups: Sequence[SeedGroup]) -> list[Table]:
     """P(a run of the row beats a run of the column) by last evaluation, over the tasks that both have.
 
     Of more than MOST_PAIRED experiments nothing: that many pairs say nothing; `reverie sweep` compares with a base. A
@@ -209,11 +209,11 @@ def against_each_other(groups: Sequence[Group]) -> list[Table]:
     return [Table("Own experiments against each other", ["first", "second", "P", "tasks", "seeds"], rows, note)]
 
 
-def _finals(group: Group) -> np.ndarray:
+def _finals(group: SeedGroup) -> np.ndarray:
     return np.array([final_score(result) for result in group.results])
 
 
-def _alike_groups(one: Group, two: Group) -> bool:
+def _alike_groups(one: SeedGroup, two: SeedGroup) -> bool:
     """May their scores be compared?"""
     facts, others = ({k: v for k, v in each.facts.items() if k != "line"} for each in (one, two))
     known = all(np.isfinite(_finals(each)).all() for each in (one, two))

@@ -14,12 +14,12 @@ from ..errors import UserError
 from . import record
 from .protocol import experiment, mismatches, references_of
 from .record import Curve
-from .results import Result
+from .results import RunResult
 from .statistics import Interval, Seeds, student, t_quantile
 
 #: The level of a verdict's test. At 95 % the published control seeds themselves are called "below" the other four in
 #: 5.9 % of all cases, because a seed that fails is more frequent than a normal distribution allows; at 98 % in 3.8 %
-#: (5.0 % of those that are not too early; up to 18 % on ball_in_cup_catch; tests/test_compare.py).
+#: (5.0 % of those that are not too early; up to 18 % on ball_in_cup_catch; tests/evidence/test_compare.py).
 CONFIDENCE = 0.98
 #: A difference below this share of the task's scale matters to nobody, however sure it is.
 MARGIN = 0.01
@@ -40,12 +40,12 @@ class Judgement(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """Seeds of one experiment on one task."""
 
     label: str
     task: str
-    results: Sequence[Result]
+    results: Sequence[RunResult]
 
     @property
     def frames(self) -> int:
@@ -62,7 +62,7 @@ class Group:
 class Verdict:
     """A group against a reference. points: published frames reached; own: (seeds, points) means in those bins."""
 
-    group: Group
+    group: SeedGroup
     reference: str
     key: str  # the record's name of the task
     judgement: Judgement
@@ -90,7 +90,7 @@ class Verdict:
         }
 
 
-# ------------------------------------------------------------------------------------------------------------ one test
+# ------------------------------------------------------------------------------------------------------------- one test
 
 
 def judge(own: Seeds, mean: float, std: float, seeds: int, *, floor: float | None, scale: float) -> Judgement:
@@ -140,13 +140,13 @@ def leave_one_out(curve: Curve, *, floor: float | None = None, scale: float = CO
 # --------------------------------------------------------------------------------------------------------------- groups
 
 
-def group(results: Sequence[Result]) -> tuple[list[Group], list[str]]:
+def group(results: Sequence[RunResult]) -> tuple[list[SeedGroup], list[str]]:
     """Results by experiment and task; -> groups, and remarks on what was left out.
 
     Raises UserError where runs of one label differ in more than seed, budget and machine: they are no seeds of one
     experiment, and their mean would mean nothing.
     """
-    found: dict[tuple[str, str], dict[int, Result]] = {}
+    found: dict[tuple[str, str], dict[int, RunResult]] = {}
     remarks: list[str] = []
     for result in results:
         seeds = found.setdefault((result.label, result.task), {})
@@ -158,11 +158,11 @@ def group(results: Sequence[Result]) -> tuple[list[Group], list[str]]:
             result = max(result, seeds[result.seed], key=lambda each: each.frames)
         seeds[result.seed] = result
     return [
-        Group(label, task, [seeds[seed] for seed in sorted(seeds)]) for (label, task), seeds in found.items()
+        SeedGroup(label, task, [seeds[seed] for seed in sorted(seeds)]) for (label, task), seeds in found.items()
     ], remarks
 
 
-def _require_same(one: Result, other: Result) -> None:
+def _require_same(one: RunResult, other: RunResult) -> None:
     left, right = experiment(dict(one.settings)), experiment(dict(other.settings))
     changed = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
     facts, others = ({k: v for k, v in each.protocol.items() if k != "line"} for each in (one, other))
@@ -177,10 +177,10 @@ def _require_same(one: Result, other: Result) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------------------ verdicts
+# ------------------------------------------------------------------------------------------------------------- verdicts
 
 
-def verdict(own: Group, against: str = "") -> Verdict | None:
+def verdict(own: SeedGroup, against: str = "") -> Verdict | None:
     """A group against the record; None where nothing was published of its task.
 
     against: a reference by name; by default the one whose protocol is nearest. A protocol that differs is refused.
@@ -203,7 +203,7 @@ def verdict(own: Group, against: str = "") -> Verdict | None:
     return _on_curve(own, record.curve(reference, key))
 
 
-def _on_curve(own: Group, curve: Curve) -> Verdict:
+def _on_curve(own: SeedGroup, curve: Curve) -> Verdict:
     """At the last point that all seeds have reached and at which their seeds are close enough together to tell."""
     phase = (
         "eval" if curve.reference == "dreamerv2-atari" else ("prefill", "train")
@@ -236,7 +236,7 @@ def _tells(curve: Curve, point: int, seeds: int, floor: float) -> bool:
     return bool(floor < curve.mean[point] - half)
 
 
-def _floor(own: Group, curve: Curve) -> tuple[float, float]:
+def _floor(own: SeedGroup, curve: Curve) -> tuple[float, float]:
     """(what random play scores, scale) of a task."""
     if curve.reference == "dreamerv2-atari":
         found = record.levels(curve.task)
@@ -253,28 +253,28 @@ def _mean(scores: np.ndarray) -> float:
     return float(scores.mean()) if len(scores) else math.nan
 
 
-# --------------------------------------------------------------------------------------------- budgets without a curve
+# ---------------------------------------------------------------------------------------------- budgets without a curve
 
 
-def window_score(result: Result) -> float:
+def window_score(result: RunResult) -> float:
     """DreamerV3's rule: mean of training episodes that end in 390-400k frames, else the last one before; NaN: none."""
     first, last = record.WINDOW
     found = result.scores("train", first - 1, last)
     return _mean(found if len(found) else result.scores("train", -1, last)[-1:])
 
 
-def budget_score(result: Result) -> float:
+def budget_score(result: RunResult) -> float:
     """Mean of the evaluation at 400k frames, give or take 10k; NaN if there was none."""
     first, last = record.WINDOW
     return _mean(result.final(first - 1, last + (last - first)))
 
 
-def final_score(result: Result) -> float:
+def final_score(result: RunResult) -> float:
     """Mean of the last evaluation; NaN if there was none."""
     return _mean(result.final())
 
 
-def _budget(own: Group, key: str) -> Verdict:
+def _budget(own: SeedGroup, key: str) -> Verdict:
     """Atari-100k: scores per game; methods are compared over games (aggregates.py), single games have no spread."""
     if own.frames < record.WINDOW[1]:
         why = f"the benchmark ends at {record.BUDGET_FRAMES:,} frames, the seeds are at {own.frames:,}"
@@ -286,7 +286,7 @@ def _budget(own: Group, key: str) -> Verdict:
     return Verdict(own, "atari-100k", key, Judgement("scored", why), record.BUDGET_FRAMES, scores)
 
 
-def _crafter(own: Group, key: str) -> Verdict:
+def _crafter(own: SeedGroup, key: str) -> Verdict:
     judged = None
     if own.frames < CRAFTER_STEPS:
         judged = Judgement("too early", f"the scoreboard is of 1,000,000 steps, the seeds are at {own.frames:,}")

@@ -67,7 +67,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedRun:
     """One run."""
 
     task: str
@@ -91,7 +91,7 @@ class Plan:
     tasks: Sequence[Task]
     variants: Sequence[Variant]
     seeds: Sequence[int]
-    jobs: Sequence[Job]  # one seed of everything before the next: a sweep broken off is a smaller sweep
+    jobs: Sequence[PlannedRun]  # one seed of everything before the next: a sweep broken off is a smaller sweep
 
 
 def read_plan(path: Path) -> Plan:
@@ -201,7 +201,7 @@ def make_plan(
                for name in v.presets or {} if name not in known]  # fmt: skip
     if faults:
         raise UserError("; ".join(faults) + ".", "`reverie sweep --help` has an example.")
-    jobs: list[Job] = []
+    jobs: list[PlannedRun] = []
     for seed in seeds:
         for task in tasks:
             base = None
@@ -220,7 +220,7 @@ def make_plan(
     return Plan(_slug(name), tasks, variants, seeds, jobs)
 
 
-def _job(task: Task, variant: Variant, seed: int, settings: Mapping[str, Any]) -> Job:
+def _job(task: Task, variant: Variant, seed: int, settings: Mapping[str, Any]) -> PlannedRun:
     overrides = {**USUAL, **settings, **task.settings, **variant.settings, "train.seed": seed}
     if overrides.get("train.minutes"):  # a deterministic run does not end by the clock
         overrides["train.deterministic"] = False
@@ -231,7 +231,7 @@ def _job(task: Task, variant: Variant, seed: int, settings: Mapping[str, Any]) -
         raise UserError(f"task '{task.name}', variant '{variant.name}': {error.message}", error.hint) from error
     if not config.env.id:
         raise UserError(f"task '{task.name}' has no environment.", "Add env = ..., or a preset that has one.")
-    return Job(task.name, variant.name, seed, preset, overrides, config)
+    return PlannedRun(task.name, variant.name, seed, preset, overrides, config)
 
 
 def written(value: Any) -> str:

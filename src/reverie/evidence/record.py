@@ -133,7 +133,7 @@ def tasks(reference: str) -> list[str]:
     return sorted(_read("atari100k.json")["methods"]["Random"]) if reference == "atari-100k" else []
 
 
-# ------------------------------------------------------------------------------------------------- levels of a game
+# ----------------------------------------------------------------------------------------------------- levels of a game
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def record_normalised(game: str, score: Any, *, paper: bool = False) -> Any:
     return (score - found.random) / (found.record - found.random)
 
 
-# --------------------------------------------------------------------------------------------------- published tables
+# ----------------------------------------------------------------------------------------------------- published tables
 
 
 def final_scores(runs: str = "dv2_8") -> dict[str, dict[str, float]]:

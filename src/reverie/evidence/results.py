@@ -28,7 +28,7 @@ PHASES = ("random", "prefill", "train", "eval")
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """What one run scored. episodes: {phase: (episodes, 3)}, columns frames at its end, return, length in steps."""
 
     label: str  # of the experiment: the same for all seeds of one
@@ -76,7 +76,7 @@ def _plain(rows: np.ndarray) -> list[list[float]]:
     return [[int(frames), round(float(score), 4), int(length)] for frames, score, length in rows]
 
 
-def result_of(run: Path, *, label: str = "") -> Result:
+def result_of(run: Path, *, label: str = "") -> RunResult:
     """The result of a run's directory, finished or not. Raises UserError if it is none."""
     config = load_file(run / "config.yaml")
     provenance = _provenance(run / "provenance.json")
@@ -88,7 +88,7 @@ def result_of(run: Path, *, label: str = "") -> Result:
     steps = max((int(x.get("env_steps", 0)) for x in [*episodes, newest]), default=0)
     frames = max((int(x.get("frames", 0)) for x in [*episodes, newest]), default=0)
     line = str(provenance.get("protocol", {}).get("line", ""))
-    return Result(
+    return RunResult(
         label=label or _label(run, config.train.seed),
         task=config.env.id,
         seed=config.train.seed,
@@ -153,7 +153,7 @@ def _provenance(path: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def write_result(result: Result, path: Path) -> Path:
+def write_result(result: RunResult, path: Path) -> Path:
     """Write the file, whole or not at all. -> path. Raises UserError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def write_result(result: Result, path: Path) -> Path:
     return path
 
 
-def read_result(path: Path) -> Result | None:
+def read_result(path: Path) -> RunResult | None:
     """The result in a file; None if the file is something else. Raises UserError for a damaged one."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -177,7 +177,7 @@ def read_result(path: Path) -> Result | None:
         found = json.loads(text)
         found.pop("format")
         found["episodes"] = {phase: _checked(rows) for phase, rows in found["episodes"].items()}
-        result = Result(**found, source=str(path))
+        result = RunResult(**found, source=str(path))
         if not all(isinstance(getattr(result, name), int) for name in ("seed", "env_steps", "frames", "updates")):
             raise ValueError("a count is no whole number")
         build(dict(result.settings), where=f"{path}:")  # settings of a later version, or nonsense
@@ -194,7 +194,7 @@ def _checked(rows: Sequence[Sequence[float]]) -> np.ndarray:
     return found.reshape(-1, 3)
 
 
-def results_in(paths: Sequence[Path]) -> list[Result]:
+def results_in(paths: Sequence[Path]) -> list[RunResult]:
     """All results of runs, result files, and folders with either, in order. Raises UserError if there are none."""
     found = [result for path in paths for result in _results(path)]
     if not found:
@@ -205,7 +205,7 @@ def results_in(paths: Sequence[Path]) -> list[Result]:
     return found
 
 
-def _results(path: Path) -> Iterator[Result]:
+def _results(path: Path) -> Iterator[RunResult]:
     try:
         there = path.exists()
     except OSError as error:
@@ -223,7 +223,7 @@ def _results(path: Path) -> Iterator[Result]:
         yield from _below(path)
 
 
-def _below(folder: Path) -> Iterator[Result]:
+def _below(folder: Path) -> Iterator[RunResult]:
     """Runs and result files below a folder; of a run that has its result file there, too, only that."""
     files = [path for path in sorted(folder.rglob("*.json")) if path.is_file() and not _inside_run(path, folder)]
     found = [result for result in map(read_result, files) if result]

@@ -29,9 +29,9 @@ from ..run.directory import check_directory
 from ..run.forecast import duration, make_forecast, memory_left, require_fit
 from ..run.logger import read_lines
 from ..run.tasks import step_seconds
-from .plan import Job, Plan, written
+from .plan import Plan, PlannedRun, written
 from .protocol import NOT_THE_EXPERIMENT
-from .results import Result, complete, listed, read_result, result_of, write_result
+from .results import RunResult, complete, listed, read_result, result_of, write_result
 
 Say = Callable[[str], None]
 #: Seconds that a process needs before its first step, and for its evaluation.
@@ -43,7 +43,7 @@ PATIENCE = 60.0  # seconds that runs get to write their checkpoints
 BUDGET = ("train.env_steps", "train.minutes", "train.eval_every", "train.eval_episodes", "train.seed")
 STOPPED = {-signal.SIGTERM, -signal.SIGKILL}
 
-# --------------------------------------------------------------------------------------------------------------- cost
+# ----------------------------------------------------------------------------------------------------------------- cost
 
 
 @dataclass
@@ -86,7 +86,7 @@ def estimate(plan: Plan, out: Path) -> Cost:
     return cost
 
 
-def _foretold(job: Job, out: Path, cost: Cost) -> float:
+def _foretold(job: PlannedRun, out: Path, cost: Cost) -> float:
     """Seconds per step of a run, measured on two updates; its memory goes into `cost`."""
     subject = make_subject(job.preset, job.overrides, needs_env=True)
     found = make_forecast(subject.agent(), out, step_seconds=step_seconds(job.config, None))
@@ -108,20 +108,20 @@ def parallel(plan: Plan, cost: Cost, asked: int = 0) -> int:
     return max(1, min(count, cost.left or 1))
 
 
-# --------------------------------------------------------------------------------------------------------------- files
+# ---------------------------------------------------------------------------------------------------------------- files
 
 
-def result_path(out: Path, job: Job) -> Path:
+def result_path(out: Path, job: PlannedRun) -> Path:
     """Where a job's result is, or will be."""
     return out / "results" / f"{job.name}.json"
 
 
-def run_path(out: Path, job: Job) -> Path:
+def run_path(out: Path, job: PlannedRun) -> Path:
     """A job's run."""
     return out / "runs" / job.name
 
 
-def results_of(plan: Plan, out: Path) -> list[tuple[Job, Result]]:
+def results_of(plan: Plan, out: Path) -> list[tuple[PlannedRun, RunResult]]:
     """The results that are there, each with its job, in the plan's order.
 
     Raises UserError for a result that is of another sweep: with other settings, or another budget.
@@ -136,7 +136,7 @@ def results_of(plan: Plan, out: Path) -> list[tuple[Job, Result]]:
     return found
 
 
-def _require_same(job: Job, result: Result, path: Path) -> None:
+def _require_same(job: PlannedRun, result: RunResult, path: Path) -> None:
     usual = flatten(type(job.config)())
     for key, value in flatten(job.config).items():
         if key.startswith(NOT_THE_EXPERIMENT) and key not in BUDGET:
@@ -163,14 +163,14 @@ def write_plan(plan: Plan, out: Path) -> None:
         raise UserError(f"cannot write to {out} ({error.strerror}).", "Choose another --out.") from error
 
 
-# --------------------------------------------------------------------------------------------------------------- queue
+# ---------------------------------------------------------------------------------------------------------------- queue
 
 
 @dataclass
 class Going:
     """A run under way."""
 
-    job: Job
+    job: PlannedRun
     process: subprocess.Popen[str]
     began: float
 
@@ -189,11 +189,11 @@ class Sweep:
             if (run_path(out, job) / "config.yaml").exists():
                 check_directory(run_path(out, job), job.config)
 
-    def run(self, jobs: int) -> list[tuple[Job, Result]]:
+    def run(self, jobs: int) -> list[tuple[PlannedRun, RunResult]]:
         """Everything that is not done yet, `jobs` at a time. -> all results. Stops in order at SIGTERM and Ctrl-C."""
         write_plan(self.plan, self.out)
         lock = RunLock(self.out)
-        lock.take()
+        lock.acquire()
         try:
             with _signals(self.stopping):
                 self._work(jobs)
@@ -224,12 +224,12 @@ class Sweep:
         finally:  # whatever happened, no run goes on unattended
             self._end(going)
 
-    def _next(self, waiting: list[Job]) -> Job | None:
+    def _next(self, waiting: list[PlannedRun]) -> PlannedRun | None:
         """The first job that nobody else is at: a run of a sweep that was killed may still be going."""
         for job in waiting:
             lock = RunLock(run_path(self.out, job))
             try:
-                lock.take()
+                lock.acquire()
             except UserError as busy:
                 if job.name not in self._waited:
                     self.say(f"waiting for a run that is still going: {busy.message}")
@@ -240,7 +240,7 @@ class Sweep:
             return job
         return None
 
-    def _kept(self, job: Job) -> bool:
+    def _kept(self, job: PlannedRun) -> bool:
         """A run that is finished needs only its result."""
         run = run_path(self.out, job)
         if not (run / "config.yaml").exists():
@@ -250,7 +250,7 @@ class Sweep:
         write_result(result_of(run, label=job.variant), result_path(self.out, job))
         return True
 
-    def _start(self, job: Job, jobs: int) -> subprocess.Popen[str]:
+    def _start(self, job: PlannedRun, jobs: int) -> subprocess.Popen[str]:
         words = [f"{key}={written(value)}" for key, value in job.overrides.items()]
         command = [sys.executable, "-m", "reverie.cli", "train", "--quiet", "--no-doctor", "--preset", job.preset]
         threads = job.config.compute.threads or max(1, usable_cores() // jobs)
@@ -266,7 +266,7 @@ class Sweep:
         except OSError as error:
             raise UserError(f"cannot write to {self.out} ({error.strerror}).", "Make room, then repeat.") from error
 
-    def _log(self, job: Job) -> Path:
+    def _log(self, job: PlannedRun) -> Path:
         return self.out / "logs" / f"{job.name}.txt"
 
     def _finish(self, each: Going) -> str:

@@ -8,7 +8,7 @@ Read the plain path first (`networks.py`, `rssm.py`); this folder only says how 
     dense.py   dense layers, float32 or bfloat16 by their size
     scan.py    the recurrent loops, with everything that can wait taken out of them
 
-tests/test_fast.py holds both paths equal, for every preset: losses and gradients.
+tests/fast/test_fast.py holds both paths equal, for every preset: losses and gradients.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..networks import MLP, ConvDecoder, ConvEncoder
+from ..layers import MLP
+from ..networks import ConvDecoder, ConvEncoder
 from ..rssm import DiscreteRSSM
 from .convs import FastConvDecoder, FastConvEncoder
 from .dense import FastMLP

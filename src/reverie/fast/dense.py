@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..networks import MLP
+from ..layers import MLP
 from .pointwise import elu_
 from .products import linear, outer, product_dtype
 from .rows import Feat, rows_gradient

@@ -22,7 +22,8 @@ from torch import nn
 
 from ..config import ComputeConfig, Config
 from ..errors import UserError
-from ..networks import MLP, ConvDecoder, ConvEncoder, NormGRUCell
+from ..layers import MLP, NormGRUCell
+from ..networks import ConvDecoder, ConvEncoder
 from . import accelerate
 
 COMPILED = (MLP, ConvEncoder, ConvDecoder, NormGRUCell)

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..networks import NormGRUCell
+from ..latents import CategoricalLatent
+from ..layers import NormGRUCell
 from ..ops import reset_where
-from ..rssm import CategoricalLatent, DiscreteRSSM, Dream, State
+from ..rssm import DiscreteRSSM, Dream, State
 from .dense import Prepared, Weights
 from .products import outer, product_dtype
 from .rows import Feat, OneHots, by_class, rows_gradient

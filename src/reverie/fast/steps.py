@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..networks import NormGRUCell
+from ..layers import NormGRUCell
 from .pointwise import elu_, tanh
 from .products import linear
 from .rows import OneHots

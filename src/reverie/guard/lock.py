@@ -48,7 +48,7 @@ class RunLock:
         """Is it ours?"""
         return self._handle >= 0
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Take it, or do nothing if it is ours; the directory is made. Raises UserError that says who has it."""
         while not self.held:
             try:

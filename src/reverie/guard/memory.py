@@ -6,84 +6,22 @@ environment that raises OSError keeps its traceback.
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from ..config import Config
 from ..errors import UserError
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 #: Of what is free on the GPU, the share that a suggestion may use: memory is never without gaps.
 USABLE = 0.85
 #: How CUDA and its libraries say that there is no memory, where torch does not say it for them.
 GPU_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-
-
-@contextmanager
-def writing(what: str, directory: Path) -> Iterator[None]:
-    """Around everything that a run writes into its directory. Raises UserError instead of OSError."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, SafetensorError) and _number(error) is None:
-            raise  # not the disk: a bug of ours
-        raise UserError(
-            f"cannot write {what} to {directory} ({reason(error)}).", way_out(_number(error), directory)
-        ) from error
-
-
-def reason(error: OSError | SafetensorError) -> str:
-    """Why, in the system's words: "No space left on device"."""
-    number = _number(error)
-    return os.strerror(number) if number else str(error)
-
-
-def way_out(number: int | None, directory: Path) -> str:
-    """What the user can do about an error number of the system."""
-    go_on = "repeat the command: the run goes on from its last checkpoint"
-    if number in FULL:
-        try:
-            free = f" ({shutil.disk_usage(directory).free / 1e6:,.0f} MB are free there, quotas not counted)"
-        except OSError:
-            free = ""
-        return f"Free some space{free}, then {go_on}."
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"Make it writable again, then {go_on}."
-    if number in (errno.EMFILE, errno.ENFILE):
-        return f"Raise the limit of open files (ulimit -n), then {go_on}."
-    if number in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
-        return "Somebody removed or renamed the run's directory. Bring it back, or start the run again elsewhere."
-    return f"If the disk is in order again, {go_on}."
-
-
-def _number(error: BaseException) -> int | None:
-    """The system's error number; safetensors tells it only as text: `IoError(Os { code: 28, ...`."""
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"\bcode: (\d+)|os error (\d+)", str(error))
-    return int(found[1] or found[2]) if found else None
-
-
-def remove_drafts(directory: Path) -> None:
-    """What a write that did not end left in a run's directory: it takes space and nobody will ever read it.
-
-    Only for who holds the directory's lock.
-    """
-    for path in [*directory.glob("checkpoints/.*.tmp"), *directory.glob("replay/*.tmp"), *directory.glob(".*.tmp")]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 # --------------------------------------------------------------------------------------------------------------- memory

@@ -17,17 +17,32 @@ import torch
 from torch import Tensor, nn
 
 from ..fast import FASTER
-from ..finite import STAGES, Case, random_state, set_random_state
+from ..finite import STAGES, FailedUpdate, random_state, set_random_state
 from ..rssm import State
 
 if TYPE_CHECKING:
     from ..train import DreamerV2
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import checkpoint
+from ..config import Config
+from ..data.replay import Batch
+from ..envs.spaces import Spec
+from ..errors import UserError
+from ..files import check_manifest, read_json
+from ..finite import NonFinite
+
+if TYPE_CHECKING:
+    from ..train import DreamerV2
+
 
 PLAIN = {quick: plain for plain, quick in FASTER.items()}
 LARGE = 1e3  # observations and rewards above this are called unscaled
 
 
-class Finding(NamedTuple):
+class BrokenTensor(NamedTuple):
     """The first tensor that is not finite."""
 
     kind: str  # batch, posterior, parameter, moment, buffer, module, loss, gradient
@@ -37,7 +52,7 @@ class Finding(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Report:
+class NanReport:
     """What an autopsy found, in words; `found` is empty where everything was finite this time."""
 
     found: str  # kind of the finding
@@ -59,7 +74,7 @@ class Report:
         return asdict(self)
 
 
-def examine(agent: DreamerV2, case: Case, history: list[dict[str, float]] | None = None) -> Report:
+def diagnose_update(agent: DreamerV2, case: FailedUpdate, history: list[dict[str, float]] | None = None) -> NanReport:
     """Compute a case once more, without any step, and tell what is not finite first. The agent is left as it was."""
     case = case._replace(posterior=case.posterior and dense(case.posterior))
     with _plain(agent), _undisturbed(agent):
@@ -68,9 +83,9 @@ def examine(agent: DreamerV2, case: Case, history: list[dict[str, float]] | None
     lines = [_summary(line) for line in history or []]
     if finding is None:
         verdict = f"all numbers of the {case.stage}'s update are finite when it is computed again"
-        return Report("", "", verdict, cause, advice, lines)
+        return NanReport("", "", verdict, cause, advice, lines)
     verdict = f"{finding.kind} '{finding.name}' holds {finding.where}, in the update of the {case.stage}"
-    return Report(finding.kind, finding.name, verdict + finding.detail, cause, advice, lines)
+    return NanReport(finding.kind, finding.name, verdict + finding.detail, cause, advice, lines)
 
 
 def dense(posterior: State) -> State:
@@ -78,14 +93,14 @@ def dense(posterior: State) -> State:
     return State(*(value if isinstance(value, Tensor) else value.dense() for value in posterior))
 
 
-# ------------------------------------------------------------------------------------------------------ what is broken
+# ------------------------------------------------------------------------------------------------------- what is broken
 
 
-def _first(agent: DreamerV2, case: Case) -> Finding | None:
+def _first(agent: DreamerV2, case: FailedUpdate) -> BrokenTensor | None:
     return _given(case) or _kept(agent) or _computed(agent, case)
 
 
-def _given(case: Case) -> Finding | None:
+def _given(case: FailedUpdate) -> BrokenTensor | None:
     """In the batch or in the posterior. Actions of first steps are NaN by contract."""
     if case.batch is not None:
         batch = case.batch
@@ -96,34 +111,34 @@ def _given(case: Case) -> Finding | None:
             "reward": batch.reward,
         }.items():
             if not _finite(value):
-                return Finding("batch", name, _where(value, batch.reward.shape))
+                return BrokenTensor("batch", name, _where(value, batch.reward.shape))
     if case.posterior is not None:
         for name, value in case.posterior._asdict().items():
             if isinstance(value, Tensor) and not _finite(value):
-                return Finding("posterior", name, _where(value, value.shape[:2]))
+                return BrokenTensor("posterior", name, _where(value, value.shape[:2]))
     return None
 
 
-def _kept(agent: DreamerV2) -> Finding | None:
+def _kept(agent: DreamerV2) -> BrokenTensor | None:
     """In what lasts from update to update."""
     for name, parameter in agent.named_parameters():
         if not _finite(parameter):
-            return Finding("parameter", name, _where(parameter))
+            return BrokenTensor("parameter", name, _where(parameter))
     names: dict[Tensor, str] = {parameter: name for name, parameter in agent.named_parameters()}
     for optimizer in agent.optimizers.values():
         for owner, moments in optimizer.state.items():
             for moment, value in moments.items():
                 if isinstance(value, Tensor) and not _finite(value):
-                    return Finding("moment", f"{names[owner]}/{moment}", _where(value))
+                    return BrokenTensor("moment", f"{names[owner]}/{moment}", _where(value))
     for name, value in agent.named_buffers():
         if not _finite(value):
-            return Finding("buffer", name, _where(value))
+            return BrokenTensor("buffer", name, _where(value))
     return None
 
 
-def _computed(agent: DreamerV2, case: Case) -> Finding | None:
+def _computed(agent: DreamerV2, case: FailedUpdate) -> BrokenTensor | None:
     """On the way from there to the gradients."""
-    found: list[Finding] = []
+    found: list[BrokenTensor] = []
     order: list[str] = []
     lead = case.batch.reward.shape if case.batch is not None else ()
     if case.is_terminal is not None:
@@ -135,7 +150,7 @@ def _computed(agent: DreamerV2, case: Case) -> Finding | None:
             bad = next((x for x in _tensors(output) if not _finite(x)), None)
             if bad is not None and not found:
                 ranges = ", ".join(_range(x) for x in _tensors(inputs)) or "none"
-                found.append(Finding("module", name, _where(bad, lead), f"; its inputs: {ranges}"))
+                found.append(BrokenTensor("module", name, _where(bad, lead), f"; its inputs: {ranges}"))
 
         return heard
 
@@ -145,7 +160,7 @@ def _computed(agent: DreamerV2, case: Case) -> Finding | None:
         """In the place of a step."""
         for optimizer, loss in losses.items():
             if not _finite(loss):
-                found.append(Finding("loss", optimizer, _where(loss)))
+                found.append(BrokenTensor("loss", optimizer, _where(loss)))
             for parameter in agent._gradients(optimizer, loss):
                 assert parameter.grad is not None
                 gradients[names[parameter]] = parameter.grad
@@ -157,16 +172,16 @@ def _computed(agent: DreamerV2, case: Case) -> Finding | None:
             if name:
                 stack.callback(module.register_forward_hook(listen(name)).remove)
         metrics = _again(agent, case, look)
-    losses = [Finding("loss", key, _where(value)) for key, value in metrics.items() if not _finite(value)]
+    losses = [BrokenTensor("loss", key, _where(value)) for key, value in metrics.items() if not _finite(value)]
     losses.sort(key=lambda finding: (not finding.name.endswith("_loss"), not finding.name.endswith("loss")))
     broken = [name for name, gradient in gradients.items() if not _finite(gradient)]
     broken.sort(key=lambda name: -_last(order, name.rpartition(".")[0]))  # backward meets the last module first
-    of_gradients = [Finding("gradient", name, _where(gradients[name])) for name in broken]
+    of_gradients = [BrokenTensor("gradient", name, _where(gradients[name])) for name in broken]
     modules = [finding for finding in found if finding.kind == "module"]
     return next(iter([*modules, *losses, *[f for f in found if f.kind == "loss"], *of_gradients]), None)
 
 
-def _again(agent: DreamerV2, case: Case, look: Any) -> dict[str, Tensor]:
+def _again(agent: DreamerV2, case: FailedUpdate, look: Any) -> dict[str, Tensor]:
     """The part of the update that failed, with the same chance. -> its metrics."""
     set_random_state(case.random, agent.device)
     agent.entropy_weight = agent.entropy_scale()
@@ -216,10 +231,12 @@ def _undisturbed(agent: DreamerV2) -> Iterator[None]:
             value.copy_(buffers[name])
 
 
-# ----------------------------------------------------------------------------------------------------------- and why
+# -------------------------------------------------------------------------------------------------------------- and why
 
 
-def _explain(agent: DreamerV2, case: Case, finding: Finding | None, history: list[dict[str, float]]) -> tuple[str, str]:
+def _explain(
+    agent: DreamerV2, case: FailedUpdate, finding: BrokenTensor | None, history: list[dict[str, float]]
+) -> tuple[str, str]:
     """-> the most likely cause, and what to change."""
     kind = finding.kind if finding else ""
     if finding is None:
@@ -246,7 +263,7 @@ def _explain(agent: DreamerV2, case: Case, finding: Finding | None, history: lis
 
 
 def _explain_overflow(
-    agent: DreamerV2, case: Case, finding: Finding, history: list[dict[str, float]]
+    agent: DreamerV2, case: FailedUpdate, finding: BrokenTensor, history: list[dict[str, float]]
 ) -> tuple[str, str]:
     """Everything that went in was finite."""
     if agent.dtype == torch.bfloat16:
@@ -288,7 +305,7 @@ def _rate(name: str) -> str:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ in words
+# ------------------------------------------------------------------------------------------------------------- in words
 
 
 def _finite(value: Tensor) -> bool:
@@ -347,3 +364,88 @@ def _last(order: list[str], name: str) -> int:
 def _summary(line: Mapping[str, float]) -> str:
     shown = {key: value for key, value in line.items() if key.endswith(("loss", "grad_norm", "kl"))}
     return "  ".join(f"{key} {value:.4g}" for key, value in shown.items())
+
+
+# ----------------------------------------------------------------------------------------------------- files of a crash
+
+FORMAT = 1
+
+
+def write_crash(path: Path, agent: DreamerV2, trouble: NonFinite, report: NanReport) -> None:
+    """Fill the directory `path`. Raises UserError where it cannot be written."""
+    facts = {
+        "format": FORMAT,
+        "stage": trouble.case.stage,
+        "steps": agent.steps,
+        "report": report.to_dict(),
+        "history": [{key: repr(value) for key, value in line.items()} for line in trouble.history],  # JSON has no NaN
+    }
+    files: dict[str, Any] = {
+        "optimizers.safetensors": checkpoint.optimizer_tensors(agent),
+        "case.safetensors": _tensors_of(trouble.case),
+        "crash.json": json.dumps(facts, indent=1, allow_nan=False),
+    }
+    try:
+        checkpoint.write_atomically(path, checkpoint.agent_files(agent) | files)
+    except OSError as error:
+        raise UserError(f"cannot write the crash file {path} ({error.strerror}).", "Free some space.") from error
+
+
+def find_crash(path: Path) -> Path:
+    """The directory of a crash: that of a run, of the crash itself, or of a file in it. Raises UserError."""
+    for where in (path, path / "crash", path.parent):
+        if (where / "crash.json").is_file():
+            return where
+    raise UserError(f"{path} holds no crash.", "Give a run that stopped at a NaN, or its directory `crash`.")
+
+
+def read_setup(path: Path) -> tuple[Config, Spec]:
+    """Settings and spaces of the agent that crashed. Raises UserError."""
+    return checkpoint.read_agent(path)
+
+
+def read_crash(path: Path, agent: DreamerV2) -> NonFinite:
+    """Load the agent as it was, and -> what happened. Raises UserError for a damaged file."""
+    check_manifest(path)
+    facts = read_json(path / "crash.json")
+    damaged = UserError(f"{path} is damaged or of another version.", "Write it anew: run the training again.")
+    if facts.get("format") != FORMAT or facts.get("stage") not in STAGES:
+        raise damaged
+    checkpoint.load_weights(path, agent)
+    try:
+        checkpoint.restore_optimizers(agent, checkpoint.read_tensors(path / "optimizers.safetensors"))
+        agent.steps = {name: int(facts["steps"][name]) for name in agent.steps}
+        case = _case_of(str(facts["stage"]), checkpoint.read_tensors(path / "case.safetensors"), agent)
+        history = [{str(key): float(value) for key, value in line.items()} for line in facts["history"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged from error
+    return NonFinite(case, history)
+
+
+def _tensors_of(case: FailedUpdate) -> dict[str, Tensor]:
+    found = {f"random/{name}": value for name, value in case.random.items()}
+    if case.batch is not None:
+        found |= {f"batch/obs/{key}": value for key, value in case.batch.obs.items()}
+        found |= {f"batch/{key}": getattr(case.batch, key) for key in case.batch._fields if key != "obs"}
+    if case.posterior is not None:
+        found |= {f"posterior/{key}": value for key, value in dense(case.posterior)._asdict().items()}
+    if case.is_terminal is not None:
+        found["is_terminal"] = case.is_terminal
+    return {key: value.detach().cpu().clone().contiguous() for key, value in found.items()}
+
+
+def _case_of(stage: str, tensors: dict[str, Tensor], agent: DreamerV2) -> FailedUpdate:
+    def below(prefix: str) -> dict[str, Tensor]:
+        return {k[len(prefix) :]: v.to(agent.device) for k, v in tensors.items() if k.startswith(prefix)}
+
+    parts, obs, posterior = below("batch/"), below("batch/obs/"), below("posterior/")
+    rest = {key: value for key, value in parts.items() if not key.startswith("obs/")}
+    random = {key.removeprefix("random/"): value for key, value in tensors.items() if key.startswith("random/")}
+    terminal = tensors.get("is_terminal")
+    return FailedUpdate(
+        stage,
+        Batch(obs=obs, **rest) if rest else None,
+        State(**posterior) if posterior else None,
+        terminal.to(agent.device) if terminal is not None else None,
+        random,
+    )

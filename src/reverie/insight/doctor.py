@@ -7,7 +7,7 @@ from pathlib import Path
 from ..config import load_file
 from ..errors import UserError
 from ..train import DreamerV2
-from .findings import Case, Finding
+from .findings import Finding, RunFacts
 from .history import History, read_history
 from .measurements import Measurements, probe
 from .rules_behavior import judge
@@ -32,7 +32,7 @@ def diagnose(path: str | Path) -> list[Finding]:
     except UserError:
         if not history.updates and not history.crashed:
             raise
-        return judge(Case(load_file(path / "config.yaml"), history, None))
+        return judge(RunFacts(load_file(path / "config.yaml"), history, None))
     return diagnose_agent(opened.agent, experience, history)
 
 
@@ -42,7 +42,7 @@ def diagnose_agent(agent: DreamerV2, experience: Experience, history: History) -
     training = agent.training
     agent.eval()
     try:
-        return judge(Case(agent.config, history, measure(agent, experience)))
+        return judge(RunFacts(agent.config, history, measure(agent, experience)))
     finally:
         agent.train(training)
 

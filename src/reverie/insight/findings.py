@@ -68,7 +68,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Case:
+class RunFacts:
     """Everything that a rule may look at."""
 
     config: Config

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ..data.replay import Batch, Replay
 from ..errors import UserError
+from ..latents import CategoricalLatent
 from ..ops import SCALAR_TRANSFORMS
-from ..rssm import CategoricalLatent, State
+from ..rssm import State
 from ..train import DreamerV2, to_batch
 from .drift import Drift, drift_of, written_out
 from .run_reader import Experience, Stretch, as_batch, own_noise

@@ -185,9 +185,9 @@ def _drift(opened: Opened) -> str:
 
 
 def _dream(opened: Opened) -> str:
-    from .curves import vector_plot
     from .dream import dream
     from .frames import frames
+    from .plots import vector_plot
     from .video import write_film
 
     found = dream(opened, context=3, horizon=15, starts=4, samples=2)

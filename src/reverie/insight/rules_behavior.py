@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .findings import LIMITS, Case, Finding, finite, number
+from .findings import LIMITS, Finding, RunFacts, finite, number
 from .rules_model import (
     actions_ignored,
     bad_input_scaling,
@@ -19,10 +19,10 @@ from .rules_model import (
     unstable,
 )
 
-Rule = Callable[[Case], Finding | None]
+Rule = Callable[[RunFacts], Finding | None]
 
 
-def critic_diverging(case: Case) -> Finding | None:
+def critic_diverging(case: RunFacts) -> Finding | None:
     """Values beyond any possible return, or targets that no longer follow."""
     m, behavior = case.measured, case.config.behavior
     if m is None or not finite(m.highest_value):
@@ -47,7 +47,7 @@ def critic_diverging(case: Case) -> Finding | None:
     return None
 
 
-def actor_random(case: Case) -> Finding | None:
+def actor_random(case: RunFacts) -> Finding | None:
     """The policy is still as random as at the beginning, and no better."""
     m, behavior = case.measured, case.config.behavior
     if m is None or not finite(m.randomness) or m.randomness < LIMITS["random"]:
@@ -65,7 +65,7 @@ def actor_random(case: Case) -> Finding | None:
     )  # fmt: skip
 
 
-def actor_collapsed(case: Case) -> Finding | None:
+def actor_collapsed(case: RunFacts) -> Finding | None:
     """The policy always does the same in a state, and explores no more."""
     m, behavior = case.measured, case.config.behavior
     if m is None or not finite(m.randomness):
@@ -90,7 +90,7 @@ def actor_collapsed(case: Case) -> Finding | None:
     )  # fmt: skip
 
 
-def imagination_drift(case: Case) -> Finding | None:
+def imagination_drift(case: RunFacts) -> Finding | None:
     """Dreams are longer than they are good."""
     m, behavior = case.measured, case.config.behavior
     if m is None or m.drift is None or not m.drift.warning:
@@ -131,7 +131,7 @@ RULES: tuple[Rule, ...] = (
 AT_ONCE: tuple[Rule, ...] = (non_finite, bad_input_scaling, memory_leaks)
 
 
-def too_early(case: Case) -> Finding:
+def too_early(case: RunFacts) -> Finding:
     """What to say of a run that has hardly begun."""
     return Finding(
         "too early to tell", "WARN",
@@ -141,7 +141,7 @@ def too_early(case: Case) -> Finding:
     )  # fmt: skip
 
 
-def healthy(case: Case) -> Finding:
+def healthy(case: RunFacts) -> Finding:
     """The numbers of a run in which nothing was found."""
     m, parts = case.measured, []
     if m is not None and finite(m.kl):
@@ -163,7 +163,7 @@ def healthy(case: Case) -> Finding:
     )  # fmt: skip
 
 
-def judge(case: Case, *, most: int = 5) -> list[Finding]:
+def judge(case: RunFacts, *, most: int = 5) -> list[Finding]:
     """At most `most` findings, FAIL before WARN, causes before effects; never none."""
     rules = AT_ONCE if case.early or case.measured is None else RULES
     found = [finding for finding in (rule(case) for rule in rules) if finding is not None]

@@ -1,18 +1,18 @@
 """From measurements to verdicts: rules, in the order of causes. What stands above explains what stands below.
 
-Each rule is a pure function of a `Case` and answers with a finding, or with None where nothing is wrong. The numbers
-that decide are in `findings.py`. Actor, critic and dreams: verdicts_behaviour.py.
+Each rule is a pure function of a `RunFacts` and returns a finding, or None where nothing is wrong. The thresholds are
+in `findings.py`. Rules on actor, critic and dreams: `rules_behavior.py`.
 """
 
 from __future__ import annotations
 
-from .findings import LIMITS, Case, Finding, finite, number
+from .findings import LIMITS, Finding, RunFacts, finite, number
 from .measurements import Measurements
 
-# ------------------------------------------------------------------------------------------------ numbers and inputs
+# --------------------------------------------------------------------------------------------------- numbers and inputs
 
 
-def non_finite(case: Case) -> Finding | None:
+def non_finite(case: RunFacts) -> Finding | None:
     """NaN or infinity in weights, in the log, or in an autopsy."""
     history, lr = case.history, case.config.model.world_model_lr
     why = "One NaN spreads to all weights within an update; what was learnt since the last checkpoint is lost."
@@ -28,7 +28,7 @@ def non_finite(case: Case) -> Finding | None:
     return None
 
 
-def bad_input_scaling(case: Case) -> Finding | None:
+def bad_input_scaling(case: RunFacts) -> Finding | None:
     """Inputs or rewards far from 1."""
     if case.measured is None:
         return None
@@ -39,7 +39,7 @@ def bad_input_scaling(case: Case) -> Finding | None:
     return None
 
 
-def _image_scale(case: Case, m: Measurements) -> Finding | None:
+def _image_scale(case: RunFacts, m: Measurements) -> Finding | None:
     for key, (mean, most) in m.inputs.items():
         if key in m.images and most > LIMITS["image input"]:
             return Finding(
@@ -52,7 +52,7 @@ def _image_scale(case: Case, m: Measurements) -> Finding | None:
     return None
 
 
-def _vector_scale(case: Case, m: Measurements) -> Finding | None:
+def _vector_scale(case: RunFacts, m: Measurements) -> Finding | None:
     for key, (low, high) in m.deviations.items():
         if high > LIMITS["vector input warn"] or low < LIMITS["vector input small"]:
             level = "FAIL" if high > LIMITS["vector input fail"] else "WARN"
@@ -67,7 +67,7 @@ def _vector_scale(case: Case, m: Measurements) -> Finding | None:
     return None
 
 
-def _reward_scale(case: Case, m: Measurements) -> Finding | None:
+def _reward_scale(case: RunFacts, m: Measurements) -> Finding | None:
     if m.planned_reward <= LIMITS["reward warn"]:
         return None
     squashed = case.config.model.reward_transform in ("symlog", "twohot")
@@ -84,7 +84,7 @@ def _reward_scale(case: Case, m: Measurements) -> Finding | None:
     )  # fmt: skip
 
 
-def memory_leaks(case: Case) -> Finding | None:
+def memory_leaks(case: RunFacts) -> Finding | None:
     """The state after a reset hangs on the episode before it."""
     m = case.measured
     if m is None or not m.leak > LIMITS["leak"]:
@@ -100,7 +100,7 @@ def memory_leaks(case: Case) -> Finding | None:
 # --------------------------------------------------------------------------------------------------------- the learning
 
 
-def unstable(case: Case) -> Finding | None:
+def unstable(case: RunFacts) -> Finding | None:
     """The world model's loss rises or jumps, or its weights run away."""
     key, lr = "world_model/loss", case.config.model.world_model_lr
     ends, values = case.history.thirds(key), case.history.metrics.get(key, [])
@@ -123,7 +123,7 @@ def unstable(case: Case) -> Finding | None:
     )  # fmt: skip
 
 
-def starved_replay(case: Case) -> Finding | None:
+def starved_replay(case: RunFacts) -> Finding | None:
     """Every update sees the same few steps, or each step far too often."""
     config, m = case.config, case.measured
     per_update = config.train.batch_size * config.train.seq_len
@@ -152,7 +152,7 @@ def starved_replay(case: Case) -> Finding | None:
 # ------------------------------------------------------------------------------------------------------ the world model
 
 
-def posterior_collapse(case: Case) -> Finding | None:
+def posterior_collapse(case: RunFacts) -> Finding | None:
     """A look at the observation tells the latent state nothing."""
     m, model = case.measured, case.config.model
     explained = max(m.explained.values(), default=0.0) if m else 0.0
@@ -172,7 +172,7 @@ def posterior_collapse(case: Case) -> Finding | None:
     )  # fmt: skip
 
 
-def categorical_degeneracy(case: Case) -> Finding | None:
+def categorical_degeneracy(case: RunFacts) -> Finding | None:
     """Categoricals that never change, or that all say the same."""
     m, model = case.measured, case.config.model
     if m is None or m.dead is None or m.perplexity is None:
@@ -195,7 +195,7 @@ def categorical_degeneracy(case: Case) -> Finding | None:
     return None
 
 
-def prior_not_learning(case: Case) -> Finding | None:
+def prior_not_learning(case: RunFacts) -> Finding | None:
     """The prior foresees worse than an average would."""
     m, model = case.measured, case.config.model
     if m is None or not finite(m.kl) or not finite(m.information) or m.information < LIMITS["information"]:
@@ -221,7 +221,7 @@ def prior_not_learning(case: Case) -> Finding | None:
     )  # fmt: skip
 
 
-def actions_ignored(case: Case) -> Finding | None:
+def actions_ignored(case: RunFacts) -> Finding | None:
     """The dream does not hang on actions, or on those of another step."""
     m = case.measured
     if m is None or not finite(m.kl) or not finite(m.information) or m.information < LIMITS["information"]:
@@ -245,7 +245,7 @@ def actions_ignored(case: Case) -> Finding | None:
     return None
 
 
-def continue_miscalibrated(case: Case) -> Finding | None:
+def continue_miscalibrated(case: RunFacts) -> Finding | None:
     """Ends are foretold worse than by their frequency, or not at all."""
     m, model = case.measured, case.config.model
     if m is None:
@@ -277,7 +277,7 @@ def continue_miscalibrated(case: Case) -> Finding | None:
     return None
 
 
-def reward_blind(case: Case) -> Finding | None:
+def reward_blind(case: RunFacts) -> Finding | None:
     """No reward in the replay, or a head that does not see them."""
     m, config = case.measured, case.config
     if m is None:

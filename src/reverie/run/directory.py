@@ -21,8 +21,8 @@ import yaml
 from ..config import Config, flatten, load_file, to_dict
 from ..config.validation import MAY_CHANGE, may_change
 from ..errors import UserError
+from ..files import writing
 from ..guard.lock import NAME as LOCK
-from ..guard.memory import writing
 
 
 def holds_run(directory: Path) -> bool:

@@ -11,7 +11,7 @@ from ..config import Config
 from ..data.data_report import range_report
 from ..data.replay import Replay
 from ..envs.spaces import Spec
-from ..guard.memory import writing
+from ..files import writing
 from ..ops import SCALAR_TRANSFORMS
 
 

@@ -238,7 +238,7 @@ def _bytes(module: nn.Module) -> int:
     return sum(x.numel() * x.element_size() for x in [*module.parameters(), *module.buffers()])
 
 
-# ------------------------------------------------------------------------------------------------------- the machine
+# ---------------------------------------------------------------------------------------------------------- the machine
 
 
 def resident() -> int | None:

@@ -1,6 +1,6 @@
 """Is the world model's code in use, and do its heads and the critic tell the truth? Numbers from one batch.
 
-Pure functions on tensors, and `look`, which computes all of them on a batch without touching any random stream of
+Pure functions on tensors, and `snapshot`, which computes all of them on a batch without touching any random stream of
 training. checkup.py calls it in a run; every number has an entry in glossary.py.
 
 S categoricals, K classes; probabilities of (B, T, S, K) are averaged over batch and time.
@@ -16,12 +16,24 @@ import torch
 from torch import Tensor
 
 from ..data.replay import Batch
+from ..distributions import CompositePolicy, Policy
+from ..latents import CategoricalLatent, GaussianLatent, Latent
 from ..ops import SCALAR_TRANSFORMS, symlog
-from ..policies import CompositePolicy, Policy
-from ..rssm import CategoricalLatent, GaussianLatent, Latent
 
 if TYPE_CHECKING:
     from ..train import DreamerV2
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..files import writing
+
+if TYPE_CHECKING:
+    from ..data.replay import Batch
+    from ..train import DreamerV2
+
 
 #: A class counts as used above this share of what all classes would have if they were used equally.
 USED = 0.1
@@ -31,8 +43,8 @@ DEAD = 1.1
 BINS = 10
 
 
-class Look(NamedTuple):
-    """What `look` found."""
+class HealthSnapshot(NamedTuple):
+    """What `snapshot` found."""
 
     numbers: dict[str, float]  # metric -> value
     usage: Tensor | None  # (S, K) how often each class is believed in; None without categoricals
@@ -168,7 +180,7 @@ def entropies(policy: Policy) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def look(agent: DreamerV2, batch: Batch, *, seed: int = 0) -> Look:
+def snapshot(agent: DreamerV2, batch: Batch, *, seed: int = 0) -> HealthSnapshot:
     """All numbers from one batch of tensors (B, T, ...). Draws only from a random stream of its own."""
     model, config = agent.world_model, agent.config
     latent = model.rssm.latent
@@ -210,9 +222,47 @@ def look(agent: DreamerV2, batch: Batch, *, seed: int = 0) -> Look:
     found |= {"critic/symlog_min": symlog(values.float()).min(), "critic/symlog_max": symlog(values.float()).max()}
     found |= entropies(policy)
     numbers = torch.stack([value.float() for value in found.values()]).tolist()  # the one wait for the device
-    return Look(dict(zip(found, numbers, strict=True)), usage)
+    return HealthSnapshot(dict(zip(found, numbers, strict=True)), usage)
 
 
 def _of_rewards(predicted: Tensor, truth: Tensor) -> dict[str, Tensor]:
     found = {"reward/mse": ((predicted - truth) ** 2).mean(), "reward/explained": explained(predicted, truth)}
     return found | {"reward/symlog_min": symlog(truth).min(), "reward/symlog_max": symlog(truth).max()}
+
+
+# --------------------------------------------------------------------------------------------------------- during a run
+
+FILE = "latents.json"
+
+
+class HealthMonitor:
+    """What was found last and is not yet written down."""
+
+    def __init__(self, directory: Path, every: int, may_write: Callable[[], None]) -> None:
+        """every: updates between looks, 0 for none; may_write raises if the directory is no longer ours."""
+        self.directory, self.every, self.may_write = directory, every, may_write
+        self.found: dict[str, float] = {}
+
+    def after_update(self, agent: DreamerV2, batch: Batch, *, updates: int, env_steps: int) -> None:
+        """After an update: snapshot at it, if it is time for that. batch: the one that was learnt from."""
+        if not self.every or updates % self.every:
+            return
+        now = snapshot(agent, batch, seed=updates)
+        self.found = {key: value for key, value in now.numbers.items() if math.isfinite(value)}
+        self._write(now, updates, env_steps)
+
+    def take(self) -> dict[str, float]:
+        """What was found since the last line."""
+        found, self.found = self.found, {}
+        return found
+
+    def _write(self, now: HealthSnapshot, updates: int, env_steps: int) -> None:
+        if now.usage is None or not bool(now.usage.isfinite().all()):  # NaN is no JSON: a browser would not read it
+            return
+        rows = [[round(share, 4) for share in row] for row in now.usage.tolist()]
+        text = json.dumps({"env_steps": env_steps, "updates": updates, "usage": rows})
+        self.may_write()
+        draft = self.directory / f".{FILE}.tmp"
+        with writing(FILE, self.directory):
+            draft.write_text(text, encoding="utf-8")
+            os.replace(draft, self.directory / FILE)

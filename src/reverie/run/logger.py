@@ -8,15 +8,21 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
+import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 from torch import Tensor
 
 from ..errors import UserError
-from ..guard.memory import writing
+from ..files import writing
 
 FILES = ("metrics.jsonl", "episodes.jsonl")
 
@@ -55,7 +61,6 @@ class Logger:
         self.wandb = _start_wandb(run) if wandb else None
 
     def _begin_events(self, env_steps: int) -> None:
-        from .events import Events
 
         try:
             self.events = Events(self.run / "tensorboard", env_steps=env_steps)
@@ -162,3 +167,31 @@ def _start_wandb(run: Path) -> Any:
     except ModuleNotFoundError as error:
         raise UserError("log.wandb needs a package that is not installed.", "pip install wandb") from error
     return wandb.init(project="reverie", name=run.name, dir=str(run), resume="allow", id=_wandb_id(run))
+
+
+class Events:
+    """One event file in a directory."""
+
+    def __init__(self, directory: Path, *, env_steps: int = 0) -> None:
+        """env_steps: what earlier files tell of later steps is forgotten. Raises OSError."""
+        directory.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._file = RecordWriter(str(directory / name))
+        self._add(Event(file_version="brain.Event:2"), 0)
+        if env_steps:
+            self._add(Event(session_log=SessionLog(status=SessionLog.START)), env_steps)
+
+    def write(self, numbers: Mapping[str, float], env_steps: int) -> None:
+        """A point on each curve. Raises OSError."""
+        for name, value in numbers.items():
+            self._add(Event(summary=scalar(name, value)), env_steps)
+        self._file.flush()
+
+    def _add(self, event: Event, env_steps: int) -> None:
+        event.wall_time, event.step = time.time(), env_steps  # dates for people; nothing is computed from them
+        self._file.write(event.SerializeToString())
+
+    def close(self) -> None:
+        """Close the file; what a full disk kept from it is lost."""
+        with suppress(OSError, ValueError):
+            self._file.close()

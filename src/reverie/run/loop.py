@@ -20,24 +20,23 @@ from ..envs import EnvLike
 from ..envs.spaces import MASK
 from ..errors import UserError
 from ..fast.modes import seed_everything
+from ..files import Writer, remove_drafts, writing
 from ..finite import NonFinite
 from ..guard.interrupts import Stopped, Stopping, on_signals
 from ..guard.lock import RunLock
-from ..guard.memory import enough_memory, remove_drafts, writing
+from ..guard.memory import enough_memory
 from ..train import DreamerV2, to_batch
-from ..writing import Writer
-from .checkup import Checkup
 from .clock import Clock
 from .directory import check_directory, prepare_directory
-from .evaluation import Evaluation, keep_film
-from .examiner import Examiner
+from .evaluation import Evaluation, Evaluator, keep_film
 from .first_rows import tell_first_rows
 from .forecast import Forecast, make_forecast, require_fit
+from .health import HealthMonitor
 from .logger import Logger, read_lines
-from .nan_policy import Recovery
-from .progress import Screen
+from .nan_policy import NanPolicy
+from .progress import Progress
 from .resume import restore_log, restore_newest, save_run
-from .tasks import make_envs, protocol_of_task, repeat_of, spec_of, step_seconds, twin
+from .tasks import copy_env, make_envs, protocol_of_task, repeat_of, spec_of, step_seconds
 
 
 class Run:
@@ -61,18 +60,18 @@ class Run:
         if config.train.deterministic and config.train.minutes:
             raise UserError("train.minutes ends a run by the clock.", "A deterministic run ends by train.env_steps.")
         if self.directory.exists():
-            self.lock.take()  # now: nobody wants to wait for a forecast to be told this
+            self.lock.acquire()  # now: nobody wants to wait for a forecast to be told this
         seed_everything(config)
         train = config.train
         self.envs = make_envs(config, env, config.env.num_envs)
         self.env, self.repeat, self.spec = env, repeat_of(config), spec_of(self.envs)
-        self.examiner = Examiner(config, twin(env), self.spec)  # now: later is too late to learn that it has no twin
+        self.evaluator = Evaluator(config, copy_env(env), self.spec)  # early: it may raise
         self.agent = DreamerV2(config, self.spec)
         self.forecast: Forecast | None = None
         if train.forecast and not checkpoint.checkpoints(self.directory):
             self.forecast = make_forecast(self.agent, self.directory, step_seconds=step_seconds(config, env))
             require_fit(self.forecast)
-        self.lock.take()
+        self.lock.acquire()
         check_directory(self.directory, config)  # again: another process may have begun here meanwhile
         remove_drafts(self.directory)
         prepare_directory(
@@ -92,8 +91,8 @@ class Run:
         self.notes: list[str] = []  # what the user should know before it begins
         self._written, self.written_at = 0.0, 0  # when, and at how many environment steps, the last line was written
         self._before: tuple[dict[str, torch.Tensor], torch.Tensor, Any] | None = None  # how the last action began
-        self.recovery = Recovery(self.directory, self.agent)
-        self.checkup = Checkup(self.directory, config.log.health_every, self.lock.check)
+        self.nan_policy = NanPolicy(self.directory, self.agent)
+        self.health = HealthMonitor(self.directory, config.log.health_every, self.lock.check)
         state = restore_newest(self)
         self.resumed = bool(state)
         if weights is not None and not self.resumed:
@@ -124,63 +123,63 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------------- the loop
 
-    def train(self, screen: Screen | None = None) -> DreamerV2:
+    def train(self, progress: Progress | None = None) -> DreamerV2:
         """Run to `env_steps` or `minutes`, whichever comes first; evaluate and save at the end.
 
         Raises UserError when the environment breaks or training becomes non-finite; the checkpoints stay good.
         """
-        screen = screen or Screen(quiet=True)
-        self.recovery.say = screen.say
+        progress = progress or Progress(quiet=True)
+        self.nan_policy.say = progress.say
         try:
             memory = enough_memory(self.config, self.directory, lambda: self.agent)
-            with on_signals(self.stopping, self.stop, quiet=screen.quiet), memory:
-                screen.start(self)
-                self._train(screen)
+            with on_signals(self.stopping, self.stop, quiet=progress.quiet), memory:
+                progress.start(self)
+                self._train(progress)
         except Stopped:
-            screen.broken_off(self)
+            progress.broken_off(self)
         finally:
-            screen.stop(self)
+            progress.stop(self)
             self.close()
         return self.agent
 
-    def _train(self, screen: Screen) -> None:
+    def _train(self, progress: Progress) -> None:
         if self.resumed and self.finished() and self.evaluated_at == self.clock.env_steps:
-            screen.say("nothing to do: the run is complete; a larger --env-steps or --minutes continues it")
+            progress.say("nothing to do: the run is complete; a larger --env-steps or --minutes continues it")
             return
         if self.config.train.random_baseline and not self.resumed:
-            self._play_randomly(screen)
+            self._play_randomly(progress)
         if not self.finished():  # else it was stopped between its end and its evaluation
-            self._loop(screen)
+            self._loop(progress)
             if not (self._stop and self.config.train.deterministic):  # a line that the stop would add
-                self.write(screen)
+                self.write(progress)
             self.save()  # before the evaluation: an interrupted evaluation loses nothing
         if not self._stop and self.evaluated_at != self.clock.env_steps:
-            self.evaluate(screen)
+            self.evaluate(progress)
             self.save()
 
-    def _loop(self, screen: Screen) -> None:
+    def _loop(self, progress: Progress) -> None:
         settings, clock = self.config.train, self.clock
         self._written = saved = time.monotonic()
         rows = self._timed_rows()
         if not self.resumed:  # else the last row is here already, and what follows from it may still be owed
-            self._take(next(rows), screen)
+            self._take(next(rows), progress)
         while True:
             while clock.updates_due(settings.train_ratio, settings.pretrain) > 0 and not self.finished():
                 self.update()
-                self._pulse(screen)  # pretraining is many updates at one step: no silence
+                self._pulse(progress)  # pretraining is many updates at one step: no silence
             if settings.eval_every and clock.env_steps - max(0, self.evaluated_at) >= settings.eval_every:
-                self.evaluate(screen)
+                self.evaluate(progress)
             if not self.writer.busy:
                 self.writer.finish()  # if the last checkpoint could not be written, it is told now
             if time.monotonic() - saved >= settings.checkpoint_every:
                 self.save(wait=False)
                 saved = time.monotonic()
-            self._pulse(screen)
+            self._pulse(progress)
             if self.finished():
                 return
-            self._take(next(rows), screen)
+            self._take(next(rows), progress)
 
-    def _take(self, item: tuple[dict[str, np.ndarray], list[Episode]], screen: Screen) -> None:
+    def _take(self, item: tuple[dict[str, np.ndarray], list[Episode]], progress: Progress) -> None:
         """One more row of every environment."""
         (row, episodes), clock = item, self.clock
         self.replay.add(row)
@@ -191,15 +190,15 @@ class Run:
         if not clock.prefilled and clock.env_steps >= train.prefill and self.replay.can_sample(train.seq_len):
             clock.prefilled = clock.env_steps
             for line in tell_first_rows(self.replay, self.spec, self.config, self.directory):
-                screen.say(line)
+                progress.say(line)
             if self._measure:
                 self._measure_observations()
 
-    def _pulse(self, screen: Screen) -> None:
+    def _pulse(self, progress: Progress) -> None:
         """Show and write how it stands, when it is time for that."""
-        screen.tick(self)
+        progress.tick(self)
         if self._line_due():
-            self.write(screen)
+            self.write(progress)
             self._written = time.monotonic()
 
     def _line_due(self) -> bool:
@@ -270,11 +269,11 @@ class Run:
                 self.logger.add(self.agent.update(batch))
             except NonFinite as trouble:
                 self.writer.finish()  # a rollback reads what it writes
-                self.recovery.handle(trouble, self.clock)
+                self.nan_policy.apply(trouble, self.clock)
                 return
-        self.recovery.fine()
+        self.nan_policy.reset_streak()
         self.clock.updates += 1
-        self.checkup.follow(self.agent, batch, updates=self.clock.updates, env_steps=self.clock.env_steps)
+        self.health.after_update(self.agent, batch, updates=self.clock.updates, env_steps=self.clock.env_steps)
 
     # ---------------------------------------------------------------------------------------------- numbers and files
 
@@ -293,26 +292,26 @@ class Run:
         stamp = {"phase": phase, "env_steps": steps, "frames": steps * self.repeat}
         return stamp if self.config.train.deterministic else stamp | {"seconds": round(self.clock.seconds, 2)}
 
-    def write(self, screen: Screen) -> None:
+    def write(self, progress: Progress) -> None:
         """One line of metrics."""
         clock = self.clock
         numbers: dict[str, float] = {"updates": clock.updates, "frames": clock.env_steps * self.repeat}
         numbers |= {"replay/steps": len(self.replay), "train/ratio": clock.achieved_ratio(self.config.train.pretrain)}
         if not self.config.train.deterministic:
             numbers |= clock.speeds()
-        numbers |= self.checkup.take()
+        numbers |= self.health.take()
         if self.config.train.on_nonfinite != "stop":
             numbers |= {"nonfinite/skipped": clock.skipped, "nonfinite/rollbacks": clock.rollbacks}
         if self.recent:
             numbers["episode/return"] = float(np.mean(self.recent))
         self._require_finite()
         self.written_at = clock.env_steps
-        screen.metrics = self.logger.write(numbers, env_steps=clock.env_steps)
-        screen.once(self.logger.trouble)
+        progress.metrics = self.logger.write(numbers, env_steps=clock.env_steps)
+        progress.once(self.logger.trouble)
 
     def _require_finite(self) -> None:
         """Stop, or do what `train.on_nonfinite` says, before a NaN is saved over good checkpoints. Raises UserError."""
-        if self.recovery.look(self.clock):
+        if self.nan_policy.check(self.clock):
             self.logger.forget()
         broken = self.logger.nonfinite()
         if broken:
@@ -321,24 +320,24 @@ class Run:
                 "The checkpoints are from before. Check the ranges of observations and rewards; lower learning rates.",
             )
 
-    def _play_randomly(self, screen: Screen) -> None:
+    def _play_randomly(self, progress: Progress) -> None:
         """The level to beat."""
-        result = self.examiner.random(lambda: self._stop)
+        result = self.evaluator.random(lambda: self._stop)
         if result is None:
-            screen.say("random policy: not measured, 10 s were not enough for its episodes")
+            progress.say("random policy: not measured, 10 s were not enough for its episodes")
             return
         self._log_episodes("random", result)
-        screen.say(f"random policy: return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes")
+        progress.say(f"random policy: return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes")
 
     def _log_episodes(self, phase: str, result: Evaluation) -> None:
         stamp = self._stamp(phase)
         for score, length in zip(result.scores, result.lengths, strict=True):
             self.logger.episode(stamp | {"return": score, "length": length})
 
-    def evaluate(self, screen: Screen) -> None:
+    def evaluate(self, progress: Progress) -> None:
         """Play evaluation episodes, keep the numbers, the film and the best agent so far."""
         with suppress(Stopped):  # its environment hangs
-            result = self.examiner.agent(self.agent, lambda: self._stop)
+            result = self.evaluator.agent(self.agent, lambda: self._stop)
         if self._stop:
             return  # half an evaluation is none
         self.evaluation, self.evaluated_at = result, self.clock.env_steps
@@ -351,12 +350,12 @@ class Run:
         self.logger.write(numbers, env_steps=self.clock.env_steps)
         if result.frames:
             film = self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif"
-            screen.once(keep_film(film, result.frames))
+            progress.once(keep_film(film, result.frames))
         if self.clock.best is None or result.mean > self.clock.best:
             self.clock.best = result.mean
             with self.stopping.held(), writing("the best agent", self.directory):
                 checkpoint.write_atomically(self.directory / "checkpoints" / "best", checkpoint.agent_files(self.agent))
-        screen.evaluated(self, result)
+        progress.evaluated(self, result)
 
     def save(self, *, wait: bool = True) -> None:
         """A checkpoint of everything, and the end of those that are no longer kept. Raises UserError if non-finite.
@@ -378,7 +377,7 @@ class Run:
             self.logger.close()
             if not isinstance(self.env, gym.Env):  # an instance belongs to whoever made it
                 self.envs.close()
-            self.examiner.close()
+            self.evaluator.close()
             self._leave()
 
     def _leave(self) -> None:

@@ -10,15 +10,14 @@ from .. import checkpoint
 from ..errors import UserError
 from ..files import Damaged
 from ..finite import NonFinite
-from ..guard.crash import write_crash
-from ..guard.nan_report import Report, examine
+from ..guard.nan_report import NanReport, diagnose_update, write_crash
 from ..train import DreamerV2
 from .clock import Clock
 
 MOST_SKIPS, MOST_ROLLBACKS = 100, 5  # in a row; in a run
 
 
-class Recovery:
+class NanPolicy:
     """Holds a run's policy and carries it out; what it counts is in the clock, and so in checkpoints."""
 
     def __init__(self, directory: Path, agent: DreamerV2, say: Callable[[str], None] = print) -> None:
@@ -30,21 +29,21 @@ class Recovery:
         """Learning rates stay lowered over a stop."""
         self.agent.lr_scale = 0.5**clock.rollbacks
 
-    def fine(self) -> None:
+    def reset_streak(self) -> None:
         """An update was made; elsewhere than on a CPU that is known only after a look."""
         if self.agent.guard.waits:
             self.in_a_row = 0
 
-    def look(self, clock: Clock) -> bool:
-        """Has the device left out updates? Then do what the policy says. Raises UserError like `handle`."""
+    def check(self, clock: Clock) -> bool:
+        """Has the device left out updates? Then do what the policy says. Raises UserError like `apply`."""
         trouble = self.agent.guard.trouble()
         if trouble is None:
             self.in_a_row = self.in_a_row if self.agent.guard.waits else 0
             return False
-        self.handle(trouble, clock)
+        self.apply(trouble, clock)
         return True
 
-    def handle(self, trouble: NonFinite, clock: Clock) -> None:
+    def apply(self, trouble: NonFinite, clock: Clock) -> None:
         """Do what the policy says. Raises UserError where that is to stop, or where it has been tried too often."""
         if self.policy == "skip":
             self._skip(trouble, clock)
@@ -63,7 +62,7 @@ class Recovery:
         else:
             self.say(f"skipped   update {clock.updates} too: {clock.skipped} in all, {self.in_a_row} in a row")
         if self.in_a_row >= MOST_SKIPS:
-            report = examine(self.agent, trouble.case, trouble.history)
+            report = diagnose_update(self.agent, trouble.case, trouble.history)
             raise self._end(report, clock, f" {self.in_a_row} updates in a row were left out.")
 
     def _roll_back(self, trouble: NonFinite, clock: Clock) -> None:
@@ -85,13 +84,13 @@ class Recovery:
                 return path
         return None
 
-    def _report(self, trouble: NonFinite) -> Report:
+    def _report(self, trouble: NonFinite) -> NanReport:
         """Made, and written to RUN/crash."""
-        report = examine(self.agent, trouble.case, trouble.history)
+        report = diagnose_update(self.agent, trouble.case, trouble.history)
         write_crash(self.directory / "crash", self.agent, trouble, report)
         return report
 
-    def _end(self, report: Report, clock: Clock, why: str) -> UserError:
+    def _end(self, report: NanReport, clock: Clock, why: str) -> UserError:
         for line in report.lines():
             self.say(line)
         return UserError(

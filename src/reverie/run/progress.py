@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .loop import Run
 
 
-class Screen:
+class Progress:
     """Progress on a terminal; plain lines every few seconds where there is none (a log file, CI)."""
 
     def __init__(

@@ -1,7 +1,7 @@
 """Everything that a run is besides weights, optimisers and replay: written into each checkpoint, and put back.
 
 In `train.deterministic` mode a run that was killed and repeated ends with the same weights, the same replay and the
-same metrics, bit for bit, as one that was not (on a CPU with as many threads; tests/test_resume.py).
+same metrics, bit for bit, as one that was not (on a CPU with as many threads; tests/run/test_resume.py).
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from torch import Tensor
 
 from .. import checkpoint
 from ..errors import UserError
-from ..files import Damaged, check, read_json, sound
-from ..guard.memory import writing
+from ..files import Damaged, check, read_json, sound, writing
 from .clock import Clock
 from .directory import clear_leftovers
 from .evaluation import Evaluation
@@ -45,7 +44,7 @@ def state_of(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "python_rng": random.getstate(),
         "numpy_rng": {**drawn, "state": {**drawn["state"], "key": drawn["state"]["key"].tolist()}},
         "recent": run.recent,
-        "health": run.checkup.found,
+        "health": run.health.found,
         "log": {
             "sizes": run.logger.sizes(),
             "count": run.logger.count,
@@ -144,8 +143,8 @@ def restore(run: Run, path: Path) -> dict[str, Any]:
         run.replay.rng.bit_generator.state = state["replay"]["rng"]
         run.rng.bit_generator.state = state["rng"]
         run.recent = list(state["recent"])
-        run.recovery.resume(run.clock)
-        run.checkup.found = {str(key): float(value) for key, value in state.get("health", {}).items()}
+        run.nan_policy.resume(run.clock)
+        run.health.found = {str(key): float(value) for key, value in state.get("health", {}).items()}
         run.replay.load(run.directory / "replay", counts)
         if "collector" in state:
             run.replay.mark_again(state["replay"]["marked"])

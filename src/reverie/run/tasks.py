@@ -87,7 +87,7 @@ def spec_of(envs: VectorEnv) -> Spec:
     return cast(Spec, cast(Any, envs).get_attr("agent_spec")[0])  # both vector classes have it
 
 
-def twin(env: EnvLike | None) -> EnvLike | None:
+def copy_env(env: EnvLike | None) -> EnvLike | None:
     """An environment for evaluation beside the one that training uses."""
     if not isinstance(env, gym.Env):
         return env

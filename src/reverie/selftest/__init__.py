@@ -19,14 +19,14 @@ import torch
 
 from ..errors import UserError
 from . import behaviour, update, world
-from .golden import TOLERANCE, Case, Check, Found, compare, load_cases
+from .golden import TOLERANCE, Check, Found, GoldenCase, compare, load_cases
 
 __all__ = ["CHECKS", "Check", "Result", "run_checks", "selftest_command"]
 
 CHECKS: list[Check] = [*world.CHECKS, *behaviour.CHECKS, *update.CHECKS]
 
 
-class Result(NamedTuple):
+class CheckResult(NamedTuple):
     """How one check went."""
 
     name: str
@@ -39,7 +39,7 @@ class Result(NamedTuple):
     note: str  # what was raised, if anything was
 
 
-def run_checks(only: str | None = None) -> list[Result]:
+def run_checks(only: str | None = None) -> list[CheckResult]:
     """Run all checks, or those with `only` in their names, in their order. Raises UserError if there is none."""
     chosen = [check for check in CHECKS if (only or "").lower() in check.name.lower()]
     if not chosen:
@@ -49,7 +49,7 @@ def run_checks(only: str | None = None) -> list[Result]:
         return [_run(check, known) for check in chosen]
 
 
-def _run(check: Check, known: dict[tuple[Any, str], Found]) -> Result:
+def _run(check: Check, known: dict[tuple[Any, str], Found]) -> CheckResult:
     """One check. `known` keeps what was computed, since several checks look at parts of the same update."""
     start, worst, quantity, note = time.perf_counter(), 0.0, "", ""
     try:
@@ -63,10 +63,10 @@ def _run(check: Check, known: dict[tuple[Any, str], Found]) -> Result:
         ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "reverie" in frame.filename][-1]
         worst, note = math.inf, f"{type(error).__name__}: {error} ({Path(ours.filename).name}, line {ours.lineno})"
     seconds = time.perf_counter() - start
-    return Result(check.name, check.equation, check.where, worst <= TOLERANCE, worst, quantity, seconds, note)
+    return CheckResult(check.name, check.equation, check.where, worst <= TOLERANCE, worst, quantity, seconds, note)
 
 
-def cases_of(check: Check) -> list[Case]:
+def cases_of(check: Check) -> list[GoldenCase]:
     """The fixtures that a check goes through; there is at least one."""
     found = [case for name, case in load_cases().items() if name == check.cases or name.startswith(f"{check.cases}/")]
     if not found:
@@ -88,7 +88,7 @@ def selftest_command(args: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
-def _print(results: list[Result], broken: list[Result], seconds: float) -> None:
+def _print(results: list[CheckResult], broken: list[CheckResult], seconds: float) -> None:
     print(f"{'':4} {'check':50} {'error':>8} {'s':>5}  equation; code")
     for result in results:
         verdict = "ok" if result.ok else "FAIL"

@@ -15,15 +15,15 @@ from ..actor_critic import (
     released_credit,
 )
 from ..config import build
+from ..distributions import POLICIES
 from ..envs.actions import ActionSpec
 from ..envs.spaces import ObsKey, Spec
-from ..policies import POLICIES
 from ..rssm import State
 from ..train import DreamerV2
-from .golden import Case, Check, Found, derivatives
+from .golden import Check, Found, GoldenCase, derivatives
 
 
-def _returns(case: Case) -> Found:
+def _returns(case: GoldenCase) -> Found:
     x = case.inputs()
     returns = compute_lambda_returns(x["rewards"], x["values"], x["continues"], **case.options)
     if "pull" not in x:
@@ -32,11 +32,11 @@ def _returns(case: Case) -> Found:
     return {"out.returns": returns} | derivatives((x["pull"] * returns).sum(), wrt)
 
 
-def _weights(case: Case) -> Found:
+def _weights(case: GoldenCase) -> Found:
     return {"out.weights": compute_discount_weights(case.inputs()["continues"], **case.options)}
 
 
-def _policy(case: Case) -> Found:
+def _policy(case: GoldenCase) -> Found:
     x = case.inputs()
     stats = x["stats"].requires_grad_()
     policy = POLICIES[case.options["policy"]](stats)
@@ -46,7 +46,7 @@ def _policy(case: Case) -> Found:
     return {"out.sample": sample, "out.log_prob": log_prob, "out.entropy": entropy} | found
 
 
-def _actor_loss(case: Case) -> Found:
+def _actor_loss(case: GoldenCase) -> Found:
     x, o = case.inputs(), dict(case.options)
     policy = POLICIES[o.pop("policy")](x["stats"])
     loss, _ = compute_actor_loss(policy, x["action"], x["targets"], x["baseline"], x["weights"], **o)
@@ -54,14 +54,14 @@ def _actor_loss(case: Case) -> Found:
     return {"out.loss": loss} | derivatives(loss, wrt)
 
 
-def _credit(case: Case) -> Found:
+def _credit(case: GoldenCase) -> Found:
     names = ("action", "targets", "baseline", "weights")
     x = case.inputs()
     kept = released_credit(*(x[name] for name in names))
     return {f"out.{name}": y for name, y in zip(names, kept, strict=True)}
 
 
-def _critic_loss(case: Case) -> Found:
+def _critic_loss(case: GoldenCase) -> Found:
     x = case.inputs()
     critic = Critic(2, layers=1, hidden_dim=2, **case.options)
     value, nll = critic.mean(x["stats"]), critic.nll(x["stats"], x["targets"].detach())
@@ -72,7 +72,7 @@ def _critic_loss(case: Case) -> Found:
     return {"out.loss": loss, "out.plain": plain, "out.value": value} | found
 
 
-def _slow_critic(case: Case) -> Found:
+def _slow_critic(case: GoldenCase) -> Found:
     mine, theirs = (Critic(3, layers=1, hidden_dim=4, norm=False) for _ in range(2))
     mine.load_state_dict(case.weights("w.mine"))
     theirs.load_state_dict(case.weights("w.theirs"))
@@ -80,7 +80,7 @@ def _slow_critic(case: Case) -> Found:
     return {f"out.{name}": x for name, x in mine.state_dict().items()}
 
 
-def _return_scale(case: Case) -> Found:
+def _return_scale(case: GoldenCase) -> Found:
     rule = ReturnScale()
     scales = [rule(returns) for returns in case.inputs()["returns"]]
     return {"out.scale": torch.stack(scales), "out.low": rule.low, "out.high": rule.high}
@@ -96,7 +96,7 @@ def _small_agent(**settings: object) -> DreamerV2:
     return DreamerV2(build(small | settings), spec)
 
 
-def _optimiser(case: Case) -> Found:
+def _optimiser(case: GoldenCase) -> Found:
     """Several steps of the critic's optimiser with given gradients: those of a loss that is linear in the weights."""
     agent, x = _small_agent(**case.options), case.inputs()
     named = dict(sorted(agent.critic.named_parameters()))
@@ -121,7 +121,7 @@ def _optimiser(case: Case) -> Found:
     return {"out.norm": torch.stack(norms), "out.weights": torch.stack(history)}
 
 
-def _slow_schedule(case: Case) -> Found:
+def _slow_schedule(case: GoldenCase) -> Found:
     """Which update's critic the slow one is a copy of, update after update; -1: of none."""
     agent = _small_agent(slow_critic_every=case.options["slow_critic_every"])
     start = State(torch.zeros(1, 3, 2), torch.tensor([1.0, 0.0]).expand(1, 3, 2), torch.zeros(1, 3, 2))
@@ -141,7 +141,7 @@ def _slow_schedule(case: Case) -> Found:
 
 _ACTOR, _CRITIC = "reverie.actor_critic:compute_actor_loss", "reverie.actor_critic:compute_critic_loss"
 _STEP, _AC = "reverie.train:DreamerV2._step", "reverie.actor_critic"
-_POL = "reverie.policies"
+_POL = "reverie.distributions"
 
 CHECKS = [
     Check("lambda-return, by hand", "FACTS 1.19", f"{_AC}:compute_lambda_returns", "returns/by_hand", _returns),

@@ -21,7 +21,7 @@ from torch import Tensor
 TOLERANCE, FLOOR = 1e-5, 1e-3
 
 
-class Case(NamedTuple):
+class GoldenCase(NamedTuple):
     """One fixture."""
 
     name: str
@@ -55,19 +55,19 @@ class Check(NamedTuple):
     equation: str  # where it is written: the paper, or FACTS.md
     where: str  # the code that is checked, module:function
     cases: str  # all cases whose names are this or begin with this and a slash
-    compute: Callable[[Case], Found]
+    compute: Callable[[GoldenCase], Found]
     only: tuple[str, ...] = ()  # of the case's out.X and grad.X those that begin like this; empty: all
 
 
 @cache
-def load_cases() -> dict[str, Case]:
+def load_cases() -> dict[str, GoldenCase]:
     """Every fixture that ships with the package, by name."""
-    found: dict[str, Case] = {}
+    found: dict[str, GoldenCase] = {}
     folder = resources.files("reverie").joinpath("golden")
     for file in sorted(item.name for item in folder.iterdir() if item.name.endswith(".safetensors")):
         with resources.as_file(folder.joinpath(file)) as path, safe_open(path, "numpy") as stored:
             for name, options in json.loads(stored.metadata()["options"]).items():
-                found[name] = Case(name, options, {})
+                found[name] = GoldenCase(name, options, {})
             for full in stored.keys():  # noqa: SIM118  not a dict
                 name, key = full.split(":")
                 found[name].arrays[key] = stored.get_tensor(full)
@@ -82,7 +82,7 @@ def derivatives(scalar: Tensor, wrt: Mapping[str, Tensor]) -> Found:
     return {f"grad.{name}": slope for name, slope in zip(wrt, slopes, strict=True)}
 
 
-def compare(case: Case, found: Found, only: tuple[str, ...] = ()) -> dict[str, float]:
+def compare(case: GoldenCase, found: Found, only: tuple[str, ...] = ()) -> dict[str, float]:
     """{"out.X" or "grad.X": relative error} of everything golden in a case; infinite where something is missing."""
     goldens = {key: x for key, x in case.arrays.items() if key.startswith(only or ("out.", "grad."))}
     if not goldens:

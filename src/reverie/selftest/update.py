@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from ..config import build
 from ..data.replay import Batch
+from ..distributions import Policy
 from ..envs.actions import ActionSpec
 from ..envs.spaces import ObsKey, Spec
-from ..policies import Policy
 from ..rssm import Dream, State
 from ..train import DreamerV2
-from .golden import Case, Check, Found
+from .golden import Check, Found, GoldenCase
 
 PARTS = ("world_model", "actor", "critic", "slow_critic")
 
 
-def _agent(case: Case) -> DreamerV2:
+def _agent(case: GoldenCase) -> DreamerV2:
     """The agent of a case, with its weights; nothing is clipped or decayed, so that gradients can be read off."""
     task = case.options["task"]
     obs = {key: ObsKey((key,), "image", (h, w, c), (h, w, c), "hwc") for key, (c, h, w) in task["images"].items()}
@@ -49,7 +49,7 @@ def _tell_noise(agent: DreamerV2, latent: Tensor, action: Tensor | None = None) 
     setattr(agent.world_model.rssm.latent, "noise", lambda *batch, device=None, generator=None: latent)  # noqa: B010
 
 
-def _batch(case: Case) -> Batch:
+def _batch(case: GoldenCase) -> Batch:
     x, task = case.inputs(), case.options["task"]
     obs = {key: x[f"obs.{key}"].to(torch.uint8) for key in task["images"]}
     obs |= {key: x[f"obs.{key}"] for key in task["vectors"]}
@@ -57,7 +57,7 @@ def _batch(case: Case) -> Batch:
     return Batch(obs, x["action"], x["reward"], is_last=flags["is_terminal"], **flags)
 
 
-def _posterior(case: Case) -> tuple[State, Tensor]:
+def _posterior(case: GoldenCase) -> tuple[State, Tensor]:
     x = case.inputs()
     return State(*(x[f"posterior.{name}"] for name in State._fields)), x["is_terminal"].bool()
 
@@ -67,7 +67,7 @@ def _gradients(module: nn.Module, name: str) -> Found:
     return {f"grad.{name}.{key}": p.grad for key, p in module.named_parameters() if p.grad is not None}
 
 
-def _filtering(case: Case) -> Found:
+def _filtering(case: GoldenCase) -> Found:
     agent, batch = _agent(case), _batch(case)
     model = agent.world_model
     embed = model.encoder(model.preprocess(batch.obs))
@@ -76,7 +76,7 @@ def _filtering(case: Case) -> Found:
     return {f"out.model.{name}": x for name, x in seen._asdict().items()} | {"out.model.prior": prior}
 
 
-def _model_update(case: Case) -> Found:
+def _model_update(case: GoldenCase) -> Found:
     agent = _agent(case)
     _tell_noise(agent, case.inputs()["noise"])
     before = _snapshot(agent)
@@ -87,7 +87,7 @@ def _model_update(case: Case) -> Found:
     return found | _gradients(agent.world_model, "world_model")
 
 
-def _behaviour_update(case: Case) -> Found:
+def _behaviour_update(case: GoldenCase) -> Found:
     agent, x = _agent(case), case.inputs()
     _tell_noise(agent, x["dream.noise"], x["dream.action_noise"])
     before, dreams, imagine = _snapshot(agent), [], agent.imagine

@@ -5,20 +5,22 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..networks import CELLS, MLP, ContinuePredictor, ConvDecoder, ConvEncoder, Head, RewardPredictor, VectorDecoder
+from ..latents import CategoricalLatent, GaussianLatent
+from ..layers import CELLS, MLP
+from ..networks import ContinuePredictor, ConvDecoder, ConvEncoder, Head, RewardPredictor, VectorDecoder
 from ..ops import symexp, symlog
-from ..rssm import CategoricalLatent, DiscreteRSSM, GaussianLatent, State
-from .golden import Case, Check, Found, derivatives
+from ..rssm import DiscreteRSSM, State
+from .golden import Check, Found, GoldenCase, derivatives
 
 
-def _squashing(case: Case) -> Found:
+def _squashing(case: GoldenCase) -> Found:
     x, y = (case.inputs()[name].requires_grad_() for name in ("x", "y"))
     squashed, back = symlog(x), symexp(y)
     slopes = derivatives(squashed.sum() + back.sum(), {"symlog": x, "symexp": y})
     return {"out.symlog": squashed, "out.symexp": back} | slopes
 
 
-def _sample(case: Case) -> Found:
+def _sample(case: GoldenCase) -> Found:
     o, x = case.options, case.inputs()
     latent = CategoricalLatent(o["num_categoricals"], o["num_categories"], unimix=o["unimix"])
     stats = x["stats"].requires_grad_()
@@ -27,7 +29,7 @@ def _sample(case: Case) -> Found:
     return {"out.sample": sample, "out.entropy": entropy} | found
 
 
-def _gaussian(case: Case) -> Found:
+def _gaussian(case: GoldenCase) -> Found:
     x, latent = case.inputs(), GaussianLatent(case.options["dim"], std=case.options["std"])
     sample, kl = latent.sample(x["left"], x["noise"]), latent.kl(x["left"], x["right"])
     found = derivatives((x["pull"] * sample).sum(), {"sample": x["left"]})
@@ -35,7 +37,7 @@ def _gaussian(case: Case) -> Found:
     return {"out.sample": sample, "out.kl": kl, "out.entropy": latent.entropy(x["left"])} | found
 
 
-def _kl(case: Case) -> Found:
+def _kl(case: GoldenCase) -> Found:
     x = case.inputs()
     rssm = DiscreteRSSM(2, 2, num_categoricals=2, num_categories=3, rnn_hidden_dim=2, hidden_dim=2)
     loss, metrics = rssm.kl_loss(x["posterior"], x["prior"], **case.options)
@@ -43,13 +45,13 @@ def _kl(case: Case) -> Found:
     return {"out.loss": loss, "out.kl": metrics["kl"]} | found
 
 
-def _with_weights(module: nn.Module, case: Case) -> dict[str, torch.Tensor]:
+def _with_weights(module: nn.Module, case: GoldenCase) -> dict[str, torch.Tensor]:
     """Load a case's weights. -> {"w.NAME": parameter}"""
     module.load_state_dict(case.weights())
     return {f"w.{name}": parameter for name, parameter in module.named_parameters()}
 
 
-def _gru(case: Case) -> Found:
+def _gru(case: GoldenCase) -> Found:
     x = case.inputs()
     cell = CELLS[case.options["cell"]](4, 3, norm=case.options["norm"])
     weights = _with_weights(cell, case)
@@ -57,7 +59,7 @@ def _gru(case: Case) -> Found:
     return {"out.h": h} | derivatives((x["pull"] * h).sum(), {"x": x["x"], "h": x["h"], **weights})
 
 
-def _mlp(case: Case) -> Found:
+def _mlp(case: GoldenCase) -> Found:
     x, o = case.inputs(), case.options
     mlp = MLP(3, 2, layers=2, hidden_dim=4, norm=o["norm"], activation=o["activation"])
     weights = _with_weights(mlp, case)
@@ -65,14 +67,14 @@ def _mlp(case: Case) -> Found:
     return {"out.y": y} | derivatives((x["pull"] * y).sum(), {"x": x["x"], **weights})
 
 
-def _conv_encoder(case: Case) -> Found:
+def _conv_encoder(case: GoldenCase) -> Found:
     x, encoder = case.inputs(), ConvEncoder(case.options["shape"], depth=case.options["depth"], norm="layer")
     weights = _with_weights(encoder, case)
     embed = encoder(x["image"])
     return {"out.embed": embed} | derivatives((x["pull"] * embed).sum(), weights)
 
 
-def _image(case: Case) -> Found:
+def _image(case: GoldenCase) -> Found:
     x, o = case.inputs(), case.options
     decoder = ConvDecoder(o["feat"], o["shape"], target="obs/image", depth=o["depth"], norm="layer")
     weights = _with_weights(decoder, case)
@@ -80,20 +82,20 @@ def _image(case: Case) -> Found:
     return {"out.loss": loss} | derivatives(loss.sum(), {"feat": x["feat"], **weights})
 
 
-def _head(case: Case, head: Head) -> Found:
+def _head(case: GoldenCase, head: Head) -> Found:
     x = case.inputs()
     _with_weights(head, case)
     loss = head.loss(x["feat"], x["target"])
     return {"out.loss": loss, "out.mean": head(x["feat"])} | derivatives(loss.sum(), {"feat": x["feat"]})
 
 
-def _vector(case: Case) -> Found:
+def _vector(case: GoldenCase) -> Found:
     o = case.options
     head = VectorDecoder(o["feat"], o["size"], target="obs/vector", layers=1, hidden_dim=o["hidden"], norm=False)
     return _head(case, head)
 
 
-def _reward(case: Case) -> Found:
+def _reward(case: GoldenCase) -> Found:
     o = case.options
     head = RewardPredictor(
         o["feat"],
@@ -106,13 +108,13 @@ def _reward(case: Case) -> Found:
     return _head(case, head)
 
 
-def _continue(case: Case) -> Found:
+def _continue(case: GoldenCase) -> Found:
     o = case.options
     head = ContinuePredictor(o["feat"], discount=o["discount"], layers=1, hidden_dim=o["hidden"], norm=False)
     return _head(case, head)
 
 
-def _rssm(case: Case) -> Found:
+def _rssm(case: GoldenCase) -> Found:
     x, o = case.inputs(), case.options
     rssm = DiscreteRSSM(
         o["action"],
@@ -141,8 +143,8 @@ def _rssm(case: Case) -> Found:
     } | derivatives(pulled, {name: x[name] for name in ("deter", "stoch", "action", "embed")})
 
 
-_KL, _SCALAR = "reverie.rssm:DiscreteRSSM.kl_loss", "reverie.scalars:NormalScalar"
-_END = "reverie.networks:ContinuePredictor"
+_KL, _SCALAR = "reverie.rssm:DiscreteRSSM.kl_loss", "reverie.distributions:NormalScalar"
+_END, _TWO_HOT = "reverie.networks:ContinuePredictor", "reverie.distributions:TwoHotScalar"
 _STEP, _RESET = ("out.deter", "out.prior", "out.posterior", "grad."), ("out.reset",)
 
 CHECKS = [
@@ -154,11 +156,11 @@ CHECKS = [
     Check("KL forward", "FACTS 1.8, forward: True", _KL, "kl/forward", _kl),
     Check("KL plain", "DreamerV1", _KL, "kl/plain", _kl),
     Check("KL separate", "DreamerV3", _KL, "kl/separate", _kl),
-    Check("GRU step, layer norm", "FACTS 1.6", "reverie.networks:NormGRUCell.forward", "gru/layer", _gru),
-    Check("GRU step, no norm", "FACTS 1.6", "reverie.networks:NormGRUCell.forward", "gru/none", _gru),
-    Check("GRU step, RMS norm", "FACTS 1.6, DreamerV3's norm", "reverie.networks:NormGRUCell", "gru/rms", _gru),
-    Check("GRU step, textbook cell", "DreamerV1", "reverie.networks:GRUCell", "gru/standard", _gru),
-    Check("dense layers", "FACTS 1.5", "reverie.networks:MLP", "mlp", _mlp),
+    Check("GRU step, layer norm", "FACTS 1.6", "reverie.layers:NormGRUCell.forward", "gru/layer", _gru),
+    Check("GRU step, no norm", "FACTS 1.6", "reverie.layers:NormGRUCell.forward", "gru/none", _gru),
+    Check("GRU step, RMS norm", "FACTS 1.6, DreamerV3's norm", "reverie.layers:NormGRUCell", "gru/rms", _gru),
+    Check("GRU step, textbook cell", "DreamerV1", "reverie.layers:GRUCell", "gru/standard", _gru),
+    Check("dense layers", "FACTS 1.5", "reverie.layers:MLP", "mlp", _mlp),
     Check("image encoder", "FACTS 1.5", "reverie.networks:ConvEncoder", "image/encoder", _conv_encoder),
     Check("image likelihood", "FACTS 1.5, 1.8", "reverie.networks:ConvDecoder.loss", "image/decoder", _image),
     Check("vector likelihood", "FACTS 1.5, 1.8", "reverie.networks:VectorDecoder.loss", "vector", _vector),
@@ -166,7 +168,7 @@ CHECKS = [
     Check("reward likelihood, tanh", "FACTS 1.7", _SCALAR, "reward/normal_tanh", _reward),
     Check("reward likelihood, sign", "FACTS 1.7", _SCALAR, "reward/normal_sign", _reward),
     Check("reward likelihood, symlog", "design document", _SCALAR, "reward/normal_symlog", _reward),
-    Check("reward likelihood, two-hot", "DreamerV3", "reverie.scalars:TwoHotScalar", "reward/twohot_symlog", _reward),
+    Check("reward likelihood, two-hot", "DreamerV3", _TWO_HOT, "reward/twohot_symlog", _reward),
     Check("continue likelihood, hard", "design document", _END, "continue/hard", _continue),
     Check("continue likelihood, discounted", "FACTS 1.7", _END, "continue/discounted", _continue),
     Check(

@@ -33,7 +33,7 @@ _HEADERS = {
 }
 
 
-class Guard:
+class AccessControl:
     """`app`, for those who may."""
 
     def __init__(self, app: App, *, names: Iterable[str] = (), token: str = "", port: int = 0) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 AXES = ("env_steps", "seconds", "updates")
 
 
-class Table:
+class MetricColumns:
     """Lines of metrics.jsonl by column. A value that a line does not have is not stored."""
 
     def __init__(self) -> None:

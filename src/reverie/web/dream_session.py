@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from ..data.replay import Batch
+from ..distributions import CompositePolicy, OneHotPolicy, Policy
 from ..errors import UserError
 from ..insight.run_reader import Opened
+from ..latents import CategoricalLatent
 from ..observations import RunningStandardizer, Standardizer, module_name
 from ..ops import symexp
-from ..policies import CompositePolicy, OneHotPolicy, Policy
-from ..rssm import CategoricalLatent, State
+from ..rssm import State
 from ..train import DreamerV2
 
 #: Limits of a session: branches side by side, dreamt steps, real steps before them.

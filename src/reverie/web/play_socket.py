@@ -37,7 +37,7 @@ BIGGEST_MESSAGE = 16_384  # bytes
 
 
 @dataclass
-class Player:
+class PlaySocket:
     """One page that plays."""
 
     number: str = field(default_factory=lambda: secrets.token_urlsafe(16))  # nobody else can guess it
@@ -51,7 +51,7 @@ class PlayRoom:
 
     def __init__(self, runs: Runs, *, most: int = MOST_SESSIONS) -> None:
         self.runs, self.most = runs, most
-        self.players: dict[str, Player] = {}
+        self.players: dict[str, PlaySocket] = {}
         self._opened: OrderedDict[Path, Opened] = OrderedDict()
         self._opening = threading.Lock()
         self._pool = ThreadPoolExecutor(2, "reverie-play")
@@ -64,7 +64,7 @@ class PlayRoom:
             await socket.send_text(_error(told, "Close another page that plays."))
             await socket.close(1013)
             return
-        player = Player()
+        player = PlaySocket()
         self.players[player.number] = player
         try:
             while True:
@@ -76,7 +76,7 @@ class PlayRoom:
         finally:
             del self.players[player.number]
 
-    def _answer(self, player: Player, text: str) -> str:
+    def _answer(self, player: PlaySocket, text: str) -> str:
         started = time.perf_counter()
         try:
             message = json.loads(text)
@@ -93,7 +93,7 @@ class PlayRoom:
         answer["ms"] = round(1000 * (time.perf_counter() - started), 2)
         return json.dumps(answer)
 
-    def _do(self, player: Player, message: dict[str, Any]) -> dict[str, Any]:
+    def _do(self, player: PlaySocket, message: dict[str, Any]) -> dict[str, Any]:
         what = message.get("do")
         if what == "start":
             return self._start(player, message)
@@ -114,7 +114,7 @@ class PlayRoom:
         actions[what]()
         return frame_of(session)
 
-    def _start(self, player: Player, message: dict[str, Any]) -> dict[str, Any]:
+    def _start(self, player: PlaySocket, message: dict[str, Any]) -> dict[str, Any]:
         from .action_names import controls
         from .dream_session import start_session
 
@@ -161,7 +161,7 @@ class PlayRoom:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _film(player: Player, kind: str) -> bytes:
+def _film(player: PlaySocket, kind: str) -> bytes:
     from .image_encoding import film_of, gif, mp4
 
     with player.lock:

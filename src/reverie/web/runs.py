@@ -19,7 +19,7 @@ import numpy as np
 from ..config import SETTINGS, Config, flatten, load_file
 from ..errors import UserError
 from ..guard.lock import in_use
-from .columns import AXES, Episodes, Table, evaluations, rounded, thinned
+from .columns import AXES, Episodes, MetricColumns, evaluations, rounded, thinned
 from .tail import Follow
 
 MOST_RUNS, DEEPEST, RECENT = 200, 4, 500
@@ -33,7 +33,7 @@ class RunData:
     id: int
     path: Path
     name: str
-    table: Table = field(default_factory=Table)
+    table: MetricColumns = field(default_factory=MetricColumns)
     episodes: Episodes = field(default_factory=Episodes)
     generation: int = 0  # grows when the files begin anew
     recent: list[dict[str, Any]] = field(default_factory=list)  # the newest lines, for pages that follow
@@ -80,7 +80,7 @@ class RunData:
 
     def _begin_anew(self) -> None:
         self._metrics, self._played = Follow(self._metrics.path), Follow(self._played.path)
-        self.table, self.episodes, self.recent, self.dropped = Table(), Episodes(), [], 0
+        self.table, self.episodes, self.recent, self.dropped = MetricColumns(), Episodes(), [], 0
         self.generation += 1
         self._read_config()
 

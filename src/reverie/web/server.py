@@ -52,7 +52,7 @@ def prepare(
     Beyond the loopback address a random token guards the page; it is in the URL. Raises UserError.
     """
     uvicorn = _uvicorn()
-    from .access import Guard
+    from .access import AccessControl
     from .app import Dashboard
     from .play_socket import BIGGEST_MESSAGE
 
@@ -60,7 +60,7 @@ def prepare(
     number = int(bound.getsockname()[1])
     token = "" if is_loopback(host) else secrets.token_urlsafe(32)
     dashboard = Dashboard(runs, works=works, seconds=seconds)
-    guard = Guard(dashboard.app(), names=_own_names(host), token=token, port=number)
+    guard = AccessControl(dashboard.app(), names=_own_names(host), token=token, port=number)
     config = uvicorn.Config(
         guard,
         ws="websockets-sansio",

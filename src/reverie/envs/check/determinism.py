@@ -11,12 +11,12 @@ import gymnasium as gym
 import numpy as np
 
 from .guarded_calls import Broken, equal, reset, step
-from .report import Report
+from .report import CheckReport
 
 PATIENCE = 5.0  # seconds of one rollout
 ROUNDING = 1e-5  # differences up to this are the arithmetic's, relative to the numbers
 
-Choose = Callable[[gym.Env, Any, Any, Report], Any]  # (environment, observation, info, report) -> action
+Choose = Callable[[gym.Env, Any, Any, CheckReport], Any]  # (environment, observation, info, report) -> action
 
 
 def compare(
@@ -26,14 +26,14 @@ def compare(
     policy: Callable[[int], Choose],
     seed: int,
     steps: int,
-    report: Report,
+    report: CheckReport,
 ) -> None:
     """Roll out a fresh environment and one that was played with under one seed; tell the first difference.
 
     What differs is either random numbers that the seed does not reach, or something that reset leaves behind: another
     fresh environment tells which.
     """
-    found = Report()  # what is found here again was told before
+    found = CheckReport()  # what is found here again was told before
 
     def roll(env: gym.Env) -> list[Any]:
         return _rollout(env, policy(seed), seed, steps, found)
@@ -51,7 +51,7 @@ def compare(
     report.merge(found)
 
 
-def _tell(at: int, where: str, size: float, seed: int, report: Report, *, unseeded: bool) -> None:
+def _tell(at: int, where: str, size: float, seed: int, report: CheckReport, *, unseeded: bool) -> None:
     what = f"at step {at} in {where}" + (f" (by {size:.2g} of it)" if np.isfinite(size) else "")
     if 0 < size < ROUNDING:
         fix = "Nothing: so little does not matter to learning."
@@ -66,7 +66,7 @@ def _tell(at: int, where: str, size: float, seed: int, report: Report, *, unseed
         report.add("warning", "reset-forgets", message, fix)
 
 
-def _rollout(env: gym.Env, choose: Choose, seed: int, steps: int, report: Report) -> list[Any]:
+def _rollout(env: gym.Env, choose: Choose, seed: int, steps: int, report: CheckReport) -> list[Any]:
     """[(observation, reward, terminated, truncated)], to the first end."""
     until = time.perf_counter() + PATIENCE
     obs, info = reset(env, seed, report)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import gymnasium as gym
 import numpy as np
 
-from .report import Report
+from .report import CheckReport
 
 SIGNATURE = "Write def reset(self, *, seed=None, options=None) and call super().reset(seed=seed) in it."
 FIVE = "Return observation, reward, terminated, truncated, info."
@@ -53,7 +53,7 @@ def _short(filename: str) -> str:
         return filename
 
 
-def attempt(report: Report, severity: str, code: str, what: str, fix: str, work: Callable[[], Any]) -> Any:
+def attempt(report: CheckReport, severity: str, code: str, what: str, fix: str, work: Callable[[], Any]) -> Any:
     """What `work` returns; None if it raises, which is told."""
     try:
         return work()
@@ -74,10 +74,10 @@ def kind_of(value: Any) -> str:
     return f"{text} ({kind})" if 0 < len(text) <= 40 else f"of type {kind}"
 
 
-# -------------------------------------------------------------------------------------------------------------- reset
+# ---------------------------------------------------------------------------------------------------------------- reset
 
 
-def reset(env: gym.Env, seed: int | None, report: Report) -> tuple[Any, dict[str, Any]]:
+def reset(env: gym.Env, seed: int | None, report: CheckReport) -> tuple[Any, dict[str, Any]]:
     """observation, info. Raises Broken."""
     wanted: dict[str, Any] = {"seed": seed, "options": None}
     while True:
@@ -95,7 +95,7 @@ def reset(env: gym.Env, seed: int | None, report: Report) -> tuple[Any, dict[str
             del wanted[names[0]]
 
 
-def _two(env: gym.Env, found: Any, report: Report) -> tuple[Any, dict[str, Any]]:
+def _two(env: gym.Env, found: Any, report: CheckReport) -> tuple[Any, dict[str, Any]]:
     paired = isinstance(found, tuple | list) and len(found) == 2
     if paired and isinstance(found[1], dict):
         return found[0], found[1]
@@ -119,16 +119,16 @@ def _fits(env: gym.Env, value: Any) -> bool:
         return False
 
 
-def failed(what: str, error: BaseException, report: Report) -> NoReturn:
+def failed(what: str, error: BaseException, report: CheckReport) -> NoReturn:
     """Tell an exception of the environment's. Raises Broken."""
     report.add("error", f"{what}-raises", f"{what} raises {told(error)}", f"Fix {what} at that line.")
     raise Broken from error
 
 
-# --------------------------------------------------------------------------------------------------------------- step
+# ----------------------------------------------------------------------------------------------------------------- step
 
 
-def step(env: gym.Env, action: Any, at: int, report: Report) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+def step(env: gym.Env, action: Any, at: int, report: CheckReport) -> tuple[Any, float, bool, bool, dict[str, Any]]:
     """observation, reward, terminated, truncated, info. at: which step it is. Raises Broken."""
     before = copy.deepcopy(action)
     try:
@@ -151,7 +151,7 @@ def step(env: gym.Env, action: Any, at: int, report: Report) -> tuple[Any, float
     return obs, _reward(reward, at, report), ends[0], ends[1], info
 
 
-def _look_inside(env: gym.Env, action: Any, report: Report) -> None:
+def _look_inside(env: gym.Env, action: Any, report: CheckReport) -> None:
     try:
         found = env.step(action)
     except FAULTS:
@@ -159,7 +159,7 @@ def _look_inside(env: gym.Env, action: Any, report: Report) -> None:
     _five(found, report)
 
 
-def _five(found: Any, report: Report) -> None:
+def _five(found: Any, report: CheckReport) -> None:
     if isinstance(found, tuple | list) and len(found) == 5:
         return
     if isinstance(found, tuple) and len(found) == 4:
@@ -173,7 +173,7 @@ def _five(found: Any, report: Report) -> None:
     raise Broken
 
 
-def _flag(name: str, value: Any, at: int, report: Report) -> bool:
+def _flag(name: str, value: Any, at: int, report: CheckReport) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
     try:
@@ -188,7 +188,7 @@ def _flag(name: str, value: Any, at: int, report: Report) -> bool:
     return meant
 
 
-def _reward(value: Any, at: int, report: Report) -> float:
+def _reward(value: Any, at: int, report: CheckReport) -> float:
     number = float("nan")
     with contextlib.suppress(*FAULTS):
         number = float(np.asarray(value, float).sum())

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from ...errors import UserError
 from ..spaces import MASK, MIN_FLOAT_IMAGE, box_key, leaves, name_of
 from .guarded_calls import equal, kind_of
-from .report import Report
+from .report import CheckReport
 
 SLOW = 0.02  # seconds of a step beyond which more environments or workers are worth a thought
 SLOW_RESET = 1.0  # seconds
@@ -36,7 +36,9 @@ class Seen:
     changes: dict[str, list[bool]] = field(default_factory=dict)  # did a picture change, at each step in an episode?
 
 
-def look_at_observation(space: spaces.Space, obs: Any, at: int, seen: Seen, report: Report, *, first: bool) -> None:
+def look_at_observation(
+    space: spaces.Space, obs: Any, at: int, seen: Seen, report: CheckReport, *, first: bool
+) -> None:
     """Does the observation of step `at` agree with its space? Keeps it for `look_at_ranges`. first: of an episode."""
     for path, leaf in leaves(space):
         key, value = name_of(path), obs
@@ -61,7 +63,7 @@ def look_at_observation(space: spaces.Space, obs: Any, at: int, seen: Seen, repo
         )  # fmt: skip
 
 
-def look_at_memory(space: spaces.Space, kept: Any, before: Any, now: Any, at: int, report: Report) -> None:
+def look_at_memory(space: spaces.Space, kept: Any, before: Any, now: Any, at: int, report: CheckReport) -> None:
     """Was the observation that was returned last (kept: a copy of then, before: itself) written over by step `at`?"""
     if equal(kept, before):
         return
@@ -91,10 +93,10 @@ def _entry(obs: Any, path: tuple[Any, ...]) -> Any:
     return obs
 
 
-# --------------------------------------------------------------------------------------------------------- one value
+# ------------------------------------------------------------------------------------------------------------ one value
 
 
-def _leaf(space: spaces.Space, value: Any, key: str, at: int, seen: Seen, report: Report, first: bool) -> None:
+def _leaf(space: spaces.Space, value: Any, key: str, at: int, seen: Seen, report: CheckReport, first: bool) -> None:
     try:
         array = np.asarray(value)
     except Exception:  # ragged lists and stranger things
@@ -166,7 +168,7 @@ def _would_be_dark(space: spaces.Box, array: np.ndarray) -> bool:
     return bool(array.max() <= 1 and (array % 1 != 0).any())
 
 
-def _numbers(space: spaces.Box, array: np.ndarray, key: str, at: int, report: Report) -> None:
+def _numbers(space: spaces.Box, array: np.ndarray, key: str, at: int, report: CheckReport) -> None:
     fix = "Find the division, root or logarithm that it comes from."
     for code, bad, what in (("nan", np.isnan(array), "NaN"), ("infinite", np.isinf(array), "infinite")):
         if bad.any():
@@ -184,7 +186,7 @@ def _numbers(space: spaces.Box, array: np.ndarray, key: str, at: int, report: Re
         )  # fmt: skip
 
 
-def _float_picture(space: spaces.Box, array: np.ndarray, key: str, at: int, report: Report) -> bool:
+def _float_picture(space: spaces.Box, array: np.ndarray, key: str, at: int, report: CheckReport) -> bool:
     """Is this a picture of floats on a scale that is not seen? Then it is told."""
     if array.ndim != 3 or space.dtype.kind != "f" or sorted(array.shape)[1] < MIN_FLOAT_IMAGE:
         return False
@@ -218,7 +220,7 @@ def _share(bad: np.ndarray) -> str:
 # ---------------------------------------------------------------------------------------------------------- all of them
 
 
-def look_at_pace(seen: Seen, report: Report) -> None:
+def look_at_pace(seen: Seen, report: CheckReport) -> None:
     """How fast is it?"""
     step = float(np.mean(seen.step_seconds))
     report.numbers["steps_per_second"] = 1 / max(step, 1e-9)
@@ -243,7 +245,7 @@ def _seconds(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
-def look_at_episodes(seen: Seen, limit: int, report: Report) -> None:
+def look_at_episodes(seen: Seen, limit: int, report: CheckReport) -> None:
     """Do episodes end, and how? What are rewards like? limit: steps after which they must, 0 if that is not known."""
     lengths, rewards, steps = seen.lengths, np.array(seen.rewards), len(seen.rewards)
     if lengths:
@@ -269,7 +271,7 @@ def look_at_episodes(seen: Seen, limit: int, report: Report) -> None:
         )  # fmt: skip
 
 
-def _ends(seen: Seen, steps: int, report: Report) -> None:
+def _ends(seen: Seen, steps: int, report: CheckReport) -> None:
     lengths, share = seen.lengths, float(np.mean(seen.terminated))
     report.numbers |= {
         "episodes": len(lengths), "mean_length": float(np.mean(lengths)), "mean_return": float(np.mean(seen.returns)),
@@ -293,7 +295,7 @@ def _ends(seen: Seen, steps: int, report: Report) -> None:
         )  # fmt: skip
 
 
-def look_at_ranges(key: str, space: spaces.Space, seen: Seen, report: Report) -> None:
+def look_at_ranges(key: str, space: spaces.Space, seen: Seen, report: CheckReport) -> None:
     """Do the values of an observation make sense as numbers to learn from?"""
     values = np.stack(seen.values[key])
     told = any(known.key == key and known.severity == "error" for known in report.findings)
@@ -339,7 +341,7 @@ def _seen_as(space: spaces.Box) -> str:
         return ""
 
 
-def _picture_ranges(key: str, white: float, flat: np.ndarray, changes: list[bool], report: Report) -> None:
+def _picture_ranges(key: str, white: float, flat: np.ndarray, changes: list[bool], report: CheckReport) -> None:
     dark = float((flat.max(1) == 0).mean())
     if dark == 1:
         report.add(

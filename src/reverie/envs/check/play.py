@@ -26,19 +26,19 @@ from ..spaces import MASK, leaves, make_spec, name_of
 from .determinism import Choose, compare
 from .guarded_calls import FAULTS, Broken, attempt, kind_of, reset, step, told
 from .observations import Seen, look_at_episodes, look_at_memory, look_at_observation, look_at_pace, look_at_ranges
-from .report import Report
+from .report import CheckReport
 
 PATIENCE, FURTHER = 10.0, 10  # no end in `steps`: seconds, and times `steps`, to go on looking for one
 WIDE = 1e4  # continuous actions beyond this are not limits, but the lack of them
 
 
-def check_env(env: EnvLike, *, steps: int = 500, seed: int = 0, **make_env_options: Any) -> Report:
+def check_env(env: EnvLike, *, steps: int = 500, seed: int = 0, **make_env_options: Any) -> CheckReport:
     """Play `steps` random steps and look. env: an id, an environment, or a function that makes one.
 
     Others of it are made (of an environment: copied) and compared under one seed. make_env_options: of `make_env`.
     `print` the report; its `findings` are the mistakes. Never raises for what the environment does.
     """
-    report = Report()
+    report = CheckReport()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Gymnasium's own remarks on what is told here
         try:
@@ -53,7 +53,7 @@ def check_env(env: EnvLike, *, steps: int = 500, seed: int = 0, **make_env_optio
     return report
 
 
-def _check(source: EnvLike, steps: int, seed: int, options: dict[str, Any], report: Report) -> None:
+def _check(source: EnvLike, steps: int, seed: int, options: dict[str, Any], report: CheckReport) -> None:
     env = _make(source, options, report)
     _look_at_spaces(env, options, report)
     another = _maker_of_others(source, env, options)
@@ -74,10 +74,10 @@ def _check(source: EnvLike, steps: int, seed: int, options: dict[str, Any], repo
                 attempt(report, "warning", "close-raises", "close", "Let close() end quietly, twice too.", made.close)
 
 
-# ------------------------------------------------------------------------------------------------------------- making
+# --------------------------------------------------------------------------------------------------------------- making
 
 
-def _make(source: EnvLike, options: dict[str, Any], report: Report) -> gym.Env:
+def _make(source: EnvLike, options: dict[str, Any], report: CheckReport) -> gym.Env:
     """The environment. Raises Broken."""
     made: Any = source
     try:
@@ -131,10 +131,10 @@ def _maker_of_others(source: EnvLike, env: gym.Env, options: dict[str, Any]) -> 
     return copied
 
 
-# ------------------------------------------------------------------------------------------------------------- spaces
+# --------------------------------------------------------------------------------------------------------------- spaces
 
 
-def _look_at_spaces(env: gym.Env, options: dict[str, Any], report: Report) -> None:
+def _look_at_spaces(env: gym.Env, options: dict[str, Any], report: CheckReport) -> None:
     for name in ("observation_space", "action_space"):
         space = attempt(report, "error", "no-space", name, f"Set self.{name} in __init__.", lambda: getattr(env, name))  # noqa: B023
         if not isinstance(space, spaces.Space):
@@ -175,7 +175,7 @@ def _shown(space: spaces.Space) -> str:
     return " ".join(repr(space).split())[:80]
 
 
-def _look_at_action(space: spaces.Space, called: str, report: Report) -> None:
+def _look_at_action(space: spaces.Space, called: str, report: CheckReport) -> None:
     try:
         make_action_spec(space)
     except UserError as error:
@@ -209,10 +209,10 @@ def _look_at_action(space: spaces.Space, called: str, report: Report) -> None:
         )  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------------------------------- play
+# ----------------------------------------------------------------------------------------------------------------- play
 
 
-def _play(env: gym.Env, steps: int, seed: int, report: Report) -> None:
+def _play(env: gym.Env, steps: int, seed: int, report: CheckReport) -> None:
     """`steps` random steps, looked at one by one; then, if no episode has ended, on to the first end."""
     seen, space, choose = Seen(), env.observation_space, _policy(env.action_space)(seed)
     total, length, until = 0.0, 0, 0.0
@@ -273,7 +273,7 @@ def _policy(space: spaces.Space) -> Callable[[int], Choose]:
         space.seed(seed)
         rng = np.random.default_rng(seed)
 
-        def choose(env: gym.Env, obs: Any, info: Any, report: Report) -> Any:
+        def choose(env: gym.Env, obs: Any, info: Any, report: CheckReport) -> Any:
             if spec is None:
                 return space.sample()
             mask = _mask(env, spec, obs, info, report) if spec.kind != "box" else None
@@ -284,7 +284,7 @@ def _policy(space: spaces.Space) -> Callable[[int], Choose]:
     return seeded
 
 
-def _mask(env: gym.Env, spec: ActionSpec, obs: Any, info: dict[str, Any], report: Report) -> np.ndarray | None:
+def _mask(env: gym.Env, spec: ActionSpec, obs: Any, info: dict[str, Any], report: CheckReport) -> np.ndarray | None:
     """The environment's own mask as (1, A), where it has one; what is wrong with it is told."""
     own = info.get(MASK)
     if own is None and isinstance(obs, dict):
@@ -313,7 +313,7 @@ def _mask(env: gym.Env, spec: ActionSpec, obs: Any, info: dict[str, Any], report
 # ---------------------------------------------------------------------------------------------------------------- looks
 
 
-def _look_at_render(env: gym.Env, report: Report) -> None:
+def _look_at_render(env: gym.Env, report: CheckReport) -> None:
     mode = attempt(report, "warning", "render-raises", "render_mode", "Set it in __init__.", lambda: env.render_mode)
     if report.has("render-raises"):
         return

@@ -10,7 +10,7 @@ SEVERITIES = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Problem:
     """One kind of mistake, and where."""
 
     code: str  # short and stable, e.g. "nan"
@@ -22,12 +22,12 @@ class Finding:
 
 
 @dataclass
-class Report:
+class CheckReport:
     """Everything found, and what was seen on the way. `print` it."""
 
     facts: dict[str, str] = field(default_factory=dict)  # for people
     numbers: dict[str, float] = field(default_factory=dict)  # of the random policy, for programs
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Problem] = field(default_factory=list)
 
     def add(self, severity: str, code: str, message: str, fix: str, key: str = "") -> None:
         """Tell a mistake; once for each observation, and then only count it."""
@@ -35,9 +35,9 @@ class Report:
             if (known.code, known.key) == (code, key):
                 self.findings[index] = replace(known, count=known.count + 1)
                 return
-        self.findings.append(Finding(code, severity, message, fix, key))
+        self.findings.append(Problem(code, severity, message, fix, key))
 
-    def merge(self, other: Report) -> None:
+    def merge(self, other: CheckReport) -> None:
         """Take over what another report has and this one lacks."""
         known = {(finding.code, finding.key) for finding in self.findings}
         self.findings += [finding for finding in other.findings if (finding.code, finding.key) not in known]
@@ -47,7 +47,7 @@ class Report:
         return any(finding.code in codes for finding in self.findings)
 
     @property
-    def ordered(self) -> list[Finding]:
+    def ordered(self) -> list[Problem]:
         """Errors first."""
         return sorted(self.findings, key=lambda finding: SEVERITIES.index(finding.severity))
 

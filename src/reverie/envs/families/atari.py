@@ -5,7 +5,7 @@ start a game; the picture is the maximum of the last two frames, grey as ALE mak
 raw; game over is the only end (a termination), the limit of 108 000 frames after the no-ops a truncation.
 
 `make` gives the frames, rewards, ends and random numbers of Gymnasium's AtariPreprocessing, without OpenCV;
-`make_vector` the same from ALE's own C++ threads, only its random numbers differ (tests/test_atari.py).
+`make_vector` the same from ALE's own C++ threads, only its random numbers differ (tests/envs/test_atari.py).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ LOOKS = ("auto", "fast", "standard")
 FILM_SIZE = 240  # pixels a side of pictures for people
 
 
-class Drawn(gym.Wrapper):
+class MujocoDrawing(gym.Wrapper):
     """Draws in the environment's own OpenGL context, fast if asked, and gives it back in that context.
 
     Gymnasium does both in whatever context is current: with two environments maybe the other one's, whose pictures
@@ -90,7 +90,7 @@ def make(request: Request) -> gym.Env:
     if look not in LOOKS:
         raise UserError(f"env.options: 'look' must be one of {', '.join(LOOKS)}, not {look!r}.")
     try:
-        env: gym.Env = Drawn(from_gymnasium(request.env_id, arguments), look)
+        env: gym.Env = MujocoDrawing(from_gymnasium(request.env_id, arguments), look)
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError):
             raise

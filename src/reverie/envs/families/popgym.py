@@ -26,7 +26,7 @@ Options = FreeOptions
 CELL, COLUMNS = 16, 13  # pixels a side, and cells in a row: a suit of cards
 
 
-class Drawn(gym.Wrapper):
+class PopGymDrawing(gym.Wrapper):
     """Pictures of tasks that have none: a cell per number of the observation, one-hots white, and the reward below."""
 
     def __init__(self, env: gym.Env) -> None:
@@ -64,7 +64,7 @@ def make(request: Request) -> gym.Env:
 
     env = from_gymnasium(request.env_id, dict(request.options.arguments) if request.options else {})
     env.unwrapped.render_mode = "rgb_array"  # most do not take the argument
-    return finished(env if isinstance(env.unwrapped, CartPoleEnv | PendulumEnv) else Drawn(env), request)
+    return finished(env if isinstance(env.unwrapped, CartPoleEnv | PendulumEnv) else PopGymDrawing(env), request)
 
 
 def protocol(request: Request) -> str:

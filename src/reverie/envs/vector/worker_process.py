@@ -49,7 +49,7 @@ serve(link, int(sys.argv[2]), int(sys.argv[3]))
 
 
 @dataclass(frozen=True)
-class Job:
+class WorkerTask:
     """What a worker is to do: make and step environments `first`, `first` + 1, ... out of `total`."""
 
     makers: list[CloudpickleWrapper]
@@ -106,7 +106,7 @@ class Shared:
 class Slice:
     """The environments of one worker. Methods are the commands that the parent may send."""
 
-    def __init__(self, job: Job, memory: int) -> None:
+    def __init__(self, job: WorkerTask, memory: int) -> None:
         self.job, self.memory = job, memory
         self.first = self.busy = job.first
         self.envs: list[gym.Env] = []
@@ -256,7 +256,7 @@ def read_dump(text: str) -> tuple[str, str]:
 class Worker:
     """One process and its end of the pipe, seen from the parent."""
 
-    def __init__(self, job: Job, cores: Sequence[int] = ()) -> None:
+    def __init__(self, job: WorkerTask, cores: Sequence[int] = ()) -> None:
         """cores: those it may run on (Linux); empty: all."""
         self.cores = cores
         self.indices = list(range(job.first, job.first + len(job.makers)))

@@ -33,7 +33,18 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import CloudpickleWrapper, batch_space
 
 from ...errors import UserError
-from .worker_process import CLOSE, CLOSING, STEP, Description, Fault, Job, Shared, Worker, nameless_file, wait_for
+from .worker_process import (
+    CLOSE,
+    CLOSING,
+    STEP,
+    Description,
+    Fault,
+    Shared,
+    Worker,
+    WorkerTask,
+    nameless_file,
+    wait_for,
+)
 
 FORGIVEN = 100  # vector steps without a fault after which earlier ones no longer count
 IN_THIS_PROCESS = "With env.backend=sync it runs in this process, where a debugger works."
@@ -77,7 +88,7 @@ class WorkerVectorEnv(VectorEnv):
         workers = min(count, workers or usable_cores())
         shares = share_cores(workers)
         slices = [part.tolist() for part in np.array_split(np.arange(count), workers)]
-        jobs = [Job([packed[index] for index in part], part[0], count) for part in slices]
+        jobs = [WorkerTask([packed[index] for index in part], part[0], count) for part in slices]
         self.workers = [Worker(job, share) for job, share in zip(jobs, shares, strict=True)]
         self._memory = nameless_file()
         self._end = weakref.finalize(self, _end, self.workers, self._memory, os.getpid())

@@ -1,0 +1,409 @@
+"""The doctor: each rule by hand, measurements on a small run, and (slow) faults that are really planted."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import reverie
+from reverie.cli import main
+from reverie.commands.doctor import told
+from reverie.config import build
+from reverie.config.presets import load_preset
+from reverie.errors import UserError
+from reverie.insight.doctor import diagnose, diagnose_agent
+from reverie.insight.drift import Drift
+from reverie.insight.findings import LEVELS, LIMITS, Finding, RunFacts
+from reverie.insight.history import History, make_history, read_history
+from reverie.insight.measurements import (
+    Measurements,
+    event_windows,
+    experience_of,
+    latent_numbers,
+    most_entropy,
+    probe,
+    weight_growth,
+)
+from reverie.insight.rules_behavior import RULES, judge
+from reverie.insight.run_reader import Experience, Stretch, open_run
+from reverie.layers import MLP
+from reverie.rssm import CategoricalLatent, GaussianLatent
+
+ROOT = Path(__file__).parents[2]
+
+#: A run in which everything is as it should be.
+SOUND = Measurements(
+    steps=5000,
+    rewarding=0.05,
+    rewards=(0.0, 1.0),
+    planned_reward=1.0,
+    terminals=0.04,
+    inputs={"image": (0.0, 0.5), "vector": (0.0, 4.0)},
+    images=("image",),
+    deviations={"vector": (0.9, 1.1)},
+    explained={"image": 0.4, "vector": 0.9},
+    kl=1.5,
+    information=8.0,
+    entropies=(7.0, 8.5),
+    perplexity=3.0,
+    dead=0.0,
+    difference=0.9,
+    action_gain=2.0,
+    shifted=1.7,
+    reward_contrast=0.8,
+    reward_explained=0.8,
+    events=50,
+    continues=(0.99, 0.1),
+    continue_brier=(0.005, 0.04),
+    randomness=0.3,
+    most_entropy=math.log(4),
+    value=(0.7, 0.1),
+    highest_value=1.0,
+    slow_gap=0.05,
+)
+LEARNT = History(
+    env_steps=5000,
+    updates=1000,
+    metrics={"world_model/loss": [9.0, 5.0, 3.0, 2.0, 1.9, 1.8, 1.8, 1.7, 1.8], "actor/entropy": [1.0] * 9},
+    random=(0.2, 0.3, 0.1, 0.2),
+    returns=(0.8,) * 30,
+)
+
+
+def drifting(useful, *, floor=0.2):
+    curve = [0.1] * 15
+    error = {"dream": curve, "floor": [floor] * 15, "copy": [1.0] * 15, "mean": [1.0] * 15}
+    return Drift(15, 5, [40] * 15, curve, {}, error, {"dream": curve}, {}, {}, useful, 15)
+
+
+def verdicts(measured=SOUND, history=LEARNT, **settings):
+    base = {"slow_critic_every": 100, "entropy_scale": 0.01}
+    return judge(RunFacts(build(base | settings), history, measured))
+
+
+def test_a_sound_run_is_healthy_and_says_why():
+    (finding,) = verdicts(replace(SOUND, drift=drifting(15)))
+    assert (finding.verdict, finding.level) == ("healthy", "OK")
+    for word in ("8 nats", "1.5", "90 %", "useful horizon 15", "return 0.8", "random policy 0.2"):
+        assert word in finding.evidence
+
+
+BLIND = {"information": 0.1, "kl": 0.01, "explained": {"image": 0.0}}
+
+#: name -> (what differs from SOUND, settings, verdict, level, key)
+SICK = {
+    "nan": ({"broken": ("critic.mlp.0.weight",)}, {}, "non-finite", "FAIL", "model.world_model_lr"),
+    "images": ({"inputs": {"image": (130.0, 255.0)}}, {}, "bad input scaling", "FAIL", ""),
+    "huge vector": ({"deviations": {"v": (1.0, 500.0)}}, {}, "bad input scaling", "FAIL", "model.vector_transform"),
+    "big vector": ({"deviations": {"v": (1.0, 50.0)}}, {}, "bad input scaling", "WARN", "model.vector_transform"),
+    "tiny vector": ({"deviations": {"v": (0.01, 1.0)}}, {}, "bad input scaling", "WARN", "model.vector_transform"),
+    "reward": (
+        {"planned_reward": 1e4, "rewards": (0.0, 1e4)}, {"reward_transform": "none"}, "bad input scaling", "FAIL",
+        "model.reward_transform",
+    ),
+    "symlog reward": (
+        {"planned_reward": 200.0, "rewards": (-200.0, 9.0)}, {}, "bad input scaling", "WARN",
+        "behavior.critic_transform",
+    ),
+    "leak": ({"leak": 0.4}, {}, "memory leaks", "FAIL", ""),
+    "growth": ({"growth": 6.0}, {"world_model_lr": 0.1}, "unstable", "FAIL", "model.world_model_lr"),
+    "some growth": ({"growth": 6.0}, {}, "unstable", "WARN", "model.world_model_lr"),
+    "few steps": ({"steps": 300}, {}, "starved replay", "FAIL", "replay.replay_capacity"),
+    "collapse": (BLIND, {"kl_scale": 500.0}, "posterior collapse", "FAIL", "model.kl_scale"),
+    "detached": (
+        BLIND, {"detached_heads": ("obs",)}, "posterior collapse", "FAIL",
+        "model.detached_heads",
+    ),
+    "nearly": (BLIND | {"information": 1.5}, {}, "posterior collapse", "WARN", "model.kl_scale"),
+    "tied": ({"difference": 0.0}, {}, "categorical degeneracy", "FAIL", "model.num_categoricals"),
+    "dead": ({"dead": 0.95}, {}, "categorical degeneracy", "FAIL", "model.unimix"),
+    "half dead": ({"dead": 0.6}, {}, "categorical degeneracy", "WARN", "model.unimix"),
+    "free nats": (
+        {"kl": 40.0, "information": 15.0, "below_free": 1.0}, {"free_nats": 1000.0}, "prior not learning", "FAIL",
+        "model.free_nats",
+    ),
+    "weak prior": ({"kl": 6.0}, {}, "prior not learning", "WARN", "model.kl_scale"),
+    "reversed": ({}, {"kl_balance": 0.2}, "prior not learning", "WARN", "model.kl_balance"),
+    "shifted": ({"shifted": 0.2, "kl": 4.0}, {}, "actions ignored", "FAIL", ""),
+    "ignored": ({"action_gain": 1.0}, {}, "actions ignored", "WARN", "behavior.entropy_scale"),
+    "inverted": (
+        {"continues": (0.05, 0.9), "continue_brier": (0.9, 0.04)}, {}, "continue head miscalibrated", "FAIL", "",
+    ),
+    "blind to ends": (
+        {"continues": (0.8, 0.8), "continue_brier": (0.08, 0.04)}, {}, "continue head miscalibrated", "WARN",
+        "model.continue_scale",
+    ),
+    "no continue head": (
+        {"continues": None, "continue_brier": None}, {"predict_continue": False}, "continue head miscalibrated",
+        "WARN", "model.predict_continue",
+    ),
+    "reward unseen": ({"reward_contrast": 0.02}, {}, "reward head blind", "WARN", "replay.prioritize"),
+    "dense reward unseen": (
+        {"reward_explained": 0.0, "rewarding": 0.9}, {}, "reward head blind", "WARN", "model.reward_scale",
+    ),
+    "no reward": (
+        {"rewards": (0.0, 0.0), "planned_reward": 0.0, "events": 0}, {}, "reward head blind", "WARN", "train.prefill",
+    ),
+    "values": ({"highest_value": 900.0}, {}, "critic diverging", "FAIL", "behavior.critic_lr"),
+    "frozen": ({"slow_gap": 0.7}, {}, "critic diverging", "FAIL", "behavior.slow_critic_every"),
+    "lagging": ({"slow_gap": 0.3}, {}, "critic diverging", "WARN", "behavior.slow_critic_every"),
+    "random": ({"randomness": 0.99}, {"entropy_scale": 1.0}, "actor random", "WARN", "behavior.entropy_scale"),
+    "drift": ({"drift": drifting(4)}, {}, "imagination drift", "WARN", "behavior.imagination_horizon"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_each_sickness_alone_is_named_with_the_setting_to_change(name):
+    differs, settings, verdict, level, key = SICK[name]
+    found = verdicts(replace(SOUND, **differs), **settings)
+    assert [(f.verdict, f.level, f.key) for f in found] == [(verdict, level, key)]
+    assert any(character.isdigit() for character in found[0].evidence) or name in ("no continue head",)
+    assert found[0].why.endswith(".")
+    assert found[0].change
+
+
+def test_settings_that_are_named_exist():
+    from reverie.config import SETTINGS
+
+    for differs, settings, *_ in SICK.values():
+        for finding in verdicts(replace(SOUND, **differs), **settings):
+            assert finding.key == "" or finding.key in SETTINGS
+
+
+def test_a_small_world_has_little_to_tell_without_being_sick():
+    assert [f.verdict for f in verdicts(replace(SOUND, information=1.3, kl=0.1))] == ["healthy"]
+
+
+def test_what_the_log_says_counts():
+    rising = replace(LEARNT, metrics={"world_model/loss": [9.0, 3.0, 2.0, 2.0, 2.0, 2.0, 5.0, 6.0, 7.0]})
+    assert [(f.verdict, f.level) for f in verdicts(history=rising)] == [("unstable", "WARN")]
+    jump = replace(LEARNT, metrics={"world_model/loss": [9.0, 3.0, 2.0, 2.0, 90.0, 2.0, 2.0, 2.0, 2.0]})
+    assert [f.verdict for f in verdicts(history=jump)] == ["unstable"]
+    skipped = replace(LEARNT, skipped=3)
+    assert [(f.verdict, f.level) for f in verdicts(history=skipped)] == [("non-finite", "WARN")]
+    crashed = judge(RunFacts(build({}), replace(LEARNT, crashed=True), None))
+    assert [f.verdict for f in crashed] == ["non-finite", "too early to tell"]
+    eager = replace(LEARNT, updates=100_000)
+    assert [f.verdict for f in verdicts(history=eager)] == ["overfit replay"]
+
+
+def test_a_sharp_policy_is_sound_if_it_knows():
+    sharp = replace(SOUND, randomness=0.001)
+    assert [f.verdict for f in verdicts(sharp)] == ["healthy"]
+    poor = replace(LEARNT, returns=(0.2,) * 30)
+    assert [(f.verdict, f.level) for f in verdicts(sharp, poor)] == [("actor collapsed", "FAIL")]
+    early = replace(LEARNT, metrics=LEARNT.metrics | {"actor/entropy": [1.0, *[0.001] * 9, *[0.5] * 10]})
+    assert [f.verdict for f in verdicts(history=early)] == ["healthy"]  # it found out of it, and there is a bonus
+    assert [f.verdict for f in verdicts(history=early, entropy_scale=0.0)] == ["actor collapsed"]
+    lost = verdicts(replace(SOUND, randomness=0.99), poor)
+    assert [(f.verdict, f.level) for f in lost] == [("actor random", "WARN")]
+
+
+def test_causes_stand_before_effects_and_five_are_enough():
+    found = verdicts(
+        replace(
+            SOUND, leak=1.0, kl=40.0, randomness=0.99, reward_contrast=0.0, slow_gap=0.9, dead=0.6, drift=drifting(0)
+        ),
+        history=replace(LEARNT, returns=(0.1,) * 30),
+    )
+    assert len(found) == 5
+    assert [f.verdict for f in found[:3]] == ["memory leaks", "prior not learning", "critic diverging"]
+    assert [f.level for f in found] == sorted((f.level for f in found), key=LEVELS.index)
+    assert len(RULES) == len(set(RULES))
+
+
+def test_too_early_judges_only_what_needs_no_learning():
+    young = replace(LEARNT, updates=int(LIMITS["early updates"]) - 1)
+    assert [f.verdict for f in verdicts(replace(SOUND, kl=40.0), young)] == ["too early to tell"]
+    found = verdicts(replace(SOUND, leak=1.0), young)
+    assert [f.verdict for f in found] == ["memory leaks", "too early to tell"]
+
+
+# ----------------------------------------------------------------------------------------------- measurements by hand
+
+
+def test_latent_numbers_by_hand():
+    latent = CategoricalLatent(2, 4)
+    sharp = 40.0 * torch.eye(4)[torch.tensor([[0, 1], [0, 2], [0, 3], [0, 0]])].reshape(1, 4, 8)
+    flat = torch.zeros(1, 4, 8)
+    told = latent_numbers(latent, sharp, flat, 1.0)
+    assert told["kl"] == pytest.approx(2 * math.log(4), abs=1e-6)
+    assert told["information"] == pytest.approx(math.log(4), abs=1e-6)  # the first categorical tells nothing
+    assert told["perplexity"] == pytest.approx((1 + 4) / 2, abs=1e-6)
+    assert told["dead"] == 0.5
+    assert told["difference"] == pytest.approx(0.75, abs=1e-6)
+    assert told["below_free"] == 0
+    assert latent_numbers(latent, flat, flat, 1.0)["information"] == pytest.approx(0, abs=1e-6)
+    gaussian = GaussianLatent(3)
+    same = torch.zeros(1, 4, 6)
+    assert latent_numbers(gaussian, same, same, 1.0)["information"] == pytest.approx(0, abs=1e-6)
+
+
+def test_weights_as_they_were_drawn_have_grown_by_nothing():
+    torch.manual_seed(0)
+    net = MLP(200, 50, layers=2, hidden_dim=100)
+    assert weight_growth(net) == pytest.approx(1, abs=0.03)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(5)
+    assert weight_growth(net) == pytest.approx(5, abs=0.15)
+
+
+def test_histories_by_hand():
+    lines = [{"env_steps": 10 * i, "updates": i, "world_model/loss": float(i), "x": None} for i in range(1, 10)]
+    episodes = [{"phase": "random", "return": r, "env_steps": 0} for r in (1.0, 2.0, 3.0)]
+    history = make_history(lines, [*episodes, {"phase": "eval", "return": 4.0, "env_steps": 90}])
+    assert (history.env_steps, history.updates, history.nonfinite) == (90, 9, ("x",))
+    assert history.thirds("world_model/loss") == (2, 8)
+    assert history.thirds("missing") is None
+    assert history.lowest("world_model/loss", window=3) == 2
+    assert history.better_than_random() is True
+    assert make_history([], []).better_than_random() is None
+    assert make_history([], [*episodes, {"phase": "eval", "return": 2.5, "env_steps": 9}]).better_than_random() is False
+
+
+def stretch(length, ends=()):
+    no = np.zeros(length, bool)
+    terminal = no.copy()
+    terminal[list(ends)] = True
+    rows = {"reward": terminal.astype(np.float32), "is_first": no, "is_last": terminal, "is_terminal": terminal}
+    return Stretch(rows | {"action": np.zeros((length, 2), np.float32), "obs/x": np.zeros((length, 1), np.float32)})
+
+
+def test_event_windows_end_with_the_event():
+    batch = event_windows(Experience((stretch(30, ends=(3, 12, 29)),)), 5, 8)
+    assert batch is not None
+    assert batch.is_terminal[:, -1].all()
+    assert batch.reward.shape == (5, 8)
+    assert event_windows(Experience((stretch(30),)), 5, 8) is None
+    assert event_windows(Experience((stretch(30, ends=(3,)),)), 5, 8) is None  # no whole window before it
+
+
+# ------------------------------------------------------------------------------------------------------- on real runs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("doctor") / "run"
+    agent = reverie.Dreamer("CartPole-v1", preset="debug", run=path)
+    agent.learn(env_steps=400, quiet=True)
+    return path
+
+
+def test_a_sound_model_measures_as_it_should(run):
+    opened = open_run(run)
+    measured = probe(opened.agent, opened.need_experience())
+    assert measured.leak == 0
+    assert measured.broken == ()
+    assert measured.images == ()
+    assert measured.rewards == (0.0, 1.0)
+    assert 0.9 < measured.growth < 1.1
+    assert 0 < measured.randomness <= 1
+    assert measured.most_entropy == pytest.approx(math.log(2))
+    assert measured.drift is not None
+    assert probe(opened.agent, opened.need_experience()) == measured  # nothing is left to chance
+    assert most_entropy(opened.agent) == measured.most_entropy
+
+
+def test_the_verb_tells_and_exits_by_the_worst_level(run, tmp_path, capsys, files_of, monkeypatch):
+    before = files_of(run)
+    code = main(["doctor", str(run), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert code == int(answer["level"] == "FAIL")
+    assert {*answer["findings"][0]} == {"verdict", "level", "evidence", "why", "key", "change"}
+    assert main(["doctor", str(run), "--no-color"]) == code
+    said = capsys.readouterr().out
+    assert said.startswith(answer["findings"][0]["level"])
+    assert "\033" not in said
+    assert files_of(run) == before
+    monkeypatch.setattr(
+        "reverie.insight.doctor.diagnose", lambda path: [Finding("unstable", "FAIL", "1", "Why.", "", "change it")]
+    )
+    assert main(["doctor", str(run)]) == 1
+    assert main(["doctor", str(run), "--bad"]) == 2
+
+
+def test_findings_are_wrapped_and_coloured():
+    finding = Finding("unstable", "FAIL", "word " * 60, "Why.", "model.world_model_lr", "lower it")
+    lines = told(finding, colour=True)
+    assert "\033[31;1mFAIL\033[0m  unstable" in lines[0]
+    assert max(map(len, told(finding))) <= 110
+    assert lines[-1].endswith("model.world_model_lr: lower it")
+
+
+def test_user_mistakes_are_told(tmp_path, capsys):
+    assert main(["doctor", str(tmp_path / "nothing")]) == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_run_without_a_checkpoint_is_judged_by_its_log(run, tmp_path):
+    bare = tmp_path / "bare"
+    (bare / "crash").mkdir(parents=True)
+    for name in ("config.yaml", "metrics.jsonl", "episodes.jsonl"):
+        (bare / name).write_bytes((run / name).read_bytes())
+    assert [f.verdict for f in diagnose(bare)] == ["non-finite", "too early to tell"]
+    (bare / "metrics.jsonl").write_text("")
+    (bare / "crash").rmdir()
+    with pytest.raises(UserError, match="no checkpoint"):
+        diagnose(bare)
+
+
+def test_an_agent_that_is_learning_is_diagnosed_without_disturbing_it(make_run, tmp_path):
+    """Two equal runs end with equal weights, though one of them is looked at on the way."""
+    weights = []
+    for name, look in (("plain", False), ("looked", True)):
+        trained = make_run(tmp_path / name, env_steps=160, deterministic=True)
+        usual, update = trained.update, {"count": 0}
+
+        def counted(trained=trained, usual=usual, update=update, look=look):
+            usual()
+            update["count"] += 1
+            if look and update["count"] % 3 == 0:
+                history = read_history(trained.directory)
+                assert diagnose_agent(trained.agent, experience_of(trained.replay), history)
+                assert trained.agent.training
+
+        trained.update = counted
+        trained.train()
+        assert update["count"] >= 6
+        weights.append(trained.agent.state_dict())
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+
+
+def test_a_live_replay_is_the_same_experience_as_its_log(make_run, tmp_path):
+    trained = make_run(tmp_path / "run")
+    trained.train()
+    live, logged = experience_of(trained.replay), open_run(tmp_path / "run").need_experience()
+    assert len(live) == len(logged)
+    for left, right in zip(live.stretches, logged.stretches, strict=True):
+        for key, value in left.rows.items():
+            assert np.array_equal(value, right.rows[key], equal_nan=value.dtype.kind == "f"), key
+    assert len(experience_of(trained.replay, most=20)) <= 20
+
+
+def test_planted_faults_are_settings_that_exist():
+    from tests.planted.faults import FAULTS, TASKS
+
+    assert len(FAULTS) >= 15
+    for fault in FAULTS.values():
+        preset, settings = TASKS[fault.task]
+        load_preset(preset, settings | fault.settings)
+        assert fault.settings or fault.patch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["is-first-ignored", "one-episode-replay", "frozen-target"])
+def test_planted_faults_are_found(name, tmp_path):
+    """The quickest of benchmarks/doctor.py, which has all of them and healthy runs."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.planted.run", name, "7", str(tmp_path / "run"), "--env-steps", "1500"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=600,
+    )  # fmt: skip
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert {f["verdict"] for f in answer["findings"][:2]} & set(answer["right"])

@@ -1,0 +1,285 @@
+"""A run that was killed and repeated is, bit for bit, one that was not."""
+
+import itertools
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from toys import CountingEnv, long_counting
+
+from reverie import UserError, checkpoint
+from reverie.data.collect import Collector
+from reverie.envs import make_vector
+from reverie.envs.repeatable import Repeatable, seed_of
+from reverie.run.logger import read_lines
+from reverie.run.progress import Progress
+
+ALL = {"deterministic": True, "log_steps": 20, "checkpoint_every": 1e9, "eval_every": 60, "random_baseline": True}
+ALL |= {"log.health_every": 3}
+
+
+class Walk(gym.Env):
+    """A random walk that draws from its own generator at every step; forgetful ones also from the global one."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, forgetful=False):
+        self.forgetful = forgetful
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = self.np_random.normal(size=2)
+        return self.x.astype(np.float32), {}
+
+    def step(self, action):
+        self.x = self.x + self.np_random.normal(size=2) + action
+        if self.forgetful:
+            self.x = self.x + np.random.normal()  # noqa: NPY002
+        return self.x.astype(np.float32), float(self.x[0]), bool(self.np_random.random() < 0.1), False, {}
+
+
+class StopAt(Progress):
+    """Stops the run at a step (and saves), as SIGTERM does; or dies there without a word, as kill -9 does."""
+
+    def __init__(self, step, *, save_at=None):
+        super().__init__(quiet=True)
+        self.step, self.save_at = step, save_at
+
+    def tick(self, run):
+        if self.save_at is not None and run.clock.env_steps >= self.save_at:
+            run.save()
+            self.save_at = None
+        if run.clock.env_steps >= self.step:
+            if self.save_at is None and self.died_for_it(run):
+                raise KeyboardInterrupt
+            run.stop()
+
+    def died_for_it(self, run):
+        return False
+
+
+class DieAt(StopAt):
+    def died_for_it(self, run):
+        return True
+
+
+def left_behind(directory):
+    """What must be equal: weights, moments, random states, the replay's contents, the lines, the evaluation."""
+    last = checkpoint.checkpoints(directory)[-1]
+    state = json.loads((last / "state.json").read_text())
+    state["replay"].pop("files")  # as many as there were checkpoints
+    clock = {key: value for key, value in state["clock"].items() if key not in ("seconds", "spent")}
+    tensors = {
+        f"{name}/{key}": value.tobytes()
+        for name in ("weights", "optimizers", "run")
+        for key, value in load_file(last / f"{name}.safetensors").items()
+    }
+    texts = {name: (directory / name).read_bytes() for name in ("metrics.jsonl", "episodes.jsonl", "latents.json")}
+    best = {
+        key: value.tobytes() for key, value in load_file(directory / "checkpoints/best/weights.safetensors").items()
+    }
+    return {**tensors, **texts, "state": state | {"clock": clock}, "best": best}
+
+
+def assert_same(one, other, run_one, run_other):
+    assert one.keys() == other.keys()
+    assert [key for key in one if one[key] != other[key]] == []
+    for key, array in run_one.replay.data.items():
+        np.testing.assert_array_equal(array, run_other.replay.data[key], err_msg=key)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_envs": 3, "replay.prioritize": "ends", "replay_capacity": 180, "train_ratio": 0.3},
+        {"num_envs": 2, "prefill": 60, "pretrain": 30},
+        {"compute.mode": "reference", "optimizer": "laprop", "actor_grad": "dynamics"},
+        {"env.backend": "async", "num_envs": 2},
+    ],
+    ids=["plain", "ring", "pretrain", "other-parts", "workers"],
+)
+@pytest.mark.parametrize("screens", ["stopped", "died"])
+def test_going_on_ends_where_not_stopping_does(make_run, tmp_path, settings, screens):
+    """Stopped at several steps, in the prefill, in pretraining, in the middle of episodes; or killed after a save."""
+    whole = make_run(tmp_path / "whole", Walk, **ALL, **settings)
+    whole.train()
+    for step in (13, 47, 71, 103):
+        run = make_run(tmp_path / "parts", Walk, **ALL, **settings)
+        if screens == "stopped":
+            run.train(StopAt(step))
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                run.train(DieAt(step, save_at=step - 6))
+    run = make_run(tmp_path / "parts", Walk, **ALL, **settings)
+    run.train()
+    assert run.notes == []
+    assert_same(left_behind(tmp_path / "whole"), left_behind(tmp_path / "parts"), whole, run)
+
+
+def test_other_seeds_end_elsewhere(make_run, tmp_path):
+    """Or the test above could not fail."""
+    ends = []
+    for seed in (0, 1):
+        run = make_run(tmp_path / str(seed), Walk, seed=seed, **ALL)
+        run.train()
+        ends.append(left_behind(tmp_path / str(seed)))
+    differing = [key for key in ends[0] if ends[0][key] != ends[1][key]]
+    assert {"metrics.jsonl", "episodes.jsonl", "latents.json"} <= set(differing)
+
+
+def test_a_deterministic_run_has_no_times_in_its_lines(make_run, tmp_path):
+    make_run(tmp_path / "run", Walk, **ALL).train()
+    keys = {
+        key for name in ("metrics", "episodes") for line in read_lines(tmp_path / f"run/{name}.jsonl") for key in line
+    }
+    assert not [key for key in keys if key.startswith(("seconds", "speed/", "time/"))]
+    steps = [line["env_steps"] for line in read_lines(tmp_path / "run/metrics.jsonl") if "updates" in line]
+    assert len(steps) >= 5
+
+
+def test_a_deterministic_run_does_not_end_by_the_clock(make_run, tmp_path):
+    with pytest.raises(UserError, match="ends by train"):
+        make_run(tmp_path / "run", deterministic=True, minutes=1.0)
+
+
+# ------------------------------------------------------------------------------------------------ episodes played again
+
+
+def test_every_episode_has_a_seed_of_its_own():
+    env = Repeatable(Walk())
+    starts = [env.reset(seed=3)[0].tolist(), *(env.reset()[0].tolist() for _ in range(3))]
+    assert starts == [Walk().reset(seed=seed_of(3, n))[0].tolist() for n in range(4)]
+    assert len({tuple(start) for start in starts}) == 4
+    assert env.where() == (3, 3)
+    assert env.reset(seed=3)[0].tolist() == starts[0]
+
+
+def random_actions(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return lambda obs, first: np.eye(2, dtype=np.float32)[rng.integers(0, 2, count)]
+
+
+def rows_of(collector, act, number):
+    return [row for row, _ in itertools.islice(collector.rows(act), number)]
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize("cut", [1, 2, 9, 23, 40])
+def test_a_collector_goes_on_in_the_middle_of_episodes(backend, cut):
+    make = lambda: make_vector(Walk, 3, backend=backend)  # noqa: E731
+    envs = make()
+    collector, act = Collector(envs, seed=5), random_actions(3)
+    before = rows_of(collector, act, cut)
+    state = json.loads(json.dumps(collector.state()))
+    expected = rows_of(collector, act, 60)
+    envs.close()
+    again, act = make(), random_actions(3)
+    for _ in range(cut - 1):
+        act(None, None)
+    second = Collector(again, seed=0)
+    actions = []
+    for i, length in enumerate(state["lengths"]):
+        past = [row["action"][i] for row in before[len(before) - length :]]
+        actions.append(np.array(past if not before[-1]["is_last"][i] else []).reshape(-1, 2))
+    assert second.go_on(state, before[-1], actions) == []
+    for row, other in zip(expected, rows_of(second, act, 60), strict=True):
+        for key in row:
+            np.testing.assert_array_equal(row[key], other[key], err_msg=key)
+    assert second.steps == collector.steps
+    again.close()
+
+
+def test_what_does_not_do_the_same_again_begins_a_new_episode(make_run, tmp_path):
+    options = {"env_steps": 100, "num_envs": 2}
+    np.random.seed(0)  # noqa: NPY002
+    make_run(tmp_path / "run", lambda: Walk(forgetful=True), **options).train(StopAt(55))
+    run = make_run(tmp_path / "run", lambda: Walk(forgetful=True), **options)
+    assert "could not be played again: new ones begin" in run.notes[0]
+    run.train()
+    run.replay.check_valid()
+    assert run.clock.env_steps >= 100
+
+
+def test_an_episode_longer_than_the_replay_begins_anew(make_run, tmp_path):
+    options = {"env_steps": 100, "replay_capacity": 40}
+    make_run(tmp_path / "run", long_counting, **options).train(StopAt(55))
+    run = make_run(tmp_path / "run", long_counting, **options)
+    assert "could not be played again" in run.notes[0]
+    run.train()
+
+
+def test_an_episode_that_breaks_when_played_again_begins_anew(make_run, tmp_path):
+    class Breaks(CountingEnv):
+        broken = False
+
+        def step(self, action):
+            if Breaks.broken:
+                raise RuntimeError("not twice")
+            return super().step(action)
+
+    make_run(tmp_path / "run", Breaks).train(StopAt(56))
+    Breaks.broken = True
+    run = make_run(tmp_path / "run", Breaks)
+    assert "could not be played again" in run.notes[0]
+    run.close()
+
+
+# --------------------------------------------------------------------------------------------------------- real kills
+
+SETTINGS = [
+    "--preset", "debug", "--env", "CartPole-v1", "deterministic=true", "log_steps=100",
+    "checkpoint_every=0.3", "eval_every=500", "env.num_envs=2", "log.tensorboard=false", "compute.threads=1",
+]  # fmt: skip
+
+
+def command(run, steps):
+    return [sys.executable, "-m", "reverie.cli", "train", *SETTINGS, "--env-steps", str(steps), "--run", str(run)]
+
+
+def killed_run(directory, steps, kills, seed):
+    """Start, kill after a random time, repeat; then let it finish. -> how many episodes it had written each time.
+
+    One in four is killed while it starts or loads, the others while they train or write a checkpoint.
+    """
+    rng, places, log = random.Random(seed), [], directory / "episodes.jsonl"
+    while len(places) < kills:
+        process = subprocess.Popen(command(directory, steps), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if rng.random() < 0.25:
+            time.sleep(4.0 * rng.random())
+        else:
+            known = log.stat().st_mtime_ns if log.exists() else 0
+            while process.poll() is None and not (log.exists() and log.stat().st_mtime_ns > known):
+                time.sleep(0.01)
+            time.sleep(2.0 * rng.random())
+        assert process.poll() is None, "it ended before it could be killed: more steps"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        places.append(log.read_bytes().count(b"\n") if log.exists() else 0)
+    done = subprocess.run(command(directory, steps), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return places
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_times(tmp_path, capsys):
+    """20 of 20 bit-identical: five runs, each killed four times."""
+    steps, kills = 6000, 0
+    subprocess.run(command(tmp_path / "whole", steps), check=True, capture_output=True)
+    whole = left_behind(tmp_path / "whole")
+    for seed in range(5):
+        places = killed_run(tmp_path / f"killed{seed}", steps, 4, seed)
+        other = left_behind(tmp_path / f"killed{seed}")
+        assert [key for key in whole if whole[key] != other[key]] == []
+        kills += len(places)
+        with capsys.disabled():
+            print(f"\nrun {seed}: killed after {places} episodes, {len(whole)} things bit-identical", end="")
+    assert kills == 20
