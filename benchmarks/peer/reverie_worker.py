@@ -17,7 +17,8 @@ from reverie.data.replay import Batch
 from reverie.envs.actions import ActionSpec
 from reverie.envs.spaces import ObsKey, Spec
 from reverie.fast.modes import keep_memory
-from reverie.player import Player, load_player
+from reverie import load_player
+from reverie.player import Player
 from reverie.train import DreamerV2, to_batch
 
 

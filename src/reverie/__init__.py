@@ -29,7 +29,7 @@ _HOMES = {
     "load": "api",
     "DreamerV2": "train",
     "Player": "player",
-    "load_player": "player",
+    "load_player": "api",
     "UserError": "errors",
     "make_env": "envs",
     "check_env": "envs.check",

@@ -11,6 +11,9 @@ Shapes: N dreams, H horizon, F features, A action; "..." any leading axes. Align
 
 from __future__ import annotations
 
+if __name__ == "__main__" and not __package__:  # python actor_critic.py: relative imports need the package
+    raise SystemExit("Run it as a module of the package: python -m reverie.actor_critic")
+
 from collections.abc import Sequence
 
 import torch

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import gymnasium as gym
+from typing import TYPE_CHECKING, Any
 
 from . import checkpoint
+from .build import build_actor, build_world_model, pick_device
 from .config import Config, build
 from .config.presets import load_preset
-from .envs import EnvLike, make_env
 from .errors import UserError
+from .fast.modes import apply_mode, pick_dtype
 from .player import Player
-from .run.evaluation import Evaluation, evaluate
-from .run.loop import Run
-from .run.progress import Progress
-from .run.tasks import copy_env, make_envs, options_of
-from .train import DreamerV2
+
+if TYPE_CHECKING:  # a player is loaded without training code and without Gymnasium
+    import gymnasium as gym
+
+    from .envs import EnvLike
+    from .run.evaluation import Evaluation
+    from .train import DreamerV2
 
 
 class Dreamer:
@@ -61,6 +62,9 @@ class Dreamer:
         if env_steps is not None and minutes is None:
             given["train.minutes"] = 0.0  # of an earlier call: it would end this one at once
         self.config = build(given, base=self.config, where="learn:")
+        from .run.loop import Run
+        from .run.progress import Progress
+
         run = Run(self.config, self.run, self.env, weights=self._weights)
         self.agent = run.train(Progress(quiet=quiet))
         return self
@@ -83,6 +87,11 @@ class Dreamer:
 
         -> scores, lengths, and with `film` the frames of the first one.
         """
+        import gymnasium as gym
+
+        from .run.evaluation import evaluate
+        from .run.tasks import copy_env, make_envs
+
         count = 1 if isinstance(self.env, gym.Env) else min(8, episodes)
         envs = make_envs(self.config, copy_env(self.env), count, backend="sync")  # which can be filmed
         try:
@@ -93,6 +102,9 @@ class Dreamer:
 
     def make_env(self) -> gym.Env:
         """The task as the agent was trained on it: its action subset, repeat, time limit. For one's own loop."""
+        from .envs import make_env
+        from .run.tasks import options_of
+
         return make_env(self.config.env.id if self.env is None else self.env, **options_of(self.config))
 
     def _trained(self) -> DreamerV2:
@@ -109,6 +121,8 @@ def load(
     `learn` on it continues that run. From a saved agent it starts a new run in `run` (runs/NAME-continued by default)
     with the saved weights. Raises UserError.
     """
+    from .train import DreamerV2
+
     found = checkpoint.find_agent(path)
     config, spec = checkpoint.read_agent(found)
     changes: dict[str, Any] = {"compute.device": device} | ({"env.id": env} if isinstance(env, str) else {})
@@ -125,6 +139,40 @@ def load(
     dreamer.run = Path(path) if is_run else Path(run or Path("runs") / f"{Path(path).name}-continued")
     dreamer._weights = None if is_run else found
     return dreamer
+
+
+def load_player(
+    path: str | Path,
+    *,
+    num_envs: int | None = None,
+    mode: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    compiled: bool = False,
+) -> Player:
+    """A player straight from a saved agent or a run: no optimiser, no replay, no environment. Raises UserError.
+
+    compiled: act by machine code with these very weights in it, about twice as quick for one environment; making it
+    takes some ten seconds and a C++ compiler.
+    """
+    found = checkpoint.find_agent(path)
+    config, spec = checkpoint.read_agent(found)
+    mode = mode or config.train.eval_mode
+    checkpoint.require_fit(found, lambda: build_world_model(config, spec), below="world_model.")
+    world_model = build_world_model(config, spec)
+    actor = build_actor(config, spec, world_model.rssm.feat_dim)
+    checkpoint.load_weights(found, world_model, only="world_model")
+    checkpoint.load_weights(found, actor, only="actor")
+    place = pick_device(device)
+    noise = config.behavior.explore_noise
+    if not compiled and config.compute.mode in ("auto", "fast", "graph"):  # the same sums as during training
+        dtype = pick_dtype(config.compute, "fast", place)
+        apply_mode(world_model, "fast", dtype)
+        apply_mode(actor, "fast", dtype)
+    player = Player(world_model.to(place), actor.to(place), spec, num_envs=num_envs, mode=mode, seed=seed, noise=noise)
+    if compiled:
+        player.freeze()
+    return player
 
 
 def names_code(env_id: str) -> bool:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import yaml
@@ -27,12 +27,25 @@ from .envs.spaces import Spec
 from .errors import UserError
 from .files import MANIFEST, Damaged, check_manifest, manifest_of, read_json, sound
 
-if TYPE_CHECKING:
-    from .train import DreamerV2
-
 FORMAT = 3  # raised when a file's meaning changes; 2: actions of several parts; 3: manifest.json, run.safetensors
 READABLE = (1, 2, 3)  # older formats must stay loadable
 ADAM = ("exp_avg", "exp_avg_sq")  # what torch's own optimisers keep of each parameter; ours say it
+
+
+class HasWeights(Protocol):
+    """A module, as far as saving it goes."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+
+class Agent(HasWeights, Protocol):
+    """What is saved of an agent and restored: `reverie.train.DreamerV2` is one."""
+
+    config: Config
+    spec: Spec
+    optimizers: dict[str, torch.optim.Optimizer]
+    updates: int
 
 
 def write_atomically(path: Path, files: Mapping[str, Any]) -> None:
@@ -88,7 +101,7 @@ def _sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def agent_files(agent: DreamerV2) -> dict[str, Any]:
+def agent_files(agent: Agent) -> dict[str, Any]:
     """What describes a trained agent completely: settings, the task's spaces, weights."""
     weights = {key: _copied(value) for key, value in agent.state_dict().items()}
     return {
@@ -98,7 +111,7 @@ def agent_files(agent: DreamerV2) -> dict[str, Any]:
     }
 
 
-def save_agent(path: Path, agent: DreamerV2) -> None:
+def save_agent(path: Path, agent: Agent) -> None:
     """Write an agent to a new directory, or over an earlier one. Raises UserError before touching anything else."""
     files = agent_files(agent)
     if path.is_dir() and {item.name for item in path.iterdir()} <= files.keys() | {"videos", MANIFEST}:
@@ -112,7 +125,7 @@ def save_agent(path: Path, agent: DreamerV2) -> None:
         raise UserError(f"cannot write to {path} ({error.strerror}).", "Choose another directory.") from error
 
 
-def optimizer_tensors(agent: DreamerV2) -> dict[str, Tensor]:
+def optimizer_tensors(agent: Agent) -> dict[str, Tensor]:
     """Adam's moments and step counts, flat: "name/parameter index/moment"."""
     return {
         f"{name}/{index}/{moment}": _copied(value)
@@ -127,7 +140,7 @@ def _copied(value: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True).contiguous()
 
 
-def restore_optimizers(agent: DreamerV2, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizers(agent: Agent, tensors: Mapping[str, Tensor]) -> None:
     """Inverse of `optimizer_tensors`. Raises ValueError or IndexError for what does not fit."""
     for name, optimizer in agent.optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
@@ -148,7 +161,7 @@ def restore_optimizers(agent: DreamerV2, tensors: Mapping[str, Tensor]) -> None:
 
 
 def checkpoint_files(
-    agent: DreamerV2, generators: Mapping[str, torch.Generator], run: Mapping[str, Tensor]
+    agent: Agent, generators: Mapping[str, torch.Generator], run: Mapping[str, Tensor]
 ) -> dict[str, Any]:
     """The tensors of a training checkpoint for `write_atomically`, copied: nothing that the agent does changes them.
 
@@ -176,7 +189,7 @@ def verify(path: Path) -> None:
         check_manifest(path)
 
 
-def load_checkpoint(path: Path, agent: DreamerV2, generators: Mapping[str, torch.Generator]) -> dict[str, Any]:
+def load_checkpoint(path: Path, agent: Agent, generators: Mapping[str, torch.Generator]) -> dict[str, Any]:
     """Restore weights, optimisers and random streams; -> the rest of the state. Raises UserError."""
     state = read_json(path / "state.json")
     if state.get("format") not in READABLE or type(state.get("updates")) is not int:
@@ -280,7 +293,7 @@ def require_fit(path: Path, make: Callable[[], nn.Module], *, below: str = "") -
         )
 
 
-def load_weights(path: Path, module: nn.Module, *, only: str = "") -> None:
+def load_weights(path: Path, module: HasWeights, *, only: str = "") -> None:
     """Load weights into a module; `only` takes those below that name. Raises UserError if they do not fit."""
     weights = read_tensors(path / "weights.safetensors")
     if only:

@@ -7,6 +7,9 @@ Everything here takes plain arguments: no configuration object, no batch, no env
 
 from __future__ import annotations
 
+if __name__ == "__main__" and not __package__:  # python networks.py: relative imports need the package
+    raise SystemExit("Run it as a module of the package: python -m reverie.networks")
+
 import math
 from collections.abc import Sequence
 

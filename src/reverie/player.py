@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import checkpoint
 from .actor_critic import Actor
-from .build import build_actor, build_world_model, pick_device
 from .envs.spaces import Spec
 from .errors import UserError
-from .fast.modes import apply_mode, freezing, pick_dtype
+from .fast.modes import freezing
 from .rssm import State
 from .world_model import WorldModel
 
@@ -159,40 +156,6 @@ class Player:
                 self.act(obs, self.fresh)
         self.generator.set_state(before)
         self.reset()
-
-
-def load_player(
-    path: str | Path,
-    *,
-    num_envs: int | None = None,
-    mode: str | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    compiled: bool = False,
-) -> Player:
-    """A player straight from a saved agent or a run: no optimiser, no replay, no environment. Raises UserError.
-
-    compiled: act by machine code with these very weights in it, about twice as quick for one environment; making it
-    takes some ten seconds and a C++ compiler.
-    """
-    found = checkpoint.find_agent(path)
-    config, spec = checkpoint.read_agent(found)
-    mode = mode or config.train.eval_mode
-    checkpoint.require_fit(found, lambda: build_world_model(config, spec), below="world_model.")
-    world_model = build_world_model(config, spec)
-    actor = build_actor(config, spec, world_model.rssm.feat_dim)
-    checkpoint.load_weights(found, world_model, only="world_model")
-    checkpoint.load_weights(found, actor, only="actor")
-    place = pick_device(device)
-    noise = config.behavior.explore_noise
-    if not compiled and config.compute.mode in ("auto", "fast", "graph"):  # the same sums as during training
-        dtype = pick_dtype(config.compute, "fast", place)
-        apply_mode(world_model, "fast", dtype)
-        apply_mode(actor, "fast", dtype)
-    player = Player(world_model.to(place), actor.to(place), spec, num_envs=num_envs, mode=mode, seed=seed, noise=noise)
-    if compiled:
-        player.freeze()
-    return player
 
 
 def _to_tensor(array: np.ndarray) -> Tensor:

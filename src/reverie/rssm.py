@@ -11,6 +11,9 @@ The one drawing of time is in `replay.py`; here `action[:, t]` is the action tha
 
 from __future__ import annotations
 
+if __name__ == "__main__" and not __package__:  # python rssm.py: relative imports need the package
+    raise SystemExit("Run it as a module of the package: python -m reverie.rssm")
+
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -9,6 +9,9 @@ The loop around it (collect, replay, evaluate, checkpoint, log) is in `loop.py`.
 
 from __future__ import annotations
 
+if __name__ == "__main__" and not __package__:  # python train.py: relative imports need the package
+    raise SystemExit("Run it as a module of the package: python -m reverie.train")
+
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any

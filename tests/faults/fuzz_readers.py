@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["reverie", "json", "yaml"]):
     from reverie.errors import UserError
     from reverie.files import MANIFEST, manifest_of, read_json
     from reverie.guard import nan_report as crash
-    from reverie.player import load_player
+    from reverie import load_player
     from reverie.run.logger import read_lines
 
 DATA = Path(__file__).parents[1] / "data" / "run-format2"
