@@ -34,7 +34,6 @@ WORDS = {
     r"\bmisses\b(?= [\d{])": "is off by",
     r"\beyes\b|\bawake\b": "observations",
     r"\beveryone in turn\b|\bmends?\b|\bmended\b": "each in turn; fix",
-    r"\bquick(?:er|est|ly)?\b": "fast, faster",
     r"FACTS(?:\.md)?\b|\bshared (?:ENVIRONMENTS|LIBRARIES|RECORD|PEERS)": "docs/implementation-details.md#anchor",
 }
 #: (file, text of the line) that may stay, each for a reason.
