@@ -20,6 +20,7 @@ from reverie.actor_critic import (
     compute_lambda_returns,
 )
 from reverie.distributions import POLICIES, OneHotPolicy, TanhNormalPolicy, TruncatedNormalPolicy
+from reverie.layers import MLPOptions
 
 N, H, A = 5, 6, 3
 
@@ -353,13 +354,13 @@ def test_score_function_has_mean_zero(name):
 def test_actor_and_critic_shapes():
     feat = randn(N, H, 11)
     for name, kind in POLICIES.items():
-        assert Actor(11, A, policy=name, layers=1, hidden_dim=4)(feat).sample().shape == (N, H, A)
-        assert isinstance(Actor(11, A, policy=name, layers=1, hidden_dim=4)(feat), kind)
-    assert Critic(11, layers=1, hidden_dim=4)(feat).shape == (N, H)
+        assert Actor(11, A, policy=name, mlp=MLPOptions(1, 4))(feat).sample().shape == (N, H, A)
+        assert isinstance(Actor(11, A, policy=name, mlp=MLPOptions(1, 4))(feat), kind)
+    assert Critic(11, mlp=MLPOptions(1, 4))(feat).shape == (N, H)
 
 
 def test_copied_critic_is_equal_and_independent():
-    first, second = Critic(4, layers=1, hidden_dim=4), Critic(4, layers=1, hidden_dim=4)
+    first, second = Critic(4, mlp=MLPOptions(1, 4)), Critic(4, mlp=MLPOptions(1, 4))
     second.copy_from(first)
     feat = randn(N, 4)
     assert torch.equal(first(feat), second(feat))

@@ -17,6 +17,7 @@ from reverie.distributions import OneHotPolicy, Part, TruncatedNormalPolicy, mak
 from reverie.envs import AgentView, make_vector
 from reverie.envs.spaces import MASK, make_spec
 from reverie.envs.vector.backend import time_step
+from reverie.layers import MLPOptions
 from reverie.networks import MaskPredictor
 from reverie.train import DreamerV2, to_batch
 from tests.envs.test_actions import HYBRID, MaskedEnv
@@ -130,7 +131,7 @@ def test_unimix_spreads_over_allowed_actions_only():
 
 
 def test_the_mask_head_allows_at_least_one_of_each_choice():
-    head = MaskPredictor(8, PARTS, target="m", layers=1, hidden_dim=8)
+    head = MaskPredictor(8, PARTS, target="m", mlp=MLPOptions(1, 8))
     with torch.no_grad():
         head.mlp[-1].bias.copy_(torch.tensor([-9.0, -8, -9, 0, 0, 5, -5, -5, 5, -6, -5]))
         head.mlp[-1].weight.zero_()
@@ -140,7 +141,7 @@ def test_the_mask_head_allows_at_least_one_of_each_choice():
 
 
 def test_the_mask_heads_loss_counts_choices_only():
-    head = MaskPredictor(8, PARTS, target="m", layers=1, hidden_dim=8)
+    head = MaskPredictor(8, PARTS, target="m", mlp=MLPOptions(1, 8))
     with torch.no_grad():
         head.mlp[-1].weight.zero_()
         head.mlp[-1].bias.zero_()
@@ -237,7 +238,7 @@ def test_without_a_mask_nothing_is_forbidden():
 
 def test_each_part_of_a_hybrid_action_gets_its_own_gradient():
     """per_part: numbers are credited through the dream, choices by their log-probability and the advantage."""
-    actor = Actor(4, SIZE, parts=PARTS, layers=1, hidden_dim=8)
+    actor = Actor(4, SIZE, parts=PARTS, mlp=MLPOptions(1, 8))
     feat = torch.randn(6, 3, 4)
     policy = actor(feat)
     action = policy.sample()

@@ -10,7 +10,7 @@ from torch import nn
 
 from reverie import networks
 from reverie.actor_critic import Actor, Critic
-from reverie.layers import MLP, ChannelNorm, NormGRUCell
+from reverie.layers import MLP, ChannelNorm, MLPOptions, NormGRUCell
 from reverie.networks import ContinuePredictor, ConvDecoder, ConvEncoder, RewardPredictor, VectorDecoder, conv_sizes
 from reverie.observations import ObservationEncoder, Standardizer, module_name, preprocess
 from reverie.rssm import DiscreteRSSM
@@ -83,7 +83,7 @@ def test_leading_axes_do_not_mix():
 @pytest.mark.parametrize("embed_dim", [0, 100])
 def test_embedding_has_the_asked_for_size_or_the_natural_one(embed_dim):
     encoder = ObservationEncoder(
-        {"a": (3, 16, 16), "b": (1, 8, 8)}, {"x": 2, "y": 3}, embed_dim=embed_dim, depth=2, hidden_dim=6, layers=2
+        {"a": (3, 16, 16), "b": (1, 8, 8)}, {"x": 2, "y": 3}, embed_dim=embed_dim, depth=2, mlp=MLPOptions(2, 6)
     )
     obs = {"a": torch.rand(4, 3, 16, 16), "b": torch.rand(4, 1, 8, 8), "x": torch.rand(4, 2), "y": torch.rand(4, 3)}
     # 16 -> 7 -> 2: 4 channels of 2x2 = 16.  8 -> 3: 2 channels of 3x3 = 18.  Vectors: 6.
@@ -133,7 +133,7 @@ def released_code(channels, actions, hidden, continuous=False):
     """The released code's networks by name (FACTS 1.5-1.7): depth 48, no norm but in the GRU, heads 4 x 400."""
     with torch.device("meta"):  # shapes only
         encoder = ObservationEncoder(
-            {"image": (channels, 64, 64)}, {}, embed_dim=0, depth=48, norm=False, conv_norm=False
+            {"image": (channels, 64, 64)}, {}, embed_dim=0, depth=48, conv_norm=False, mlp=MLPOptions(norm=False)
         )
         rssm = DiscreteRSSM(
             actions, encoder.output_dim, rnn_hidden_dim=hidden, hidden_dim=hidden, norm=False, gru_norm=True
@@ -145,10 +145,12 @@ def released_code(channels, actions, hidden, continuous=False):
             "decoder": ConvDecoder(
                 feat, (channels, 64, 64), target="image", depth=48, norm=False, kernels=(5, 5, 6, 6)
             ),
-            "reward": RewardPredictor(feat, norm=False),
-            "discount": ContinuePredictor(feat, norm=False),
-            "actor": Actor(feat, actions, policy="trunc_normal" if continuous else "onehot", norm=False),
-            "critic": Critic(feat, norm=False),
+            "reward": RewardPredictor(feat, mlp=MLPOptions(norm=False)),
+            "discount": ContinuePredictor(feat, mlp=MLPOptions(norm=False)),
+            "actor": Actor(
+                feat, actions, policy="trunc_normal" if continuous else "onehot", mlp=MLPOptions(norm=False)
+            ),
+            "critic": Critic(feat, mlp=MLPOptions(norm=False)),
         }
 
 
@@ -197,8 +199,8 @@ def test_the_released_checkpoint_has_exactly_our_number_of_parameters():
 @pytest.mark.parametrize(
     ("weight", "fans"),
     [
-        (lambda: MLP(300, 200, layers=1, hidden_dim=500)[0].weight, 300 + 500),
-        (lambda: MLP(300, 200, layers=1, hidden_dim=500)[-1].weight, 500 + 200),  # no special output layer
+        (lambda: MLP(300, 200, MLPOptions(1, 500))[0].weight, 300 + 500),
+        (lambda: MLP(300, 200, MLPOptions(1, 500))[-1].weight, 500 + 200),  # no special output layer
         (lambda: NormGRUCell(150, 100).gates.weight, 250 + 300),
         (lambda: ConvEncoder((3, 64, 64), depth=24).layers[3].weight, 16 * (24 + 48)),
         (lambda: ConvDecoder(50, (3, 64, 64), target="image", depth=24).layers[3].weight, 16 * (96 + 48)),
@@ -219,7 +221,7 @@ def test_weights_are_glorot_uniform(weight, fans):
 
 
 def test_biases_start_at_zero_and_norms_at_identity():
-    for module in (NormGRUCell(3, 4), ConvEncoder((3, 16, 16), depth=2), MLP(3, 4, layers=2, hidden_dim=5)):
+    for module in (NormGRUCell(3, 4), ConvEncoder((3, 16, 16), depth=2), MLP(3, 4, MLPOptions(2, 5))):
         for name, parameter in module.named_parameters():
             if name.endswith("bias"):
                 assert not parameter.any()
@@ -242,10 +244,12 @@ def test_every_layer_norm_has_keras_epsilon():
 
 def test_norm_options_leave_no_norm_behind():
     modules = [
-        ObservationEncoder({"a": (3, 16, 16)}, {"x": 2}, embed_dim=9, depth=2, norm=False, conv_norm=False),
+        ObservationEncoder(
+            {"a": (3, 16, 16)}, {"x": 2}, embed_dim=9, depth=2, conv_norm=False, mlp=MLPOptions(norm=False)
+        ),
         DiscreteRSSM(2, 5, num_categoricals=2, num_categories=2, norm=False, gru_norm=False),
         ConvDecoder(5, (3, 16, 16), target="a", depth=2, norm=False),
-        Critic(5, norm=False),
+        Critic(5, mlp=MLPOptions(norm=False)),
     ]
     assert not [m for module in modules for m in module.modules() if isinstance(m, nn.LayerNorm)]
 
@@ -320,7 +324,7 @@ def test_image_loss_is_summed_over_pixels():
 
 def test_vector_loss_is_summed_over_dimensions():
     """Errors 1, 2, 3 cost (1 + 4 + 9) / 2 = 7 nats."""
-    head = VectorDecoder(5, 3, target="x", layers=1, hidden_dim=4)
+    head = VectorDecoder(5, 3, target="x", mlp=MLPOptions(1, 4))
     answer_always(head.mlp, 1.0)
     assert head(torch.rand(2, 4, 5)).shape == (2, 4, 3)
     loss = head.loss(torch.rand(2, 4, 5), torch.tensor([2.0, 3.0, 4.0]).expand(2, 4, 3))
@@ -352,7 +356,7 @@ def test_observation_losses_are_a_unit_gaussian_up_to_its_constant(head):
 def test_reward_head_is_trained_on_the_transform_and_answers_in_the_planning_space(
     transform, said, planned, reward, error
 ):
-    head = RewardPredictor(5, transform=transform, layers=1, hidden_dim=4)
+    head = RewardPredictor(5, transform=transform, mlp=MLPOptions(1, 4))
     answer_always(head.mlp, said)
     feat = torch.rand(2, 3, 5)
     torch.testing.assert_close(head(feat), torch.full((2, 3), planned), atol=1e-5, rtol=0)
@@ -362,7 +366,7 @@ def test_reward_head_is_trained_on_the_transform_and_answers_in_the_planning_spa
 
 def test_continue_head_gives_a_probability_and_a_fair_coin_costs_ln_2():
     """FACTS 1.19: 0.693 at the start."""
-    head = ContinuePredictor(5, layers=1, hidden_dim=4)
+    head = ContinuePredictor(5, mlp=MLPOptions(1, 4))
     answer_always(head.mlp, 0.0)
     feat, target = torch.rand(2, 3, 5), torch.tensor([[0.0, 1.0, 0.3], [1.0, 0.0, 1.0]])
     assert torch.equal(head(feat), torch.full((2, 3), 0.5))
@@ -372,7 +376,7 @@ def test_continue_head_gives_a_probability_and_a_fair_coin_costs_ln_2():
 @pytest.mark.parametrize(("target", "cost"), [(1.0, -math.log(0.8)), (0.0, -math.log(0.2))])
 def test_continue_loss_is_the_negative_log_probability(target, cost):
     """logit ln 4 says 0.8."""
-    head = ContinuePredictor(5, layers=1, hidden_dim=4)
+    head = ContinuePredictor(5, mlp=MLPOptions(1, 4))
     answer_always(head.mlp, math.log(4))
     feat = torch.rand(1, 1, 5)
     assert head(feat).item() == pytest.approx(0.8)
@@ -382,7 +386,7 @@ def test_continue_loss_is_the_negative_log_probability(target, cost):
 @pytest.mark.parametrize(("gamma", "floor"), [(0.999, 0.0079), (0.995, 0.0315), (0.99, 0.0560)])
 def test_continue_head_is_best_at_its_soft_target_not_at_one(gamma, floor):
     """FACTS B14, 1.19: at p = gamma the gradient is zero and the loss is the coin's entropy H(gamma)."""
-    head = ContinuePredictor(5, layers=1, hidden_dim=4).double()
+    head = ContinuePredictor(5, mlp=MLPOptions(1, 4)).double()
     answer_always(head.mlp, math.log(gamma / (1 - gamma)))
     loss = head.loss(torch.rand(1, 1, 5, dtype=torch.float64), torch.full((1, 1), gamma))  # the head answers float32
     (gradient,) = torch.autograd.grad(loss.sum(), head.mlp[-1].bias)

@@ -186,7 +186,7 @@ OPS, NET, SCALARS, RSSM, AC = (
     f"reverie.{name}:" for name in ("ops", "networks", "distributions", "rssm", "actor_critic")
 )
 KL, WORLD, TRAIN = f"{RSSM}DiscreteRSSM.kl_loss", "reverie.world_model:WorldModel.", "reverie.train:DreamerV2."
-UPDATE = f"{TRAIN}_learn_behaviour"
+UPDATE = f"{TRAIN}behavior_losses"
 
 KLS = ["KL balanced", "KL bidirectional", "KL forward", "KL plain", "KL separate"]
 GRUS = ["GRU step, layer norm", "GRU step, no norm", "GRU step, RMS norm"]
@@ -224,13 +224,13 @@ FAULTS = [
     (f"{NET}ContinuePredictor.loss", "self.discount * target", "target",
      ["continue likelihood, discounted", *PREDICTED]),
     (f"{NET}ContinuePredictor.forward", " / self.discount", "", ["continue likelihood, discounted", *DREAMT]),
-    (KL, "(kl_balance, kl(fixed_posterior, prior)), (1 - kl_balance, kl(posterior, fixed_prior))",
-     "(1 - kl_balance, kl(fixed_posterior, prior)), (kl_balance, kl(posterior, fixed_prior))",
+    (KL, "(kl_balance, kl(posterior.detach(), prior)), (1 - kl_balance, kl(posterior, prior.detach()))",
+     "(1 - kl_balance, kl(posterior.detach(), prior)), (kl_balance, kl(posterior, prior.detach()))",
      ["KL balanced", MODEL[1]]),
-    (KL, "posterior.detach(), prior.detach()", "posterior, prior",
-     ["KL balanced", "KL forward", "KL separate", MODEL[1]]),
-    (KL, "value.mean().clamp(min=free_nats)", "value.mean()", KLS),
-    (KL, "value.mean().clamp(min=free_nats)", "value.clamp(min=free_nats).mean()", KLS),
+    (KL, "kl(posterior.detach(), prior)", "kl(posterior, prior)", ["KL balanced", MODEL[1]]),
+    (KL, "kl(posterior, prior.detach())", "kl(posterior, prior)", ["KL balanced", MODEL[1]]),
+    (f"{RSSM}free_bits", "nats.mean().clamp(min=free_nats)", "nats.mean()", KLS),
+    (f"{RSSM}free_bits", "nats.mean().clamp(min=free_nats)", "nats.clamp(min=free_nats).mean()", KLS),
     (f"{RSSM}CategoricalLatent.kl", "left_log.exp() *", "right_log.exp() *", [*KLS, *MODEL]),
     (f"{RSSM}GaussianLatent.mean_std", "+ 0.1", "+ 0.0",
      ["Gaussian latent", "filtering", *PREDICTED, "dream", *DREAMT]),
@@ -244,7 +244,8 @@ FAULTS = [
      ["discount weights", ACTOR, CRITIC]),
     (f"{AC}compute_actor_loss", "(targets - baseline).detach()", "(targets - baseline)",
      ["actor loss, reinforce", "actor loss, both", ACTOR]),
-    (f"{AC}compute_actor_loss", "log_prob(action.detach())", "log_prob(action)", [ACTOR]),
+    (f"{AC}compute_actor_loss", "reinforce = policy.log_prob(action.detach())", "reinforce = policy.log_prob(action)",
+     [ACTOR]),
     (f"{AC}compute_actor_loss", "objective = targets", "objective = targets - baseline",
      ["actor loss, dynamics", ACTOR]),
     (f"{AC}compute_actor_loss", "objective + entropy_scale", "objective - entropy_scale", [*LIVES, ACTOR]),
@@ -260,8 +261,8 @@ FAULTS = [
     ("reverie.optim:keras_eps", "beta2**update", "beta2", ["optimiser: Keras' epsilon"]),
     ("reverie.optim:clip_adaptive_", "min=floor", "min=0", [AGC]),
     ("reverie.optim:LaProp._move", "(1 - beta2**t)", "1.0", ["optimiser: LaProp"]),
-    (f"{TRAIN}_step", "self.config.train.grad_clip,", "1e9,", [name for name in OPTIMISERS if name != AGC]),
-    (f"{TRAIN}_schedule", "train.weight_decay / lr if", "train.weight_decay if",
+    ("reverie.optim:Optimizer.clip", "self.max_norm", "1e9", [name for name in OPTIMISERS if name != AGC]),
+    ("reverie.optim:Optimizer.schedule", "self.weight_decay / lr if", "self.weight_decay if",
      [name for name in OPTIMISERS if name != "optimiser: decay times learning rate"]),
     # a step too early or too late
     (f"{RSSM}DiscreteRSSM.rollout_observation", "over_time(embed, action,",
@@ -284,7 +285,7 @@ FAULTS = [
      "self.world_model.continues(states)", DREAMT),
     (UPDATE, "targets, baseline, weights * alive[:, None]", "targets, baseline, weights", [ACTOR]),
     # gradients where none belong, or none where they belong
-    (f"{WORLD}_head_loss", "feat = feat.detach()", "pass", [MODEL[1]]),
+    (f"{WORLD}loss", "features.detach() if", "features if", [MODEL[1]]),
     (f"{TRAIN}_dream_action", "feat.detach()", "feat", [ACTOR]),
     (UPDATE, "dream.feat[:, :-1].detach()", "dream.feat[:, :-1]", [ACTOR]),
     (UPDATE, 'self.actor_grad != "reinforce"', "False", [ACTOR]),
@@ -294,7 +295,7 @@ FAULTS = [
     (f"{WORLD}loss", "self.kl_scale * kl_loss", "kl_loss", MODEL),
     (UPDATE, 'online if options.baseline == "online"', 'online if options.baseline == "slow"', [ACTOR]),
     (f"{TRAIN}_predict", "self.slow_critic if self.config.behavior.slow_critic else", "", DREAMT),
-    (f"{TRAIN}_one", "% options.slow_critic_every == 0", "% options.slow_critic_every == -1",
+    (f"{TRAIN}prepare", "% options.slow_critic_every == 0", "% options.slow_critic_every == -1",
      ["slow critic's schedule", *DREAMT, "behaviour's update changes actor and critic only"]),
     (f"{TRAIN}_critic_nll", "weight * self.critic.nll", "self.critic.nll", [CRITIC]),
     (f"{TRAIN}entropy_scale", "self.updates / options.entropy_decay", "0", [ACTOR]),
@@ -318,6 +319,44 @@ def test_every_check_has_been_seen_to_fail():
         "reward likelihood, none",
         "continue likelihood, hard",
     }
+
+
+@pytest.mark.parametrize("mode", ["forward", "separate"])
+def test_a_variant_of_the_kl_loss_without_its_stop_gradients_is_noticed(mode, monkeypatch):
+    from reverie import rssm
+
+    variant = rssm.KL_VARIANTS[mode]
+
+    class Leaking(torch.Tensor):
+        """Its gradient cannot be stopped."""
+
+        def detach(self):
+            return self
+
+    monkeypatch.setitem(
+        rssm.KL_VARIANTS,
+        mode,
+        lambda kl, *stats_and_weights: variant(
+            lambda left, right: kl(left.as_subclass(torch.Tensor), right.as_subclass(torch.Tensor)),
+            *(x.as_subclass(Leaking) if isinstance(x, torch.Tensor) else x for x in stats_and_weights),
+        ),
+    )
+    assert [result.name for result in run_checks() if not result.ok] == [f"KL {mode}", MODEL[1]]
+
+
+def test_another_head_breaks_no_check_of_what_was_there(monkeypatch):
+    """`selftest` compares with golden weights, which know nothing of a head that a reader adds."""
+    from reverie import build
+    from reverie.networks import VectorDecoder
+
+    heads = build._heads
+
+    def more(config, spec, feat_dim, mlp):
+        found, scales = heads(config, spec, feat_dim, mlp)
+        return found | {"another": VectorDecoder(feat_dim, 2, target="reward", mlp=mlp)}, scales
+
+    monkeypatch.setattr(build, "_heads", more)
+    assert [result.name for result in run_checks() if not result.ok] == []
 
 
 def test_a_leak_into_the_world_model_is_noticed(monkeypatch):

@@ -8,13 +8,14 @@ import torch
 from reference import slow
 
 from reverie.data.replay import Batch
+from reverie.layers import MLPOptions
 from reverie.networks import ContinuePredictor, ConvDecoder, RewardPredictor, VectorDecoder
 from reverie.observations import ObservationEncoder, module_name, preprocess
 from reverie.rssm import DiscreteRSSM
 from reverie.world_model import WorldModel
 
 B, T, A, S, K, V = 3, 5, 2, 3, 4, 6
-SMALL = {"layers": 1, "hidden_dim": 12}
+SMALL = {"mlp": MLPOptions(1, 12)}
 
 
 @pytest.fixture(autouse=True)

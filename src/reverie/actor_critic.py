@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .distributions import POLICIES, SCALARS, Part, Policy, make_policy, stats_dim
-from .layers import MLP, Norm, zero_output
+from .layers import MLP, MLPOptions, zero_output
 
 
 class Actor(nn.Module):
@@ -37,23 +37,13 @@ class Actor(nn.Module):
         *,
         policy: str = "onehot",
         parts: Sequence[Part] = (),
-        layers: int = 4,
-        hidden_dim: int = 400,
-        norm: Norm = True,
-        activation: str = "elu",
+        mlp: MLPOptions = MLPOptions(),
         unimix: float = 0.0,
     ) -> None:
         super().__init__()
         self.parts = tuple(parts) or (Part(policy, action_dim),)
         self.unimix = unimix
-        self.mlp = MLP(
-            feat_dim,
-            stats_dim(self.parts),
-            layers=layers,
-            hidden_dim=hidden_dim,
-            norm=norm,
-            activation=activation,
-        )
+        self.mlp = MLP(feat_dim, stats_dim(self.parts), mlp)
 
     def forward(self, feat: Tensor, mask: Tensor | None = None) -> Policy:
         return make_policy(self.mlp(feat).float(), self.parts, mask=mask, unimix=self.unimix)
@@ -69,10 +59,7 @@ class Critic(nn.Module):
         self,
         feat_dim: int,
         *,
-        layers: int = 4,
-        hidden_dim: int = 400,
-        norm: Norm = True,
-        activation: str = "elu",
+        mlp: MLPOptions = MLPOptions(),
         zero_init: bool = False,
         distribution: str = "normal",
         transform: str = "none",
@@ -80,7 +67,7 @@ class Critic(nn.Module):
         super().__init__()
         self.scalar = SCALARS[distribution](transform)
         size = self.scalar.stats_dim
-        self.mlp = MLP(feat_dim, size, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
+        self.mlp = MLP(feat_dim, size, mlp)
         if zero_init:
             zero_output(self.mlp)
 
@@ -167,16 +154,6 @@ def compute_discount_weights(continues: Tensor, *, gamma: float = 0.99) -> Tenso
     return torch.cat([torch.ones_like(discounts[:, :1]), discounts[:, :-1]], 1).cumprod(1)
 
 
-def released_credit(
-    action: Tensor, targets: Tensor, baseline: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Score u_k by G_{k+1} - v_k, as the last released code does, not by the paper's G_k - v_k (drawing above).
-
-    Unbiased too, but off-centre by (1 - d_k) G_{k+1} - r_k. action (N, H, A), the rest (N, H) -> the same, H - 1 long.
-    """
-    return action[:, :-1], targets[:, 1:], baseline[:, :-1], weights[:, :-1]
-
-
 def compute_actor_loss(
     policy: Policy,
     action: Tensor,
@@ -193,31 +170,25 @@ def compute_actor_loss(
     reinforce: -log pi(u_k | f_k) sg(G_k - v_k), unbiased, for discrete actions.
     dynamics:  -G_k, differentiated through the dream (rewards, values, dynamics, sampled actions), low variance.
     both:      mix * dynamics + (1 - mix) * reinforce.
-    per_part:  dynamics for numbers (choices in the dream are detached), plus reinforce for choices: hybrid actions.
     minus entropy_scale * entropy, all weighted by how likely state k is reached, averaged over N and H.
+    per_part, for actions of choices and numbers: `hybrid_objective`.
     """
-    log_prob = policy.choice_log_prob if actor_grad == "per_part" else policy.log_prob
-    score = log_prob(action.detach()) * (targets - baseline).detach()
+    advantage = (targets - baseline).detach()
     if actor_grad == "reinforce":
-        objective = score
+        objective = policy.log_prob(action.detach()) * advantage
     elif actor_grad == "dynamics":
         objective = targets
     elif actor_grad == "both":
-        objective = actor_grad_mix * targets + (1 - actor_grad_mix) * score
+        reinforce = policy.log_prob(action.detach()) * advantage
+        objective = actor_grad_mix * targets + (1 - actor_grad_mix) * reinforce
     elif actor_grad == "per_part":
-        objective = score + targets
+        objective = hybrid_objective(policy, action, targets, advantage)
     else:
         raise ValueError(f"actor_grad must be 'reinforce', 'dynamics', 'both' or 'per_part', got '{actor_grad}'")
     entropy = policy.entropy()
     loss = -(weights.detach() * (objective + entropy_scale * entropy)).mean()
-    with torch.no_grad():
-        advantage = targets - baseline
-        metrics = {
-            "entropy": entropy.mean(),
-            "advantage": advantage.mean(),
-            "advantage_std": advantage.std(correction=0),
-        }
-    return loss, metrics
+    spread = advantage.std(correction=0)
+    return loss, {"entropy": entropy.detach().mean(), "advantage": advantage.mean(), "advantage_std": spread}
 
 
 def compute_critic_loss(
@@ -233,6 +204,27 @@ def compute_critic_loss(
     with torch.no_grad():
         metrics = {"value": values.mean(), "target": targets.mean(), "error": error.abs().mean()}
     return loss, metrics
+
+
+# ------------------------------------------------------------------------------------------------------------ variants
+
+
+def hybrid_objective(policy: Policy, action: Tensor, targets: Tensor, advantage: Tensor) -> Tensor:
+    """Of actions with choices and numbers: REINFORCE for the choices (the dream detaches them), dynamics for the rest.
+
+    action (N, H, A), targets and advantage (N, H) -> (N, H).
+    """
+    return policy.choice_log_prob(action.detach()) * advantage + targets
+
+
+def released_credit(
+    action: Tensor, targets: Tensor, baseline: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Score u_k by G_{k+1} - v_k, as the last released code does, not by the paper's G_k - v_k (drawing above).
+
+    Unbiased too, but off-centre by (1 - d_k) G_{k+1} - r_k. action (N, H, A), the rest (N, H) -> the same, H - 1 long.
+    """
+    return action[:, :-1], targets[:, 1:], baseline[:, :-1], weights[:, :-1]
 
 
 def demo() -> None:

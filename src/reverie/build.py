@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -12,10 +10,11 @@ from .config import Config
 from .distributions import Part
 from .envs.spaces import MASK, Spec
 from .errors import UserError
-from .latents import CategoricalLatent, GaussianLatent, Latent
-from .layers import Norm
+from .latents import LATENTS
+from .layers import MLPOptions, Norm
 from .networks import ContinuePredictor, ConvDecoder, Head, MaskPredictor, RewardPredictor, VectorDecoder, deconv_size
 from .observations import ObservationEncoder, module_name
+from .optim import Optimizer
 from .rssm import DiscreteRSSM
 from .world_model import WorldModel
 
@@ -24,20 +23,15 @@ def build_world_model(config: Config, spec: Spec) -> WorldModel:
     """Encoder, RSSM and one head per observation, reward and continue."""
     model = config.model
     _check_images(config, spec)
-    dense: dict[str, Any] = {
-        "hidden_dim": model.hidden_dim,
-        "norm": _norm(config, model.norm),
-        "activation": model.activation,
-    }
+    mlp = MLPOptions(model.layers, model.hidden_dim, _norm(config, model.norm), model.activation)
     encoder = ObservationEncoder(
         spec.images,
         spec.vectors,
         embed_dim=model.embed_dim,
         depth=model.cnn_depth,
-        layers=model.layers,
         conv_norm=_norm(config, model.conv_norm),
         conv_activation=_conv_activation(config),
-        **dense,
+        mlp=mlp,
     )
     rssm = DiscreteRSSM(
         spec.action.size,
@@ -45,10 +39,12 @@ def build_world_model(config: Config, spec: Spec) -> WorldModel:
         rnn_hidden_dim=model.rnn_hidden_dim,
         cell=model.recurrent_cell,
         gru_norm=_norm(config, model.gru_norm),
-        latent=_latent(config),
-        **dense | {"hidden_dim": model.rssm_hidden_dim or model.hidden_dim},
+        latent=LATENTS[model.latents](vars(model)),
+        hidden_dim=model.rssm_hidden_dim or model.hidden_dim,
+        norm=mlp.norm,
+        activation=mlp.activation,
     )
-    heads, scales = _heads(config, spec, rssm.feat_dim, {"layers": model.layers, **dense})
+    heads, scales = _heads(config, spec, rssm.feat_dim, mlp)
     kl = {
         "mode": model.kl_mode,
         "kl_balance": model.kl_balance,
@@ -67,15 +63,6 @@ def build_world_model(config: Config, spec: Spec) -> WorldModel:
         vector_transform=model.vector_transform,
         detached_heads=model.detached_heads,
         mask_key=MASK if spec.masked else "",
-    )
-
-
-def _latent(config: Config) -> Latent:
-    model = config.model
-    if model.latents == "gaussian":
-        return GaussianLatent(model.gaussian_dim, std=model.gaussian_std)
-    return CategoricalLatent(
-        model.num_categoricals, model.num_categories, unimix=model.unimix, through=model.straight_through
     )
 
 
@@ -105,7 +92,7 @@ def _check_images(config: Config, spec: Spec) -> None:
             )
 
 
-def _heads(config: Config, spec: Spec, feat_dim: int, mlp: dict[str, Any]) -> tuple[dict[str, Head], dict[str, float]]:
+def _heads(config: Config, spec: Spec, feat_dim: int, mlp: MLPOptions) -> tuple[dict[str, Head], dict[str, float]]:
     model = config.model
     heads: dict[str, Head] = {}
     for key, shape in spec.images.items():
@@ -121,9 +108,9 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: dict[str, Any]) -> tu
     for key, size in spec.vectors.items():
         name, masked = module_name(key), spec.obs[key].kind == "mask"
         heads[name] = (
-            MaskPredictor(feat_dim, action_parts(config, spec), target=name, **mlp)
+            MaskPredictor(feat_dim, action_parts(config, spec), target=name, mlp=mlp)
             if masked
-            else VectorDecoder(feat_dim, size, target=name, **mlp)
+            else VectorDecoder(feat_dim, size, target=name, mlp=mlp)
         )
     scales = dict.fromkeys(map(module_name, spec.images), model.image_scale)
     scales |= dict.fromkeys(map(module_name, spec.vectors), model.vector_scale)
@@ -133,13 +120,13 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: dict[str, Any]) -> tu
             transform=model.reward_transform,
             distribution=model.reward_distribution,
             zero_init=model.zero_init,
-            **mlp,
+            mlp=mlp,
         ),
         model.reward_scale,
     )
     if model.predict_continue:
         discount = config.behavior.gamma if model.continue_target == "discounted" else 1.0
-        heads["continue"] = ContinuePredictor(feat_dim, discount=discount, **mlp)
+        heads["continue"] = ContinuePredictor(feat_dim, discount=discount, mlp=mlp)
         scales["continue"] = model.continue_scale
     return heads, scales
 
@@ -147,7 +134,7 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: dict[str, Any]) -> tu
 def build_actor(config: Config, spec: Spec, feat_dim: int) -> Actor:
     """The policy that fits the task's actions, or the one that was asked for."""
     parts, unimix = action_parts(config, spec), config.behavior.policy_unimix
-    return Actor(feat_dim, spec.action.size, parts=parts, unimix=unimix, **_behavior_mlp(config))
+    return Actor(feat_dim, spec.action.size, parts=parts, unimix=unimix, mlp=_behavior_mlp(config))
 
 
 def action_parts(config: Config, spec: Spec) -> list[Part]:
@@ -177,17 +164,33 @@ def build_critic(config: Config, feat_dim: int) -> Critic:
         zero_init=config.model.zero_init,
         distribution=config.behavior.critic_distribution,
         transform=config.behavior.critic_transform,
-        **_behavior_mlp(config),
+        mlp=_behavior_mlp(config),
     )
 
 
-def _behavior_mlp(config: Config) -> dict[str, Any]:
-    return {
-        "layers": config.behavior.actor_critic_layers,
-        "hidden_dim": config.model.hidden_dim,
-        "norm": _norm(config, config.model.norm),
-        "activation": config.model.activation,
-    }
+def _behavior_mlp(config: Config) -> MLPOptions:
+    norm = _norm(config, config.model.norm)
+    return MLPOptions(config.behavior.actor_critic_layers, config.model.hidden_dim, norm, config.model.activation)
+
+
+def build_optimizer(config: Config, module: nn.Module, lr: float, *, on_device: bool = False) -> Optimizer:
+    """The optimizer of one module, with the settings of the group `train`. on_device: for a captured CUDA graph."""
+    train = config.train
+    return Optimizer(
+        module.parameters(),
+        lr=lr,
+        kind=train.optimizer,
+        beta2=train.adam_beta2,
+        eps=train.adam_eps,
+        eps_mode=train.adam_eps_mode,
+        weight_decay=train.weight_decay,
+        weight_decay_mode=train.weight_decay_mode,
+        warmup=train.lr_warmup,
+        decay=train.lr_decay,
+        clip=train.grad_clip,
+        adaptive_clip=train.agc,
+        on_device=on_device,
+    )
 
 
 def pick_device(name: str) -> torch.device:

@@ -44,8 +44,10 @@ class Agent(HasWeights, Protocol):
 
     config: Config
     spec: Spec
-    optimizers: dict[str, torch.optim.Optimizer]
     updates: int
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]: ...
 
 
 def write_atomically(path: Path, files: Mapping[str, Any]) -> None:

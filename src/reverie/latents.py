@@ -9,8 +9,8 @@ Shapes: S categoricals, K classes, Z = S*K flat z, P its statistics, "..." any l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,22 +19,50 @@ from torch.nn.functional import softplus
 from .ops import mix_uniform, one_hot_mode, one_hot_sample
 
 
-class Latent(Protocol):
-    """The distribution of z_t. To change it, write one such class; nothing else needs to know."""
+class Latent:
+    """The distribution of z_t. Another one is a subclass with these five methods, and a line in `LATENTS`."""
 
     stoch_dim: int  # Z
     stats_dim: int  # P
 
     def noise(
         self, *batch: int, device: torch.device | None = None, generator: torch.Generator | None = None
-    ) -> Tensor: ...
-    def sample(self, stats: Tensor, noise: Tensor) -> Tensor: ...
-    def mode(self, stats: Tensor) -> Tensor: ...
-    def kl(self, left: Tensor, right: Tensor) -> Tensor: ...
-    def entropy(self, stats: Tensor) -> Tensor: ...
+    ) -> Tensor:
+        """What `sample` needs to be a function: random numbers. -> (*batch, any size)."""
+        raise NotImplementedError
+
+    def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
+        """A draw, with whatever gradient it has. stats (..., P), noise as above -> (..., Z)."""
+        raise NotImplementedError
+
+    def mode(self, stats: Tensor) -> Tensor:
+        """The most likely value. stats (..., P) -> (..., Z)."""
+        raise NotImplementedError
+
+    def kl(self, left: Tensor, right: Tensor) -> Tensor:
+        """KL(left || right) in nats, summed over the variables. (..., P), (..., P) -> (...)."""
+        raise NotImplementedError
+
+    def entropy(self, stats: Tensor) -> Tensor:
+        """In nats, summed over the variables. (..., P) -> (...)."""
+        raise NotImplementedError
+
+    # What follows is only looked at, never learned from; a latent without it has fewer numbers in the log.
+
+    def class_probs(self, stats: Tensor) -> Tensor | None:
+        """Probabilities of each class, (..., S, K), for maps of the classes in use; None where there are no classes."""
+        return None
+
+    def summary(self, stats: Tensor) -> dict[str, Tensor]:
+        """Numbers () that say whether the code is in use, logged as latent/NAME. stats (..., P)."""
+        return {}
+
+    def kl_gradients(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor] | None:
+        """d KL(posterior || prior) / d each side's natural parameters: (..., any), (..., any); None if not derived."""
+        return None
 
 
-class CategoricalLatent:
+class CategoricalLatent(Latent):
     """S one-hot variables of K classes with straight-through gradients (paper Algorithm 1). P = Z = S*K logits.
 
     `unimix` mixes that share of a uniform distribution in (DreamerV3): the KL stays bounded. `through=False` ends
@@ -44,8 +72,10 @@ class CategoricalLatent:
     def __init__(
         self, num_categoricals: int = 32, num_categories: int = 32, *, unimix: float = 0.0, through: bool = True
     ) -> None:
-        self.num_categoricals, self.num_categories = num_categoricals, num_categories
-        self.unimix, self.through = unimix, through
+        self.num_categoricals = num_categoricals  # S
+        self.num_categories = num_categories  # K
+        self.unimix = unimix
+        self.through = through
         self.stoch_dim = self.stats_dim = num_categoricals * num_categories
 
     def noise(
@@ -60,7 +90,10 @@ class CategoricalLatent:
         return mix_uniform(logits, self.unimix)
 
     def sample(self, stats: Tensor, noise: Tensor) -> Tensor:
-        """stats (..., P), noise (..., S) -> (..., Z): exactly one-hot, with the gradient of the probabilities."""
+        """stats (..., P), noise (..., S) -> (..., Z): exactly one-hot, with the gradient of the probabilities.
+
+        With compute.mode=fast `fast/scan.py` draws the same; change this function, and it is this function that runs.
+        """
         drawn = one_hot_sample(self.logits(stats).softmax(-1), noise).flatten(-2)
         return drawn if self.through else drawn.detach()
 
@@ -79,6 +112,54 @@ class CategoricalLatent:
         log_probs = self.logits(stats).log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum((-2, -1))
 
+    def class_probs(self, stats: Tensor) -> Tensor:
+        """(..., P) -> (..., S, K)."""
+        return self.logits(stats).softmax(-1)
+
+    def summary(self, stats: Tensor) -> dict[str, Tensor]:
+        """How the classes are used on average: perplexity 1 is a categorical that never changes, K uses all classes."""
+        usage = class_usage(self.class_probs(stats))
+        each = perplexity(usage)
+        return {
+            "perplexity": each.mean(),
+            "perplexity_min": each.min(),
+            "used": used_share(usage),
+            "dead": dead_share(usage),
+        }
+
+    def kl_gradients(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """With q, p the two distributions: q (log q - log p - KL) and p - q, with respect to their logits (..., S, K),
+        after any uniform share (docs: "KL balancing")."""
+        left, right = self.logits(posterior).log_softmax(-1), self.logits(prior).log_softmax(-1)
+        probs, gap = left.exp(), left - right
+        return probs * (gap - (probs * gap).sum(-1, keepdim=True)), right.exp() - probs
+
+
+#: A class counts as used above this share of what each class would have if all were used equally.
+USED = 0.1
+#: A categorical whose use has a perplexity below this never changes.
+DEAD = 1.1
+
+
+def class_usage(probs: Tensor) -> Tensor:
+    """Average probability of each class. (..., S, K) -> (S, K), rows add up to 1."""
+    return probs.flatten(0, -3).mean(0)
+
+
+def perplexity(usage: Tensor) -> Tensor:
+    """exp(entropy): the number of equally used classes that are as uncertain. usage (S, K) -> (S,), 1 to K."""
+    return torch.special.entr(usage.double()).sum(-1).exp()  # in float32 a uniform 32 would be 31.99998
+
+
+def used_share(usage: Tensor) -> Tensor:
+    """Share of the classes with an average probability above USED / K. (S, K) -> ()."""
+    return (usage > USED / usage.shape[-1]).float().mean()
+
+
+def dead_share(usage: Tensor) -> Tensor:
+    """Share of the categoricals that never change. (S, K) -> ()."""
+    return (perplexity(usage) < DEAD).float().mean()
+
 
 GAUSSIAN_STDS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid2": lambda raw: 2 * torch.sigmoid(raw / 2),
@@ -86,7 +167,7 @@ GAUSSIAN_STDS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class GaussianLatent:
+class GaussianLatent(Latent):
     """Diagonal Gaussian, the latent of DreamerV1. P = 2Z: mean and raw scale.
 
     std "sigmoid2" = 2 sigmoid(raw / 2) + 0.1 (released V2 code), "softplus" = softplus(raw) + 0.1 (DreamerV1).
@@ -124,3 +205,23 @@ class GaussianLatent:
     def entropy(self, stats: Tensor) -> Tensor:
         """Differential entropy, summed over dimensions, in nats. (..., 2Z) -> (...)."""
         return (torch.log(self.mean_std(stats)[1]) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def kl_gradients(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """With respect to mean and log standard deviation of each side, (..., 2Z)."""
+        (m1, s1), (m2, s2) = self.mean_std(posterior), self.mean_std(prior)
+        to_posterior = torch.cat([(m1 - m2) / s2**2, s1**2 / s2**2 - 1], -1)
+        to_prior = torch.cat([(m2 - m1) / s2**2, 1 - (s1**2 + (m1 - m2) ** 2) / s2**2], -1)
+        return to_posterior, to_prior
+
+
+def _categorical(settings: Mapping[str, Any]) -> Latent:
+    sizes = settings["num_categoricals"], settings["num_categories"]
+    return CategoricalLatent(*sizes, unimix=settings["unimix"], through=settings["straight_through"])
+
+
+def _gaussian(settings: Mapping[str, Any]) -> Latent:
+    return GaussianLatent(settings["gaussian_dim"], std=settings["gaussian_std"])
+
+
+#: `model.latents` -> the latent, made from the settings of the group `model` ({"unimix": 0.01, ...}).
+LATENTS: dict[str, Callable[[Mapping[str, Any]], Latent]] = {"categorical": _categorical, "gaussian": _gaussian}

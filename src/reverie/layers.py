@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 NORM_EPS = 1e-3  # Keras' LayerNormalization default, which the released code uses (FACTS.md 1.6)
-
-
 ACTIVATIONS = {"elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
-
 
 Norm = bool | str  #: True or "layer": LayerNorm; "rms": RMSNorm (DreamerV3); False: none
 
@@ -38,6 +38,19 @@ def norm_layers(norm: Norm, size: int) -> list[nn.Module]:
     raise ValueError(f"norm must be True, False, 'layer' or 'rms', got {norm!r}")
 
 
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Within it, the parameters need no gradients: less is kept for backward, and backward does less."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
 class ChannelNorm(nn.Module):
     """Normalise the channels of each pixel, as Keras does on NHWC. x (N, C, H, W) -> (N, C, H, W)."""
 
@@ -50,35 +63,36 @@ class ChannelNorm(nn.Module):
 
 
 def zero_output(mlp: MLP) -> None:
-    """Let a network answer 0 before it has learnt anything. A DreamerV3 idea, off in the V2 presets: a random critic
-    drives a quick actor into a corner before the world model knows better."""
-    last = mlp[-1]
-    nn.init.zeros_(cast(nn.Linear, last).weight)
+    """Let a network predict 0 before training. From DreamerV3, off in the V2 presets: a critic with random weights
+    can commit a fast actor to one action before the world model has learned anything."""
+    nn.init.zeros_(cast(nn.Linear, mlp[-1]).weight)
+
+
+@dataclass(frozen=True)
+class MLPOptions:
+    """The hidden layers of a dense network; the defaults are the design document's."""
+
+    layers: int = 4
+    hidden_dim: int = 400
+    norm: Norm = True
+    activation: str = "elu"
 
 
 class MLP(nn.Sequential):
     """`layers` x (Linear, LayerNorm or nothing, activation), then a Linear to `output_dim` if given.
 
-    x (..., input_dim) -> (..., output_dim), or (..., hidden_dim) without an output layer.
+    x (..., input_dim) -> (..., output_dim), or (..., hidden_dim) without an output layer. With `compute.mode=fast` the
+    layers are computed by `fast/dense.py`; change this class, and it is this class that runs.
     """
 
-    def __init__(
-        self,
-        input_dim: int,
-        output_dim: int | None,
-        *,
-        layers: int,
-        hidden_dim: int,
-        norm: Norm = True,
-        activation: str = "elu",
-    ) -> None:
+    def __init__(self, input_dim: int, output_dim: int | None, options: MLPOptions) -> None:
         modules: list[nn.Module] = []
         size = input_dim
-        for _ in range(layers):
-            modules.append(nn.Linear(size, hidden_dim))
-            modules += norm_layers(norm, hidden_dim)
-            modules.append(ACTIVATIONS[activation]())
-            size = hidden_dim
+        for _ in range(options.layers):
+            modules.append(nn.Linear(size, options.hidden_dim))
+            modules += norm_layers(options.norm, options.hidden_dim)
+            modules.append(ACTIVATIONS[options.activation]())
+            size = options.hidden_dim
         if output_dim is not None:
             modules.append(nn.Linear(size, output_dim))
         super().__init__(*modules)
@@ -91,6 +105,7 @@ class NormGRUCell(nn.Module):
 
     Not `nn.GRUCell`: one Linear makes all three gates and a LayerNorm spans them; the reset gate multiplies the whole
     candidate; the update gate starts with a bias of -1, so a new cell keeps 73 % of its state (FACTS.md 1.6).
+    `fast/steps.py` computes the same with compute.mode=fast; change `forward`, and it is `forward` that runs.
     """
 
     def __init__(self, input_dim: int, rnn_hidden_dim: int, *, norm: Norm = True) -> None:

@@ -11,14 +11,15 @@ if __name__ == "__main__" and not __package__:  # python networks.py: relative i
     raise SystemExit("Run it as a module of the package: python -m reverie.networks")
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .distributions import SCALARS, Part, one_by_one
-from .layers import ACTIVATIONS, MLP, ChannelNorm, Norm, init_glorot, zero_output
+from .layers import ACTIVATIONS, MLP, ChannelNorm, MLPOptions, Norm, init_glorot, zero_output
 from .ops import squared_error
 
 # ---------------------------------------------------------------------------------------------------- observations -> E
@@ -78,13 +79,38 @@ class ConvEncoder(nn.Module):
 # ----------------------------------------------------------------------------------------------------- F -> predictions
 
 
-class Head(nn.Module):
-    """Anything that predicts from features. A new one is a class with these two methods and a target (see below).
+class MetricDoc(NamedTuple):
+    """What `reverie explain` says about a number that a head logs."""
 
-    `target` names what it is trained on: "obs/KEY", "reward" or "continue" (`WorldModel.targets`).
+    meaning: str
+    unit: str
+    healthy: str
+    advice: str
+
+
+class Head(nn.Module):
+    """Anything that predicts from features. A new one is a class with `forward` and `loss` and a line in `build.py`.
+
+    `target` names what it is trained on: "obs/KEY", "reward" or "continue" (`WorldModel.targets`); a head with another
+    target has `target_of`. The model loss logs `world_model/NAME_loss` for a head NAME; `metrics_doc` explains that
+    number and those of `metrics`, under "loss" and their own names.
+
+    With compute.mode=fast `feat` may be a `Feat` (fast/rows.py), which every operation of torch takes for a tensor.
     """
 
-    target: str
+    target: str = ""
+    metrics_doc: ClassVar[Mapping[str, MetricDoc]] = {}
+
+    def target_of(self, batch: Any, obs: Mapping[str, Tensor]) -> Tensor | None:
+        """The head's own target (B, T, *event), or None for the one that `target` names.
+
+        batch: a `Batch` of tensors (B, T, ...); obs: its observations as network inputs.
+        """
+        return None
+
+    def metrics(self, feat: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """More numbers to log, () each, as world_model/NAME_KEY. feat (B, T, F), target (B, T, *event)."""
+        return {}
 
     def forward(self, feat: Tensor) -> Tensor:
         """The prediction (its mean). feat (..., F) -> (..., *event)."""
@@ -180,14 +206,11 @@ class VectorDecoder(Head):
         size: int,
         *,
         target: str,
-        layers: int = 4,
-        hidden_dim: int = 400,
-        norm: Norm = True,
-        activation: str = "elu",
+        mlp: MLPOptions = MLPOptions(),
     ) -> None:
         super().__init__()
         self.target = target
-        self.mlp = MLP(feat_dim, size, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
+        self.mlp = MLP(feat_dim, size, mlp)
 
     def forward(self, feat: Tensor) -> Tensor:
         return self.mlp(feat)
@@ -211,16 +234,13 @@ class RewardPredictor(Head):
         *,
         transform: str = "symlog",
         distribution: str = "normal",
-        layers: int = 4,
-        hidden_dim: int = 400,
-        norm: Norm = True,
-        activation: str = "elu",
+        mlp: MLPOptions = MLPOptions(),
         zero_init: bool = False,
     ) -> None:
         super().__init__()
         self.scalar = SCALARS[distribution](transform)
         size = self.scalar.stats_dim
-        self.mlp = MLP(feat_dim, size, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
+        self.mlp = MLP(feat_dim, size, mlp)
         if zero_init:
             zero_output(self.mlp)
 
@@ -246,14 +266,11 @@ class ContinuePredictor(Head):
         feat_dim: int,
         *,
         discount: float = 1.0,
-        layers: int = 4,
-        hidden_dim: int = 400,
-        norm: Norm = True,
-        activation: str = "elu",
+        mlp: MLPOptions = MLPOptions(),
     ) -> None:
         super().__init__()
         self.discount = discount
-        self.mlp = MLP(feat_dim, 1, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation)
+        self.mlp = MLP(feat_dim, 1, mlp)
 
     def forward(self, feat: Tensor) -> Tensor:
         return torch.sigmoid(self.mlp(feat).squeeze(-1).float()) / self.discount
@@ -261,6 +278,52 @@ class ContinuePredictor(Head):
     def loss(self, feat: Tensor, target: Tensor) -> Tensor:
         logit = self.mlp(feat).squeeze(-1).float()
         return F.binary_cross_entropy_with_logits(logit, self.discount * target, reduction="none")
+
+
+class MaskPredictor(Head):
+    """Features to the probability that each action is allowed. feat (..., F) -> (..., A) in [0, 1].
+
+    Trained like the continue predictor, by binary cross-entropy; numbers (parts that are no choice) are always allowed.
+    """
+
+    def __init__(
+        self,
+        feat_dim: int,
+        parts: Sequence[Part],
+        *,
+        target: str,
+        mlp: MLPOptions = MLPOptions(),
+    ) -> None:
+        super().__init__()
+        self.target, self.parts = target, tuple(parts)
+        self.sizes = [part.size * part.copies for part in parts]
+        self.mlp = MLP(feat_dim, sum(self.sizes), mlp)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        return torch.sigmoid(self.mlp(feat).float())
+
+    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        """In nats, summed over choices. feat (..., F), target (..., A) of 0 and 1 -> (...)."""
+        error = F.binary_cross_entropy_with_logits(self.mlp(feat).float(), target.float(), reduction="none")
+        pieces = torch.split(error, self.sizes, -1)
+        choices = [x.sum(-1) for x, part in zip(pieces, self.parts, strict=True) if part.policy == "onehot"]
+        return torch.stack(choices).sum(0)
+
+    @torch.no_grad()
+    def allowed(self, feat: Tensor) -> Tensor:
+        """The mask to dream with: what is more likely allowed than not, and always the likeliest of a choice.
+
+        feat (..., F) -> (..., A) of 0 and 1.
+        """
+        out = []
+        for probs, part in zip(torch.split(self(feat), self.sizes, -1), self.parts, strict=True):
+            if part.policy == "onehot":
+                each = one_by_one(probs, part)
+                best = F.one_hot(each.argmax(-1), part.size).bool()
+                out.append(((each > 0.5) | best).float().flatten(-2))
+            else:
+                out.append(torch.ones_like(probs))
+        return torch.cat(out, -1)
 
 
 def demo() -> None:
@@ -290,54 +353,3 @@ def demo() -> None:
 
 if __name__ == "__main__":
     demo()
-
-
-class MaskPredictor(Head):
-    """Features to the probability that each action is allowed. feat (..., F) -> (..., A) in [0, 1].
-
-    Trained like the continue predictor, by binary cross-entropy; numbers (parts that are no choice) are always allowed.
-    """
-
-    def __init__(
-        self,
-        feat_dim: int,
-        parts: Sequence[Part],
-        *,
-        target: str,
-        layers: int = 4,
-        hidden_dim: int = 400,
-        norm: Norm = True,
-        activation: str = "elu",
-    ) -> None:
-        super().__init__()
-        self.target, self.parts = target, tuple(parts)
-        self.sizes = [part.size * part.copies for part in parts]
-        self.mlp = MLP(
-            feat_dim, sum(self.sizes), layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation
-        )
-
-    def forward(self, feat: Tensor) -> Tensor:
-        return torch.sigmoid(self.mlp(feat).float())
-
-    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
-        """In nats, summed over choices. feat (..., F), target (..., A) of 0 and 1 -> (...)."""
-        error = F.binary_cross_entropy_with_logits(self.mlp(feat).float(), target.float(), reduction="none")
-        pieces = torch.split(error, self.sizes, -1)
-        choices = [x.sum(-1) for x, part in zip(pieces, self.parts, strict=True) if part.policy == "onehot"]
-        return torch.stack(choices).sum(0)
-
-    @torch.no_grad()
-    def allowed(self, feat: Tensor) -> Tensor:
-        """The mask to dream with: what is more likely allowed than not, and always the likeliest of a choice.
-
-        feat (..., F) -> (..., A) of 0 and 1.
-        """
-        out = []
-        for probs, part in zip(torch.split(self(feat), self.sizes, -1), self.parts, strict=True):
-            if part.policy == "onehot":
-                each = one_by_one(probs, part)
-                best = F.one_hot(each.argmax(-1), part.size).bool()
-                out.append(((each > 0.5) | best).float().flatten(-2))
-            else:
-                out.append(torch.ones_like(probs))
-        return torch.cat(out, -1)

@@ -7,12 +7,13 @@ Shapes: "..." any leading axes, E embedding, V size of a vector. Images are (...
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from .layers import MLP, Norm
+from .layers import MLP, MLPOptions, Norm
 from .networks import ConvEncoder
 from .ops import symlog
 
@@ -116,12 +117,9 @@ class ObservationEncoder(nn.Module):
         *,
         embed_dim: int = 1024,
         depth: int = 32,
-        hidden_dim: int = 400,
-        layers: int = 4,
-        norm: Norm = True,
         conv_norm: Norm = True,
-        activation: str = "elu",
-        conv_activation: str | None = None,
+        conv_activation: str = "elu",
+        mlp: MLPOptions = MLPOptions(),
     ) -> None:
         super().__init__()
         if not images and not vectors:
@@ -129,9 +127,7 @@ class ObservationEncoder(nn.Module):
         self.vector_keys, self.vector_sizes = sorted(vectors), dict(vectors)
         self.convs = nn.ModuleDict(
             {
-                module_name(key): ConvEncoder(
-                    images[key], depth=depth, norm=conv_norm, activation=conv_activation or activation
-                )
+                module_name(key): ConvEncoder(images[key], depth=depth, norm=conv_norm, activation=conv_activation)
                 for key in sorted(images)
             }
         )
@@ -139,14 +135,12 @@ class ObservationEncoder(nn.Module):
         natural = sum(cast(ConvEncoder, conv).output_dim for conv in self.convs.values())
         self.mlp: MLP | None = None
         if vectors:
-            self.mlp = MLP(
-                sum(vectors.values()), None, layers=layers, hidden_dim=hidden_dim, norm=norm, activation=activation
-            )
+            self.mlp = MLP(sum(vectors.values()), None, mlp)
             natural += self.mlp.output_dim
         self.output_dim = embed_dim or natural
         self.project: nn.Module = nn.Identity()
         if self.output_dim != natural:
-            self.project = MLP(natural, None, layers=1, hidden_dim=embed_dim, norm=norm, activation=activation)
+            self.project = MLP(natural, None, replace(mlp, layers=1, hidden_dim=embed_dim))
 
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
         parts = [self.convs[module_name(key)](obs[key]) for key in self.image_keys]

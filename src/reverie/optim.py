@@ -1,13 +1,121 @@
-"""What torch's optimisers lack: Keras' epsilon (the released DreamerV2 code), LaProp and adaptive clipping (V3)."""
+"""One step of learning: schedules, gradients, clipping, and the optimizers that torch lacks.
+
+`Optimizer` has all that belongs to a step of one module. Below it: Keras' epsilon (the released DreamerV2 code), LaProp
+and adaptive clipping (DreamerV3), and an AdamW whose settings are tensors (CUDA graphs).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
+from torch import Tensor, nn
+
+
+class Optimizer:
+    """Adam or LaProp for the parameters of one module, and all that belongs to a step: schedule, gradients, clipping.
+
+    A step is `schedule()`, `backward(loss)`, `clip()`, `step()`, and `updates += 1`; `step_together` does the middle
+    three for several losses. Nothing here waits for the device.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        kind: str = "adam",
+        beta2: float = 0.999,
+        eps: float = 1e-5,
+        eps_mode: str = "torch",
+        weight_decay: float = 0.0,
+        weight_decay_mode: str = "per_update",
+        warmup: int = 0,
+        decay: int = 0,
+        clip: float = 100.0,
+        adaptive_clip: float = 0.0,
+        on_device: bool = False,
+    ) -> None:
+        """kind: "adam" or "laprop". warmup, decay: updates until the full rate, and until a tenth of it (0: never).
+
+        eps_mode: "torch", or "keras" for `keras_eps`. weight_decay_mode: "per_update" multiplies weights by
+        1 - weight_decay (the released code), "lr_scaled" by 1 - lr * weight_decay (AdamW). clip: the largest global
+        norm of the gradients; `adaptive_clip` other than 0 replaces it by `clip_adaptive_`. on_device: settings are
+        tensors (for CUDA graphs).
+        """
+        self.parameters = list(parameters)
+        self.lr = lr
+        self.scale = 1.0  # of the learning rate; halved by each rollback (run/nan_policy.py)
+        self.updates = 0  # steps made
+        self.warmup = warmup
+        self.decay = decay
+        self.beta2 = beta2
+        self.eps = eps
+        self.eps_mode = eps_mode
+        self.weight_decay = weight_decay
+        self.weight_decay_mode = weight_decay_mode
+        self.max_norm = clip
+        self.adaptive_clip = adaptive_clip
+        betas = (0.9, beta2)
+        self.torch: torch.optim.Optimizer
+        if on_device or kind == "laprop":
+            own = LaProp if kind == "laprop" else TensorAdamW
+            self.torch = own(self.parameters, lr, betas=betas, eps=eps, on_device=on_device)
+        else:
+            self.torch = torch.optim.AdamW(self.parameters, lr, betas=betas, eps=eps, fused=True)
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Set what changes from step to step, for the next one: learning rate, epsilon and weight decay."""
+        update = self.updates + 1
+        lr = self.lr * self.scale * (min(1.0, update / self.warmup) if self.warmup else 1.0)
+        lr *= 1 - 0.9 * min(1.0, update / self.decay) if self.decay else 1.0
+        eps = keras_eps(self.eps, update, self.beta2) if self.eps_mode == "keras" else self.eps
+        # torch multiplies weights by 1 - lr * weight_decay; the released code by 1 - weight_decay (FACTS.md 1.9).
+        weight_decay = self.weight_decay / lr if self.weight_decay_mode == "per_update" else self.weight_decay
+        for group in self.torch.param_groups:
+            for key, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+                if isinstance(group[key], Tensor):
+                    group[key].fill_(value)
+                else:
+                    group[key] = value
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of exactly its own parameters, whatever else the loss () depends on, into their `grad`."""
+        for parameter, gradient in zip(self.parameters, torch.autograd.grad(loss, self.parameters), strict=True):
+            parameter.grad = gradient.contiguous()  # fused steps go through memory in order, whatever the strides say
+
+    def clip(self) -> Tensor:
+        """Clip the gradients in place. -> their global norm before, ()."""
+        if self.adaptive_clip:
+            return clip_adaptive_(self.parameters, self.adaptive_clip)
+        return nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+
+    def step(self) -> None:
+        """One step along the gradients."""
+        self.torch.step()
+        torch.autograd.graph.increment_version(self.parameters)  # fused steps do not, and the fast path must know
+
+
+def step_together(
+    optimizers: Mapping[str, Optimizer],
+    losses: Mapping[str, Tensor],
+    check: Callable[[list[Tensor], list[torch.optim.Optimizer]], None],
+) -> dict[str, Tensor]:
+    """One step for each loss (), by the name of its optimizer, or for none of them if `check` raises.
+
+    check: given losses and norms before any weight changes, and torch's optimizers (`FiniteGuard.check`).
+    -> {"NAME/grad_norm": () before clipping}.
+    """
+    chosen = [optimizers[name] for name in losses]
+    for optimizer, loss in zip(chosen, losses.values(), strict=True):
+        optimizer.backward(loss)
+    norms = [optimizer.clip() for optimizer in chosen]
+    check([*losses.values(), *norms], [optimizer.torch for optimizer in chosen])
+    for optimizer in chosen:
+        optimizer.step()
+    return {f"{name}/grad_norm": norm for name, norm in zip(losses, norms, strict=True)}
 
 
 def keras_eps(eps: float, update: int, beta2: float) -> float:
@@ -32,7 +140,7 @@ def clip_adaptive_(parameters: Sequence[Tensor], limit: float, *, floor: float =
     return torch.linalg.vector_norm(norms)
 
 
-class _Tensors(Optimizer):
+class _Tensors(torch.optim.Optimizer):
     """What both have in common. With `on_device` the settings are tensors beside the parameters, as is the count of
     steps: a captured CUDA graph can then be told new ones (graph.py).
 
@@ -158,7 +266,7 @@ def _unless(bad: Tensor | None, new: Any, old: Any = None) -> Any:
     return [x.view(like.shape) for x, like in zip(chosen, new, strict=True)]
 
 
-def moments_of(optimizers: Iterable[Optimizer]) -> list[Tensor]:
+def moments_of(optimizers: Iterable[torch.optim.Optimizer]) -> list[Tensor]:
     """The running means that the next step starts from."""
     found = [moment for optimizer in optimizers for state in optimizer.state.values() for moment in state.values()]
     return [moment for moment in found if moment.dim()]

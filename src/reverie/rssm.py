@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .latents import CategoricalLatent as CategoricalLatent
 from .latents import GaussianLatent as GaussianLatent  # re-exported: the design document has the latents here
 from .latents import Latent as Latent
-from .layers import CELLS, MLP, Norm
+from .layers import CELLS, MLP, MLPOptions, Norm
 from .ops import over_time, reset_where
 
 
@@ -80,7 +80,7 @@ class DiscreteRSSM(nn.Module):
         self.feat_dim = self.latent.stoch_dim + rnn_hidden_dim
 
         def net(size: int, out: int | None) -> MLP:
-            return MLP(size, out, layers=1, hidden_dim=hidden_dim, norm=norm, activation=activation)
+            return MLP(size, out, MLPOptions(1, hidden_dim, norm, activation))
 
         self.input_net = net(self.latent.stoch_dim + action_dim, None)
         self.gru = CELLS[cell](hidden_dim, rnn_hidden_dim, norm=gru_norm)
@@ -198,43 +198,50 @@ class DiscreteRSSM(nn.Module):
 
         balanced (the paper): a KL(sg(post) || prior) + (1 - a) KL(post || sg(prior)). One KL twice, so its value is
             the plain KL, but the prior gets the share a of the gradient and the encoder only 1 - a.
-        bidirectional (the design document's literal formula): a KL(post || prior) + (1 - a) KL(prior || post), no
-            stop-gradients. The reverse term has no upper bound for a sharp posterior (FACTS.md 2, row 1).
-        forward (an option of the released code): like balanced, but of KL(prior || post).
-        plain: KL(post || prior) once, no stop-gradients (DreamerV1; the released code at kl_balance 0.5).
-        separate: balanced with a weight for each side (DreamerV3's dynamics and representation losses).
         free_nats: below this many nats (of the whole latent vector) a term is constant and gives no gradient;
             `free_avg` compares the mean over batch and time (released code), otherwise every state by itself.
+        Other modes: `KL_VARIANTS`.
         """
         kl = self.latent.kl
-
-        def free(value: Tensor) -> Tensor:
-            return value.mean().clamp(min=free_nats) if free_avg else value.clamp(min=free_nats).mean()
-
-        fixed_posterior, fixed_prior = posterior.detach(), prior.detach()
         if mode == "balanced":
-            sides = [(kl_balance, kl(fixed_posterior, prior)), (1 - kl_balance, kl(posterior, fixed_prior))]
-        elif mode == "separate":
-            sides = [(dyn_scale, kl(fixed_posterior, prior)), (rep_scale, kl(posterior, fixed_prior))]
-        elif mode == "forward":
-            sides = [(kl_balance, kl(prior, fixed_posterior)), (1 - kl_balance, kl(fixed_prior, posterior))]
-        elif mode == "bidirectional":
-            sides = [(kl_balance, kl(posterior, prior)), (1 - kl_balance, kl(prior, posterior))]
-        elif mode == "plain":
-            sides = [(1.0, kl(posterior, prior))]
+            terms = [(kl_balance, kl(posterior.detach(), prior)), (1 - kl_balance, kl(posterior, prior.detach()))]
+        elif mode in KL_VARIANTS:
+            terms = KL_VARIANTS[mode](kl, posterior, prior, kl_balance, dyn_scale, rep_scale)
         else:
-            raise ValueError(f"kl mode must be balanced, separate, forward, bidirectional or plain, got '{mode}'")
-        loss = torch.stack([weight * free(value) for weight, value in sides]).sum()
-        with torch.no_grad():
-            forward = kl(posterior, prior)
-            metrics = {
-                "kl": forward.mean(),
-                "kl_reverse": kl(prior, posterior).mean(),
-                "kl_below_free": (forward < free_nats).float().mean(),
-                "prior_entropy": self.latent.entropy(prior).mean(),
-                "posterior_entropy": self.latent.entropy(posterior).mean(),
-            }
-        return loss, metrics
+            raise ValueError(f"kl mode must be one of balanced, {', '.join(KL_VARIANTS)}, got '{mode}'")
+        loss = torch.stack([weight * free_bits(nats, free_nats, average=free_avg) for weight, nats in terms]).sum()
+        return loss, self.kl_metrics(posterior.detach(), prior.detach(), free_nats=free_nats)
+
+    @torch.no_grad()
+    def kl_metrics(self, posterior: Tensor, prior: Tensor, *, free_nats: float) -> dict[str, Tensor]:
+        """Both directions of the KL and the entropies, means in nats. posterior, prior (B, T, P) -> {name: ()}."""
+        forward = self.latent.kl(posterior, prior)
+        return {
+            "kl": forward.mean(),
+            "kl_reverse": self.latent.kl(prior, posterior).mean(),
+            "kl_below_free": (forward < free_nats).float().mean(),
+            "prior_entropy": self.latent.entropy(prior).mean(),
+            "posterior_entropy": self.latent.entropy(posterior).mean(),
+        }
+
+
+def free_bits(nats: Tensor, free_nats: float, *, average: bool) -> Tensor:
+    """max(KL, free_nats), of the mean or of each state. nats (B, T) -> ()."""
+    return nats.mean().clamp(min=free_nats) if average else nats.clamp(min=free_nats).mean()
+
+
+#: Other forms of the KL loss: (kl, posterior, prior, kl_balance, dyn_scale, rep_scale) -> [(weight, nats (B, T))].
+KL_VARIANTS: dict[str, Callable[..., list[tuple[float, Tensor]]]] = {
+    # balanced, with a weight of its own for each side: DreamerV3's dynamics and representation losses
+    "separate": lambda kl, post, prior, a, dyn, rep: [(dyn, kl(post.detach(), prior)), (rep, kl(post, prior.detach()))],
+    # balanced, but of KL(prior || posterior): an option of the released code
+    "forward": lambda kl, post, prior, a, dyn, rep: [(a, kl(prior, post.detach())), (1 - a, kl(prior.detach(), post))],
+    # the design document's literal formula, without stop-gradients; the reverse term has no upper bound for a sharp
+    # posterior (FACTS.md 2, row 1)
+    "bidirectional": lambda kl, post, prior, a, dyn, rep: [(a, kl(post, prior)), (1 - a, kl(prior, post))],
+    # once, without stop-gradients: DreamerV1, and the released code at kl_balance 0.5
+    "plain": lambda kl, post, prior, a, dyn, rep: [(1.0, kl(post, prior))],
+}
 
 
 def demo() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -73,7 +74,7 @@ class WorldModel(nn.Module):
         return cast(Head, self.heads[name])
 
     def targets(self, batch: Batch, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What heads can be trained on. A new kind of target is a line here. {name: (B, T, ...)}."""
+        """What heads can be trained on by name (`Head.target`). -> {name: (B, T, ...)}."""
         return {module_name(key): value for key, value in obs.items()} | {
             "reward": batch.reward,
             "continue": 1 - batch.is_terminal.float(),
@@ -88,18 +89,20 @@ class WorldModel(nn.Module):
         posterior, prior_stats = self.rssm.rollout_observation(
             self.encoder(obs), batch.action, batch.is_first, noise=noise
         )
-        feat, targets = posterior.feat, self.targets(batch, obs)
-        losses = {name: self._head_loss(name, feat, targets) for name in self.heads}
+        features, known = posterior.feat, self.targets(batch, obs)
+        losses: dict[str, Tensor] = {}
+        extra: dict[str, Tensor] = {}
+        for name in self.heads:
+            head = self.head(name)
+            feat = features.detach() if name.split("/")[0] in self.detached_heads else features
+            target = head.target_of(batch, obs)
+            target = known[head.target] if target is None else target
+            losses[name] = head.loss(feat, target).mean()
+            extra |= {f"{name}_{key}": value.detach() for key, value in head.metrics(feat, target).items()}
         kl_loss, metrics = self.rssm.kl_loss(posterior.stats, prior_stats, **self.kl)
         total = self.kl_scale * kl_loss + sum(self.scales.get(name, 1.0) * loss for name, loss in losses.items())
         metrics |= {f"{name}_loss": loss.detach() for name, loss in losses.items()}
-        return total, posterior, metrics | {"loss": total.detach()}
-
-    def _head_loss(self, name: str, feat: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        head = self.head(name)
-        if name.split("/")[0] in self.detached_heads:
-            feat = feat.detach()
-        return head.loss(feat, targets[head.target]).mean()
+        return total, posterior, metrics | extra | {"loss": total.detach()}
 
     def observe(
         self, obs: Mapping[str, Tensor], action: Tensor, is_first: Tensor, state: State, noise: Tensor
@@ -133,3 +136,14 @@ class WorldModel(nn.Module):
             scales = cast(dict[str, Standardizer], self.standardizers)
             return {key: scales[module_name(key)].undo(value) for key, value in found.items()}
         return {key: symexp(value) for key, value in found.items()} if self.vector_transform == "symlog" else found
+
+
+def to_batch(batch: Batch, device: torch.device | str = "cpu") -> Batch:
+    """A replay's arrays as tensors on a device; images stay uint8. Batch of (B, T, ...) -> Batch."""
+    cuda = torch.device(device).type == "cuda"
+
+    def move(value: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(value)
+        return (tensor.pin_memory() if cuda else tensor).to(device, non_blocking=True)  # pinned: no wait
+
+    return Batch({key: move(value) for key, value in batch.obs.items()}, *(move(value) for value in batch[1:]))

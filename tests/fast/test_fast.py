@@ -18,7 +18,7 @@ from reverie.fast.dense import FastMLP
 from reverie.fast.modes import keep_memory, pick_dtype, pick_mode
 from reverie.fast.pointwise import elu_, tanh
 from reverie.fast.products import linear, outer
-from reverie.layers import MLP
+from reverie.layers import MLP, MLPOptions
 from reverie.networks import ConvDecoder, ConvEncoder
 from reverie.optim import TensorAdamW
 from reverie.rssm import DiscreteRSSM, State
@@ -237,7 +237,7 @@ def test_places_stand_for_ones():
 
 def test_dense_layers_follow_their_weights():
     """What is kept in another form is made anew when an optimiser, a copy or a load has changed the weights."""
-    mlp = MLP(16, 3, layers=2, hidden_dim=8)
+    mlp = MLP(16, 3, MLPOptions(2, 8))
     accelerate(mlp)
     assert isinstance(mlp, FastMLP)
     feat = Feat(OneHots(torch.tensor([[1, 5, 9]], dtype=torch.int32), None, 12), torch.randn(1, 4))
@@ -381,7 +381,7 @@ def test_an_update_never_waits_for_the_device(preset, action, monkeypatch):
     agent = agent_of(preset, "auto", action, **{"compute.device": "meta", "compute.precision": "float32"})
     batch = batch_of(agent_of(preset, "reference", action))
     there = Batch({key: x.to("meta") for key, x in batch.obs.items()}, *(x.to("meta") for x in batch[1:]))
-    metrics = agent._learn(there)
+    metrics = agent.compute_update(there)
     assert {value.device.type for value in metrics.values()} == {"meta"}
 
 

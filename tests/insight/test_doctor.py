@@ -32,7 +32,7 @@ from reverie.insight.measurements import (
 )
 from reverie.insight.rules_behavior import RULES, judge
 from reverie.insight.run_reader import Experience, Stretch, open_run
-from reverie.layers import MLP
+from reverie.layers import MLP, MLPOptions
 from reverie.rssm import CategoricalLatent, GaussianLatent
 
 ROOT = Path(__file__).parents[2]
@@ -247,7 +247,7 @@ def test_latent_numbers_by_hand():
 
 def test_weights_as_they_were_drawn_have_grown_by_nothing():
     torch.manual_seed(0)
-    net = MLP(200, 50, layers=2, hidden_dim=100)
+    net = MLP(200, 50, MLPOptions(2, 100))
     assert weight_growth(net) == pytest.approx(1, abs=0.03)
     with torch.no_grad():
         for parameter in net.parameters():

@@ -1,12 +1,15 @@
-"""The same agent by quicker arithmetic: `accelerate(agent)` exchanges classes, not parameters, and not the algorithm.
+"""Faster arithmetic for the same agent: `accelerate(agent)` exchanges classes, not parameters, not the algorithm.
 
-Read the plain path first (`networks.py`, `rssm.py`); this folder only says how a machine likes the same sums:
+Read the plain definitions first (`networks.py`, `rssm.py`, `layers.py`, `latents.py`). The files here compute the same:
 
-    convs.py   convolutions in the form that is quickest for their shape
-    products.py  matrix products by size
-    rows.py    products with one-hot vectors as sums of rows
-    dense.py   dense layers, float32 or bfloat16 by their size
-    scan.py    the recurrent loops, with everything that can wait taken out of them
+    definitions.py  which plain functions that is, and whether they are the ones it was proven against
+    convs.py        convolutions in the form that is fastest for their shape
+    products.py     matrix products by size
+    rows.py         products with one-hot vectors as sums of rows
+    dense.py        dense layers, float32 or bfloat16 by their size
+    scan.py         the recurrent loops, with everything taken out of them that need not be in them
+    modes.py        from settings and hardware to a mode and a number type
+    cuda_graph.py   a whole update as one CUDA graph
 
 tests/fast/test_fast.py holds both paths equal, for every preset: losses and gradients.
 """
@@ -20,10 +23,12 @@ from ..layers import MLP
 from ..networks import ConvDecoder, ConvEncoder
 from ..rssm import DiscreteRSSM
 from .convs import FastConvDecoder, FastConvEncoder
+from .definitions import PARTS, changed
 from .dense import FastMLP
 from .rows import Feat, OneHots
 from .scan import FastRSSM
 
+#: Of exactly these types: a subclass is computed as it is written.
 FASTER: dict[type[nn.Module], type[nn.Module]] = {
     MLP: FastMLP,
     ConvEncoder: FastConvEncoder,
@@ -34,12 +39,32 @@ FASTER: dict[type[nn.Module], type[nn.Module]] = {
 __all__ = ["FASTER", "Feat", "OneHots", "accelerate"]
 
 
-def accelerate(module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Let every part that has a faster twin compute like it. Parameters, their names and checkpoints stay the same.
+def accelerate(module: nn.Module, dtype: torch.dtype = torch.float32) -> list[str]:
+    """Let every part that has a fast form compute by it. Parameters, their names and checkpoints stay the same.
 
-    dtype: what big products are made in; parameters, losses and everything else stay float32.
+    A part whose plain definition is not the one that the fast form was proven against keeps the plain one.
+    dtype: of large products; parameters, losses and everything else stay float32. -> a line for each part that is
+    computed the plain way, and why.
     """
-    for part in module.modules():
-        if type(part) in FASTER:
-            part.__class__ = FASTER[type(part)]
+    notes: list[str] = []
+    edited = {kind: changed(PARTS[kind.__name__]) for kind in FASTER}
+    for part in list(module.modules()):
+        kind = type(part)
+        base = next((known for known in FASTER if isinstance(part, known)), None)
+        if base is None or kind in FASTER.values():
+            continue
+        if kind is not base:
+            notes.append(f"{kind.__name__} replaces {base.__name__}: {_plain(base)}")
+        elif edited[base]:
+            notes.append(f"{edited[base]} was changed: {_plain(base)}")
+        else:
+            part.__class__ = FASTER[base]
             part.__dict__["product_dtype"] = dtype
+            if isinstance(part, FastRSSM) and part.misfit():
+                notes.append(f"{part.misfit()}: {_plain(base)}")
+    return list(dict.fromkeys(notes))
+
+
+def _plain(base: type[nn.Module]) -> str:
+    part = PARTS[base.__name__]
+    return f"plain arithmetic for {part.name}, updates take about {part.slowdown:g}x as long"

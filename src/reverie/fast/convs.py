@@ -19,12 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..networks import ConvDecoder, ConvEncoder
-from .dense import Unit
+from .definitions import PARTS, Watch
+from .dense import Unit, is_standard
 from .pointwise import elu_
 from .products import linear, outer
 from .rows import Feat
 
 NHWC = torch.channels_last
+ENCODER, DECODER = Watch(PARTS["ConvEncoder"]), Watch(PARTS["ConvDecoder"])
 
 #: Output maps of at most this many pixels a side are a plain matrix product after copying the patches out.
 PATCHES_DOWN = 2
@@ -170,7 +172,7 @@ def _run(layers: nn.Sequential, x: Tensor, sizes: list[tuple[int, int]], dtype: 
     while at < len(modules):
         module = modules[at]
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            elu = at + 1 < len(modules) and type(modules[at + 1]) is nn.ELU
+            elu = at + 1 < len(modules) and type(modules[at + 1]) is nn.ELU and is_standard(modules[at + 1])
             size = sizes[layer] if sizes else None
             if torch.is_grad_enabled():
                 x = cast(Tensor, _Conv.apply(x, module.weight, module.bias, size, elu, dtype))
@@ -182,12 +184,19 @@ def _run(layers: nn.Sequential, x: Tensor, sizes: list[tuple[int, int]], dtype: 
     return x
 
 
+def _standard(layers: nn.Sequential) -> bool:
+    """Are all convolutions written out here?"""
+    return all(is_standard(x) for x in layers if isinstance(x, nn.Conv2d | nn.ConvTranspose2d))
+
+
 class FastConvEncoder(ConvEncoder):
     """`ConvEncoder` by other arithmetic. image (..., C, H, W) -> (..., output_dim)."""
 
     product_dtype: torch.dtype
 
     def forward(self, image: Tensor) -> Tensor:
+        if not ENCODER.intact() or not _standard(self.layers):
+            return super().forward(image)
         maps = _run(self.layers, image.flatten(0, -4), [], self.product_dtype)
         return maps.reshape((*image.shape[:-3], self.output_dim))
 
@@ -208,7 +217,9 @@ class FastConvDecoder(ConvDecoder):
         return found
 
     def forward(self, feat: Tensor | Feat) -> Tensor:
-        if feat.device.type == "cpu":
+        if not DECODER.intact() or not _standard(self.layers):
+            return super().forward(feat.dense() if isinstance(feat, Feat) else feat)
+        if feat.device.type == "cpu" and is_standard(self.linear):
             unit = self.__dict__.setdefault("_unit", Unit(self.linear, None, False, self.product_dtype))
             maps = self.activation(unit(feat))
         else:
@@ -217,6 +228,8 @@ class FastConvDecoder(ConvDecoder):
         return image.reshape(feat.shape[:-1] + self.shape)
 
     def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        if not DECODER.intact() or "forward" in vars(self):
+            return super().loss(feat, target)
         return cast(Tensor, _HalfSquares.apply(self(feat), target))
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import MLP
+from .definitions import PARTS, Watch
 from .pointwise import elu_
 from .products import linear, outer, product_dtype
 from .rows import Feat, rows_gradient
@@ -124,20 +125,46 @@ class Unit:
         return cast(Tensor, _Dense.apply(x, probs, self.layer.weight, self.layer.bias, gamma, beta, feat, self))
 
 
+def is_hooked(part: nn.Module) -> bool:
+    """Would calling the module do more than its class says?"""
+    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or "forward" in vars(part))
+
+
+def is_standard(layer: nn.Module) -> bool:
+    """Is it a layer as this folder writes it out: of exactly that type, with the options of DreamerV2, and no hook?"""
+    if is_hooked(layer):
+        return False
+    kind = type(layer)
+    if kind is nn.Linear:
+        return layer.bias is not None
+    if kind is nn.LayerNorm:
+        return layer.bias is not None
+    if kind is nn.ELU:
+        return bool(layer.alpha == 1)
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and kind in (nn.Conv2d, nn.ConvTranspose2d):
+        form = (layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode)
+        square = layer.kernel_size[0] == layer.kernel_size[1]
+        return form == ((2, 2), (0, 0), (1, 1), 1, "zeros") and layer.bias is not None and square
+    return False
+
+
 def units(layers: nn.Sequential, dtype: torch.dtype) -> list[Any]:
     """Layers gathered into `Unit`s; what does not fit one stays as it is."""
     found: list[Any] = []
     rest = list(layers)
     while rest:
         layer = rest.pop(0)
-        if isinstance(layer, nn.Linear):
-            norm = rest.pop(0) if rest and type(rest[0]) is nn.LayerNorm else None
-            elu = bool(rest) and type(rest[0]) is nn.ELU
+        if type(layer) is nn.Linear and is_standard(layer):
+            norm = rest.pop(0) if rest and type(rest[0]) is nn.LayerNorm and is_standard(rest[0]) else None
+            elu = bool(rest) and type(rest[0]) is nn.ELU and is_standard(rest[0])
             found.append(Unit(layer, cast(Any, norm), elu, dtype))
             rest = rest[elu:]
         else:
             found.append(layer)
     return found
+
+
+WATCH = Watch(PARTS["MLP"])
 
 
 class FastMLP(MLP):
@@ -146,7 +173,8 @@ class FastMLP(MLP):
     product_dtype: torch.dtype
 
     def forward(self, x: Tensor | Feat) -> Tensor:
-        if x.device.type != "cpu":  # elsewhere one-hot products are quick, and choosing by size is not needed
+        # Other devices multiply one-hots fast, and choosing by size is not needed there.
+        if x.device.type != "cpu" or not WATCH.intact() or any(is_hooked(layer) for layer in self):
             return super().forward(x.dense() if isinstance(x, Feat) else x)
         if "_units" not in self.__dict__:
             self.__dict__["_units"] = units(self, self.product_dtype)

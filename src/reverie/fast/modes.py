@@ -63,15 +63,19 @@ def _has_instructions() -> bool:
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)
 
 
-def apply_mode(module: nn.Module, mode: str, dtype: torch.dtype) -> None:
-    """Let a module's parts compute in this mode. Parameters, their names and checkpoints stay the same."""
+def apply_mode(module: nn.Module, mode: str, dtype: torch.dtype) -> list[str]:
+    """Let a module's parts compute in this mode. Parameters, their names and checkpoints stay the same.
+
+    -> a line for each part that is computed the plain way although a fast one was asked for, and why.
+    """
     if mode in ("fast", "graph"):
-        accelerate(module, dtype)
-    elif mode == "compile":
+        return accelerate(module, dtype)
+    if mode == "compile":
         torch._dynamo.config.recompile_limit = MANY
         for part in module.modules():
             if isinstance(part, COMPILED):
                 part.compile()
+    return []
 
 
 @contextmanager

@@ -58,11 +58,28 @@ class OneHots:
 
 
 class Feat:
-    """Features [z, h] (..., F) with z as places. Behaves like a tensor where the algorithm handles features."""
+    """Features [z, h] (..., F), z as the indices of its ones. Behaves like a tensor.
+
+    What the algorithm does with features is written out here; anything else (a function of torch, a method of tensors,
+    an operator) is done with the features written out as a tensor.
+    """
 
     def __init__(self, stoch: OneHots, deter: Tensor) -> None:
-        self.stoch, self.deter = stoch, deter
+        self.stoch = stoch
+        self.deter = deter
         self._order: tuple[Tensor, Tensor] | None = None
+        self._dense: Tensor | None = None
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Any function of torch: with tensors instead."""
+        return function(*_as_tensors(args), **_as_tensors(kwargs or {}))
+
+    def __getattr__(self, name: str) -> Any:
+        """Any other method or property of tensors. Raises AttributeError where tensors have none of that name."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.dense(), name)
 
     @property
     def shape(self) -> torch.Size:
@@ -93,13 +110,34 @@ class Feat:
 
     def dense(self) -> Tensor:
         """Written out. -> (..., F)."""
-        return torch.cat([self.stoch.dense(), self.deter], -1)
+        if self._dense is None or self._dense.is_cuda:  # whether keeping it pays on a GPU is not measured
+            self._dense = torch.cat([self.stoch.dense(), self.deter], -1)
+        return self._dense
 
     def order(self) -> tuple[Tensor, Tensor]:
         """Class by class, the states that chose it; see `by_class`."""
         if self._order is None:
             self._order = by_class(self.stoch.index.reshape(-1, self.stoch.index.shape[-1]), self.stoch.size)
         return self._order
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, Feat):
+        return value.dense()
+    if isinstance(value, dict):
+        return {key: _as_tensors(item) for key, item in value.items()}
+    return type(value)(map(_as_tensors, value)) if type(value) in (tuple, list) else value
+
+
+def _operator(name: str) -> Any:
+    def apply(self: Feat, *others: Any) -> Any:
+        return getattr(self.dense(), name)(*_as_tensors(others))
+
+    return apply
+
+
+for _name in ("add", "sub", "mul", "truediv", "matmul", "pow", "radd", "rsub", "rmul", "rtruediv", "rmatmul", "neg"):
+    setattr(Feat, f"__{_name}__", _operator(f"__{_name}__"))
 
 
 def by_class(index: Tensor, size: int) -> tuple[Tensor, Tensor]:

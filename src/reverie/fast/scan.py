@@ -10,6 +10,7 @@ loop carries only what flows from step to step; the gradients of weights follow 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -21,10 +22,15 @@ from ..latents import CategoricalLatent
 from ..layers import NormGRUCell
 from ..ops import reset_where
 from ..rssm import DiscreteRSSM, Dream, State
-from .dense import Prepared, Weights
+from .definitions import PARTS, Watch, changed
+from .dense import Prepared, Weights, is_hooked, is_standard
 from .products import outer, product_dtype
 from .rows import Feat, OneHots, by_class, rows_gradient
 from .steps import Kept, Normed, NormElu, Product, Recurrence, norm_of
+
+#: What is not called here: replaced on one instance, it must take effect.
+INNER = {"initial", "recurrent_step", "prior", "posterior", "_state"}
+WATCH = Watch(PARTS["DiscreteRSSM"])
 
 
 class FastRSSM(DiscreteRSSM):
@@ -42,19 +48,43 @@ class FastRSSM(DiscreteRSSM):
         prepared = self.__dict__["_prepared"][name]
         return prepared(product_dtype(rows, prepared.layer.weight, self.product_dtype), size)
 
+    def recurrence(self, rows: int) -> Recurrence:
+        """The recurrent step, prepared for many steps of `rows` states."""
+        size = self.latent.stoch_dim
+        first, cell = cast(nn.Linear, self.input_net[0]), cast(NormGRUCell, self.gru)
+        weights, gates = self.weights("input", rows, size), self.weights("gates", rows, 0)
+        return Recurrence(first, weights, gates, norm_of(self.input_net), cell.norm, size=size)
+
+    def misfit(self) -> str:
+        """What keeps it from being computed by this file, "" if nothing does; in one clause.
+
+        Written out here are straight-through draws without unimix, LayerNorm or none, ELU, and the V2 cell.
+        """
+        latent = self.latent
+        if type(latent) is not CategoricalLatent or "sample" in vars(latent):
+            return f"the latent is {type(latent).__name__}"
+        if latent.unimix or not latent.through:
+            return f"unimix is {latent.unimix:g}" if latent.unimix else "gradients end at the draw"
+        if type(self.gru) is not NormGRUCell or type(self.gru.norm) not in (nn.LayerNorm, nn.Identity):
+            norm = getattr(self.gru, "norm", None)
+            return f"the recurrent cell is {type(self.gru).__name__}" + (f" with {type(norm).__name__}" if norm else "")
+        for net in (self.input_net, self.posterior_net, self.prior_net, [self.gru.gates, nn.ELU()]):
+            odd = [type(layer).__name__ for layer in net if not is_standard(layer)]
+            if odd or not any(type(layer) is nn.ELU for layer in net):
+                return f"a network has {odd[0] if odd else 'no ELU'}, which has options, a hook or a type of its own"
+        if not INNER.isdisjoint(vars(self)):
+            return f"{min(INNER & vars(self).keys())} was replaced"
+        if is_hooked(self.gru) or is_hooked(self.gru.norm):
+            return "the recurrent cell has a hook or a forward of its own"
+        return "" if WATCH.intact() else f"{changed(PARTS['DiscreteRSSM']) or 'a function'} was changed"
+
     def fits(self) -> bool:
-        """Is it what is written out here? Straight-through draws, no unimix, LayerNorm or none, ELU, the V2 cell."""
-        nets = (self.input_net, self.posterior_net, self.prior_net)
-        plain = (nn.Linear, nn.LayerNorm, nn.ELU)
-        return (
-            isinstance(self.latent, CategoricalLatent)
-            and self.latent.unimix == 0
-            and self.latent.through
-            and type(self.gru) is NormGRUCell
-            and isinstance(self.gru.norm, nn.LayerNorm | nn.Identity)
-            and all(type(layer) in plain for net in nets for layer in net)
-            and all(any(type(layer) is nn.ELU for layer in net) for net in nets)
-        )
+        """Is it computed by this file? What stops it later than at the start is reported once."""
+        reason = self.misfit()
+        if reason and not self.__dict__.get("_said") and not WATCH.intact():
+            self.__dict__["_said"] = True
+            warnings.warn(f"{reason}: plain arithmetic for the RSSM from now on", stacklevel=3)
+        return not reason
 
     def observe(
         self, state: State, action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor | None = None
@@ -102,7 +132,7 @@ class FastRSSM(DiscreteRSSM):
         count, size = len(start.deter), self.latent.stoch_dim
         if noise is None:
             noise = self.latent.noise(count, horizon, device=start.deter.device)
-        step, deter, stoch, actions = Recurrence(self, count), start.deter, cast(OneHots, start.stoch), []
+        step, deter, stoch, actions = self.recurrence(count), start.deter, cast(OneHots, start.stoch), []
         steps: list[tuple[Tensor, OneHots]] = [(deter, stoch)]
         for noise_k in noise.unbind(1):
             action = policy(cast(Tensor, Feat(stoch, deter)))
@@ -162,7 +192,7 @@ class _Scan:
         some = is_first.any(0).tolist() if is_first.device.type == "cpu" else [True] * is_first.shape[1]
         self.first = [mask if there else None for mask, there in zip(first, some, strict=True)]
         self.is_first = is_first
-        self.step = Recurrence(rssm, rows)
+        self.step = rssm.recurrence(rows)
         size = rssm.rnn_hidden_dim
         self.look = Product(rssm.weights("look", rows, size).columns.t())
         of_embed, answer = rssm.weights("look", is_first.numel(), size), rssm.weights("answer", rows, 0)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import NormGRUCell
+from .dense import Weights
 from .pointwise import elu_, tanh
 from .products import linear
 from .rows import OneHots
-
-if TYPE_CHECKING:
-    from .scan import FastRSSM
 
 
 class Product(NamedTuple):
@@ -89,15 +86,26 @@ class Kept(NamedTuple):
 class Recurrence:
     """h_t = f(h_{t-1}, z_{t-1}, a_{t-1}), forward and backward, prepared for many steps of `rows` states."""
 
-    def __init__(self, rssm: FastRSSM, rows: int) -> None:
-        cell, self.size = cast(NormGRUCell, rssm.gru), rssm.latent.stoch_dim
-        first, weights = cast(nn.Linear, rssm.input_net[0]), rssm.weights("input", rows, self.size)
-        self.columns, self.dense = weights.columns, weights.columns.device.type != "cpu"
+    def __init__(
+        self,
+        first: nn.Linear,
+        weights: Weights,
+        gates: Weights,
+        norm_x: nn.Module | None,
+        norm_gates: nn.Module,
+        *,
+        size: int,
+    ) -> None:
+        """first: the layer that sees [z, a], `weights` its numbers split after the `size` inputs of z (Z)."""
+        self.size = size
+        self.columns = weights.columns
+        self.dense = weights.columns.device.type != "cpu"
         self.from_stoch = Product(self.columns.t())
-        self.action_weight, self.action_bias = first.weight[:, self.size :].detach(), first.bias.detach()
-        gates = rssm.weights("gates", rows, 0)
+        self.action_weight = first.weight[:, size:].detach()
+        self.action_bias = cast(Tensor, first.bias).detach()
         self.gates = Product(gates.rest, gates.bias)
-        self.norm_x, self.norm_gates = NormElu(norm_of(rssm.input_net)), NormElu(cell.norm, elu=False)
+        self.norm_x = NormElu(norm_x)
+        self.norm_gates = NormElu(norm_gates, elu=False)
 
     def of_stoch(self, z: Tensor | OneHots) -> Tensor:
         """W_z z. z (N, Z) or its places -> (N, X)."""
@@ -140,4 +148,4 @@ class Recurrence:
 
 def norm_of(net: nn.Sequential) -> nn.Module | None:
     """The norm that follows the first layer, if one does."""
-    return net[1] if isinstance(net[1], nn.LayerNorm) else None
+    return net[1] if type(net[1]) is nn.LayerNorm else None

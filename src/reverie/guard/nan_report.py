@@ -156,22 +156,18 @@ def _computed(agent: DreamerV2, case: FailedUpdate) -> BrokenTensor | None:
 
     gradients: dict[str, Tensor] = {}
 
-    def look(stage: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """In the place of a step."""
-        for optimizer, loss in losses.items():
-            if not _finite(loss):
-                found.append(BrokenTensor("loss", optimizer, _where(loss)))
-            for parameter in agent._gradients(optimizer, loss):
-                assert parameter.grad is not None
-                gradients[names[parameter]] = parameter.grad
-        return {}
-
     names = {parameter: name for name, parameter in agent.named_parameters()}
     with ExitStack() as stack:
         for name, module in agent.named_modules():
             if name:
                 stack.callback(module.register_forward_hook(listen(name)).remove)
-        metrics = _again(agent, case, look)
+        totals, metrics = _again(agent, case)
+        for optimizer, loss in totals.items():
+            if not _finite(loss):
+                found.append(BrokenTensor("loss", optimizer, _where(loss)))
+            stepper = agent.steppers[optimizer]
+            stepper.backward(loss)
+            gradients |= {names[p]: p.grad for p in stepper.parameters if p.grad is not None}
     losses = [BrokenTensor("loss", key, _where(value)) for key, value in metrics.items() if not _finite(value)]
     losses.sort(key=lambda finding: (not finding.name.endswith("_loss"), not finding.name.endswith("loss")))
     broken = [name for name, gradient in gradients.items() if not _finite(gradient)]
@@ -181,18 +177,20 @@ def _computed(agent: DreamerV2, case: FailedUpdate) -> BrokenTensor | None:
     return next(iter([*modules, *losses, *[f for f in found if f.kind == "loss"], *of_gradients]), None)
 
 
-def _again(agent: DreamerV2, case: FailedUpdate, look: Any) -> dict[str, Tensor]:
-    """The part of the update that failed, with the same chance. -> its metrics."""
+def _again(agent: DreamerV2, case: FailedUpdate) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The part of the update that failed, with the same random numbers. -> losses by optimizer, metrics."""
     set_random_state(case.random, agent.device)
     agent.entropy_weight = agent.entropy_scale()
     if case.posterior is not None and case.is_terminal is not None:
-        return agent._learn_behaviour(case.posterior, case.is_terminal, look)
+        return agent.behavior_losses(case.posterior, case.is_terminal)
     if case.batch is None:
         raise ValueError("a case needs a batch or a posterior")
-    posterior, metrics = agent._learn_world(case.batch, look)
+    loss, posterior, metrics = agent.world_model_loss(case.batch)
+    losses = {"world_model": loss}
     if case.stage == STAGES[1]:  # a whole update was captured as one
-        metrics |= agent._learn_behaviour(posterior, case.batch.is_terminal, look)
-    return metrics
+        more, others = agent.behavior_losses(posterior.detach(), case.batch.is_terminal)
+        losses, metrics = losses | more, metrics | others
+    return losses, metrics
 
 
 @contextmanager
@@ -376,7 +374,7 @@ def write_crash(path: Path, agent: DreamerV2, trouble: NonFinite, report: NanRep
     facts = {
         "format": FORMAT,
         "stage": trouble.case.stage,
-        "steps": agent.steps,
+        "steps": {name: stepper.updates for name, stepper in agent.steppers.items()},
         "report": report.to_dict(),
         "history": [{key: repr(value) for key, value in line.items()} for line in trouble.history],  # JSON has no NaN
     }
@@ -414,7 +412,8 @@ def read_crash(path: Path, agent: DreamerV2) -> NonFinite:
     checkpoint.load_weights(path, agent)
     try:
         checkpoint.restore_optimizers(agent, checkpoint.read_tensors(path / "optimizers.safetensors"))
-        agent.steps = {name: int(facts["steps"][name]) for name in agent.steps}
+        for name, stepper in agent.steppers.items():
+            stepper.updates = int(facts["steps"][name])
         case = _case_of(str(facts["stage"]), checkpoint.read_tensors(path / "case.safetensors"), agent)
         history = [{str(key): float(value) for key, value in line.items()} for line in facts["history"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -27,7 +27,7 @@ class NanPolicy:
 
     def resume(self, clock: Clock) -> None:
         """Learning rates stay lowered over a stop."""
-        self.agent.lr_scale = 0.5**clock.rollbacks
+        self.agent.scale_learning_rates(0.5**clock.rollbacks)
 
     def reset_streak(self) -> None:
         """An update was made; elsewhere than on a CPU that is known only after a look."""
@@ -73,9 +73,9 @@ class NanPolicy:
             raise self._end(report, clock, f" {clock.rollbacks} rollbacks did not help.")
         clock.rollbacks += 1
         checkpoint.load_checkpoint(found, self.agent, {})  # weights and optimisers; chance and replay go on
-        self.agent.lr_scale = 0.5**clock.rollbacks
+        self.agent.scale_learning_rates(0.5**clock.rollbacks)
         self.say(f"went back to {found.name} at update {clock.updates}: {report.verdict}")
-        self.say(f"          learning rates are now {self.agent.lr_scale:g} of what was set; {report.cause}")
+        self.say(f"          learning rates are now {0.5**clock.rollbacks:g} of what was set; {report.cause}")
 
     def _newest_whole(self) -> Path | None:
         for path in reversed(checkpoint.checkpoints(self.directory)):

@@ -18,6 +18,7 @@ from ..config import build
 from ..distributions import POLICIES
 from ..envs.actions import ActionSpec
 from ..envs.spaces import ObsKey, Spec
+from ..layers import MLPOptions
 from ..rssm import State
 from ..train import DreamerV2
 from .golden import Check, Found, GoldenCase, derivatives
@@ -63,7 +64,7 @@ def _credit(case: GoldenCase) -> Found:
 
 def _critic_loss(case: GoldenCase) -> Found:
     x = case.inputs()
-    critic = Critic(2, layers=1, hidden_dim=2, **case.options)
+    critic = Critic(2, mlp=MLPOptions(1, 2), **case.options)
     value, nll = critic.mean(x["stats"]), critic.nll(x["stats"], x["targets"].detach())
     loss, _ = compute_critic_loss(value, x["targets"], x["weights"], nll=nll)
     plain, _ = compute_critic_loss(value, x["targets"], x["weights"])
@@ -73,7 +74,7 @@ def _critic_loss(case: GoldenCase) -> Found:
 
 
 def _slow_critic(case: GoldenCase) -> Found:
-    mine, theirs = (Critic(3, layers=1, hidden_dim=4, norm=False) for _ in range(2))
+    mine, theirs = (Critic(3, mlp=MLPOptions(1, 4, norm=False)) for _ in range(2))
     mine.load_state_dict(case.weights("w.mine"))
     theirs.load_state_dict(case.weights("w.theirs"))
     mine.copy_from(theirs, fraction=case.options["fraction"])
@@ -115,8 +116,9 @@ def _optimiser(case: GoldenCase) -> Found:
     for gradients in x["gradients"]:
         pairs = zip(named.values(), split(gradients), strict=True)
         loss = torch.stack([(parameter * gradient).sum() for parameter, gradient in pairs]).sum()
-        with agent._one("critic"):
-            norms.append(agent._step("behaviour", {"critic": loss})["critic/grad_norm"])
+        agent.prepare("critic")
+        norms.append(agent._step("behaviour", {"critic": loss})["critic/grad_norm"])
+        agent.count("critic")
         history.append(torch.cat([parameter.detach().flatten() for parameter in named.values()]))
     return {"out.norm": torch.stack(norms), "out.weights": torch.stack(history)}
 
@@ -164,7 +166,7 @@ CHECKS = [
     Check("optimiser: second moment's decay", "FACTS 1.9", _STEP, "optimiser/adam_beta2", _optimiser),
     Check("optimiser: Keras' epsilon", "FACTS 1.9", "reverie.optim:keras_eps", "optimiser/adam_keras", _optimiser),
     Check("optimiser: decay times learning rate", "AdamW", _STEP, "optimiser/decay_by_lr", _optimiser),
-    Check("optimiser: warm-up", "DreamerV3", "reverie.train:DreamerV2._schedule", "optimiser/warmup", _optimiser),
+    Check("optimiser: warm-up", "DreamerV3", "reverie.optim:Optimizer.schedule", "optimiser/warmup", _optimiser),
     Check("optimiser: LaProp", "DreamerV3", "reverie.optim:LaProp.step", "optimiser/laprop", _optimiser),
     Check("optimiser: adaptive clipping", "DreamerV3", "reverie.optim:clip_adaptive_", "optimiser/agc", _optimiser),
     Check(

@@ -30,7 +30,14 @@ def _agent(case: GoldenCase) -> DreamerV2:
     plain: dict[str, Any] = {"device": "cpu", "compute.mode": "reference", "grad_clip": 1e9, "weight_decay": 0.0}
     actions = ActionSpec.discrete(task["actions"]) if task["kind"] == "discrete" else ActionSpec.box(task["actions"])
     agent = DreamerV2(build(plain | case.options["settings"]), Spec(obs, actions))
-    agent.load_state_dict(case.weights())
+    weights = case.weights()
+    for name in list(agent.world_model.heads):  # a head of the reader's: the golden numbers know nothing of it
+        if not any(key.startswith(f"world_model.heads.{name}.") for key in weights):
+            del agent.world_model.heads[name]
+    kept = {id(p) for p in agent.world_model.parameters()}
+    world = agent.steppers["world_model"]
+    world.parameters = [p for p in world.parameters if id(p) in kept]
+    agent.load_state_dict(weights)
     agent.updates = task["updates"]
     return agent
 

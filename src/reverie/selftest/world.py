@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..latents import CategoricalLatent, GaussianLatent
-from ..layers import CELLS, MLP
+from ..layers import CELLS, MLP, MLPOptions
 from ..networks import ContinuePredictor, ConvDecoder, ConvEncoder, Head, RewardPredictor, VectorDecoder
 from ..ops import symexp, symlog
 from ..rssm import DiscreteRSSM, State
@@ -61,7 +61,7 @@ def _gru(case: GoldenCase) -> Found:
 
 def _mlp(case: GoldenCase) -> Found:
     x, o = case.inputs(), case.options
-    mlp = MLP(3, 2, layers=2, hidden_dim=4, norm=o["norm"], activation=o["activation"])
+    mlp = MLP(3, 2, MLPOptions(2, 4, o["norm"], o["activation"]))
     weights = _with_weights(mlp, case)
     y = mlp(x["x"])
     return {"out.y": y} | derivatives((x["pull"] * y).sum(), {"x": x["x"], **weights})
@@ -91,7 +91,7 @@ def _head(case: GoldenCase, head: Head) -> Found:
 
 def _vector(case: GoldenCase) -> Found:
     o = case.options
-    head = VectorDecoder(o["feat"], o["size"], target="obs/vector", layers=1, hidden_dim=o["hidden"], norm=False)
+    head = VectorDecoder(o["feat"], o["size"], target="obs/vector", mlp=MLPOptions(1, o["hidden"], norm=False))
     return _head(case, head)
 
 
@@ -101,16 +101,14 @@ def _reward(case: GoldenCase) -> Found:
         o["feat"],
         transform=o["transform"],
         distribution=o["distribution"],
-        layers=1,
-        hidden_dim=o["hidden"],
-        norm=False,
+        mlp=MLPOptions(1, o["hidden"], norm=False),
     )
     return _head(case, head)
 
 
 def _continue(case: GoldenCase) -> Found:
     o = case.options
-    head = ContinuePredictor(o["feat"], discount=o["discount"], layers=1, hidden_dim=o["hidden"], norm=False)
+    head = ContinuePredictor(o["feat"], discount=o["discount"], mlp=MLPOptions(1, o["hidden"], norm=False))
     return _head(case, head)
 
 

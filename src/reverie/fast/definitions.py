@@ -1,0 +1,164 @@
+"""The plain definitions that the fast path stands for, and whether they are the ones it was proven against.
+
+tests/fast/test_fast.py holds the fast path equal to the plain one: for the plain functions as they were when it last
+passed. Their fingerprints are in `proven.json`. Where a function is another one now (its source was edited, a subclass
+or a monkey-patch replaces it), the part of the network that it belongs to is computed the plain way, and the run says
+so. After editing one of them on purpose: adapt the fast code, then `make prove` (tests, then new fingerprints).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import io
+import json
+import sys
+import textwrap
+import tokenize
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, lru_cache, reduce
+from importlib import resources
+from types import CodeType, ModuleType
+from typing import Any, NamedTuple
+
+
+class FastPart(NamedTuple):
+    """One part of the networks that has a fast form."""
+
+    name: str
+    functions: tuple[str, ...]  # "module:Class.method" of `reverie`, whose work the fast form does instead
+    slowdown: float  # an update of the preset `demo` with this part computed the plain way, measured on one core
+
+
+PARTS = {
+    "DiscreteRSSM": FastPart(
+        "the RSSM",
+        (
+            "rssm:DiscreteRSSM.initial",
+            "rssm:DiscreteRSSM.recurrent_step",
+            "rssm:DiscreteRSSM.prior",
+            "rssm:DiscreteRSSM.posterior",
+            "rssm:DiscreteRSSM._state",
+            "rssm:DiscreteRSSM.observe",
+            "rssm:DiscreteRSSM.rollout_observation",
+            "rssm:DiscreteRSSM.rollout_imagination",
+            "rssm:State.feat",
+            "rssm:reset_where",
+            "rssm:over_time",
+            "latents:CategoricalLatent.sample",
+            "latents:one_hot_sample",
+            "ops:sample_index",
+            "ops:straight_through",
+            "layers:NormGRUCell.forward",
+        ),
+        1.4,
+    ),
+    "ConvEncoder": FastPart("the image encoder", ("networks:ConvEncoder.forward",), 1.1),
+    "ConvDecoder": FastPart(
+        "the image decoder",
+        ("networks:ConvDecoder.forward", "networks:ConvDecoder.loss", "networks:squared_error"),
+        1.1,
+    ),
+    "MLP": FastPart("the dense layers", ("layers:MLP.forward",), 1.1),
+}
+
+
+def resolve(place: str) -> Any:
+    """The function behind "module:Class.method"; of a property, its getter."""
+    module, _, path = place.partition(":")
+    found: Any = importlib.import_module(f"reverie.{module}")
+    for name in path.split("."):
+        found = inspect.getattr_static(found, name)
+    return found.fget if isinstance(found, property) else inspect.unwrap(getattr(found, "__func__", found))
+
+
+class Watch:
+    """Notices when a function of a part is replaced after the part was made fast."""
+
+    def __init__(self, part: FastPart) -> None:
+        self.seen: list[tuple[Mapping[str, Any], str, Any]] = []
+        for place in part.functions:
+            module, _, path = place.partition(":")
+            *owner, name = path.split(".")
+            space = vars(reduce(getattr, owner, importlib.import_module(f"reverie.{module}")))
+            self.seen.append((space, name, space.get(name)))  # None: inherited
+
+    def intact(self) -> bool:
+        """Are all functions the same objects as when this was made? Takes a microsecond."""
+        return all(space.get(name) is value for space, name, value in self.seen)
+
+
+def changed(part: FastPart) -> str:
+    """The first function of a part that is not the proven one, as "DiscreteRSSM.prior"; "" if all are."""
+    proven = load_proven()
+    for place in part.functions:
+        if fingerprint(resolve(place)) != proven[place]:
+            return place.partition(":")[2]
+    return ""
+
+
+@cache
+def load_proven() -> dict[str, str]:
+    """{"module:Class.method": fingerprint} of the functions that the fast path was proven against."""
+    text = resources.files("reverie.fast").joinpath("proven.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+def fingerprint(function: Any) -> str:
+    """A short hash of what a function says, without comments, docstrings and layout; "" if its source is not to be had.
+
+    The code that runs is compared with the code that the source compiles to: a function whose code was replaced has no
+    fingerprint.
+    """
+    if not hasattr(function, "__code__"):
+        return ""
+    return _fingerprint(function, function.__code__)
+
+
+@lru_cache(maxsize=256)
+def _fingerprint(function: Any, code: CodeType) -> str:
+    if (function.__module__ or "").startswith("torch."):  # MLP has no forward of its own, but nn.Sequential's
+        return f"{function.__module__}.{function.__qualname__}"
+    try:
+        source = textwrap.dedent(inspect.getsource(function))
+        compiled = _compiled(sys.modules[function.__module__])[function.__qualname__]
+    except (OSError, TypeError, SyntaxError, LookupError):
+        return ""
+    if _essence(compiled) != _essence(code):
+        return ""
+    defaults = repr((function.__defaults__, sorted((function.__kwdefaults__ or {}).items())))
+    return hashlib.sha256(f"{' '.join(_tokens(source))}|{defaults}".encode()).hexdigest()[:16]
+
+
+@cache
+def _compiled(module: ModuleType) -> dict[str, CodeType]:
+    """{qualified name: code} of every function in a module's source."""
+    return {code.co_qualname: code for code in _inner(compile(inspect.getsource(module), "", "exec"))}
+
+
+def _inner(code: CodeType) -> Iterator[CodeType]:
+    for item in code.co_consts:
+        if isinstance(item, CodeType):
+            yield item
+            yield from _inner(item)
+
+
+def _essence(code: CodeType) -> tuple[Any, ...]:
+    """What a function does, without where it stands: instructions, names and constants."""
+    constants = [_essence(item) if isinstance(item, CodeType) else repr(item).split() for item in code.co_consts]
+    return code.co_code, code.co_names, code.co_varnames, constants
+
+
+def _tokens(source: str) -> Iterable[str]:
+    """Words of the source that mean something to Python: no comments, no docstring, no layout."""
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    line: list[str] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.NEWLINE:
+            if not (len(line) == 1 and line[0][-3:] == '"""'):  # a docstring
+                yield from line
+            line = []
+        elif token.type not in skipped:
+            line.append(token.string)
+    yield from line
