@@ -1,4 +1,4 @@
-"""The four verbs for one's own program: learn, save, load, player."""
+"""The interface for Python programs: make an agent, learn, evaluate, save, load, play."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ class Dreamer:
         return path
 
     def player(self, *, num_envs: int | None = None, mode: str | None = None, seed: int = 0) -> Player:
-        """A stateful function from observations to actions, for one's own loop; see `Player`.
+        """A stateful function from observations to actions, for your own loop; see `Player`.
 
         mode "eval" takes the most likely action, "train" samples; by default what `train.eval_mode` says.
         """
         return self._trained().player(num_envs=num_envs, mode=mode, seed=seed)
 
     def evaluate(self, episodes: int = 20, *, mode: str | None = None, seed: int = 0, film: bool = False) -> Evaluation:
-        """Play whole episodes in fresh environments, in `train.eval_mode` unless told otherwise.
+        """Play whole episodes in fresh environments, in `train.eval_mode` unless `mode` says otherwise.
 
         -> scores, lengths, and with `film` the frames of the first one.
         """
@@ -93,7 +93,7 @@ class Dreamer:
         from .run.tasks import copy_env, make_envs
 
         count = 1 if isinstance(self.env, gym.Env) else min(8, episodes)
-        envs = make_envs(self.config, copy_env(self.env), count, backend="sync")  # which can be filmed
+        envs = make_envs(self.config, copy_env(self.env), count, backend="sync")  # whose frames can be recorded
         try:
             player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)
             return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, film=film)
@@ -101,7 +101,7 @@ class Dreamer:
             envs.close()
 
     def make_env(self) -> gym.Env:
-        """The task as the agent was trained on it: its action subset, repeat, time limit. For one's own loop."""
+        """The task as the agent was trained on it: its action subset, repeat, time limit. For your own loop."""
         from .envs import make_env
         from .run.tasks import options_of
 
@@ -152,7 +152,7 @@ def load_player(
 ) -> Player:
     """A player straight from a saved agent or a run: no optimiser, no replay, no environment. Raises UserError.
 
-    compiled: act by machine code with these very weights in it, about twice as quick for one environment; making it
+    compiled: act by machine code with these weights as constants, about twice as fast for one environment; making it
     takes some ten seconds and a C++ compiler.
     """
     found = checkpoint.find_agent(path)
@@ -181,6 +181,6 @@ def names_code(env_id: str) -> bool:
 
 
 def default_run(config: Config, preset: str) -> Path:
-    """Where a run goes when nobody says: runs/TASK-PRESET-sSEED."""
+    """The directory of a run without a given one: runs/TASK-PRESET-sSEED."""
     task = "".join(c if c.isalnum() or c in "-_." else "-" for c in config.env.id) or "custom"
     return Path("runs") / f"{task}-{preset}-s{config.train.seed}"

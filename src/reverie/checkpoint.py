@@ -117,8 +117,8 @@ def save_agent(path: Path, agent: Agent) -> None:
     """Write an agent to a new directory, or over an earlier one. Raises UserError before touching anything else."""
     files = agent_files(agent)
     if path.is_dir() and {item.name for item in path.iterdir()} <= files.keys() | {"videos", MANIFEST}:
-        films = path / "videos"  # `reverie eval` leaves them there
-        files |= {f"videos/{film.name}": film.read_bytes() for film in films.glob("*.gif")}
+        videos = path / "videos"  # `reverie eval` leaves them there
+        files |= {f"videos/{video.name}": video.read_bytes() for video in videos.glob("*.gif")}
     elif path.exists():
         raise UserError(f"{path} exists and holds something other than a saved agent.", "Choose another directory.")
     try:
@@ -138,7 +138,7 @@ def optimizer_tensors(agent: Agent) -> dict[str, Tensor]:
 
 
 def _copied(value: Tensor) -> Tensor:
-    """In the CPU's memory, and not shared with who goes on learning."""
+    """A copy in the CPU's memory, which further updates do not change."""
     return value.detach().to("cpu", copy=True).contiguous()
 
 
@@ -187,7 +187,7 @@ def verify(path: Path) -> None:
     form = read_json(path / "spec.json").get("format")
     if form in (1, 2) and not (path / MANIFEST).exists():
         return  # they had none
-    if not (isinstance(form, int) and form > FORMAT):  # of which `read_agent` tells
+    if not (isinstance(form, int) and form > FORMAT):  # which `read_agent` reports
         check_manifest(path)
 
 
@@ -250,8 +250,8 @@ def find_agent(path: str | Path) -> Path:
         except Damaged as error:
             damage.append(error)
             continue
-        for told in damage:
-            print(f"note: {told.message} The checkpoint before it is used.", file=sys.stderr)
+        for problem in damage:
+            print(f"note: {problem.message} The checkpoint before it is used.", file=sys.stderr)
         return found
     if damage:
         raise damage[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Bad input, told in one sentence: what was found where, what was expected; `hint` says what to do."""
+    """Bad input, reported in one sentence: what was found where, what was expected; `hint` says what to do."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -35,7 +35,7 @@ class FailedUpdate(NamedTuple):
 
 
 class NonFinite(ArithmeticError):
-    """A loss, a gradient or a moment of an optimiser was not finite; no weight of that part was changed."""
+    """A loss, a gradient or an optimizer's moment was not finite; no weight of that part was changed."""
 
     def __init__(self, case: FailedUpdate, history: list[dict[str, float]], skipped: int = 1) -> None:
         """history: metrics of the last updates, oldest first; skipped: so many updates were left out."""
@@ -44,13 +44,13 @@ class NonFinite(ArithmeticError):
 
 
 class FiniteGuard:
-    """Looks at each step before it is made, and keeps what an autopsy needs."""
+    """Checks each step before it is made, and keeps what a NaN report needs."""
 
     def __init__(self, device: torch.device, scales: Sequence[Tensor] = ()) -> None:
         """scales: small buffers that computing changes, to be put back with a step that is not made (on a CPU)."""
         self.device, self.scales = device, scales
         self.before: list[Tensor] = []
-        self.waits = device.type == "cpu"  # else nobody may ask for a number
+        self.waits = device.type == "cpu"  # reading a number of another device would wait for it
         self.counts = {stage: torch.zeros((), device=device) for stage in STAGES}
         self.cases: dict[str, FailedUpdate] = {}
         self.history: deque[Mapping[str, Tensor]] = deque(maxlen=10)
@@ -73,7 +73,7 @@ class FiniteGuard:
     def check(self, stage: str, numbers: Iterable[Tensor], optimizers: Sequence[Optimizer]) -> None:
         """Are losses and norms (), and the optimisers' moments, finite? Else these optimisers must not step.
 
-        Raises NonFinite on a CPU; elsewhere the optimisers are told by `found_inf`, torch's own mechanism.
+        Raises NonFinite on a CPU; elsewhere it sets the optimizers' `found_inf`, torch's own mechanism.
         """
         total = torch.stack([number.detach().float() for number in numbers]).sum()
         moments = moments_of(optimizers)
@@ -83,7 +83,9 @@ class FiniteGuard:
             if not math.isfinite(float(total)):
                 for scale, before in zip(self.scales, self.before, strict=False):
                     scale.copy_(before)
-                raise NonFinite(self.cases.get(stage) or FailedUpdate(stage, None, None, None, {}), self.told())
+                raise NonFinite(
+                    self.cases.get(stage) or FailedUpdate(stage, None, None, None, {}), self.recent_metrics()
+                )
             return
         bad = 1 - total.isfinite().float()
         self.counts[stage].add_(bad)
@@ -91,15 +93,15 @@ class FiniteGuard:
             optimizer.found_inf = bad  # type: ignore[attr-defined]
 
     def note(self, metrics: Mapping[str, Tensor]) -> None:
-        """An update was made: keep its metrics for a while, still on their device."""
+        """Keep the metrics of an update for a while, on their device."""
         self.history.append(metrics)
 
-    def told(self) -> list[dict[str, float]]:
+    def recent_metrics(self) -> list[dict[str, float]]:
         """Metrics of the last updates as numbers, oldest first (waits for the device)."""
         return [{key: float(value) for key, value in metrics.items()} for metrics in self.history]
 
     def trouble(self) -> NonFinite | None:
-        """What happened on the device since the last call (waits for it); the batch is that of the last update."""
+        """The skipped updates on the device since the last call (waits for it), with the batch of the last update."""
         if self.waits:
             return None
         counts = {stage: int(count) for stage, count in self.counts.items()}
@@ -108,12 +110,12 @@ class FiniteGuard:
         for stage in STAGES:
             if counts[stage]:
                 case = self.cases.get(stage) or self.cases[STAGES[0]]._replace(stage=stage)
-                return NonFinite(case, self.told(), max(counts.values()))
+                return NonFinite(case, self.recent_metrics(), max(counts.values()))
         return None
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """States of the random streams that learning draws from. Host memory only: nobody waits."""
+    """States of the random streams that learning draws from. Host memory only, so that nothing waits."""
     found = {"torch": torch.get_rng_state()}
     if device.type == "cuda":
         found["cuda"] = torch.cuda.get_rng_state(device)

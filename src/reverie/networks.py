@@ -1,4 +1,4 @@
-"""The networks: what turns observations into embeddings, and features into predictions.
+"""Encoder, decoder and prediction heads: observations to embeddings, features to predictions.
 
 Shapes (used in every file): B batch, T time, E embedding, F features [stoch, deter], "..." any leading axes. Images
 are (..., C, H, W) floats in [-0.5, 0.5] inside the networks and (..., H, W, C) uint8 everywhere else.
@@ -252,7 +252,7 @@ class RewardPredictor(Head):
 
 
 class ContinuePredictor(Head):
-    """Features to the probability that the task goes on after this state. feat (..., F) -> (...) in [0, 1].
+    """Features to the probability that the episode continues after this state. feat (..., F) -> (...) in [0, 1].
 
     Target 1 - is_terminal: a time limit is not an end (FACTS.md 1.2). With `discount` d other than 1 it is d times
     that, as in the released code: the network then learns gamma and the end in one number, and `forward` takes d out

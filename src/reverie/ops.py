@@ -28,7 +28,7 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-#: name -> (what a reward head or critic is trained on, what turns its prediction back into a reward or value).
+#: name -> (from a reward or value to the target of a head, from its prediction back to a reward or value).
 #: tanh and sign are not undone: the released code plans with the squashed reward (FACTS.md 1.10).
 SCALAR_TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "symlog": (symlog, symexp),
@@ -50,8 +50,8 @@ def straight_through(sample: Tensor, probs: Tensor) -> Tensor:
 def sample_index(probs: Tensor, uniform: Tensor) -> Tensor:
     """Draw class indices by inverting the cumulative distribution. probs (..., K), uniform (...) in [0, 1) -> (...).
 
-    One uniform number per draw: several times cheaper than a generic categorical sampler, and the draw is a pure
-    function of its noise. A class of probability zero is never drawn.
+    One uniform number per draw: several times cheaper than a general categorical sampler, and the draw is a function of
+    its noise. A class of probability zero is never drawn.
     """
     cumulative = probs.cumsum(-1)
     threshold = uniform.unsqueeze(-1) * cumulative[..., -1:]  # the sum is 1 only up to rounding
@@ -88,6 +88,11 @@ def one_hot_mode(probs: Tensor) -> Tensor:
     """Straight-through one-hot of the most likely class. probs (..., K) -> (..., K)."""
     index = probs.detach().argmax(-1)
     return straight_through(F.one_hot(index, probs.shape[-1]).to(probs.dtype), probs)
+
+
+def free_bits(nats: Tensor, free_nats: float, *, average: bool) -> Tensor:
+    """max(KL, free_nats), of the mean or of each state. nats (B, T) -> ()."""
+    return nats.mean().clamp(min=free_nats) if average else nats.clamp(min=free_nats).mean()
 
 
 def reset_where(mask: Tensor, x: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ def clip_adaptive_(parameters: Sequence[Tensor], limit: float, *, floor: float =
 
 class _Tensors(torch.optim.Optimizer):
     """What both have in common. With `on_device` the settings are tensors beside the parameters, as is the count of
-    steps: a captured CUDA graph can then be told new ones (graph.py).
+    steps: a captured CUDA graph then reads new ones (fast/cuda_graph.py).
 
     `found_inf`, a tensor () as torch's own optimisers take it: where it is 1, the step leaves everything as it is.
     """
@@ -257,7 +257,7 @@ def _plus_(tensors: Sequence[Tensor], term: float | Tensor) -> None:
 
 
 def _unless(bad: Tensor | None, new: Any, old: Any = None) -> Any:
-    """`old`, or zeros, where `bad` () is 1, `new` elsewhere, even where that is no number; in a few big kernels."""
+    """`old`, or zeros, where `bad` () is 1, even if `new` is not finite; else `new`. In a few large kernels."""
     if bad is None:
         return new
     flat = torch.cat([x.flatten() for x in new])

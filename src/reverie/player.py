@@ -1,4 +1,4 @@
-"""Acting: the one definition of it, for collecting, evaluating and for a user's own loop. No training code in here."""
+"""Acting: one definition for collecting, evaluating and your own loop. Imports no training code and reads no file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def choose_action(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
 ) -> tuple[Tensor, State]:
-    """Look, remember, choose. obs raw {key: (N, *shape)}; state, action (N, A) that led here -> action, State.
+    """One step of acting: filter the observation, then choose.
+
+    obs raw {key: (N, *shape)}; state, action (N, A) that led here -> action, State.
 
     mode "eval" takes the policy's most likely action, the others sample; "explore" replaces each action by a uniformly
     random one with probability `explore_noise`. The posterior is sampled in every mode (FACTS.md 1.14); noise: what it
@@ -99,7 +101,7 @@ class Player:
         return {**dict(parts), "action": self.action, "fresh": torch.from_numpy(self.fresh)}
 
     def recall(self, memory: Mapping[str, Tensor]) -> None:
-        """Go on from a `memory` of as many environments."""
+        """Restore a `memory` of as many environments."""
         values = {key: value.to(self.device) for key, value in memory.items()}
         self.state = State(values["deter"], values["stoch"], values["stats"])
         self.action, self.fresh = values["action"], values["fresh"].cpu().numpy()

@@ -1,8 +1,8 @@
-"""How the world moves: the recurrent state-space model with discrete states (paper Section 2.2, Eq. 1).
+"""The recurrent state-space model (RSSM) with discrete states (paper Section 2.2, Eq. 1).
 
     h_t = f(h_{t-1}, z_{t-1}, a_{t-1})        recurrent_step     "deter", deterministic memory
-    z_t ~ p(z_t | h_t)                        prior              what will come, without looking
-    z_t ~ q(z_t | h_t, x_t)                   posterior          what came, after looking
+    z_t ~ p(z_t | h_t)                        prior              the prediction, without x_t
+    z_t ~ q(z_t | h_t, x_t)                   posterior          the state after seeing x_t
 
 Shapes: B batch, T time, N dream starts, H horizon, S categoricals, K classes, D size of h, Z = S*K flat z, P its
 statistics, F = Z + D features, E embedding, A action. z is flat outside the latent classes: only they know S and K.
@@ -24,7 +24,7 @@ from .latents import CategoricalLatent as CategoricalLatent
 from .latents import GaussianLatent as GaussianLatent  # re-exported: the design document has the latents here
 from .latents import Latent as Latent
 from .layers import CELLS, MLP, MLPOptions, Norm
-from .ops import over_time, reset_where
+from .ops import free_bits, over_time, reset_where
 
 
 class State(NamedTuple):
@@ -57,7 +57,11 @@ class Dream(NamedTuple):
 
 
 class DiscreteRSSM(nn.Module):
-    """The world's dynamics. `latent` other than None replaces the categoricals (GaussianLatent gives DreamerV1's)."""
+    """The world's dynamics. `latent` other than None replaces the categoricals (GaussianLatent gives DreamerV1's).
+
+    With compute.mode=fast, which "auto" means, `fast/scan.py` computes steps and rollouts, proven equal to the methods
+    here. Change one of these methods (edit, subclass, monkey-patch), and it is the changed one that runs.
+    """
 
     def __init__(
         self,
@@ -88,7 +92,7 @@ class DiscreteRSSM(nn.Module):
         self.posterior_net = net(rnn_hidden_dim + embed_dim, self.latent.stats_dim)
 
     def initial(self, batch_size: int) -> State:
-        """The state before anything happened: zeros, not learned. -> State of (B, ...)."""
+        """The state before the first step: zeros, not learned. -> State of (B, ...)."""
         zeros = next(self.gru.parameters()).new_zeros
         return State(
             zeros(batch_size, self.rnn_hidden_dim),
@@ -101,7 +105,7 @@ class DiscreteRSSM(nn.Module):
         return self.gru(self.input_net(torch.cat([state.stoch, action], -1)), state.deter)
 
     def prior(self, deter: Tensor, noise: Tensor | None = None) -> State:
-        """z_t ~ p(z_t | h_t), Eq. 1: the guess without the observation. deter (..., D) -> State of (...)."""
+        """z_t ~ p(z_t | h_t), Eq. 1: predicted without the observation. deter (..., D) -> State of (...)."""
         return self._state(deter, self.prior_net(deter), noise)
 
     def posterior(self, deter: Tensor, embed: Tensor, noise: Tensor | None = None) -> State:
@@ -135,7 +139,7 @@ class DiscreteRSSM(nn.Module):
         """Filter recorded sequences: z_t ~ q(z_t | h_t, x_t), paper Eq. 1; drawing in `replay.py`.
 
         embed (B, T, E), action (B, T, A) where action[:, t] led into step t, is_first (B, T) bool, noise (B, T, S).
-        Without `state` every sequence begins anew at its first step, mid-episode or not, as in the released code.
+        Without `state` the state is reset at the first step of every sequence, also mid-episode, as in the released code.
         -> posterior State of (B, T, ...), prior stats (B, T, P).
         """
         batch, length = self.check_sequence(embed, action, is_first, noise)
@@ -153,21 +157,17 @@ class DiscreteRSSM(nn.Module):
 
     @staticmethod
     def check_sequence(embed: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None) -> tuple[int, int]:
-        """(B, T) of what is filtered; ValueError where the parts disagree."""
-        batch, length = is_first.shape
-        if embed.shape[:2] != (batch, length) or action.shape[:2] != (batch, length):
-            raise ValueError(
-                f"embed, action and is_first must agree in (B, T), got {tuple(embed.shape[:2])}, "
-                f"{tuple(action.shape[:2])} and {(batch, length)}"
-            )
-        if noise is not None and noise.shape[:2] != (batch, length):
-            raise ValueError(f"noise must be (B, T, ...) = {(batch, length)}, got {tuple(noise.shape)}")
-        return batch, length
+        """(B, T) of what is filtered. Raises ValueError where the parts disagree."""
+        parts = {"embed": embed, "action": action, "is_first": is_first} | ({} if noise is None else {"noise": noise})
+        shapes = {name: tuple(part.shape[:2]) for name, part in parts.items()}
+        if len(set(shapes.values())) > 1:
+            raise ValueError(f"all parts of a sequence must agree in (B, T), got {shapes}")
+        return is_first.shape[0], is_first.shape[1]
 
     def rollout_imagination(
         self, policy: Callable[[Tensor], Tensor], start: State, horizon: int, noise: Tensor | None = None
     ) -> Dream:
-        """Dream with the prior, never looking: s_{k+1} ~ p(s_{k+1} | s_k, u_k), Section 2.3; drawing in `replay.py`.
+        """Dream with the prior alone: s_{k+1} ~ p(s_{k+1} | s_k, u_k), Section 2.3; drawing in `replay.py`.
 
         policy: feat (N, F) -> action (N, A); start: State of (N, ...); noise (N, H, S) -> Dream of H + 1 states.
         Gradients flow if the caller lets them: wrap in `torch.no_grad()` when only REINFORCE will use the dream.
@@ -223,11 +223,6 @@ class DiscreteRSSM(nn.Module):
             "prior_entropy": self.latent.entropy(prior).mean(),
             "posterior_entropy": self.latent.entropy(posterior).mean(),
         }
-
-
-def free_bits(nats: Tensor, free_nats: float, *, average: bool) -> Tensor:
-    """max(KL, free_nats), of the mean or of each state. nats (B, T) -> ()."""
-    return nats.mean().clamp(min=free_nats) if average else nats.clamp(min=free_nats).mean()
 
 
 #: Other forms of the KL loss: (kl, posterior, prior, kl_balance, dyn_scale, rep_scale) -> [(weight, nats (B, T))].

@@ -125,7 +125,7 @@ class DreamerV2(nn.Module):
         return metrics
 
     def compute_update(self, batch: Batch) -> Metrics:
-        """The device's share of an update, which waits for no number. Batch (B, T, ...) -> metrics."""
+        """The device's share of an update; nothing in it waits. Batch of (B, T, ...) -> metrics."""
         posterior, metrics = self._update_world_model(batch)
         return metrics | self._update_behavior(posterior, batch.is_terminal)
 
@@ -300,7 +300,9 @@ class DreamerV2(nn.Module):
     def act(
         self, obs: dict[str, Tensor], state: State, action: Tensor, is_first: Tensor, *, mode: str = "train"
     ) -> tuple[Tensor, State]:
-        """Look, remember, choose. obs raw {key: (N, *shape)}; state, action of the last step -> action (N, A), State.
+        """One step of acting: filter the observation, then choose.
+
+        obs raw {key: (N, *shape)}; state, action of the last step -> action (N, A), State.
 
         mode: "train" samples, "eval" takes the most likely action, "explore" samples and adds `explore_noise`.
         """

@@ -111,7 +111,7 @@ class WorldModel(nn.Module):
         return self.rssm.observe(state, action, self.encoder(self.preprocess(obs)), is_first, noise)
 
     def continues(self, feat: Tensor) -> Tensor:
-        """Predicted probability of going on, 1 without such a head. feat (..., F) -> (...)."""
+        """Predicted probability that the episode continues, 1 without such a head. feat (..., F) -> (...)."""
         return self.heads["continue"](feat) if "continue" in self.heads else feat.new_ones(feat.shape[:-1])
 
     def action_mask(self, feat: Tensor) -> Tensor | None:

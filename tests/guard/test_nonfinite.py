@@ -336,11 +336,11 @@ def test_rollback_returns_to_the_checkpoint_with_lower_learning_rates_and_keeps_
     run.train(screen)
     assert all(torch.equal(kept[key], at[key]) for key in kept), "weights are those of the checkpoint again"
     assert run.clock.rollbacks == 1
-    assert run.agent.lr_scale == 0.5
+    assert run.agent.steppers["actor"].scale == 0.5
     assert any("went back to step-" in line for line in screen.said)
     assert any(not torch.equal(kept[key], value) for key, value in run.agent.state_dict().items())
     again = make_run(tmp_path / "run", **settings | {"env_steps": 260})
-    again.agent._schedule("actor")
+    again.agent.steppers["actor"].schedule()
     assert again.agent.optimizers["actor"].param_groups[0]["lr"] == again.config.behavior.actor_lr / 2
     again.close()
 

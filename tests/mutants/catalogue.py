@@ -79,7 +79,7 @@ MUTANTS = [
        "The encoder gets 0.8 of the gradient and the prior 0.2: collapse.", "Eclectic-Sheep/sheeprl issue 302; FACTS 1.8"),
     _m("kl-no-stop-gradient", "rssm.py < test_rssm", "terms = [(kl_balance, kl(posterior.detach(), prior)), (1 - kl_balance, kl(posterior, prior.detach()))]",
        "terms = [(kl_balance, kl(posterior, prior)), (1 - kl_balance, kl(posterior, prior))]", "No balancing: both sides get the whole gradient.", "the design document's formula; FACTS 2 row 1"),
-    _m("free-nats-per-state", "rssm.py < test_rssm",
+    _m("free-nats-per-state", "ops.py < test_rssm",
        "return nats.mean().clamp(min=free_nats) if average else nats.clamp(min=free_nats).mean()",
        "return nats.clamp(min=free_nats).mean()", "Free nats are compared state by state.",
        "danijar/dreamer issues 44, 53, 56; juliusfrost/dreamer-pytorch PR 75; FACTS B11"),

@@ -1,4 +1,4 @@
-"""Convolutions of stride 2 as a CPU likes them: every product in the form that was measured to be quickest.
+"""Convolutions of stride 2 for CPUs: every product in the form that was measured to be fastest.
 
 A strided convolution and its transpose are one linear map between a big image (N, C, H, W) and a small one
 (N, M, h, w), with one weight (M, C, k, k). Three products make forward and backward of both layers:
@@ -190,7 +190,7 @@ def _standard(layers: nn.Sequential) -> bool:
 
 
 class FastConvEncoder(ConvEncoder):
-    """`ConvEncoder` by other arithmetic. image (..., C, H, W) -> (..., output_dim)."""
+    """`ConvEncoder` by faster arithmetic. image (..., C, H, W) -> (..., output_dim)."""
 
     product_dtype: torch.dtype
 
@@ -202,7 +202,7 @@ class FastConvEncoder(ConvEncoder):
 
 
 class FastConvDecoder(ConvDecoder):
-    """`ConvDecoder` by other arithmetic. feat (..., F) -> (..., C, H, W)."""
+    """`ConvDecoder` by faster arithmetic. feat (..., F) -> (..., C, H, W)."""
 
     product_dtype: torch.dtype
 

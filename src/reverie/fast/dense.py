@@ -1,4 +1,4 @@
-"""Dense layers: product, norm and activation as one step of autograd, in the number type that is quicker.
+"""Dense layers: product, norm and activation as one step of autograd, in the number type that is faster.
 
 `product_dtype` chooses: bfloat16 where it was allowed and the product is big, float32 where calling bfloat16 would
 take longer than computing. Norms, activations and everything else that is not a product stay in float32.
@@ -28,7 +28,7 @@ class Weights(NamedTuple):
 
 
 class Prepared:
-    """Keeps `Weights`, and makes them anew whenever the layer has changed."""
+    """Keeps `Weights`, and prepares them again whenever the layer has changed."""
 
     def __init__(self, layer: nn.Linear) -> None:
         self.layer, self.key, self.made = layer, (0, 0, 0), dict[tuple[torch.dtype, int], Weights]()
@@ -53,7 +53,7 @@ def layer_norm(x: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Dense(torch.autograd.Function):
-    """activation(norm(W x + b)); x a tensor, or [z, h] with z as places. Keeps the least that backward needs."""
+    """activation(norm(W x + b)); x a tensor, or [z, h] with z as indices. Keeps the least that backward needs."""
 
     @staticmethod
     def forward(

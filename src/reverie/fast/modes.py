@@ -1,9 +1,9 @@
-"""How the sums are made: from settings and hardware to a mode and a number type.
+"""Compute modes: from settings and hardware to a mode and a number type.
 
-reference   plain PyTorch as one reads it in networks.py and rssm.py; what the others are compared with
-fast        the same by quicker arithmetic (folder `fast`)
+reference   plain PyTorch, as networks.py and rssm.py read; what the others are compared with
+fast        the same by faster arithmetic (this folder)
 compile     the plain networks through torch.compile
-graph       fast, and the whole update captured as one CUDA graph (graph.py)
+graph       fast, and the whole update captured as one CUDA graph (cuda_graph.py)
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from ..ops import straight_through
 
 
 class OneHots:
-    """One-hot variables z (..., Z) by the places of their ones: index (..., S), int32 in 0..Z-1.
+    """One-hot variables z (..., Z) as the indices of their ones: index (..., S), int32 in 0..Z-1.
 
     probs (..., Z) are what z was drawn from, where straight-through gradients shall flow, else None.
     """

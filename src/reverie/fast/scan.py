@@ -1,4 +1,4 @@
-"""The recurrent part with as little in its loops as possible, for categorical latents.
+"""Filtering and dreaming with as little in the loops as possible, for categorical latents.
 
 What does not depend on h_t is computed for all steps at once, before or after the loop: the projections of embedding
 and action, the prior. Backward is written out by hand: autograd would record some forty small operations a step. Its
@@ -34,7 +34,7 @@ WATCH = Watch(PARTS["DiscreteRSSM"])
 
 
 class FastRSSM(DiscreteRSSM):
-    """`DiscreteRSSM` by other arithmetic, for the networks of DreamerV2; with others it is the plain one."""
+    """`DiscreteRSSM` by faster arithmetic, for the networks of DreamerV2; with others it is the plain one."""
 
     product_dtype: torch.dtype
 
@@ -89,7 +89,7 @@ class FastRSSM(DiscreteRSSM):
     def observe(
         self, state: State, action: Tensor, embed: Tensor, is_first: Tensor, noise: Tensor | None = None
     ) -> State:
-        """As the plain one; a scan of one step where no gradients are wanted (acting)."""
+        """As `DiscreteRSSM.observe`; a scan of one step where no gradients are needed (acting)."""
         if torch.is_grad_enabled() or embed.device.type != "cpu" or not self.fits():
             return super().observe(state, action, embed, is_first, noise)
         if noise is None:
@@ -150,7 +150,7 @@ class FastRSSM(DiscreteRSSM):
         return Dream(cast(Tensor, Feat(OneHots(index, joined, size), deters)), torch.stack(actions, 1))
 
     def draw(self, stats: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The same draw as `CategoricalLatent.sample`. stats (N, P), noise (N, S) -> probs (N, Z), places (N, S)."""
+        """The same draw as `CategoricalLatent.sample`. stats (N, P), noise (N, S) -> probs (N, Z), index (N, S)."""
         latent = cast(CategoricalLatent, self.latent)
         probs = latent.logits(stats).softmax(-1)
         cumulative = probs.detach().cumsum(-1)
@@ -269,7 +269,7 @@ class _Scan:
         return back(g.reshape(shape), probs.reshape(shape), -1, torch.float32).flatten(-2)
 
     def _weights(self, embed: Tensor, deters: Tensor, rows: list[list[Tensor]]) -> list[Tensor | None]:
-        """What waited: one product over all steps for each weight. Everything here is (T * B, ...), time first."""
+        """Gradients of the weights: one product over all steps for each. Rows are (T * B, ...), time first."""
         step, dtype = self.step, self.rssm.product_dtype
         kept, ys, lasts, _ = zip(*self.kept, strict=True)
         g_stats, to_look, normed_y, to_pre, normed_x, to_gates, normed_gates = rows

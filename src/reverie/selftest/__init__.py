@@ -59,7 +59,7 @@ def _run(check: Check, known: dict[tuple[Any, str], Found]) -> CheckResult:
             for key, error in compare(case, known[place], check.only).items():
                 if error > worst or not quantity:
                     worst, quantity = error, f"{case.name} {key}"
-    except Exception as error:  # an edit may break a function in any way; that is what is being told here
+    except Exception as error:  # an edit may break a function in any way; and that is what is reported here
         ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "reverie" in frame.filename][-1]
         worst, note = math.inf, f"{type(error).__name__}: {error} ({Path(ours.filename).name}, line {ours.lineno})"
     seconds = time.perf_counter() - start

@@ -88,7 +88,7 @@ def _return_scale(case: GoldenCase) -> Found:
 
 
 def _small_agent(**settings: object) -> DreamerV2:
-    """An agent with a critic of 4 inputs and 3 hidden units, told nothing but two numbers."""
+    """An agent with a critic of 4 inputs and 3 hidden units, with nothing set but two numbers."""
     small = {
         "device": "cpu", "num_categoricals": 1, "num_categories": 2, "rnn_hidden_dim": 2, "hidden_dim": 3, "layers": 1,
         "actor_critic_layers": 1, "embed_dim": 0, "imagination_horizon": 2,

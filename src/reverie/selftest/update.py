@@ -42,17 +42,17 @@ def _agent(case: GoldenCase) -> DreamerV2:
     return agent
 
 
-def _tell_noise(agent: DreamerV2, latent: Tensor, action: Tensor | None = None) -> None:
+def _use_noise(agent: DreamerV2, latent: Tensor, action: Tensor | None = None) -> None:
     """Draw latent states by `latent` (rows, steps, ...) and the dream's actions by `action` (rows, steps, ...)."""
     steps = iter([] if action is None else action.unbind(1))
     actor = agent.actor.forward
 
-    def told(feat: Tensor, mask: Tensor | None = None) -> Policy:
+    def with_noise(feat: Tensor, mask: Tensor | None = None) -> Policy:
         policy = actor(feat, mask)
         setattr(policy, "noise", lambda generator=None: next(steps))  # noqa: B010  mypy knows it as a method
         return policy
 
-    setattr(agent.actor, "forward", told)  # noqa: B010
+    setattr(agent.actor, "forward", with_noise)  # noqa: B010
     setattr(agent.world_model.rssm.latent, "noise", lambda *batch, device=None, generator=None: latent)  # noqa: B010
 
 
@@ -85,7 +85,7 @@ def _filtering(case: GoldenCase) -> Found:
 
 def _model_update(case: GoldenCase) -> Found:
     agent = _agent(case)
-    _tell_noise(agent, case.inputs()["noise"])
+    _use_noise(agent, case.inputs()["noise"])
     before = _snapshot(agent)
     posterior, metrics = agent.train_world_model(_batch(case))
     found = {f"out.model.{name}": x for name, x in posterior._asdict().items()}
@@ -96,7 +96,7 @@ def _model_update(case: GoldenCase) -> Found:
 
 def _behaviour_update(case: GoldenCase) -> Found:
     agent, x = _agent(case), case.inputs()
-    _tell_noise(agent, x["dream.noise"], x["dream.action_noise"])
+    _use_noise(agent, x["dream.noise"], x["dream.action_noise"])
     before, dreams, imagine = _snapshot(agent), [], agent.imagine
 
     def watch(start: State) -> Dream:
