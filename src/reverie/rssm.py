@@ -139,7 +139,7 @@ class DiscreteRSSM(nn.Module):
         """Filter recorded sequences: z_t ~ q(z_t | h_t, x_t), paper Eq. 1; drawing in `replay.py`.
 
         embed (B, T, E), action (B, T, A) where action[:, t] led into step t, is_first (B, T) bool, noise (B, T, S).
-        Without `state` the state is reset at the first step of every sequence, also mid-episode, as in the released code.
+        Without `state` every sequence starts from zeros at its first step, also mid-episode, as in the released code.
         -> posterior State of (B, T, ...), prior stats (B, T, P).
         """
         batch, length = self.check_sequence(embed, action, is_first, noise)
