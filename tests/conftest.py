@@ -1,8 +1,14 @@
-"""Shared by all tests: one thread of torch, so that tests neither fight for cores nor depend on their number."""
+"""Shared by all tests: threads, markers, and the fixtures that many files use.
+
+torch gets one thread, so that tests neither fight for cores nor depend on their number.
+"""
 
 import os
 import sys
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several tests at a time: the processes that they start get one thread, too
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -16,6 +22,26 @@ if "REVERIE_MUTANT" in os.environ:  # tests/mutants/run.py: never test another c
 
     if Path(reverie.__file__).parent != Path(os.environ["REVERIE_MUTANT"]):
         raise RuntimeError(f"{reverie.__file__} was imported instead of {os.environ['REVERIE_MUTANT']}")
+
+#: Markers by path below tests/, a file without ".py" or a folder: no file has to name its own.
+MARKERS = {
+    "core": """test_ops test_layers test_latents test_networks test_rssm test_actor_critic test_world_model test_train
+        test_parity test_alignment""",
+    "process": """test_corruption test_mutants test_newcomer commands/test_cli envs/test_workers
+        evidence/test_queue evidence/test_sweep guard/test_faults run/test_resume""",
+    "web": "web",
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Assign the markers of MARKERS."""
+    here = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(here).with_suffix("")
+        names = {path.as_posix(), *(parent.as_posix() for parent in path.parents)}
+        for marker, places in MARKERS.items():
+            if names & set(places.split()):
+                item.add_marker(marker)
 
 
 @pytest.fixture
