@@ -37,7 +37,7 @@ quick: $(VENV)/dev lint  ## while editing: style, types and the tests of the alg
 
 parity: $(VENV)/dev  ## every equation against an independent NumPy reference: seconds
 	$(BIN)/python -m tests.reference.generate --check
-	$(BIN)/pytest tests/test_parity.py
+	$(BIN)/pytest tests/test_parity.py tests/reference
 	$(BIN)/reverie selftest
 
 mutants: $(VENV)/dev  ## put known bugs of other Dreamers into a copy of the source; the tests must notice each

@@ -33,15 +33,24 @@ MARKERS = {
 }
 
 
+def markers_of(path):
+    """The markers of MARKERS that the tests of a file have."""
+    inside = path.relative_to(Path(__file__).parent).with_suffix("")
+    names = {inside.as_posix(), *(parent.as_posix() for parent in inside.parents)}
+    return {marker for marker, places in MARKERS.items() if names & set(places.split())}
+
+
+def pytest_ignore_collect(collection_path, config):
+    """`-m core` imports the files of the core alone: reading all of the others takes eight seconds."""
+    core_only = config.getoption("markexpr") in ("core", "core and not slow")
+    return True if core_only and collection_path.is_file() and "core" not in markers_of(collection_path) else None
+
+
 def pytest_collection_modifyitems(items):
     """Assign the markers of MARKERS."""
-    here = Path(__file__).parent
     for item in items:
-        path = item.path.relative_to(here).with_suffix("")
-        names = {path.as_posix(), *(parent.as_posix() for parent in path.parents)}
-        for marker, places in MARKERS.items():
-            if names & set(places.split()):
-                item.add_marker(marker)
+        for marker in markers_of(item.path):
+            item.add_marker(marker)
 
 
 @pytest.fixture
