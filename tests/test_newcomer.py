@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from test_words import places
 
+from reverie.envs import family
+
 ROOT = Path(__file__).resolve().parents[1]
 #: What the tests read besides the source; never edited here.
 READ_ONLY = ("docs", "examples", "benchmarks", "README.md", "CHANGELOG.md", "Makefile", "pyproject.toml", ".ci")
@@ -176,13 +178,15 @@ import gymnasium as gym
 from ..family import FreeOptions, Request
 from ..plain import make_plain, plain_protocol
 
-PREFIXES = ("frozenlake*",)
+PREFIXES = ("frozenlake", "frozenlake8x8")
 MODULES = ("pygame",)
 INSTALL = "pip install 'gymnasium[toy-text]>=1.1,<2'"
 DEBIAN = ""
-EXAMPLE = "FrozenLake8x8-v1"
+EXAMPLE = "FrozenLake-v1"
 NOTE = "the number of the cell; pixels with env.pixels=true"
 REPEAT = 1
+DETERMINISTIC_START = True  # every episode starts in the same cell
+SHORT = True  # random play can fall into a hole in two steps
 Options = FreeOptions
 
 
@@ -197,6 +201,7 @@ def protocol(request: Request) -> str:
 '''
 
 
+@pytest.mark.xfail(not hasattr(family, "FLAGS"), reason="families have no flags yet (REDESIGN 4.7)", strict=False)
 def test_another_family_is_one_file(clone):
     pytest.importorskip("pygame")
     clone.write("envs/families/frozen_lake.py", FROZEN_LAKE)
@@ -204,7 +209,7 @@ def test_another_family_is_one_file(clone):
     clone.assert_tests_pass("tests/envs/test_families.py", *LAYOUT, "-k", "frozen or test_architecture")
     shown = clone.run("reverie", "envs", "frozen_lake")
     assert shown.returncode == 0, shown.stderr
-    assert "FrozenLake8x8-v1" in shown.stdout
+    assert "FrozenLake-v1" in shown.stdout
 
 
 # --------------------------------------------------------------------------------------------------------------- latent
