@@ -8,7 +8,7 @@ LINTED := src tests benchmarks examples docs/media
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick parity mutants worlds faults soak slow lint clean
+.PHONY: demo test quick parity mutants worlds faults soak slow site lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +54,9 @@ soak: $(VENV)/dev  ## half an hour of everything with forced restarts: do memory
 
 slow: $(VENV)/dev  ## minutes of training per test
 	$(BIN)/pytest -m slow
+
+site: $(VENV)/dev  ## the documents as a site in build/site
+	$(BIN)/mkdocs build --strict
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check $(LINTED)
