@@ -216,17 +216,12 @@ def test_another_family_is_one_file(clone):
 
 LAPLACE = '''
 
-class LaplaceLatent:
+class LaplaceLatent(Latent):
     """Independent Laplace variables, as a newcomer would add them. P = 2Z: mean and raw scale."""
 
     def __init__(self, dim: int = 30) -> None:
         self.stoch_dim = dim
         self.stats_dim = 2 * dim
-
-    @classmethod
-    def from_settings(cls, model: Any) -> LaplaceLatent:
-        """From the group `model` of the settings."""
-        return cls(model.gaussian_dim)
 
     def noise(
         self, *batch: int, device: torch.device | None = None, generator: torch.Generator | None = None
@@ -260,24 +255,19 @@ class LaplaceLatent:
         return (1 + torch.log(2 * self.mean_scale(stats)[1])).sum(-1)
 
     def summary(self, stats: Tensor) -> dict[str, Tensor]:
-        """Health numbers. (..., 2Z) -> {name: ()}."""
+        """The width of the distribution, for the log. (..., 2Z) -> {name: ()}."""
         return {"scale": self.mean_scale(stats)[1].mean()}
-
-    def class_probs(self, stats: Tensor) -> Tensor | None:
-        """There are no classes. (..., 2Z) -> None."""
-        return None
 '''
 
 
-@pytest.mark.xfail(reason="the table LATENTS is not in latents.py yet (REDESIGN 4.4)", strict=False)
+@pytest.mark.xfail(reason="run/health.py does not log Latent.summary yet; test_config quotes choices", strict=False)
 def test_another_latent_is_one_class_and_its_name(clone):
-    text = clone.read("latents.py")
-    assert re.search(r"^LATENTS\b.*= \{", text, re.M), "latents.py has no table LATENTS"
-    text = re.sub(r"^(LATENTS\b.*= \{)", LAPLACE.lstrip().replace("\\", "\\\\") + r'\n\n\1"laplace": LaplaceLatent, ',
-                  text, count=1, flags=re.M)  # fmt: skip
-    if not re.search(r"^from typing import.*\bAny\b", text, re.M):
-        text = text.replace("from typing import ", "from typing import Any, ", 1)
-    clone.write("latents.py", text)
+    clone.write("latents.py", clone.read("latents.py").rstrip("\n") + "\n" + LAPLACE)
+    clone.replace(
+        "latents.py",
+        '"gaussian": _gaussian}',
+        '"gaussian": _gaussian, "laplace": lambda s: LaplaceLatent(s["gaussian_dim"])}',
+    )
     choices = 'Literal["categorical", "gaussian"]'
     if choices in clone.read("config/settings.py"):  # the settings load no torch, so they may name the choices
         clone.replace("config/settings.py", choices, 'Literal["categorical", "gaussian", "laplace"]')
@@ -300,8 +290,9 @@ START = '''
 class StartPredictor(Head):
     """Is this the first step of an episode? As a newcomer would add it. feat (..., F) -> probability (...)."""
 
-    metrics_doc: ClassVar[dict[str, tuple[str, str, str]]] = {
-        "start_loss": ("Loss of the prediction of first steps, in nats.", "Falls towards 0.", "Train longer.")
+    metrics_doc: ClassVar[Mapping[str, MetricDoc]] = {
+        "loss": MetricDoc("Loss of the prediction of first steps.", "nats", "Falls towards 0.", "Train longer."),
+        "hits": MetricDoc("Share of steps that are classified right.", "share", "Rises to 1.", "Train longer."),
     }
     target = "start"
 
@@ -320,17 +311,16 @@ class StartPredictor(Head):
     def target_of(self, batch: Any, obs: Mapping[str, Tensor]) -> Tensor:
         """What it is trained on. Batch of (B, T, ...) -> (B, T)."""
         return batch.is_first.float()
+
+    def metrics(self, feat: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """feat (B, T, F), target (B, T) -> {name: ()}."""
+        return {"hits": ((self(feat) > 0.5) == (target > 0.5)).float().mean()}
 '''
 
 
-@pytest.mark.xfail(reason="heads do not bring targets and documentation of their own yet (REDESIGN 4.6)", strict=False)
+@pytest.mark.xfail(reason="insight/glossary.py does not read Head.metrics_doc yet", strict=False)
 def test_another_head_is_one_class_and_its_line(clone):
-    text = clone.read("networks.py")
-    for name, line in {"Any": "from typing import Any", "ClassVar": "from typing import ClassVar",
-                       "Mapping": "from collections.abc import Mapping"}.items():  # fmt: skip
-        if not re.search(rf"^(?:from|import) .*\b{name}\b", text, re.M):
-            text = text.replace("import torch\n", f"{line}\n\nimport torch\n", 1)
-    clone.write("networks.py", text.rstrip("\n") + "\n" + START)
+    clone.write("networks.py", clone.read("networks.py").rstrip("\n") + "\n" + START)
     clone.replace("build.py", "ContinuePredictor, ConvDecoder,", "ContinuePredictor, StartPredictor, ConvDecoder,")
     clone.replace("build.py", "    return heads, scales\n",
                   '    heads["start"] = StartPredictor(feat_dim)\n    return heads, scales\n')  # fmt: skip
@@ -338,7 +328,9 @@ def test_another_head_is_one_class_and_its_line(clone):
 
     found = logged(clone.train())
     assert found["world_model/start_loss"] >= 0
-    explained = clone.run("reverie", "explain", "world_model/start_loss")
-    assert explained.returncode == 0, explained.stderr
-    assert "first steps" in explained.stdout
+    assert 0 <= found["world_model/start_hits"] <= 1
+    for key, meaning in {"start_loss": "first steps", "start_hits": "Share of steps"}.items():
+        explained = clone.run("reverie", "explain", f"world_model/{key}")
+        assert explained.returncode == 0, explained.stderr
+        assert meaning in explained.stdout
     clone.assert_tests_pass("tests/insight/test_glossary.py", *LAYOUT)
