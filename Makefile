@@ -1,10 +1,14 @@
 # Two commands: `make demo` and `make test`. Both create .venv and install what they need.
+# While editing: `make quick`, a minute.
 PYTHON ?= python3
+# tests at a time in `make test`
+JOBS ?= 2
 VENV := .venv
+LINTED := src tests benchmarks examples docs/media
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test parity mutants worlds faults soak slow lint clean
+.PHONY: demo test quick parity mutants worlds faults soak slow site lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,11 +30,14 @@ demo: $(VENV)/demo  ## learn MiniGrid from pixels, evaluate, draw the curve and 
 	@echo "next      $(BIN)/reverie train --preset demo --env MiniGrid-DoorKey-5x5-v0 --run runs/doorkey"
 
 test: $(VENV)/dev lint  ## everything that CI runs
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
+
+quick: $(VENV)/dev lint  ## while editing: style, types and the tests of the algorithm, a minute on one core
+	$(BIN)/pytest -m "core and not slow"
 
 parity: $(VENV)/dev  ## every equation against an independent NumPy reference: seconds
 	$(BIN)/python -m tests.reference.generate --check
-	$(BIN)/pytest tests/test_parity.py
+	$(BIN)/pytest tests/test_parity.py tests/reference
 	$(BIN)/reverie selftest
 
 mutants: $(VENV)/dev  ## put known bugs of other Dreamers into a copy of the source; the tests must notice each
@@ -48,9 +55,12 @@ soak: $(VENV)/dev  ## half an hour of everything with forced restarts: do memory
 slow: $(VENV)/dev  ## minutes of training per test
 	$(BIN)/pytest -m slow
 
+site: $(VENV)/dev  ## the documents as a site in build/site
+	$(BIN)/mkdocs build --strict
+
 lint: $(VENV)/dev
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/mypy
 
 clean:

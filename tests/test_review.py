@@ -92,7 +92,7 @@ def test_a_new_limit_replaces_the_old_one(tmp_path):
     agent = reverie.Dreamer(counting, preset="debug", run=tmp_path / "run", settings=FAST)
     agent.learn(10_000_000, minutes=0.01, quiet=True)
     reached = agent.agent.updates
-    agent.learn(int(reached * 10 + 2000), quiet=True)
+    agent.learn(int(reached * 10 + 200), quiet=True)  # ten steps per update
     assert agent.agent.updates > reached
 
 

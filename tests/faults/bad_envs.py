@@ -1,4 +1,4 @@
-"""Tasks that go wrong, for `reverie train --env faults.bad_envs:NAME-v0`. They misbehave in their 150th step."""
+"""Environments with faults, for `reverie train --env faults.bad_envs:NAME-v0`. The fault is in the 150th step."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Injects one fault after the other into real processes and tells what the user sees and what was lost.
+"""Inject one fault after the other into real processes; report what the user sees and what is lost.
 
     python tests/faults/drive.py               all rows, minutes
-    python tests/faults/drive.py --quick       those that CI runs as tests/guard/test_faults.py
+    python tests/faults/drive.py --quick       the rows that CI runs in tests/guard/test_faults.py
     python tests/faults/drive.py lock sigterm  some of them
 
 Exit code 1 if a row FAILED. Every process is started, and ended, by its own id.
@@ -27,7 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 BASE = ["--preset", "debug", "log_every=0.2", "checkpoint_every=1", "tensorboard=false", "video=false"]
 FOREVER = ["--env-steps", "100000000"]
-TOLD = 20.0  # seconds between a signal and the end of the process, at most
+SIGNAL_SECONDS = 20.0  # from a signal to the end of the process, at most
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Row:
 
 
 class Impossible(Exception):
-    """This machine does not let us inject that fault: small disks need root."""
+    """The fault cannot be injected on this machine: small disks need root."""
 
 
 class Training:
@@ -71,7 +71,7 @@ class Training:
 
     @property
     def text(self) -> str:
-        """What it has said so far."""
+        """Its output so far."""
         self.log.seek(0)
         return self.log.read()
 
@@ -88,8 +88,8 @@ class Training:
         """Wait for its first checkpoints."""
         return self.until(lambda: len(checkpoints(self.run)) >= count)
 
-    def told(self) -> str:
-        """The error and its hint in one line; or the last line."""
+    def message(self) -> str:
+        """The error and its hint in one line, or the last line of the output."""
         found = re.search(r"error: (.*)\n(?:hint: (.*)\n)?", self.text)
         if found:
             return " ".join(part for part in found.groups() if part)
@@ -136,14 +136,14 @@ def lenient(run: Path) -> int:
 
 
 def continues(run: Path, *words: str, more: int = 100, env: str = "CartPole-v1") -> str:
-    """Does the same command go on from the newest checkpoint and keep order? -> what is wrong, or nothing."""
+    """Does the same command continue from the newest checkpoint, with its logs in order? -> the problem, or ""."""
     at = checkpoints(run)[-1]
     with Training(run, "--env-steps", str(at + more), "eval_every=0", *words, env=env) as again:
         code = again.end()
         if code != 0:
-            return f"the same command ended with {code}: {again.told()}"
+            return f"the same command ended with {code}: {again.message()}"
         if f"continues at step {at:,}" not in again.text:
-            return f"the same command did not go on at step {at}"
+            return f"the same command did not continue at step {at}"
     for name in ("metrics", "episodes"):
         steps = [line["env_steps"] for line in lines(run, name)]
         if steps != sorted(steps):
@@ -159,15 +159,17 @@ def lost(before: int, saved: int) -> str:
     return "nothing" if before <= saved else f"{before - saved} steps since the last checkpoint"
 
 
-def verdict(training: Training, injected: str, gone: str, wrong: str, *, code: int, wanted: int, told: str = "") -> Row:
-    """A row from what happened; `told`: a pattern that the user must read."""
+def verdict(
+    training: Training, injected: str, gone: str, wrong: str, *, code: int, wanted: int, pattern: str = ""
+) -> Row:
+    """A row of the table. `pattern`: a regular expression that must be in the output."""
     if code != wanted:
         wrong = wrong or f"exit code {code}, not {wanted}"
     if "Traceback" in training.text:
         wrong = wrong or "a traceback"
-    if not re.search(told, training.text):
-        wrong = wrong or f"not told: {told}"
-    return Row(injected, f"[{code}] {training.told()}", wrong or gone, not wrong)
+    if not re.search(pattern, training.text):
+        wrong = wrong or f"the output does not say: {pattern}"
+    return Row(injected, f"[{code}] {training.message()}", wrong or gone, not wrong)
 
 
 # ---------------------------------------------------------------------------------------------- killed and interrupted
@@ -192,7 +194,7 @@ def interrupted(
     folder: Path, name: str, when: str, *words: str, env: str = "CartPole-v1", patch: str = "", marker: str = "",
     learnt: bool = True,
 ) -> Row:  # fmt: skip
-    """A signal; exit code 0 within 20 s, a checkpoint of the very last step, and the same command goes on."""
+    """A signal; exit code 0 within 20 s, a checkpoint of the very last step, and the same command continues."""
     run = folder / "run"
     with Training(run, *FOREVER, *words, env=env, patch=patch) as one:
         if marker:
@@ -202,13 +204,13 @@ def interrupted(
             one.until(lambda: (run / "metrics.jsonl").exists() and len(lines(run)) > 2)
         since = time.monotonic()
         one.process.send_signal(getattr(signal, name))
-        code = one.end(TOLD + 10)
+        code = one.end(SIGNAL_SECONDS + 10)
         took = time.monotonic() - since
-        wrong = "" if took < TOLD else f"took {took:.0f} s"
+        wrong = "" if took < SIGNAL_SECONDS else f"took {took:.0f} s"
         found = checkpoints(run)
         if learnt and not (found and found[-1] >= lenient(run)):
             wrong = wrong or "no checkpoint of the last step"
-        row = verdict(one, f"{name} {when}", f"nothing, {took:.1f} s", wrong, code=code, wanted=0, told=name)
+        row = verdict(one, f"{name} {when}", f"nothing, {took:.1f} s", wrong, code=code, wanted=0, pattern=name)
     if row.ok and found and not patch and env == "CartPole-v1":
         wrong = continues(run, *[word for word in words if not word.startswith(("eval_e", "prefill"))])
         return Row(row.injected, row.sees, wrong or row.lost, not wrong) if "prefill" not in str(words) else row
@@ -278,22 +280,24 @@ def second_ctrl_c(folder: Path) -> Row:
         took = time.monotonic() - since
         wrong = "" if took < 3 else f"took {took:.1f} s"
         gone = f"what followed the last checkpoint, {took:.1f} s"
-        return verdict(one, "Ctrl-C twice", gone, wrong, code=code, wanted=130, told="at once")
+        return verdict(one, "Ctrl-C twice", gone, wrong, code=code, wanted=130, pattern="at once")
 
 
 def nohup(folder: Path) -> Row:
-    """A run that was told to outlive its terminal."""
+    """A run under nohup outlives its terminal."""
     run = folder / "run"
     ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN) and None  # noqa: E731
     with Training(run, "--env-steps", "3000", "eval_every=0", preexec_fn=ignore) as one:
         one.until(lambda: (run / "metrics.jsonl").exists())
         one.process.send_signal(signal.SIGHUP)
         code = one.end()
-        return verdict(one, "SIGHUP under nohup", "nothing, it goes on", "", code=code, wanted=0, told="reached train")
+        return verdict(
+            one, "SIGHUP under nohup", "nothing, it continues", "", code=code, wanted=0, pattern="reached train"
+        )
 
 
 def broken_pipe(folder: Path) -> Row:
-    """Whoever read what it says is gone."""
+    """The process that reads its output has ended."""
     run = folder / "run"
     reading, writing = os.pipe()
     with Training(run, "--env-steps", "1500", "eval_every=0", stderr=writing) as one:
@@ -303,7 +307,7 @@ def broken_pipe(folder: Path) -> Row:
         code = one.end()
         done = lines(run)[-1]["env_steps"] if lines(run) else 0
         wrong = "" if code == 0 and done >= 1500 else f"exit code {code} at step {done}"
-        return Row("the pipe that shows progress breaks", f"[{code}] nothing more", wrong or "nothing, it goes on",
+        return Row("the pipe that shows progress breaks", f"[{code}] nothing more", wrong or "nothing, it continues",
                    not wrong)  # fmt: skip
 
 
@@ -318,7 +322,7 @@ def lock(folder: Path) -> Row:
         with Training(run, *FOREVER) as two:
             code = two.end()
             pattern = rf"process {one.process.pid} on \S+ is using .* since .*train"
-            row = verdict(two, "a second process on the directory", "nothing", "", code=code, wanted=2, told=pattern)
+            row = verdict(two, "a second process on the directory", "nothing", "", code=code, wanted=2, pattern=pattern)
         info = subprocess.run([sys.executable, "-m", "reverie.cli", "info", run], capture_output=True, text=True)
         one.process.kill()
         one.end()
@@ -350,8 +354,15 @@ def disk_full(folder: Path) -> Row:
         with Training(run, *FOREVER, "keep_checkpoints=20") as one:
             code = one.end()
             before, found = lenient(run), checkpoints(run)
-            row = verdict(one, "disk full (tmpfs of 1.2 MB)", lost(before, found[-1] if found else 0), "", code=code,
-                          wanted=2, told="No space left on device.*\n.*Free some space")  # fmt: skip
+            row = verdict(
+                one,
+                "disk full (tmpfs of 1.2 MB)",
+                lost(before, found[-1] if found else 0),
+                "",
+                code=code,
+                wanted=2,
+                pattern="No space left on device.*\n.*Free some space",
+            )
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
         wrong = continues(run, "keep_checkpoints=20")
         return Row(row.injected, row.sees, wrong or row.lost, row.ok and not wrong)
@@ -363,12 +374,19 @@ def ring_full(folder: Path) -> Row:
         run = disk / "run"
         with Training(run, *FOREVER, "storage=disk", "replay_capacity=200000") as one:
             code = one.end()
-            return verdict(one, "disk full, replay.storage=disk", "what followed the last checkpoint", "", code=code,
-                           wanted=2, told="no room for the replay.*No space left")  # fmt: skip
+            return verdict(
+                one,
+                "disk full, replay.storage=disk",
+                "what followed the last checkpoint",
+                "",
+                code=code,
+                wanted=2,
+                pattern="no room for the replay.*No space left",
+            )
 
 
 def file_limit(folder: Path) -> Row:
-    """RLIMIT_FSIZE, as a quota: the system answers EFBIG. 70 kB: weights fit, the optimisers' state does not."""
+    """RLIMIT_FSIZE, as a quota: the system call returns EFBIG. 70 kB: weights fit, the optimisers' state does not."""
     import resource
 
     run = folder / "run"
@@ -380,8 +398,15 @@ def file_limit(folder: Path) -> Row:
         code = one.end()
         good = run / "checkpoints" / f"step-{checkpoints(run)[-1]:012d}"
         wrong = "" if {p.name: p.read_bytes() for p in good.iterdir()} == before else "the old checkpoint changed"
-        row = verdict(one, "files may not grow (RLIMIT_FSIZE)", lost(lenient(run), checkpoints(run)[-1]), wrong,
-                      code=code, wanted=2, told="File too large")  # fmt: skip
+        row = verdict(
+            one,
+            "files may not grow (RLIMIT_FSIZE)",
+            lost(lenient(run), checkpoints(run)[-1]),
+            wrong,
+            code=code,
+            wanted=2,
+            pattern="File too large",
+        )
     wrong = continues(run)
     return Row(row.injected, row.sees, wrong or row.lost, row.ok and not wrong)
 
@@ -399,8 +424,15 @@ def read_only(folder: Path) -> Row:
         subprocess.run(["chattr", "-R", "-f", "+i", run], check=False)  # what vanishes meanwhile is no matter
         try:
             code = one.end(30)
-            row = verdict(one, "RUN turns read-only (chattr +i)", lost(lenient(run), checkpoints(run)[-1]), "",
-                          code=code, wanted=2, told="Operation not permitted.*\n.*writable again")  # fmt: skip
+            row = verdict(
+                one,
+                "RUN turns read-only (chattr +i)",
+                lost(lenient(run), checkpoints(run)[-1]),
+                "",
+                code=code,
+                wanted=2,
+                pattern="Operation not permitted.*\n.*writable again",
+            )
             with Training(run, *FOREVER) as again:
                 wrong = "" if again.end() == 2 and "cannot write" in again.text else "a start in it is not refused"
         finally:
@@ -415,7 +447,9 @@ def read_only_disk(folder: Path) -> Row:
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         with Training(disk / "run", *FOREVER) as one:
             code = one.end()
-            return verdict(one, "--run on a read-only disk", "nothing", "", code=code, wanted=2, told="Read-only file")
+            return verdict(
+                one, "--run on a read-only disk", "nothing", "", code=code, wanted=2, pattern="Read-only file"
+            )
 
 
 def unwritable(folder: Path) -> Row:
@@ -423,7 +457,7 @@ def unwritable(folder: Path) -> Row:
     (folder / "file").write_text("x")
     with Training(folder / "file" / "run", *FOREVER) as one:
         code = one.end()
-        return verdict(one, "--run below a file", "nothing", "", code=code, wanted=2, told="cannot write to")
+        return verdict(one, "--run below a file", "nothing", "", code=code, wanted=2, pattern="cannot write to")
 
 
 def vanished(folder: Path) -> Row:
@@ -436,7 +470,7 @@ def vanished(folder: Path) -> Row:
         code = one.end()
         left = sorted(p.name for p in folder.rglob("*"))
         wrong = f"made again: {left}" if left else ""
-        return verdict(one, "rm -rf RUN while it runs", "the run", wrong, code=code, wanted=2, told="removed")
+        return verdict(one, "rm -rf RUN while it runs", "the run", wrong, code=code, wanted=2, pattern="removed")
 
 
 def replaced(folder: Path) -> Row:
@@ -450,14 +484,21 @@ def replaced(folder: Path) -> Row:
         code = one.end()
         names = sorted(p.name for p in run.iterdir())
         wrong = "" if names == ["mine.txt"] else f"it wrote into it: {names}"
-        row = verdict(one, "RUN is renamed and replaced", "steps since the last checkpoint", wrong, code=code, wanted=2,
-                      told="removed")  # fmt: skip
+        row = verdict(
+            one,
+            "RUN is renamed and replaced",
+            "steps since the last checkpoint",
+            wrong,
+            code=code,
+            wanted=2,
+            pattern="removed",
+        )
     wrong = continues(folder / "moved")
     return Row(row.injected, row.sees, wrong or row.lost, row.ok and not wrong)
 
 
 def extras(folder: Path) -> Row:
-    """Films and TensorBoard cannot be written: RUN/videos and RUN/tensorboard are files."""
+    """Videos and TensorBoard cannot be written: RUN/videos and RUN/tensorboard are files."""
     run = folder / "run"
     run.mkdir()
     with Training(run, "--env-steps", "200") as one:
@@ -467,9 +508,15 @@ def extras(folder: Path) -> Row:
     with Training(run, "--env-steps", "600", "eval_every=200", "tensorboard=true", "video=true") as one:
         code = one.end()
         counts = [one.text.count(word) for word in ("no video: it could not", "TensorBoard gets no more")]
-        wrong = "" if counts == [1, 1] else f"told {counts} times"
-        row = verdict(one, "no room for films and TensorBoard", "films and curves, the run goes on", wrong, code=code,
-                      wanted=0)  # fmt: skip
+        wrong = "" if counts == [1, 1] else f"reported {counts} times"
+        row = verdict(
+            one,
+            "no room for videos and TensorBoard",
+            "videos and curves, the run continues",
+            wrong,
+            code=code,
+            wanted=0,
+        )
         sees = " / ".join(line for line in one.text.splitlines() if "no video" in line or "TensorBoard gets" in line)
         return Row(row.injected, f"[{code}] {sees}", row.lost, row.ok)
 
@@ -481,8 +528,15 @@ def changed(folder: Path) -> Row:
         one.end()
     with Training(run, *FOREVER, "gamma=0.5", "batch_size=3") as one:
         code = one.end()
-        row = verdict(one, "other settings on resume", "nothing", "", code=code, wanted=2,
-                      told=r"gamma = 0.99 \(asked for 0.5\)(.*\n)*.*May change in a run: train.env_steps")  # fmt: skip
+        row = verdict(
+            one,
+            "other settings on resume",
+            "nothing",
+            "",
+            code=code,
+            wanted=2,
+            pattern=r"gamma = 0.99 \(asked for 0.5\)(.*\n)*.*May change in a run: train.env_steps",
+        )
     wrong = continues(run, "eval_episodes=1", "threads=1", "keep_checkpoints=3", "log_every=1")
     return Row(row.injected, row.sees, wrong or row.lost, row.ok and not wrong)
 
@@ -490,22 +544,22 @@ def changed(folder: Path) -> Row:
 # ------------------------------------------------------------------------------------------------------- environments
 
 
-def worker_fault(folder: Path, how: int, injected: str, told: str) -> Row:
-    """A worker process is sent a signal; the run goes on with a new one."""
+def worker_fault(folder: Path, how: int, injected: str, pattern: str) -> Row:
+    """A worker process gets a signal; the run continues with a new one."""
     run = folder / "run"
     with Training(run, *FOREVER, "backend=async", "worker_timeout=2") as one:
         one.ready()
         victim = one.workers()[0]
         os.kill(victim, how)
-        one.until(lambda: re.search(told, one.text), 30)
+        one.until(lambda: re.search(pattern, one.text), 30)
         at = checkpoints(run)[-1]
         gone = one.until(lambda: checkpoints(run)[-1] > at + 100)
         one.process.send_signal(signal.SIGTERM)
         code = one.end()
         crashed = sum(line["phase"] == "crashed" for line in lines(run, "episodes"))
-        wrong = "" if gone and crashed else "it did not go on"
-        text = " ".join(line for line in one.text.splitlines() if re.search(told, line))
-        row = verdict(one, injected, f"{crashed} episodes", wrong, code=code, wanted=0, told=told)
+        wrong = "" if gone and crashed else "it did not continue"
+        text = " ".join(line for line in one.text.splitlines() if re.search(pattern, line))
+        row = verdict(one, injected, f"{crashed} episodes", wrong, code=code, wanted=0, pattern=pattern)
         return Row(injected, f"[{code}] {text[:200]}", row.lost, row.ok)
 
 
@@ -519,14 +573,14 @@ def worker_hung(folder: Path) -> Row:
     return worker_fault(folder, signal.SIGSTOP, "a worker process hangs", r"did not answer for 2 s")
 
 
-def bad_env(folder: Path, name: str, injected: str, told: str) -> Row:
-    """An environment that breaks its word after 150 steps; what was learnt is kept."""
+def bad_env(folder: Path, name: str, injected: str, pattern: str) -> Row:
+    """An environment that breaks its specification after 150 steps; what was learnt is kept."""
     run = folder / "run"
     with Training(run, *FOREVER, "checkpoint_every=1000", env=f"faults.bad_envs:{name}-v0") as one:
         code = one.end()
         found = checkpoints(run)
         wrong = "" if found and found[-1] >= 290 else f"checkpoints: {found}"
-        return verdict(one, injected, "nothing", wrong, code=code, wanted=2, told=told)
+        return verdict(one, injected, "nothing", wrong, code=code, wanted=2, pattern=pattern)
 
 
 def env_nan(folder: Path) -> Row:
@@ -548,21 +602,35 @@ def env_reward(folder: Path) -> Row:
 
 
 def gpu_memory(folder: Path) -> Row:
-    """torch says so in the 5th update (simulated)."""
+    """torch runs out of GPU memory in the 5th update (simulated)."""
     run = folder / "run"
     with Training(run, *FOREVER, patch="gpu-memory") as one:
         code = one.end()
-        return verdict(one, "GPU out of memory (simulated)", "steps since the last checkpoint", "", code=code, wanted=2,
-                       told=r"GPU ran out of memory(.*\n)*.*train.batch_size=2 \(now 4\)")  # fmt: skip
+        return verdict(
+            one,
+            "GPU out of memory (simulated)",
+            "steps since the last checkpoint",
+            "",
+            code=code,
+            wanted=2,
+            pattern=r"GPU ran out of memory(.*\n)*.*train.batch_size=2 \(now 4\)",
+        )
 
 
 def memory(folder: Path) -> Row:
-    """NumPy says so when a batch is drawn (simulated)."""
+    """NumPy runs out of memory when a batch is sampled (simulated)."""
     run = folder / "run"
     with Training(run, *FOREVER, patch="memory") as one:
         code = one.end()
-        return verdict(one, "memory runs out (simulated)", "steps since the last checkpoint", "", code=code, wanted=2,
-                       told=r"machine ran out of memory(.*\n)*.*replay.storage=disk")  # fmt: skip
+        return verdict(
+            one,
+            "memory runs out (simulated)",
+            "steps since the last checkpoint",
+            "",
+            code=code,
+            wanted=2,
+            pattern=r"machine ran out of memory(.*\n)*.*replay.storage=disk",
+        )
 
 
 def clock(folder: Path) -> Row:
@@ -572,7 +640,9 @@ def clock(folder: Path) -> Row:
         code = one.end()
         seconds = [line["seconds"] for line in lines(run) if "seconds" in line]
         wrong = "" if seconds == sorted(seconds) and seconds[-1] < 60 else f"seconds: {seconds}"
-        row = verdict(one, "the clock jumps (simulated)", "nothing", wrong, code=code, wanted=0, told="reached train")
+        row = verdict(
+            one, "the clock jumps (simulated)", "nothing", wrong, code=code, wanted=0, pattern="reached train"
+        )
         return Row(row.injected, f"[{code}] nothing", row.lost, row.ok)
 
 
@@ -588,10 +658,17 @@ def damaged(folder: Path) -> Row:
     before = checkpoints(run)
     with Training(run, "--env-steps", str(before[-1] + 100)) as one:
         code = one.end()
-        row = verdict(one, "the newest checkpoint is truncated", lost(before[-1], before[-2]), "", code=code, wanted=0,
-                      told=rf"continues at step {before[-2]:,}(.*\n)*.*weights.safetensors\s+is\s+damaged")  # fmt: skip
-        told = [line for line in one.text.splitlines() if re.match("note|files", line)]
-        return Row(row.injected, f"[{code}] {' / '.join(told)}", row.lost, row.ok)
+        row = verdict(
+            one,
+            "the newest checkpoint is truncated",
+            lost(before[-1], before[-2]),
+            "",
+            code=code,
+            wanted=0,
+            pattern=rf"continues at step {before[-2]:,}(.*\n)*.*weights.safetensors\s+is\s+damaged",
+        )
+        notes = [line for line in one.text.splitlines() if re.match("note|files", line)]
+        return Row(row.injected, f"[{code}] {' / '.join(notes)}", row.lost, row.ok)
 
 
 def nan(folder: Path) -> Row:
@@ -599,12 +676,19 @@ def nan(folder: Path) -> Row:
     run = folder / "run"
     with Training(run, *FOREVER, patch="nan") as one:
         code = one.end()
-        return verdict(one, "NaN in training (simulated)", "steps since the last checkpoint", "", code=code, wanted=2,
-                       told="non-finite.*\n.*replay-crash")  # fmt: skip
+        return verdict(
+            one,
+            "NaN in training (simulated)",
+            "steps since the last checkpoint",
+            "",
+            code=code,
+            wanted=2,
+            pattern="non-finite.*\n.*replay-crash",
+        )
 
 
 def slow_tests(name: str, folder: Path) -> tuple[int, str]:
-    """Run the slow tests of a file. -> exit code, what they said."""
+    """Run the slow tests of a file below tests/. -> exit code, output."""
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-m", "slow", f"tests/{name}.py", "--basetemp", folder / "t"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE.parents[1])
     return done.returncode, done.stdout
@@ -612,12 +696,12 @@ def slow_tests(name: str, folder: Path) -> tuple[int, str]:
 
 def kills(folder: Path) -> Row:
     """Twenty times kill -9 in deterministic mode: five runs against one that is left alone."""
-    code, text = slow_tests("test_resume", folder)
+    code, text = slow_tests("run/test_resume", folder)
     places = [int(number) for line in re.findall(r"killed after \[(.*)\]", text) for number in line.split(",")]
     same = len(places) == 20 and code == 0
-    told = f"the same command continues; killed after {min(places, default=0)} to {max(places, default=0)} episodes"
+    sees = f"the same command continues; killed after {min(places, default=0)} to {max(places, default=0)} episodes"
     gone = "nothing: weights, optimisers, replay, random streams, metrics and episodes are bit-identical"
-    return Row(f"{len(places)} x kill -9 at random times, deterministic", told, gone if same else text[-300:], same)
+    return Row(f"{len(places)} x kill -9 at random times, deterministic", sees, gone if same else text[-300:], same)
 
 
 def corruptions(folder: Path) -> Row:
@@ -662,7 +746,7 @@ def run_row(name: str) -> Row:
             return ROWS[name](Path(folder))
         except Impossible as error:
             return Row(name, str(error), "not tried", None)
-        except Exception as error:  # the table goes on
+        except Exception as error:  # the other rows are still wanted
             return Row(name, f"{type(error).__name__}: {error}", "?", False)
 
 

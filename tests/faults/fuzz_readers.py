@@ -27,7 +27,7 @@ with atheris.instrument_imports(include=["reverie", "json", "yaml"]):
     from reverie.data.replay import log_files, read_log_file
     from reverie.errors import UserError
     from reverie.files import MANIFEST, manifest_of, read_json
-    from reverie.guard import nan_report as crash
+    from reverie.guard import nan_report
     from reverie.run.logger import read_lines
 
 DATA = Path(__file__).parents[1] / "data" / "run-format2"
@@ -52,10 +52,10 @@ class Reader:
             ".safetensors": [self._player, self._tensors],
             "log": [self._replay],
         }
-        self.count, self.told, self.accepted = 0, 0, 0
+        self.count = self.refused = self.accepted = 0
 
     def inputs(self, corpus: Path) -> None:
-        """What the fuzzer begins with: the files as they are."""
+        """The corpus that the fuzzer begins with: the files as they are."""
         for index, data in enumerate(self.whole.values()):
             (corpus / str(index)).write_bytes(bytes([index]) + data)
 
@@ -75,7 +75,7 @@ class Reader:
                         read()
                     self.accepted += 1
                 except UserError:
-                    self.told += 1
+                    self.refused += 1
         finally:
             path.write_bytes(self.whole[path])
 
@@ -94,7 +94,7 @@ class Reader:
         read_log_file(self.log)
 
     def _crash(self) -> None:
-        crash.find_crash(self.agent)
+        nan_report.find_crash(self.agent)
 
 
 def main() -> None:
@@ -112,7 +112,9 @@ def main() -> None:
         def one(data: bytes) -> None:
             reader.one(data)
             if time.monotonic() > end:  # atheris ends the process without coming back
-                print(f"{reader.count} inputs, {reader.told} refusals, {reader.accepted} reads, 0 faults", flush=True)
+                print(
+                    f"{reader.count} inputs, {reader.refused} refusals, {reader.accepted} reads, 0 faults", flush=True
+                )
                 shutil.rmtree(folder, ignore_errors=True)
                 os._exit(0)
 

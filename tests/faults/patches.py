@@ -1,4 +1,4 @@
-"""`python patches.py NAME train ...`: the command line with one thing broken that cannot be had for real."""
+"""`python patches.py NAME train ...`: the command line with one simulated fault that is hard to produce for real."""
 
 from __future__ import annotations
 
@@ -41,21 +41,24 @@ def memory():
 
 
 def clock():
-    """time.time jumps by three hours, forth and back."""
+    """time.time jumps by three hours, back and forth."""
     usual, count = time.time, itertools.count()
     time.time = lambda: usual() + (10_800 if next(count) % 2 else -10_800)
 
 
 def slow_forecast():
     """The forecast takes minutes."""
-    from reverie.run import loop
+    import reverie.run.loop  # noqa: F401  with everything that it imports
 
     def make_forecast(*args, **options):
         print("forecasting", file=sys.stderr, flush=True)
         for _ in range(600):
             time.sleep(0.1)
 
-    loop.make_forecast = make_forecast
+    users = [module for name, module in sys.modules.items() if name.startswith("reverie.run.")]
+    for module in users:
+        if hasattr(module, "make_forecast"):
+            module.make_forecast = make_forecast
 
 
 def nan():

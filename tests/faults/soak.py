@@ -2,8 +2,8 @@
 
     python tests/faults/soak.py --minutes 30 --out benchmarks/results/soak.json       also soak.png beside it
 
-A tiny task in worker processes; checkpoints, evaluations, films and TensorBoard every few seconds. In the first quarter
-of the time it is killed and stopped alternately and started again; the last process, the longest, gives the verdict.
+A tiny task in worker processes; checkpoints, evaluations, videos and TensorBoard every few seconds. In the first
+quarter of the time it is killed and stopped alternately and started again; the last process, the longest, is judged.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FLAT = 5.0  # MB per hour
 
 @dataclass
 class Sample:
-    """One look at the process and its workers."""
+    """The process and its workers at one time."""
 
     seconds: float  # since the soak began
     pid: int
@@ -50,7 +50,7 @@ class Sample:
     disk: float  # MB of them
 
 
-def look(training: Training, since: float) -> Sample | None:
+def take_sample(training: Training, since: float) -> Sample | None:
     """None if it has just ended."""
     pid = training.process.pid
     try:
@@ -86,13 +86,13 @@ def soak(run: Path, minutes: float) -> tuple[list[Sample], list[str]]:
         with Training(run, *WORDS) as one:
             while time.monotonic() - since < end and one.process.poll() is None:
                 time.sleep(EVERY)
-                sample = look(one, since)
+                sample = take_sample(one, since)
                 samples += [sample] if sample else []
             how = signal.SIGKILL if number % 2 == 0 and number < RESTARTS else signal.SIGTERM
             one.process.send_signal(how)
             code = one.end(60)
             if code != (-9 if how == signal.SIGKILL else 0):
-                wrong.append(f"process {number} ended with {code}: {one.told()}")
+                wrong.append(f"process {number} ended with {code}: {one.message()}")
             if "Traceback" in one.text:
                 wrong.append(f"process {number}: a traceback")
             if number and "continues at step" not in one.text:

@@ -1,7 +1,8 @@
-"""One small task in every dress: see a target, answer it. The optimum is 1 per step, whatever the spaces are.
+"""One small task with every kind of observation and action space: see a target, answer it.
 
-A target (a few small numbers) is drawn anew at every step and shown in one of many kinds of observation; the action
-that answers it is wanted in one of many kinds of action space. Reward: the share of the answer that is right.
+A target (a few small numbers) is drawn again at every step and shown in one of many kinds of observation; the action
+that answers it is wanted in one of many kinds of action space. Reward: the share of the answer that
+is right, so the optimum is 1 per step whatever the spaces are.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ ANSWERED = ("discrete", "multi_discrete", "multi_binary", "box", "bounded_box", 
 
 def observation_space(shown):
     bits = spaces.MultiBinary(2)
-    picture = spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    image = spaces.Box(0, 255, (16, 16, 3), np.uint8)
     return {
         "discrete": spaces.Discrete(4, start=1),
         "multi_discrete": spaces.MultiDiscrete([2, 2], start=[5, 0]),
         "multi_binary": bits,
         "vector": spaces.Box(-100, 100, (2,), np.float64),
-        "image": picture,
+        "image": image,
         "chw": spaces.Box(0, 255, (3, 16, 16), np.uint8),
         "float_image": spaces.Box(0, 1, (16, 16, 3), np.float32),
         "frames": spaces.Box(0, 255, (2, 16, 16, 3), np.uint8),
-        "dict": spaces.Dict({"left": picture, "body": spaces.Dict({"right": spaces.Discrete(2)})}),
+        "dict": spaces.Dict({"left": image, "body": spaces.Dict({"right": spaces.Discrete(2)})}),
         "tuple": spaces.Tuple([spaces.Box(-1, 1, (1,)), spaces.MultiDiscrete([2])]),
     }[shown]
 
@@ -46,22 +47,22 @@ def observation_space(shown):
 def show(shown, target):
     """Two bits (a, b) as an observation of that kind."""
     a, b = target
-    picture = np.zeros((16, 16, 3), np.uint8)
+    image = np.zeros((16, 16, 3), np.uint8)
     if a:
-        picture[2:7, 2:7] = 255
+        image[2:7, 2:7] = 255
     if b:
-        picture[9:14, 9:14] = 200
-    only_a = picture.copy()
+        image[9:14, 9:14] = 200
+    only_a = image.copy()
     only_a[9:14, 9:14] = 0
     return {
         "discrete": 1 + 2 * a + b,
         "multi_discrete": np.array([5 + a, b]),
         "multi_binary": np.int8([a, b]),
         "vector": np.array([30.0 * a, 1.0 * b]),
-        "image": picture,
-        "chw": np.moveaxis(picture, -1, 0).copy(),
-        "float_image": np.float32(picture) / 255,
-        "frames": np.stack([only_a, picture]),
+        "image": image,
+        "chw": np.moveaxis(image, -1, 0).copy(),
+        "float_image": np.float32(image) / 255,
+        "frames": np.stack([only_a, image]),
         "dict": {"left": only_a, "body": {"right": b}},
         "tuple": (np.float32([2 * a - 1]), np.array([b])),
     }[shown]

@@ -88,7 +88,7 @@ def test_dice_entropy_is_that_of_counted_throws():
     assert -(share * np.log(share)).sum() == pytest.approx(worlds.dice_entropy(), rel=0.01)
     pairs = np.bincount(4 * np.array(faces[:-1]) + faces[1:], minlength=16).reshape(4, 4) / (len(faces) - 1)
     mutual = (pairs * np.log(pairs / np.outer(share, share))).sum()
-    assert mutual < 0.002  # a throw tells nothing of the next one
+    assert mutual < 0.002  # a throw says nothing about the next one
 
 
 def test_dice_value_is_the_mean_return_of_betting():

@@ -142,7 +142,7 @@ def main() -> int:
         return 0
     control = try_mutant(None)
     if control.killer or control.seconds > CONTROL_LIMIT:
-        print(f"error: without any mutant, {control.killer or 'time runs out'}; mend that first", file=sys.stderr)
+        print(f"error: without any mutant, {control.killer or 'time runs out'}; fix that first", file=sys.stderr)
         return 1
     print(line(control._replace(killer="all tests pass, as they should")), flush=True)
     outcomes = []

@@ -169,7 +169,7 @@ def play(agent: DreamerV2, env: Callable[[], worlds.World], *, mode: str, seed: 
 
 
 def filtered(agent: DreamerV2, batch: Batch) -> tuple[State, Tensor]:
-    """The posterior states of these steps, z drawn anew, and the statistics of the prior."""
+    """The posterior states of these steps, z sampled again, and the statistics of the prior."""
     model = agent.world_model
     embed = model.encoder(model.preprocess(batch.obs))
     return model.rssm.rollout_observation(embed, batch.action, batch.is_first)
@@ -209,7 +209,7 @@ def lambda_returns(agent: DreamerV2, start: State, *, dreams: int = 8) -> Tensor
 
 @torch.no_grad()
 def imagined_rewards(agent: DreamerV2, start: State, actions: Tensor) -> Tensor:
-    """Predicted rewards when these actions are taken with closed eyes. start (N, ...), actions (N, H, A) -> (N, H + 1).
+    """Predicted rewards of an open-loop rollout with these actions. start (N, ...), actions (N, H, A) -> (N, H + 1).
 
     Column 0 is the start's own reward, column k that of the state after k actions.
     """
@@ -268,7 +268,7 @@ def _worst(values: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> float:
 
 
 def measure_delay(agent: DreamerV2, seed: int) -> dict[str, Figure]:
-    """When and how much reward is expected after each first action, with open eyes and in a dream; the policy."""
+    """When and how much reward is expected after each first action, filtered and dreamed; the policy."""
     own, random = (play(agent, Delay, mode=mode, seed=seed) for mode in ("train", "random"))
     choice = random.batch.action[:, 1].argmax(-1)
     true = torch.stack([torch.as_tensor(worlds.delay_rewards(int(c))) for c in choice]).float()

@@ -149,7 +149,7 @@ def delay_value(policy: np.ndarray, gamma: float = GAMMA) -> float:
 class Dice(World):
     """A die with four unequal faces, thrown at every step; the action bets on the next face, reward 1 for a hit.
 
-    Actions change nothing of the die, and no throw tells anything of the next: whatever the model knows, each step
+    Actions change nothing of the die, and no throw says anything about the next: whatever the model knows, each step
     holds exactly `dice_entropy` nats of news. That is what KL(posterior || prior) must come to, if the posterior knows
     the face and the prior its chances: less means a lost face or a peek, more a wrong prior or a wasteful code.
     """
