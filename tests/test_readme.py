@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reverie.cli import _overrides, _parser
 from reverie.config.presets import load_preset
@@ -86,3 +87,12 @@ def test_every_command_is_shown():
     shown = {words.split()[1] for line in COMMANDS for words in re.split(r"\s{3,}", line) if len(words.split()) > 1}
     known = next(action.choices for action in _parser()._actions if action.choices)
     assert set(known) - {"sweep"} <= shown  # needs a file; docs/evidence.md has it
+
+
+def test_pre_commit_runs_what_make_lint_runs():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    assert [hook["entry"].split(" --")[0] for hook in hooks] == [
+        ".venv/bin/ruff check",
+        ".venv/bin/ruff format",
+        ".venv/bin/mypy",
+    ]
