@@ -44,4 +44,4 @@ print(f"four environments: {total:.0f} reward in 100 steps of each")
 feat = act.state.feat  # (4, F)
 model = act.world_model
 print("expected reward  ", model.head("reward")(feat).detach().numpy().round(2))
-print("goes on with prob", model.continues(feat).detach().numpy().round(3))
+print("continues with   ", model.continues(feat).detach().numpy().round(3))
