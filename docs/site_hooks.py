@@ -25,6 +25,8 @@ def on_files(files: Files, config: Any) -> Files:
     """Add what stands outside of docs/."""
     for name, page in PAGES.items():
         text = inside((ROOT / name).read_text(encoding="utf-8"))
+        if page == "index.md":
+            text = f"---\nhide: [navigation]\n---\n\n{text}"
         files.append(File.generated(config, page, content=text))
     files.append(File.generated(config, "examples.md", content=examples_page()))
     documents = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
@@ -39,7 +41,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links out of docs/ lead to the copies inside the site."""
+    """Links out of docs/ lead to the copies inside the site; a link that shows a file's name shows its title."""
+    markdown = re.sub(r"\[(?:docs/)?([\w-]+)\.md\](?=\()", lambda match: f"[{title_of(match[1])}]", markdown)
     return markdown.replace(f"](../{RESULTS}/", f"]({RESULTS}/")
 
 
@@ -51,6 +54,12 @@ def on_page_content(content: str, **_: Any) -> str:
         return latex2mathml.converter.convert(html.unescape(match[2]), display=display)
 
     return re.sub(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', mathml, content, flags=re.S)
+
+
+def title_of(name: str) -> str:
+    """The first heading of a document, by its name without .md; the name itself for anything else."""
+    path = next((path for path in (ROOT / "docs" / f"{name}.md", ROOT / f"{name}.md") if path.exists()), None)
+    return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") if path else name
 
 
 def inside(text: str) -> str:
