@@ -51,9 +51,25 @@ def test_make_targets_in_the_readme_exist():
     assert named <= set(re.findall(r"^(\w+):", MAKEFILE, re.M))
 
 
-def test_links_and_source_files_in_the_readme_exist():
-    for target in re.findall(r"\]\((?!http)([^)#]+)", README) + re.findall(r"`(src/[\w/.]+)`", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_and_files_that_are_named_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = re.findall(r"\]\((?!http)([^)#]+)", text) + re.findall(r"`((?:src|tests|examples)/[\w/.]+)`", text)
+    assert [target for target in named if not (ROOT / target).exists()] == []
+
+
+def test_places_for_changes_exist():
+    """The functions that "Change it" names are in the files that it names."""
+    for line in README.split("## Change it")[1].split("\n## ")[0].splitlines():
+        for function, file in re.findall(r"`(\w+)`(?: in| of) `(src/[\w/.]+)`", line):
+            assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), line
+
+
+def test_changelog_has_the_sections_of_the_format():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    kinds = re.findall(r"^### (.*)$", text, re.M)
+    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert all(line.startswith(("- ", "#")) for line in text.split("### ", 1)[1].splitlines()[1:] if line)
 
 
 def test_the_readme_lists_every_document():
