@@ -19,6 +19,9 @@ SOURCE = ROOT / "src" / "reverie"
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 GROUPS = "|".join(sorted({key.split(".")[0] for key in SETTINGS}))
 FUNCTION = re.compile(r"\breverie(?:\.\w+)*:\w+(?:\.\w+)*")
+HEADING = re.compile(r"^#+ (.*)$", re.M)
+#: A reference to the implementation details from code or text: the file, and one or more anchors.
+REFERENCE = re.compile(r"implementation-details\.md(#[\w-]+(?:,\s+#[\w-]+)*)")
 SETTING = re.compile(rf"`((?:{GROUPS})\.(?!py\b)\w+)(?:=([^`]*))?`")
 
 #: Cuts along the time axis: x[:, 1:], x[:, :-1], x[:, -1], x[:, : n], x[1:], x[:-1], roll. Not the axes of a `.shape`.
@@ -123,6 +126,48 @@ def test_links_in_the_documents_lead_somewhere():
     for name, text in DOCS.items():
         for target in re.findall(r"\]\((?!http)([^)#]+)", text):
             assert (ROOT / "docs" / target).exists(), f"{name}: {target}"
+
+
+def anchors(text):
+    """The fragments that a document offers: explicit ids, and headings as GitHub and mkdocs name them."""
+    text = re.sub(r"```.*?```", "", text, flags=re.S)
+    slugs = [re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in HEADING.findall(text)]
+    return {*re.findall(r'<a id="([\w-]+)"></a>', text), *slugs}
+
+
+def test_fragments_in_the_documents_lead_to_an_anchor():
+    for name, text in DOCS.items():
+        for target, fragment in re.findall(r"\]\((?!http)([^)#]*)#([\w-]+)\)", text):
+            found = (ROOT / "docs" / target) if target else (ROOT / "docs" / name)
+            assert fragment in anchors(found.read_text(encoding="utf-8")), f"{name}: {target}#{fragment}"
+
+
+def test_references_to_the_implementation_details_lead_to_an_anchor():
+    """Code, tests, presets and documents write `implementation-details.md#b7`, several as `...md#b7, #b8`."""
+    known, wrong, count = anchors(DOCS["implementation-details.md"]), [], 0
+    for path in sorted(
+        path for folder in ("src", "tests", "benchmarks", "docs") for path in (ROOT / folder).rglob("*")
+    ):
+        if path.suffix not in {".py", ".yaml", ".json", ".md"} or path == Path(__file__):
+            continue
+        text = path.read_text(encoding="utf-8")
+        for reference in REFERENCE.findall(text):
+            for anchor in re.findall(r"#([\w-]+)", reference):
+                count += 1
+                if anchor not in known and anchor != "anchor":
+                    wrong.append(f"{path.relative_to(ROOT)}: {reference}")
+    assert wrong == []
+    assert count > 0
+
+
+def test_anchors_of_the_implementation_details_are_unique_and_complete():
+    """Every heading and every numbered row (A1, B1, rows of section 2) has an id, and no id stands twice."""
+    text = DOCS["implementation-details.md"]
+    ids = re.findall(r'<a id="([\w-]+)"></a>', text)
+    assert len(ids) == len(set(ids))
+    assert len(re.findall(r'^<a id="[\w-]+"></a>\n\n##', text, re.M)) == len(re.findall(r"^##", text, re.M))
+    assert {f"a{n}" for n in range(1, 24)} | {f"b{n}" for n in range(1, 29)} <= set(ids)
+    assert {f"design-{n}" for n in range(1, 20)} <= set(ids)
 
 
 def test_tables_have_the_same_number_of_cells_in_every_row():

@@ -1,4 +1,4 @@
-"""Draws docs/media/time.svg, the picture of docs/time.md.   python docs/media/time.py [more files, e.g. time.png]
+"""Draws docs/media/time.svg, the drawing of docs/time.md.   python docs/media/time.py [more files, e.g. time.png]
 
 Letters become outlines, so that the picture looks the same wherever it is opened.
 """

@@ -1,4 +1,4 @@
-"""The screenshots of docs/watch.md, from runs of one's own: python docs/media/watch.py RUN_OR_DIRECTORY [RUN ...]
+"""The screenshots of docs/watch.md, from any runs: python docs/media/watch.py RUN_OR_DIRECTORY [RUN ...]
 
 Makes watch-desktop.png, watch-phone.png and play-desktop.png beside this file. The dream is that of the first run.
 Needs Chromium and the package playwright (which downloads nothing here).
@@ -33,7 +33,7 @@ def curves(page):
 
 
 def dream(page):
-    """Three steps of the actor, then four branches, in which it goes on."""
+    """Three steps of the actor, then four branches, in which it continues."""
     page.wait_for_selector("body[data-step='0']")
     for count in range(1, 4):
         page.keyboard.press(".")
