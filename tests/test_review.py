@@ -62,7 +62,7 @@ def test_the_replay_log_of_a_run_without_checkpoint_is_not_mixed_in(tmp_path):
         first.replay.add(row)
         if len(first.replay) == 30:
             break
-    first.replay.save(tmp_path / "run" / "replay")  # killed here, before the first checkpoint
+    first.replay_log.save()  # killed here, before the first checkpoint
     first.close()
     second = make_run(tmp_path / "run", env_steps=60)
     assert not list((tmp_path / "run" / "replay").glob("steps-*"))

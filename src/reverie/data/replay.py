@@ -16,18 +16,12 @@ step of its episode, terminal or cut by a time limit. A stream is the endless se
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
 
-from ..errors import UserError
-from ..files import Damaged, fingerprint
 from .disk_space import DiskReservation
 
 #: What every step has besides its observations: shape after (B, T), dtype.
@@ -72,8 +66,6 @@ class Replay:
         """obs_shapes {key: (shape, dtype)}; capacity in steps over all streams; `directory` for disk-backed rings."""
         self.size = capacity // streams
         self.counts = np.zeros(streams, np.int64)  # steps ever added to each stream
-        self.saved = np.zeros(streams, np.int64)  # of them, how many are in the log on disk
-        self.files: dict[str, tuple[str, np.ndarray]] = {}  # of the log on disk: fingerprint, where each stream ends
         self.rng = np.random.default_rng(seed)
         self.prioritize, self.priority_share = prioritize, priority_share
         kinds: dict[str, tuple[tuple[int, ...], Any]] = {f"obs/{k}": v for k, v in obs_shapes.items()}
@@ -202,80 +194,31 @@ class Replay:
         if (all_steps.is_terminal[0] & ~last).any():
             raise ValueError("a terminal step must be a last one")
 
-    # ------------------------------------------------------------------------------------------- on disk, append-only
+    # -------------------------------------------------------------------------------------------- for the log on disk
 
-    def save(self, directory: Path) -> None:
-        """Append what is new since the last save as one safetensors file; `prune` drops what nobody needs any more."""
-        self.writes(directory)()
+    def stored_rows(self, first: np.ndarray, last: np.ndarray) -> dict[str, np.ndarray]:
+        """Copies of the steps from `first` to before `last` of each stream, one stream after the other.
 
-    def writes(self, directory: Path) -> Callable[[], None]:
-        """The same, but for the writing itself: what is returned does it, later and in any thread.
-
-        A file is written under a temporary name, synced and renamed: it is there whole or not at all.
+        first, last (streams,) in steps ever added -> {"obs/key", "action", ...: (N, *shape)}.
         """
-        first = np.maximum(self.saved, self.counts - self.size)
-        if not (self.counts > first).any():
-            return lambda: directory.mkdir(parents=True, exist_ok=True)
-        spans = [np.arange(a, b) for a, b in zip(first, self.counts, strict=True)]
+        spans = [np.arange(a, b) for a, b in zip(first, last, strict=True)]
         stream = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
-        places = np.concatenate(spans) % self.size
-        rows = {key: np.ascontiguousarray(array[stream, places]) for key, array in self.data.items()}
-        last = self.counts.copy()
-        meta = {"first": json.dumps(first.tolist()), "last": json.dumps(last.tolist())}
-        path = directory / f"steps-{int(self.counts.sum()):012d}.safetensors"
+        slots = np.concatenate(spans) % self.size
+        return {key: np.ascontiguousarray(array[stream, slots]) for key, array in self.data.items()}
 
-        def write() -> None:
-            directory.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            save_file(rows, temporary, metadata=meta)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            known = fingerprint(temporary)
-            os.replace(temporary, path)
-            self.files[path.name], self.saved = (known, last), last  # not before: a full disk must not leave a gap
+    def put_rows(self, stream: int, first: int, last: int, rows: Mapping[str, np.ndarray]) -> None:
+        """Store the steps from `first` to before `last` that a stream had before; `set_counts` makes them count."""
+        slots = np.arange(first, last) % self.size
+        for key, array in self.data.items():
+            array[stream, slots] = rows[key]
 
-        return write
-
-    def needed(self, counts: np.ndarray) -> dict[str, str]:
-        """Fingerprints of the log's files that hold steps of the rings as they were at `counts`."""
-        return {name: known for name, (known, last) in self.files.items() if (last > counts - self.size).any()}
-
-    def prune(self, directory: Path, oldest_counts: np.ndarray) -> None:
-        """Delete log files that no kept checkpoint (the oldest had `oldest_counts` steps) can still need."""
-        for path in log_files(directory):
-            if (_span(path)[1] <= oldest_counts - self.size).all():
-                path.unlink()
-                self.files.pop(path.name, None)
-
-    def load(self, directory: Path, counts: np.ndarray) -> None:
-        """Refill the rings as they were when `counts` steps had been added. Raises UserError if steps are missing."""
-        counts = np.asarray(counts, np.int64)
-        have = np.maximum(counts - self.size, 0)
+    def reserve(self, counts: np.ndarray) -> None:
+        """Reserve the disk space of `counts` (streams,) steps. Raises UserError if there is not enough."""
         self._reservation.reserve(np.arange(len(counts)), np.minimum(counts, self.size) - 1)
-        for path in log_files(directory):
-            first, last = _span(path)
-            if (last > counts).any():
-                path.unlink()  # written after the checkpoint that we return to
-                continue
-            if len(first) != len(counts) or (first < 0).any() or not (last - first >= 0).all():
-                raise _damaged(path, ValueError("its header names no steps of these streams"))
-            if (last - first > self.size).any():
-                raise _damaged(path, ValueError("its header names more steps than the replay holds"))
-            rows, at = _rows(path), 0
-            for stream, (a, b) in enumerate(zip(first, last, strict=True)):
-                places = np.arange(a, b) % self.size
-                for key, array in self.data.items():
-                    array[stream, places] = rows[key][at : at + b - a]
-                have[stream] = max(have[stream], b) if a <= have[stream] else have[stream]
-                at += b - a
-        if (have < counts).any():
-            raise Damaged(
-                f"files are missing in the replay log {directory}: it ends at step {have.sum()} of {counts.sum()}.",
-                "Start another --run.",
-            )
-        self.counts, self.saved = counts.copy(), counts.copy()
-        paths = log_files(directory)
-        self.files = {path.name: (fingerprint(path), _span(path)[1]) for path in paths}
+
+    def set_counts(self, counts: np.ndarray) -> None:
+        """Be the ring to which `counts` (streams,) steps were added; marks are found again, in no particular order."""
+        self.counts = counts.copy()
         if self._marked is not None:
             filled = np.arange(self.size) < counts[:, None]
             for slot in np.flatnonzero(self._is_mark(self.data) & filled):
@@ -308,42 +251,6 @@ class _SlotSet:
     def pick(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Uniformly random members, with replacement. -> (count,)."""
         return self.members[rng.integers(0, self.count, count)]
-
-
-def _span(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of each stream [first, last) in a log file, from its header alone."""
-    try:
-        with safe_open(path, "np") as file:
-            meta = file.metadata()
-        return np.array(json.loads(meta["first"])), np.array(json.loads(meta["last"]))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, error) from error
-
-
-def log_files(directory: Path) -> list[Path]:
-    """The files of a replay's log, oldest first."""
-    return sorted(directory.glob("steps-*.safetensors"))
-
-
-def read_log_file(path: Path) -> tuple[list[int], list[dict[str, np.ndarray]]]:
-    """For each stream: its first step in the file, and the rows from there on. Raises Damaged."""
-    (first, last), rows, at = _span(path), _rows(path), 0
-    parts = []
-    for count in (last - first).tolist():
-        parts.append({key: value[at : at + count] for key, value in rows.items()})
-        at += count
-    return first.tolist(), parts
-
-
-def _rows(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    return Damaged(f"the replay log {path} is damaged ({error}).", "Start another --run.")
 
 
 def _allocate(shape: tuple[int, ...], dtype: Any, directory: Path | None, key: str) -> np.ndarray:

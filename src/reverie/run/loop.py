@@ -16,6 +16,7 @@ from .. import checkpoint
 from ..config import Config
 from ..data.collect import Collector, Episode
 from ..data.replay import Replay
+from ..data.replay_log import ReplayLog
 from ..envs import EnvLike
 from ..envs.spaces import MASK
 from ..errors import UserError
@@ -78,6 +79,7 @@ class Run:
             self.directory, config, protocol_of_task(config)
         )  # last: a task that cannot be made leaves no directory behind
         self.replay = self._empty_replay()
+        self.replay_log = ReplayLog(self.replay, self.directory / "replay")
         self.collector = Collector(self.envs, seed=train.seed)
         self.player = self.agent.player(num_envs=config.env.num_envs, mode="explore", seed=train.seed + 1)
         self.rng = np.random.default_rng(train.seed)

@@ -68,7 +68,7 @@ def generators_of(run: Run) -> dict[str, torch.Generator]:
 def save_run(run: Run, *, wait: bool) -> None:
     """Copy everything now; write it in the run's writer, wait for that if asked to. Raises UserError."""
     run.writer.finish()
-    rows = run.replay.writes(run.directory / "replay")
+    rows = run.replay_log.prepare()
     state, tensors = state_of(run)
     files, updates = checkpoint.checkpoint_files(run.agent, generators_of(run), tensors), run.agent.updates
     path = run.directory / "checkpoints" / f"step-{run.clock.env_steps:012d}"
@@ -76,7 +76,7 @@ def save_run(run: Run, *, wait: bool) -> None:
     def write() -> None:
         with writing("a checkpoint", run.directory), run.lock.guard():
             rows()
-            state["replay"]["files"] = run.replay.needed(np.array(state["replay"]["counts"]))
+            state["replay"]["files"] = run.replay_log.needed(np.array(state["replay"]["counts"]))
             checkpoint.write_atomically(path, files | checkpoint.state_text(state, updates))
             _prune(run)
 
@@ -91,7 +91,7 @@ def _prune(run: Run) -> None:
         shutil.rmtree(path)
     with suppress(Damaged), sound(found[-keep:][0] / "state.json"):  # an old one that rots must not end the run
         oldest = read_json(found[-keep:][0] / "state.json")
-        run.replay.prune(run.directory / "replay", np.array(oldest["replay"]["counts"]))
+        run.replay_log.prune(np.array(oldest["replay"]["counts"]))
 
 
 def restore_newest(run: Run) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def restore(run: Run, path: Path) -> dict[str, Any]:
         run.recent = list(state["recent"])
         run.nan_policy.resume(run.clock)
         run.health.found = {str(key): float(value) for key, value in state.get("health", {}).items()}
-        run.replay.load(run.directory / "replay", counts)
+        run.replay_log.load(counts)
         if "collector" in state:
             run.replay.mark_again(state["replay"]["marked"])
             _global_generators(state)
