@@ -15,6 +15,7 @@ import torch
 from .. import checkpoint
 from ..config import Config
 from ..data.collect import Collector, Episode
+from ..data.data_report import range_report, write_report
 from ..data.replay import Replay
 from ..data.replay_log import ReplayLog
 from ..envs import EnvLike
@@ -26,11 +27,11 @@ from ..finite import NonFinite
 from ..guard.interrupts import Stopped, Stopping, on_signals
 from ..guard.lock import RunLock
 from ..guard.memory import enough_memory
+from ..ops import SCALAR_TRANSFORMS
 from ..train import DreamerV2, to_batch
 from .clock import Clock
 from .directory import check_directory, prepare_directory
 from .evaluation import Evaluation, Evaluator, keep_film
-from .first_rows import tell_first_rows
 from .forecast import Forecast, make_forecast, require_fit
 from .health import HealthMonitor
 from .logger import Logger, read_lines
@@ -191,10 +192,23 @@ class Run:
         train = self.config.train
         if not clock.prefilled and clock.env_steps >= train.prefill and self.replay.can_sample(train.seq_len):
             clock.prefilled = clock.env_steps
-            for line in tell_first_rows(self.replay, self.spec, self.config, self.directory):
-                progress.say(line)
+            self._report_first_rows(progress)
             if self._measure:
                 self._measure_observations()
+
+    def _report_first_rows(self, progress: Progress) -> None:
+        """Ranges of everything that the agent will learn from, before it learns."""
+        name = self.config.model.reward_transform
+        squash = SCALAR_TRANSFORMS[name][0]
+        report = range_report(
+            self.replay.first_rows(2000),
+            {key: item.kind for key, item in self.spec.obs.items()},
+            transform=lambda rewards: squash(torch.from_numpy(rewards)).numpy(),
+            transform_name=name,
+            scaled=self.config.model.vector_transform != "none",
+        )
+        for line in write_report(report, self.directory):
+            progress.say(line)
 
     def _pulse(self, progress: Progress) -> None:
         """Show and write how it stands, when it is time for that."""
