@@ -210,7 +210,7 @@ def full_in_rust(*_, **__):
     ("target", "what", "how"),
     [
         ("reverie.checkpoint.save_file", "a checkpoint", full_in_rust),
-        ("reverie.data.replay.save_file", "a checkpoint", full_in_rust),
+        ("reverie.data.replay_log.save_file", "a checkpoint", full_in_rust),
         ("reverie.checkpoint.os.fsync", "a checkpoint", full),
         ("reverie.checkpoint.os.replace", "a checkpoint", full),
         ("reverie.run.logger.json.dumps", "metrics.jsonl|episodes.jsonl", full),
@@ -273,7 +273,7 @@ def test_tensorboard_on_a_full_disk_costs_curves_and_not_the_run(make_run, tmp_p
     screen = Progress()
     screen.say = said.append
     run.train(screen)
-    assert sum("TensorBoard gets no more numbers (No space" in line for line in said) == 1
+    assert sum("TensorBoard events are no longer written (No space" in line for line in said) == 1
     assert run.clock.env_steps == 200
     assert len(read_lines(tmp_path / "run" / "metrics.jsonl")) > 15
 
@@ -335,7 +335,7 @@ def test_a_film_that_cannot_be_written_is_told_once(make_run, tmp_path, monkeypa
 
     monkeypatch.setattr("reverie.run.evaluation.write_gif", full)
     run, said = make_run(tmp_path / "run", eval_every=40), []
-    run.evaluator.agent = lambda *_: Evaluation([1.0], [1], frames=[0])
+    run.state.evaluator.agent = lambda *_: Evaluation([1.0], [1], frames=[0])
     screen = Progress()
     screen.say = said.append
     run.train(screen)
@@ -463,9 +463,9 @@ class Hanging(CountingEnv):
 
 def test_a_hanging_environment_does_not_cost_what_was_learnt(make_run, tmp_path):
     run = make_run(tmp_path / "run", lambda: Hanging(lengths=(30,)), num_envs=1, env_steps=10_000)
-    run.stopping.patience = 0.2
+    run.state.stopping.patience = 0.2
     run.train()
-    assert run.stopping.signal == "SIGTERM"
+    assert run.state.stopping.signal == "SIGTERM"
     assert checkpoint.checkpoints(tmp_path / "run")[-1].name == "step-000000000059"
     back = make_run(tmp_path / "run", num_envs=1, env_steps=10_000)
     assert back.clock.env_steps == 59
@@ -479,7 +479,7 @@ def test_an_evaluation_that_hangs_is_left_out(make_run, tmp_path):
 
     made = []
     run = make_run(tmp_path / "run", make, num_envs=1, env_steps=100, eval_episodes=4)
-    run.stopping.patience = 0.2
+    run.state.stopping.patience = 0.2
     run.train()
     assert not [line for line in run.history() if line["phase"] == "eval"]
     assert checkpoint.checkpoints(tmp_path / "run")[-1].name == "step-000000000100"

@@ -211,11 +211,11 @@ MUTANTS = [
     _m("gradient-with-gaps", "train.py < test_fast", "parameter.grad = gradient.contiguous()", "parameter.grad = gradient",
        "torch's fused AdamW ignores strides: weights get each other's gradients, nothing is learnt. Ours, found by the demo.", "ours"),
     # --------------------------------------------------------------------------------------------- killed, damaged, broken
-    _m("resume-explores-anew", "run/resume.py < test_resume", 'run.rng.bit_generator.state = state["rng"]', "pass",
+    _m("resume-explores-anew", "run/resume.py < test_resume", 'run.rng.bit_generator.state = saved["rng"]', "pass",
        "A resumed run draws its first random actions again.", "ours"),
     _m("resume-forgets-the-player", "run/resume.py < test_resume", "run.player.recall(memory)", "pass",
        "The agent goes on in the middle of an episode without remembering its beginning.", "ours"),
-    _m("resume-forgets-marks", "run/resume.py < test_resume", 'run.replay.mark_again(state["replay"]["marked"])', "pass",
+    _m("resume-forgets-marks", "run/resume.py < test_resume", 'run.replay.mark_again(saved["replay"]["marked"])', "pass",
        "Prioritised batches are drawn in another order after a stop.", "ours"),
     _m("resume-new-episodes", "envs/repeatable.py < test_resume", "self.first, self.episode = first, episode - 1",
        "self.first, self.episode = first, episode", "Unfinished episodes are played again from the wrong start.", "ours"),

@@ -31,6 +31,7 @@ class Stopping:
 
     def __init__(self, patience: float = PATIENCE) -> None:
         self.patience = patience
+        self.requested = False  # the run ends after the current update
         self.signal = ""  # the name of the first signal that came
         self.late = False  # it came so long ago that the run is broken off wherever it is
         self._held = 0
