@@ -466,11 +466,11 @@ def extras(folder: Path) -> Row:
     (run / "tensorboard").write_text("x")
     with Training(run, "--env-steps", "600", "eval_every=200", "tensorboard=true", "video=true") as one:
         code = one.end()
-        counts = [one.text.count(word) for word in ("no video: it could not", "TensorBoard gets no more")]
+        counts = [one.text.count(word) for word in ("no video: it could not", "TensorBoard events are no longer")]
         wrong = "" if counts == [1, 1] else f"told {counts} times"
         row = verdict(one, "no room for films and TensorBoard", "films and curves, the run goes on", wrong, code=code,
                       wanted=0)  # fmt: skip
-        sees = " / ".join(line for line in one.text.splitlines() if "no video" in line or "TensorBoard gets" in line)
+        sees = " / ".join(line for line in one.text.splitlines() if "no video" in line or "TensorBoard events" in line)
         return Row(row.injected, f"[{code}] {sees}", row.lost, row.ok)
 
 
