@@ -364,7 +364,7 @@ def ring_full(folder: Path) -> Row:
         with Training(run, *FOREVER, "storage=disk", "replay_capacity=200000") as one:
             code = one.end()
             return verdict(one, "disk full, replay.storage=disk", "what followed the last checkpoint", "", code=code,
-                           wanted=2, told="no room for the replay.*No space left")  # fmt: skip
+                           wanted=2, told="no space for the replay.*No space left")  # fmt: skip
 
 
 def file_limit(folder: Path) -> Row:

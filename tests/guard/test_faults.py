@@ -114,7 +114,7 @@ def test_a_run_that_is_forgotten_frees_its_directory(tmp_path):
 def test_a_fork_does_not_free_the_directory_of_its_parent(tmp_path):
     one = RunLock(tmp_path)
     one.acquire()
-    lock._release(one._handle, one.path, os.getpid() + 1)  # what the fork's end would do
+    lock._release(one._file, one.path, os.getpid() + 1)  # what the fork's end would do
     assert one.path.exists()
     with pytest.raises(UserError):
         RunLock(tmp_path).acquire()
@@ -246,7 +246,7 @@ def test_a_fault_of_safetensors_that_is_no_disk_stays_one(tmp_path):
         (errno.EROFS, "Make it writable"),
         (errno.EMFILE, "ulimit -n"),
         (errno.ENOENT, "removed or renamed"),
-        (errno.EIO, "in order again"),
+        (errno.EIO, "works again"),
     ],
 )
 def test_every_trouble_with_files_has_its_way_out(tmp_path, number, told):
@@ -314,7 +314,7 @@ def test_a_disk_backed_replay_takes_its_room_before_it_writes(tmp_path, monkeypa
     assert {path.name: path.stat().st_blocks for path in files} == before  # the pages that were written had their room
     replay.counts[:] = room
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(UserError, match=r"no room for the replay in .*ring-obs-image\.npy .No space left"):
+    with pytest.raises(UserError, match=r"no space for the replay in .*ring-obs-image\.npy .No space left"):
         replay.add(row)
 
 
@@ -530,7 +530,7 @@ def test_a_gpu_that_no_longer_answers_is_told_all_the_same(tmp_path, monkeypatch
 
     monkeypatch.setattr("torch.cuda.mem_get_info", gone)
     memory = faults.enough_memory(Config(), tmp_path, lambda: None)
-    with pytest.raises(UserError, match="GPU ran out of memory: how much") as caught, memory:
+    with pytest.raises(UserError, match="GPU ran out of memory: its size is not known") as caught, memory:
         raise RuntimeError(f"{words} when calling `cublasCreate(handle)`")
     assert "train.batch_size=25" in caught.value.hint
 

@@ -227,7 +227,7 @@ MUTANTS = [
        "value.detach().cpu().contiguous()", "What is written in the background changes while it is written.", "ours"),
     _m("replay-gap", "data/replay_log.py < test_replay", "self.saved = last",
        "pass", "Every checkpoint rewrites the whole replay.", "ours"),
-    _m("lock-of-another", "guard/lock.py < test_faults", "if self.held and not _same(self._handle, self.path):", "if False:",
+    _m("lock-of-another", "guard/lock.py < test_faults", "if self.held and not _same(self._file, self.path):", "if False:",
        "A run writes into a directory that took the place of its own.", "ours"),
     _m("nonfinite-steps", "finite.py < test_nonfinite", "if not math.isfinite(float(total)):", "if False:",
        "A NaN reaches all weights.", "ours"),

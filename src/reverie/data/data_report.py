@@ -31,7 +31,7 @@ SCALING = "Set model.vector_transform=symlog, running or standardize."
 
 @dataclass(frozen=True)
 class KeyRange:
-    """One observation."""
+    """Range of one observation."""
 
     kind: str
     low: float
@@ -45,7 +45,7 @@ class KeyRange:
 
 @dataclass(frozen=True)
 class Ranges:
-    """Of all observations and rewards."""
+    """Ranges of all observations and rewards, and the warnings."""
 
     steps: int
     keys: Mapping[str, KeyRange]
@@ -190,7 +190,7 @@ def _about_image(key: str, item: KeyRange) -> list[str]:
 
 
 def _about_scale(key: str, flat: np.ndarray) -> list[str]:
-    """(N, V): are some values so large that others do not count?"""
+    """Values (N, V) of such a scale that others have no weight in the loss."""
     spread = spread_of(flat)
     if pair := uneven_pair(spread):
         low, high = pair

@@ -1,4 +1,4 @@
-"""Experience: how it is stored, how windows are drawn from it, and THE time convention (docs/time.md).
+"""Replay buffer: storage of experience, sampling of windows, and THE time convention (docs/time.md).
 
 A stored step t is what arrives together: o_t, r_t, the flags, and the action that LED INTO it.
 
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 class Replay:
     """A ring of steps per stream, from which windows of `seq_len` steps are drawn.
 
-    Windows never mix streams and never straddle the place where the ring is being overwritten; they may cross
+    Windows never mix streams and never straddle the slot where the ring is being overwritten; they may cross
     episodes (`is_first` marks where). Every start is equally likely, except for a share drawn around marked steps.
     """
 
@@ -67,7 +67,8 @@ class Replay:
         self.size = capacity // streams
         self.counts = np.zeros(streams, np.int64)  # steps ever added to each stream
         self.rng = np.random.default_rng(seed)
-        self.prioritize, self.priority_share = prioritize, priority_share
+        self.prioritize = prioritize
+        self.priority_share = priority_share
         kinds: dict[str, tuple[tuple[int, ...], Any]] = {f"obs/{k}": v for k, v in obs_shapes.items()}
         kinds["action"] = ((action_dim,), np.float32)
         kinds.update({key: ((), dtype) for key, dtype in STEP_KEYS.items()})
@@ -90,13 +91,13 @@ class Replay:
         ids = np.arange(len(self.counts)) if streams is None else np.asarray(streams)
         if rows.keys() != self.data.keys():
             raise ValueError(f"a step has {sorted(self.data)}, got {sorted(rows)}")
-        places = self.counts[ids] % self.size
-        self._reservation.reserve(ids, places)
+        slots = self.counts[ids] % self.size
+        self._reservation.reserve(ids, slots)
         for key, array in self.data.items():
-            array[ids, places] = rows[key]
+            array[ids, slots] = rows[key]
         self.counts[ids] += 1
         if self._marked is not None:
-            for slot, mark in zip(ids * self.size + places, self._is_mark(rows), strict=True):
+            for slot, mark in zip(ids * self.size + slots, self._is_mark(rows), strict=True):
                 self._marked.set(int(slot), bool(mark))
 
     def can_sample(self, seq_len: int) -> bool:
@@ -127,15 +128,14 @@ class Replay:
     def _around_marks(
         self, stream: np.ndarray, start: np.ndarray, starts: np.ndarray, seq_len: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Move a share of the windows so that each covers one marked step, at a random place in the window."""
+        """Move a share of the windows so that each covers one marked step, at a random index in the window."""
         chosen = self.rng.random(len(stream)) < self.priority_share
         offset = self.rng.integers(0, seq_len, len(stream))
         if self._marked is None or not len(self._marked):
             return stream, start
-        slots = self._marked.pick(self.rng, len(stream))
-        marked, place = slots // self.size, slots % self.size
+        marked, slot = np.divmod(self._marked.pick(self.rng, len(stream)), self.size)
         oldest = np.maximum(self.counts - self.size, 0)[marked]
-        near = np.clip((place - oldest) % self.size - offset, 0, starts[marked] - 1)
+        near = np.clip((slot - oldest) % self.size - offset, 0, starts[marked] - 1)
         chosen &= starts[marked] > 0  # its stream has a whole window
         return np.where(chosen, marked, stream), np.where(chosen, near, start)
 
@@ -144,8 +144,8 @@ class Replay:
 
     def last_rows(self) -> dict[str, np.ndarray]:
         """The newest step of each stream. {"obs/key", "action", ...: (N, *shape)}."""
-        places = (self.counts - 1) % self.size
-        return {key: array[np.arange(len(places)), places] for key, array in self.data.items()}
+        slots = (self.counts - 1) % self.size
+        return {key: array[np.arange(len(slots)), slots] for key, array in self.data.items()}
 
     def last_actions(self, stream: int, count: int) -> np.ndarray | None:
         """The newest `count` actions of a stream (count, A), oldest first; None if they are no longer there."""
@@ -171,8 +171,8 @@ class Replay:
 
     def first_rows(self, count: int) -> dict[str, np.ndarray]:
         """At most `count` steps from the beginning of each ring. {"obs/key", "action", ...: (N, *shape)}."""
-        places = np.arange(min(count, self.size, int(self.counts.min())))
-        return {key: array[:, places].reshape(-1, *array.shape[2:]) for key, array in self.data.items()}
+        slots = np.arange(min(count, self.size, int(self.counts.min())))
+        return {key: array[:, slots].reshape(-1, *array.shape[2:]) for key, array in self.data.items()}
 
     def check_valid(self) -> None:
         """Raise ValueError if the contract of the drawing is broken anywhere; for tests and debugging."""
@@ -230,7 +230,7 @@ class _SlotSet:
 
     def __init__(self, capacity: int) -> None:
         self.members = np.zeros(capacity, np.int64)  # the first `count` are in the set
-        self.where = np.zeros(capacity, np.int64)  # slot -> 1 + its place among the members; 0: not in the set
+        self.where = np.zeros(capacity, np.int64)  # slot -> 1 + its index among the members; 0: not in the set
         self.count = 0
 
     def __len__(self) -> int:
@@ -238,14 +238,16 @@ class _SlotSet:
 
     def set(self, slot: int, inside: bool) -> None:
         """Put a slot in or take it out; the last member fills the gap."""
-        place = self.where[slot]
-        if inside and not place:
+        index = self.where[slot]
+        if inside and not index:
             self.members[self.count] = slot
             self.count += 1
             self.where[slot] = self.count
-        elif place and not inside:
+        elif index and not inside:
             last = self.members[self.count - 1]
-            self.members[place - 1], self.where[last], self.where[slot] = last, place, 0
+            self.members[index - 1] = last
+            self.where[last] = index
+            self.where[slot] = 0
             self.count -= 1
 
     def pick(self, rng: np.random.Generator, count: int) -> np.ndarray:

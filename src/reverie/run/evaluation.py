@@ -164,7 +164,7 @@ def write_gif(path: Path, frames: list[np.ndarray], *, fps: int = 8) -> None:
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 
-#: Seconds that the random policy may take before its measurement is given up.
+#: Seconds that the evaluation of the random policy may take.
 RANDOM_LIMIT = 10.0
 
 

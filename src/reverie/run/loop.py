@@ -31,7 +31,7 @@ from ..ops import SCALAR_TRANSFORMS
 from ..train import DreamerV2, to_batch
 from .clock import Clock
 from .directory import check_directory, prepare_directory
-from .evaluation import Evaluation, Evaluator, save_video
+from .evaluation import RANDOM_LIMIT, Evaluation, Evaluator, save_video
 from .forecast import Forecast, make_forecast, require_fit
 from .health import HealthMonitor
 from .logger import read_lines
@@ -213,7 +213,7 @@ class Run:
 
     def _train(self, progress: Progress) -> None:
         if self.state.resumed and self.finished() and self.state.evaluated_at == self.clock.env_steps:
-            progress.say("nothing to do: the run is complete; a larger --env-steps or --minutes continues it")
+            progress.say("the run is complete. Continue it with a larger --env-steps or --minutes.")
             return
         if self.config.train.random_baseline and not self.state.resumed:
             self._play_randomly(progress)
@@ -399,7 +399,7 @@ class Run:
         """The baseline: evaluate the random policy."""
         result = self.state.evaluator.random(lambda: self.state.stopping.requested)
         if result is None:
-            progress.say("random policy: not measured, 10 s were not enough for its episodes")
+            progress.say(f"random policy not measured: its episodes take more than {RANDOM_LIMIT:g} s")
             return
         self._log_episodes("random", result)
         progress.say(f"random policy: return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes")

@@ -146,7 +146,7 @@ class Progress:
         signal, patience, steps = run.stopping.signal, run.stopping.patience, run.clock.env_steps
         saved = (run.directory / "checkpoints" / f"step-{steps:012d}").exists()
         lost = "a checkpoint was written" if saved else "what follows the last checkpoint is lost"
-        self.say(f"broken off {patience:g} s after {signal}, in the middle of something; {lost}")
+        self.say(f"interrupted {patience:g} s after {signal}; {lost}")
 
     def stop(self, run: RunState) -> None:
         """The last lines: how the run ended."""
@@ -169,4 +169,6 @@ class Progress:
             f"{ratio:.4g} updates per step (asked for {settings.train_ratio:g})"
         )
         if not clock.prefilled:
-            self.say(f"nothing was learnt: the run ended within its {settings.prefill} random steps (train.prefill)")
+            self.say(
+                f"nothing was learnt: the run ended within its {settings.prefill} random steps. Lower train.prefill."
+            )
