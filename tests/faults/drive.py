@@ -612,7 +612,7 @@ def slow_tests(name: str, folder: Path) -> tuple[int, str]:
 
 def kills(folder: Path) -> Row:
     """Twenty times kill -9 in deterministic mode: five runs against one that is left alone."""
-    code, text = slow_tests("test_resume", folder)
+    code, text = slow_tests("run/test_resume", folder)
     places = [int(number) for line in re.findall(r"killed after \[(.*)\]", text) for number in line.split(",")]
     same = len(places) == 20 and code == 0
     told = f"the same command continues; killed after {min(places, default=0)} to {max(places, default=0)} episodes"
