@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from reverie.run.state.forecast import peak
+
 from reverie.config.presets import load_preset
-from reverie.run.forecast import peak
 from reverie.run.loop import Run
 
 TARGET = 0.10
@@ -42,7 +43,7 @@ def one(name: str) -> dict[str, Any]:
     config = load_preset(preset, settings | {"random_baseline": False, "log.tensorboard": False})
     with tempfile.TemporaryDirectory() as folder:
         run = Run(config, Path(folder) / "run")
-        told = run.forecast
+        told = run.state.forecast
         start = time.monotonic()
         run.train()
         facts = json.loads((Path(folder) / "run" / "provenance.json").read_text())

@@ -157,13 +157,13 @@ def test_an_instance_is_left_open_for_its_owner(tmp_path):
 
 def test_everything_comes_back_after_a_stop(make_run, run):
     back = make_run(run.directory, env_steps=240)
-    assert back.resumed
+    assert back.state.resumed
     assert back.clock == run.clock
     assert back.agent.updates == run.agent.updates == run.clock.updates
     assert same_weights(back.agent, run.agent)
-    assert back.collector.steps == run.collector.steps
-    assert back.recent == run.recent
-    assert back.rng.bit_generator.state == run.rng.bit_generator.state
+    assert back.state.collector.steps == run.state.collector.steps
+    assert back.state.recent == run.state.recent
+    assert back.state.rng.bit_generator.state == run.state.rng.bit_generator.state
     assert back.replay.rng.bit_generator.state == run.replay.rng.bit_generator.state
     np.testing.assert_array_equal(back.replay.counts, run.replay.counts)
     for key, value in run.replay.contents().items():
@@ -189,7 +189,7 @@ def test_what_is_written_in_the_background_is_what_was_when_it_began(make_run, t
     assert any(not torch.equal(kept[key], value) for key, value in run.agent.state_dict().items())
     run.save(wait=False)  # not while the first is under way
     go.set()
-    run.writer.finish()
+    run.state.writer.finish()
     run.close()
     path = newest(run)
     assert path.name == f"step-{steps:012d}"
@@ -222,7 +222,7 @@ def test_training_continues_with_a_larger_limit(make_run, run):
 
 def test_a_restart_does_not_repeat_the_first_episodes(make_run, run):
     back = make_run(run.directory)
-    assert all(episode > 0 for _, episode in back.collector.state()["places"])
+    assert all(episode > 0 for _, episode in back.state.collector.state()["places"])
     back.close()
 
 

@@ -109,8 +109,8 @@ def outcome(directory):
         run = again(directory)
     except UserError as error:
         return "refused" if error.message else "refused without a word"
-    assert run.resumed
-    if run.notes and newest and run.clock.env_steps < int(newest[0].name.split("-")[1]):
+    assert run.state.resumed
+    if run.state.notes and newest and run.clock.env_steps < int(newest[0].name.split("-")[1]):
         return "before it"
     return "ACCEPTED"
 
@@ -145,7 +145,7 @@ def test_two_hundred_corruptions(whole, tmp_path, capsys):
 def test_a_whole_run_goes_on_without_a_note(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     run = again(tmp_path / "run")
-    assert run.notes == []
+    assert run.state.notes == []
     assert run.clock.env_steps >= 120
 
 
@@ -155,9 +155,9 @@ def test_what_is_damaged_is_set_aside_and_the_run_goes_on(whole, tmp_path):
     newest = checkpoint.checkpoints(directory)[-1]
     (newest / "weights.safetensors").write_bytes(b"torn")
     run = again(directory)
-    assert "weights.safetensors is damaged" in run.notes[0]
+    assert "weights.safetensors is damaged" in run.state.notes[0]
     assert (directory / "checkpoints" / f"damaged-{newest.name}").is_dir()
-    assert again(directory).notes == []
+    assert again(directory).state.notes == []
 
 
 def test_where_the_replay_is_damaged_the_agent_is_not_lost(whole, tmp_path):
@@ -201,7 +201,7 @@ def test_runs_of_older_formats_go_on(tmp_path, form):
     player = reverie.load_player(directory)
     assert int(player(np.zeros(4, np.float32))) in (0, 1)
     run = Run(config, directory)
-    assert run.resumed
+    assert run.state.resumed
     assert run.clock.updates == 3
     run.update()
     run.save()

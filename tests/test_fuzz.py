@@ -17,6 +17,7 @@ from reverie import cli
 from reverie.config import SETTINGS, Config, flatten, from_dict, load_file, to_dict
 from reverie.data.collect import Collector
 from reverie.data.replay import Replay
+from reverie.data.replay_log import ReplayLog
 from reverie.envs import make_vector
 from reverie.errors import UserError
 
@@ -142,14 +143,15 @@ def test_any_observations_survive_the_replay(
         return Replay(kinds, actions, seed=1, **options)
 
     replay, added = make("one"), []
+    log = ReplayLog(replay, folder / "log")
     for part in parts:
         for _ in range(part):
             added.append(rows(rng, replay))
             replay.add(added[-1])
-        replay.save(folder / "log")
+        log.save()
     kept = added[-size:]
     other = make("two")
-    other.load(folder / "log", replay.counts)
+    ReplayLog(other, folder / "log").load(replay.counts)
     other.rng.bit_generator.state = replay.rng.bit_generator.state
     for length in (1, 3, size):
         if not replay.can_sample(length):
@@ -225,9 +227,9 @@ def test_any_task_is_played_into_the_replay_or_told(tmp_path_factory, observatio
     finally:
         envs.close()
     replay.check_valid()
-    replay.save(folder)
+    ReplayLog(replay, folder).save()
     other = Replay(spec.shapes, spec.action.size, capacity=40, streams=2)
-    other.load(folder, replay.counts)
+    ReplayLog(other, folder).load(replay.counts)
     for key, values in replay.contents().items():
         np.testing.assert_array_equal(values, other.contents()[key])
     assert replay.sample(4, 6).action.shape == (4, 6, spec.action.size)

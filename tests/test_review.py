@@ -58,11 +58,11 @@ def test_another_task_under_the_same_name_is_refused(tmp_path):
 
 def test_the_replay_log_of_a_run_without_checkpoint_is_not_mixed_in(tmp_path):
     first = make_run(tmp_path / "run")
-    for row, _ in first.collector.rows(first._act):
+    for row, _ in first.state.collector.rows(first._act):
         first.replay.add(row)
         if len(first.replay) == 30:
             break
-    first.replay.save(tmp_path / "run" / "replay")  # killed here, before the first checkpoint
+    first.state.replay_log.save()  # killed here, before the first checkpoint
     first.close()
     second = make_run(tmp_path / "run", env_steps=60)
     assert not list((tmp_path / "run" / "replay").glob("steps-*"))
@@ -120,7 +120,7 @@ def test_a_stop_ends_an_evaluation():
 
 def test_no_video_is_explained():
     envs = make_vector(counting, 1)
-    result = evaluate(envs, lambda obs, first: np.eye(2)[[0]], 1, seed=0, film=True)
+    result = evaluate(envs, lambda obs, first: np.eye(2)[[0]], 1, seed=0, video=True)
     assert (not result.frames) == bool(result.note)
 
 
@@ -162,6 +162,6 @@ def test_an_evaluation_after_the_checkpoint_is_undone_with_the_rest(tmp_path):
     with open(tmp_path / "run" / "episodes.jsonl", "a") as file:
         file.write(f'{{"phase": "eval", "env_steps": {at + 50}, "return": 99.0, "length": 1}}\n')
     again = make_run(tmp_path / "run", env_steps=200)
-    assert again.evaluated_at == at
+    assert again.state.evaluated_at == at
     assert again.evaluation.mean == pytest.approx(run.evaluation.mean)
     again.close()

@@ -96,7 +96,7 @@ class Dreamer:
         envs = make_envs(self.config, copy_env(self.env), count, backend="sync")  # whose frames can be recorded
         try:
             player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)
-            return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, film=film)
+            return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, video=film)
         finally:
             envs.close()
 

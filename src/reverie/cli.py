@@ -202,7 +202,7 @@ def _train_run(args: argparse.Namespace, rest: list[str]) -> None:
     progress = Progress(quiet=args.quiet, advise=advise)
     done = Run(config, run)
     done.train(progress)
-    if done.stopping.signal in ("", "SIGINT"):  # else time is short
+    if done.state.stopping.signal in ("", "SIGINT"):  # else time is short
         _closing_words(done, progress)
     if args.json:
         result = done.evaluation.to_dict() if done.evaluation else None

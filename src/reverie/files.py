@@ -1,4 +1,7 @@
-"""Is a directory of files what was written? Sizes and SHA-256 of each file, in a manifest that is written last."""
+"""Files of checkpoints and runs: manifests that show damage, errors of the disk as sentences, a background writer.
+
+A manifest holds the size and SHA-256 of each file in a directory and is written last.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from safetensors import SafetensorError
 from .errors import UserError
 
 MANIFEST = "manifest.json"
-#: Nothing of ours is larger; more would only be read to harm.
+#: Bytes that a file of ours can have at most; a larger one is refused unread.
 LARGEST_TEXT = {"config.yaml": 2**20, "spec.json": 2**24, "state.json": 2**28, MANIFEST: 2**22}
 
 
@@ -29,7 +32,7 @@ class Damaged(UserError):
 
 @contextmanager
 def sound(path: Path) -> Iterator[None]:
-    """Around what takes values of file `path` as they should be. Raises Damaged where they are of another form."""
+    """Context in which values of file `path` are used. Raises Damaged where they have another form than expected."""
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -49,11 +52,11 @@ def manifest_of(folder: Path) -> str:
 
 
 def check(folder: Path, wanted: Mapping[str, Any]) -> None:
-    """Are the files there, and as they were? wanted: {name: fingerprint}. Raises Damaged."""
+    """Are the files there and unchanged? wanted: {name: fingerprint}. Raises Damaged."""
     for name, known in wanted.items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise Damaged(f"{folder} names a file outside of itself ({name}).", "Do not use it.")
+            raise Damaged(f"{folder} names a file outside of itself ({name}).", "Use another checkpoint.")
         try:
             found = fingerprint(path) if path.is_file() and not path.is_symlink() else None
         except OSError as error:  # a name that no file can have, or a disk that no longer reads
@@ -65,7 +68,7 @@ def check(folder: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def check_manifest(folder: Path) -> None:
-    """Is `folder` whole, by its manifest? Raises Damaged."""
+    """Does `folder` hold what its manifest says? Raises Damaged."""
     wanted = read_json(folder / MANIFEST)
     ours = {path.name for path in folder.iterdir() if path.suffix in (".json", ".yaml", ".safetensors")} - {MANIFEST}
     if not ours <= wanted.keys():
@@ -101,43 +104,43 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextmanager
 def writing(what: str, directory: Path) -> Iterator[None]:
-    """Around everything that a run writes into its directory. Raises UserError instead of OSError."""
+    """Context in which a run writes into its directory. Raises UserError instead of OSError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         if isinstance(error, SafetensorError) and _number(error) is None:
-            raise  # not the disk: a bug of ours
+            raise  # not an error of the disk
         raise UserError(
-            f"cannot write {what} to {directory} ({reason(error)}).", way_out(_number(error), directory)
+            f"cannot write {what} to {directory} ({reason(error)}).", remedy(_number(error), directory)
         ) from error
 
 
 def reason(error: OSError | SafetensorError) -> str:
-    """Why, in the system's words: "No space left on device"."""
+    """The system's message: "No space left on device"."""
     number = _number(error)
     return os.strerror(number) if number else str(error)
 
 
-def way_out(number: int | None, directory: Path) -> str:
+def remedy(number: int | None, directory: Path) -> str:
     """What the user can do about an error number of the system."""
-    go_on = "repeat the command: the run goes on from its last checkpoint"
+    resume = "repeat the command: the run resumes from its last checkpoint"
     if number in FULL:
         try:
             free = f" ({shutil.disk_usage(directory).free / 1e6:,.0f} MB are free there, quotas not counted)"
         except OSError:
             free = ""
-        return f"Free some space{free}, then {go_on}."
+        return f"Free some space{free}, then {resume}."
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"Make it writable again, then {go_on}."
+        return f"Make it writable again, then {resume}."
     if number in (errno.EMFILE, errno.ENFILE):
-        return f"Raise the limit of open files (ulimit -n), then {go_on}."
+        return f"Raise the limit of open files (ulimit -n), then {resume}."
     if number in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
-        return "Somebody removed or renamed the run's directory. Bring it back, or start the run again elsewhere."
-    return f"If the disk is in order again, {go_on}."
+        return "The run's directory was removed or renamed. Bring it back, or start the run again elsewhere."
+    return f"When the disk works again, {resume}."
 
 
 def _number(error: BaseException) -> int | None:
-    """The system's error number; safetensors tells it only as text: `IoError(Os { code: 28, ...`."""
+    """The system's error number; safetensors has it only in its text: `IoError(Os { code: 28, ...`."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"\bcode: (\d+)|os error (\d+)", str(error))
@@ -145,9 +148,9 @@ def _number(error: BaseException) -> int | None:
 
 
 def remove_drafts(directory: Path) -> None:
-    """What a write that did not end left in a run's directory: it takes space and nobody will ever read it.
+    """Delete what an interrupted write left in a run's directory: it takes space and is never read.
 
-    Only for who holds the directory's lock.
+    Only for the process that holds the directory's lock.
     """
     for path in [*directory.glob("checkpoints/.*.tmp"), *directory.glob("replay/*.tmp"), *directory.glob(".*.tmp")]:
         if path.is_dir():
@@ -160,7 +163,7 @@ def remove_drafts(directory: Path) -> None:
 
 
 class Writer:
-    """Does one job at a time in a thread of its own."""
+    """Runs one job at a time in a background thread."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -168,11 +171,11 @@ class Writer:
 
     @property
     def busy(self) -> bool:
-        """Is a job under way?"""
+        """Is a job running?"""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, job: Callable[[], None]) -> None:
-        """Begin a job, after the one before it. Raises what that one raised."""
+        """Start a job after the one before it has ended. Raises what that one raised."""
         self.finish()
         self._thread = threading.Thread(target=self._run, args=(job,), name="reverie-writer")
         self._thread.start()
@@ -189,5 +192,5 @@ class Writer:
     def _run(self, job: Callable[[], None]) -> None:
         try:
             job()
-        except BaseException as error:  # told to who waits
+        except BaseException as error:  # raised again by `finish`
             self._error = error

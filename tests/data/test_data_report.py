@@ -1,4 +1,4 @@
-"""The report on the first experience: numbers, pictures of them as text, and warnings in words."""
+"""The report on the first experience: numbers, histograms as text, and warnings."""
 
 import json
 
@@ -65,15 +65,15 @@ def shades():
 @pytest.mark.parametrize(
     ("obs", "kind", "told"),
     [
-        (np.zeros((100, 4, 4, 3), np.uint8), "image", "every picture 'x' is black: is it drawn at all?"),
-        (np.full((100, 4, 4, 3), 9, np.uint8), "image", "never changes: is it drawn at every step?"),
+        (np.zeros((100, 4, 4, 3), np.uint8), "image", "every image 'x' is black. Check that it is drawn;"),
+        (np.full((100, 4, 4, 3), 9, np.uint8), "image", "never changes. Check that it is drawn at every step."),
         (image() * (np.arange(100) > 60)[:, None, None, None].astype(np.uint8), "image", "(61% are black)"),
-        (shades(), "image", "100% of the pictures 'x' have one colour all over (1% are black)"),
+        (shades(), "image", "100% of the images 'x' have a single colour (1% are black)"),
         (np.uint8(image() > 127), "image", "holds only 0 and 1 of 255"),
-        (np.ones((100, 3), np.float32), "vector", "env.obs_ignore=x"),
-        (vector() * 1000, "vector", "set model.vector_transform="),
-        (uneven(), "vector", "times more than number 2: set model.vector_transform=symlog"),
-        (np.ones((100, 3), np.float32), "discrete", "'x' never changes"),
+        (np.ones((100, 3), np.float32), "vector", "never changes. Set env.obs_ignore=x to leave it out."),
+        (vector() * 1000, "vector", "Set model.vector_transform="),
+        (uneven(), "vector", "times more than number 2. Set model.vector_transform=symlog"),
+        (np.ones((100, 3), np.float32), "discrete", "'x' never changes. Set env.obs_ignore=x"),
     ],
 )
 def test_what_looks_wrong_is_said(obs, kind, told):
@@ -93,7 +93,7 @@ def test_ranges_of_scaled_vectors_do_not_matter():
         (0.0, "none", "replay.prioritize=rewards"),
         (1e4, "none", "model.reward_transform=symlog"),
         (1e4, "tanh", "flattens them at 1"),
-        (1e-4, "none", "behavior.entropy_scale drowns them"),
+        (1e-4, "none", "(behavior.entropy_scale) outweighs them"),
     ],
 )
 def test_odd_rewards_are_said(factor, name, told):
@@ -157,7 +157,7 @@ def test_endless_episodes_are_said(streams, said):
     found["is_first"][:] = np.arange(1000) % (1000 // streams) == 0
     warnings = report(found, {"x": "vector"}).warnings
     assert len(warnings) == said
-    assert not said or "no episode ended in 999 steps: env.time_limit" in warnings[0]
+    assert not said or "no episode ended in 999 steps. Set env.time_limit" in warnings[0]
 
 
 def test_rewards_are_shown_before_and_after_the_transform():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from reverie.data.replay import Batch, Replay
+from reverie.data.replay_log import ReplayLog
 from reverie.errors import UserError
 
 SHAPES = {"id": ((2,), np.dtype(np.float32)), "image": ((2, 2, 1), np.dtype(np.uint8))}
@@ -298,12 +299,13 @@ def assert_same_steps(left, right):
 def test_save_and_load_are_exact(tmp_path_factory, chunks, size):
     directory = tmp_path_factory.mktemp("log")
     replay = make(capacity=3 * size, streams=3)
+    log = ReplayLog(replay, directory)
     for chunk in chunks:
         for streams, steps in chunk:
             fill(replay, steps, sorted(streams), reward=1.5, last=steps % 3 == 0)
-        replay.save(directory)
+        log.save()
     other = make(capacity=3 * size, streams=3)
-    other.load(directory, replay.counts)
+    ReplayLog(other, directory).load(replay.counts)
     assert_same_steps(replay, other)
 
 
@@ -312,60 +314,65 @@ def test_save_and_load_are_exact(tmp_path_factory, chunks, size):
 def test_an_older_checkpoint_loads_as_it_was_and_can_be_continued(tmp_path_factory, before, after, again, size):
     directory = tmp_path_factory.mktemp("log")
     replay = make(capacity=3 * size, streams=3)
+    log = ReplayLog(replay, directory)
 
     def play(chunk, target):
         for streams, steps in chunk:
             fill(target, steps, sorted(streams), reward=2.0)
 
     play(before, replay)
-    replay.save(directory)
-    replay.prune(directory, replay.counts)  # this is the oldest checkpoint that is kept
+    log.save()
+    log.prune(replay.counts)  # this is the oldest checkpoint that is kept
     old = make(capacity=3 * size, streams=3)
     play(before, old)
     play(after, replay)
-    replay.save(directory)
-    replay.prune(directory, old.counts)
+    log.save()
+    log.prune(old.counts)
 
     back = make(capacity=3 * size, streams=3)
-    back.load(directory, old.counts)
+    log = ReplayLog(back, directory)
+    log.load(old.counts)
     assert_same_steps(back, old)
     play(again, back)
     play(again, old)
-    back.save(directory)
+    log.save()
     last = make(capacity=3 * size, streams=3)
-    last.load(directory, old.counts)
+    ReplayLog(last, directory).load(old.counts)
     assert_same_steps(last, old)
 
 
 def test_prune_keeps_what_is_needed_and_drops_the_rest(tmp_path):
     replay = make(capacity=20, streams=2)
+    log = ReplayLog(replay, tmp_path)
     for _ in range(6):
         fill(replay, 5)
-        replay.save(tmp_path)
-    replay.prune(tmp_path, replay.counts)
+        log.save()
+    log.prune(replay.counts)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2  # ten steps per stream in files of five
     other = make(capacity=20, streams=2)
-    other.load(tmp_path, replay.counts)
+    ReplayLog(other, tmp_path).load(replay.counts)
     assert_same_steps(replay, other)
 
 
 def test_a_save_without_news_writes_nothing(tmp_path):
     replay = make()
-    replay.save(tmp_path)
+    log = ReplayLog(replay, tmp_path)
+    log.save()
     assert not list(tmp_path.glob("steps-*"))
     fill(replay, 5)
-    replay.save(tmp_path)
+    log.save()
     before = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    replay.save(tmp_path)
+    log.save()
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
 
 
 def test_only_new_steps_are_appended(tmp_path):
     replay = make(capacity=40, streams=2)
+    log = ReplayLog(replay, tmp_path)
     fill(replay, 5)
-    replay.save(tmp_path)
+    log.save()
     fill(replay, 3)
-    replay.save(tmp_path)
+    log.save()
     assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"] * 2
     meta = [safe_open(p, "numpy").metadata() for p in sorted(tmp_path.iterdir())]
     assert [(m["first"], m["last"]) for m in meta] == [("[0, 0]", "[5, 5]"), ("[5, 5]", "[8, 8]")]
@@ -373,21 +380,23 @@ def test_only_new_steps_are_appended(tmp_path):
 
 def test_a_missing_log_file_is_noticed(tmp_path):
     replay = make(capacity=40, streams=2)
+    log = ReplayLog(replay, tmp_path)
     for _ in range(3):
         fill(replay, 5)
-        replay.save(tmp_path)
+        log.save()
     sorted(tmp_path.glob("steps-*"))[1].unlink()
     with pytest.raises(UserError, match="ends at step 10 of 30"):
-        make(capacity=40, streams=2).load(tmp_path, replay.counts)
+        ReplayLog(make(capacity=40, streams=2), tmp_path).load(replay.counts)
 
 
 def test_a_half_written_log_file_is_ignored(tmp_path):
     replay = make()
+    log = ReplayLog(replay, tmp_path)
     fill(replay, 6)
-    replay.save(tmp_path)
+    log.save()
     (tmp_path / "steps-000000000099.tmp").write_bytes(b"half")
     other = make()
-    other.load(tmp_path, replay.counts)
+    ReplayLog(other, tmp_path).load(replay.counts)
     assert_same_steps(replay, other)
 
 

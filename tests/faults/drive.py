@@ -381,7 +381,7 @@ def ring_full(folder: Path) -> Row:
                 "",
                 code=code,
                 wanted=2,
-                pattern="no room for the replay.*No space left",
+                pattern="no space for the replay.*No space left",
             )
 
 
@@ -507,7 +507,7 @@ def extras(folder: Path) -> Row:
     (run / "tensorboard").write_text("x")
     with Training(run, "--env-steps", "600", "eval_every=200", "tensorboard=true", "video=true") as one:
         code = one.end()
-        counts = [one.text.count(word) for word in ("no video: it could not", "TensorBoard gets no more")]
+        counts = [one.text.count(word) for word in ("no video: it could not", "TensorBoard events are no longer")]
         wrong = "" if counts == [1, 1] else f"reported {counts} times"
         row = verdict(
             one,
@@ -517,7 +517,7 @@ def extras(folder: Path) -> Row:
             code=code,
             wanted=0,
         )
-        sees = " / ".join(line for line in one.text.splitlines() if "no video" in line or "TensorBoard gets" in line)
+        sees = " / ".join(line for line in one.text.splitlines() if "no video" in line or "TensorBoard events" in line)
         return Row(row.injected, f"[{code}] {sees}", row.lost, row.ok)
 
 

@@ -24,7 +24,7 @@ import atheris
 with atheris.instrument_imports(include=["reverie", "json", "yaml"]):
     from reverie import checkpoint, load_player
     from reverie.config import load_file
-    from reverie.data.replay import log_files, read_log_file
+    from reverie.data.replay_log import log_files, read_log_file
     from reverie.errors import UserError
     from reverie.files import MANIFEST, manifest_of, read_json
     from reverie.guard import nan_report

@@ -114,7 +114,7 @@ def test_a_run_that_is_forgotten_frees_its_directory(tmp_path):
 def test_a_fork_does_not_free_the_directory_of_its_parent(tmp_path):
     one = RunLock(tmp_path)
     one.acquire()
-    lock._release(one._handle, one.path, os.getpid() + 1)  # what the fork's end would do
+    lock._release(one._file, one.path, os.getpid() + 1)  # what the fork's end would do
     assert one.path.exists()
     with pytest.raises(UserError):
         RunLock(tmp_path).acquire()
@@ -210,7 +210,7 @@ def full_in_rust(*_, **__):
     ("target", "what", "how"),
     [
         ("reverie.checkpoint.save_file", "a checkpoint", full_in_rust),
-        ("reverie.data.replay.save_file", "a checkpoint", full_in_rust),
+        ("reverie.data.replay_log.save_file", "a checkpoint", full_in_rust),
         ("reverie.checkpoint.os.fsync", "a checkpoint", full),
         ("reverie.checkpoint.os.replace", "a checkpoint", full),
         ("reverie.run.logger.json.dumps", "metrics.jsonl|episodes.jsonl", full),
@@ -246,7 +246,7 @@ def test_a_fault_of_safetensors_that_is_no_disk_stays_one(tmp_path):
         (errno.EROFS, "Make it writable"),
         (errno.EMFILE, "ulimit -n"),
         (errno.ENOENT, "removed or renamed"),
-        (errno.EIO, "in order again"),
+        (errno.EIO, "works again"),
     ],
 )
 def test_every_trouble_with_files_has_its_way_out(tmp_path, number, told):
@@ -273,7 +273,7 @@ def test_tensorboard_on_a_full_disk_costs_curves_and_not_the_run(make_run, tmp_p
     screen = Progress()
     screen.say = said.append
     run.train(screen)
-    assert sum("TensorBoard gets no more numbers (No space" in line for line in said) == 1
+    assert sum("TensorBoard events are no longer written (No space" in line for line in said) == 1
     assert run.clock.env_steps == 200
     assert len(read_lines(tmp_path / "run" / "metrics.jsonl")) > 15
 
@@ -314,7 +314,7 @@ def test_a_disk_backed_replay_takes_its_room_before_it_writes(tmp_path, monkeypa
     assert {path.name: path.stat().st_blocks for path in files} == before  # the pages that were written had their room
     replay.counts[:] = room
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(UserError, match=r"no room for the replay in .*ring-obs-image\.npy .No space left"):
+    with pytest.raises(UserError, match=r"no space for the replay in .*ring-obs-image\.npy .No space left"):
         replay.add(row)
 
 
@@ -335,7 +335,7 @@ def test_a_film_that_cannot_be_written_is_told_once(make_run, tmp_path, monkeypa
 
     monkeypatch.setattr("reverie.run.evaluation.write_gif", full)
     run, said = make_run(tmp_path / "run", eval_every=40), []
-    run.evaluator.agent = lambda *_: Evaluation([1.0], [1], frames=[0])
+    run.state.evaluator.agent = lambda *_: Evaluation([1.0], [1], frames=[0])
     screen = Progress()
     screen.say = said.append
     run.train(screen)
@@ -463,9 +463,9 @@ class Hanging(CountingEnv):
 
 def test_a_hanging_environment_does_not_cost_what_was_learnt(make_run, tmp_path):
     run = make_run(tmp_path / "run", lambda: Hanging(lengths=(30,)), num_envs=1, env_steps=10_000)
-    run.stopping.patience = 0.2
+    run.state.stopping.patience = 0.2
     run.train()
-    assert run.stopping.signal == "SIGTERM"
+    assert run.state.stopping.signal == "SIGTERM"
     assert checkpoint.checkpoints(tmp_path / "run")[-1].name == "step-000000000059"
     back = make_run(tmp_path / "run", num_envs=1, env_steps=10_000)
     assert back.clock.env_steps == 59
@@ -479,7 +479,7 @@ def test_an_evaluation_that_hangs_is_left_out(make_run, tmp_path):
 
     made = []
     run = make_run(tmp_path / "run", make, num_envs=1, env_steps=100, eval_episodes=4)
-    run.stopping.patience = 0.2
+    run.state.stopping.patience = 0.2
     run.train()
     assert not [line for line in run.history() if line["phase"] == "eval"]
     assert checkpoint.checkpoints(tmp_path / "run")[-1].name == "step-000000000100"
@@ -530,7 +530,7 @@ def test_a_gpu_that_no_longer_answers_is_told_all_the_same(tmp_path, monkeypatch
 
     monkeypatch.setattr("torch.cuda.mem_get_info", gone)
     memory = faults.enough_memory(Config(), tmp_path, lambda: None)
-    with pytest.raises(UserError, match="GPU ran out of memory: how much") as caught, memory:
+    with pytest.raises(UserError, match="GPU ran out of memory: its size is not known") as caught, memory:
         raise RuntimeError(f"{words} when calling `cublasCreate(handle)`")
     assert "train.batch_size=25" in caught.value.hint
 

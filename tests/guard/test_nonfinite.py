@@ -315,7 +315,7 @@ def test_skip_gives_up_after_many_in_a_row(make_run, tmp_path, monkeypatch):
     monkeypatch.setattr("reverie.run.nan_policy.MOST_SKIPS", 6)
     run = make_run(tmp_path / "run", on_nonfinite="skip", **QUICK)
     spoil(run, 5, times=1000)
-    with pytest.raises(UserError, match="6 updates in a row were left out"):
+    with pytest.raises(UserError, match="6 consecutive updates were left out"):
         run.train(Notes())
 
 
@@ -325,13 +325,13 @@ def test_rollback_returns_to_the_checkpoint_with_lower_learning_rates_and_keeps_
     run = make_run(tmp_path / "run", **settings | {"env_steps": 240})
     spoil(run, 4)
     kept = {key: value.clone() for key, value in run.agent.state_dict().items()}
-    at, handle = {}, run.nan_policy.apply
+    at, handle = {}, run.state.nan_policy.apply
 
     def watch(*args):
         handle(*args)
         at.update({key: value.clone() for key, value in run.agent.state_dict().items()})
 
-    run.nan_policy.apply = watch
+    run.state.nan_policy.apply = watch
     screen = Notes()
     run.train(screen)
     assert all(torch.equal(kept[key], at[key]) for key in kept), "weights are those of the checkpoint again"
@@ -361,7 +361,7 @@ def test_rollback_gives_up_after_five_and_without_a_checkpoint(make_run, tmp_pat
 def test_a_policy_may_be_chosen_when_a_run_goes_on(make_run, tmp_path):
     make_run(tmp_path / "run", **QUICK).train()
     run = make_run(tmp_path / "run", **QUICK | {"on_nonfinite": "rollback"})
-    assert run.nan_policy.policy == "rollback"
+    assert run.state.nan_policy.policy == "rollback"
     run.close()
 
 

@@ -151,7 +151,7 @@ def test_training_is_the_same_with_and_without(tmp_path):
     for told in (False, True):
         config = load_preset("debug", {"env.id": "CartPole-v1", "forecast": told, "env_steps": 90, "video": False})
         run = Run(config, tmp_path / str(told))
-        assert (run.forecast is not None) == told
+        assert (run.state.forecast is not None) == told
         run.train()
         weights.append(run.agent.state_dict())
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
@@ -166,8 +166,8 @@ def test_a_measured_step_is_about_as_long_as_it_is(tmp_path):
     config = load_preset("debug", {"env.id": "custom:slow", "forecast": True, "random_baseline": False})
     run = Run(config, tmp_path / "run", Slow)
     run.close()
-    assert 0.01 <= run.forecast.step_seconds < 0.05
-    assert run.forecast.to_dict()["peak"] >= run.forecast.now > 0
+    assert 0.01 <= run.state.forecast.step_seconds < 0.05
+    assert run.state.forecast.to_dict()["peak"] >= run.state.forecast.now > 0
 
 
 def test_an_instance_is_not_stepped_for_the_forecast(tmp_path):
@@ -176,5 +176,5 @@ def test_an_instance_is_not_stepped_for_the_forecast(tmp_path):
     run = Run(config, tmp_path / "run", env)
     run.close()
     assert env.at == 0
-    assert run.forecast.step_seconds == 0
+    assert run.state.forecast.step_seconds == 0
     assert isinstance(env, gym.Env)

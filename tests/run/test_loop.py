@@ -92,7 +92,7 @@ def test_no_update_before_the_prefill_is_there(make_run, tmp_path):
 def test_the_prefill_is_random_and_then_the_policy_acts(make_run, tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", prefill=60, env_steps=120)
     random_at, policy_at = [], []
-    draw, act = run.spec.action.random, run.player.act
+    draw, act = run.spec.action.random, run.state.player.act
     spec_random = type(run.spec.action).random
 
     def random(self, rng, count, mask=None):
@@ -104,7 +104,7 @@ def test_the_prefill_is_random_and_then_the_policy_acts(make_run, tmp_path, monk
         return act(obs, first)
 
     monkeypatch.setattr(type(run.spec.action), "random", random)
-    monkeypatch.setattr(run.player, "act", policy)
+    monkeypatch.setattr(run.state.player, "act", policy)
     run.train()
     assert draw is not None
     assert 0 < len(random_at) < 40
@@ -324,10 +324,10 @@ def test_lines_of_an_undone_future_are_dropped(make_run, tmp_path):
 
 def test_a_run_that_never_saved_starts_from_nothing(make_run, tmp_path):
     first = make_run(tmp_path / "run")
-    first.logger.episode({"env_steps": 30, "return": 1.0})
+    first.state.logger.episode({"env_steps": 30, "return": 1.0})
     first.close()
     back = make_run(tmp_path / "run")
-    assert not back.resumed
+    assert not back.state.resumed
     assert lines_of(tmp_path / "run", "episodes") == []
     back.close()
 
@@ -533,7 +533,7 @@ class Shaky(RandomLengthEnv):
 def test_a_run_survives_environments_that_crash(make_run, tmp_path, capfd):
     """Their episodes are marked and do not count; the replay stays in order; the traceback is shown."""
     run = make_run(tmp_path / "run", Shaky, backend="async", env_steps=560, random_baseline=False, eval_every=0)
-    run.evaluator.agent = lambda *_: Evaluation([0.0], [1])
+    run.state.evaluator.agent = lambda *_: Evaluation([0.0], [1])
     run.train()
     lines = run.history()
     crashed = [line for line in lines if line["phase"] == "crashed"]

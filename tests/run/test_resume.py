@@ -20,6 +20,7 @@ from reverie.envs import make_vector
 from reverie.envs.repeatable import Repeatable, seed_of
 from reverie.run.logger import read_lines
 from reverie.run.progress import Progress
+from reverie.run.resume import save_run
 
 ALL = {"deterministic": True, "log_steps": 20, "checkpoint_every": 1e9, "eval_every": 60, "random_baseline": True}
 ALL |= {"log.health_every": 3}
@@ -55,7 +56,7 @@ class StopAt(Progress):
 
     def tick(self, run):
         if self.save_at is not None and run.clock.env_steps >= self.save_at:
-            run.save()
+            save_run(run, wait=True)
             self.save_at = None
         if run.clock.env_steps >= self.step:
             if self.save_at is None and self.died_for_it(run):
@@ -121,7 +122,7 @@ def test_going_on_ends_where_not_stopping_does(make_run, tmp_path, settings, scr
                 run.train(DieAt(step, save_at=step - 6))
     run = make_run(tmp_path / "parts", Walk, **ALL, **settings)
     run.train()
-    assert run.notes == []
+    assert run.state.notes == []
     assert_same(left_behind(tmp_path / "whole"), left_behind(tmp_path / "parts"), whole, run)
 
 
@@ -190,7 +191,7 @@ def test_a_collector_goes_on_in_the_middle_of_episodes(backend, cut):
     for i, length in enumerate(state["lengths"]):
         past = [row["action"][i] for row in before[len(before) - length :]]
         actions.append(np.array(past if not before[-1]["is_last"][i] else []).reshape(-1, 2))
-    assert second.go_on(state, before[-1], actions) == []
+    assert second.restore(state, before[-1], actions) == []
     for row, other in zip(expected, rows_of(second, act, 60), strict=True):
         for key in row:
             np.testing.assert_array_equal(row[key], other[key], err_msg=key)
@@ -203,7 +204,7 @@ def test_what_does_not_do_the_same_again_begins_a_new_episode(make_run, tmp_path
     np.random.seed(0)  # noqa: NPY002
     make_run(tmp_path / "run", lambda: Walk(forgetful=True), **options).train(StopAt(55))
     run = make_run(tmp_path / "run", lambda: Walk(forgetful=True), **options)
-    assert "could not be played again: new ones begin" in run.notes[0]
+    assert "could not be played again. New ones begin" in run.state.notes[0]
     run.train()
     run.replay.check_valid()
     assert run.clock.env_steps >= 100
@@ -213,7 +214,7 @@ def test_an_episode_longer_than_the_replay_begins_anew(make_run, tmp_path):
     options = {"env_steps": 100, "replay_capacity": 40}
     make_run(tmp_path / "run", long_counting, **options).train(StopAt(55))
     run = make_run(tmp_path / "run", long_counting, **options)
-    assert "could not be played again" in run.notes[0]
+    assert "could not be played again" in run.state.notes[0]
     run.train()
 
 
@@ -229,7 +230,7 @@ def test_an_episode_that_breaks_when_played_again_begins_anew(make_run, tmp_path
     make_run(tmp_path / "run", Breaks).train(StopAt(56))
     Breaks.broken = True
     run = make_run(tmp_path / "run", Breaks)
-    assert "could not be played again" in run.notes[0]
+    assert "could not be played again" in run.state.notes[0]
     run.close()
 
 

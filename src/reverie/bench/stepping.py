@@ -15,6 +15,7 @@ from ..envs.spaces import MASK
 from ..errors import UserError
 from ..run.loop import Run
 from ..run.progress import Progress
+from ..run.state import RunState
 from ..run.tasks import make_envs
 from .learning import Say
 from .subject import Subject, require_possible
@@ -94,7 +95,7 @@ class _Stopper(Progress):
         self.end: dict[str, float] = {}
         self.made, self.updates = time.perf_counter(), 0
 
-    def tick(self, run: Run) -> None:
+    def tick(self, run: RunState) -> None:
         """Called by the loop after every step."""
         if not self.begin:
             if run.clock.updates > run.config.train.pretrain:
@@ -109,7 +110,7 @@ class _Stopper(Progress):
                 run.stop()
         self.updates = run.clock.updates
 
-    def _now(self, run: Run) -> dict[str, float]:
+    def _now(self, run: RunState) -> dict[str, float]:
         clock = run.clock
         spent = {f"spent/{part}": seconds for part, seconds in clock.spent.items()}
         counts = {"env_steps": float(clock.env_steps), "updates": float(clock.updates)}
@@ -124,8 +125,8 @@ def bench_train(subject: Subject, seconds: float, say: Say) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="reverie-bench-", ignore_cleanup_errors=True) as place:
         run = Run(config, Path(place) / "run")
         stopper = _Stopper(seconds, say)
-        stopper.acting = Meter(run.player.act)
-        run.player.act = stopper.acting  # type: ignore[method-assign]
+        stopper.acting = Meter(run.state.player.act)
+        run.state.player.act = stopper.acting  # type: ignore[method-assign]
         run.train(stopper)
     if not stopper.end:
         raise UserError("the run ended before enough was measured.", "Set a smaller --seconds or train.prefill.")

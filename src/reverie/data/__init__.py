@@ -1,1 +1,1 @@
-"""Experience: the replay buffer and its log on disk, collecting it, and a report on the first of it."""
+"""Experience: collection, the replay buffer, its log on disk, and a report on the first rows."""

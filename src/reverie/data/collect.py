@@ -1,6 +1,6 @@
 """Experience from environments: steps them with any policy and yields the rows of the drawing in `replay.py`.
 
-Knows neither replay nor networks nor torch. The collector owns the unfinished episodes.
+Independent of replay, networks and torch. The collector owns the unfinished episodes.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ class Episode:
     score: float  # sum of raw rewards
     length: int  # environment steps
     terminal: bool  # ended by the task (True) or by a time limit
-    crashed: bool = False  # ended because its environment broke and was made anew: the score means nothing
-    log: Mapping[str, float] = field(default_factory=dict)  # what the environment told in info["log"] at the end
+    crashed: bool = False  # its environment broke and was recreated: the score means nothing
+    log: Mapping[str, float] = field(default_factory=dict)  # info["log"] of the last step
 
 
 class Collector:
-    """Steps a vector of environments for ever. `steps` counts real steps: resets are rows but not steps."""
+    """Steps a vector of environments without end. `steps` counts real steps: resets are rows but not steps."""
 
     def __init__(self, envs: VectorEnv, *, seed: int) -> None:
-        self.envs, self.count = envs, envs.num_envs
-        self.steps = 0
-        self.scores, self.lengths = np.zeros(self.count), np.zeros(self.count, np.int64)
+        self.envs = envs
+        self.count = envs.num_envs
         self.seed = seed
+        self.steps = 0
+        self.scores = np.zeros(self.count)  # of the unfinished episodes so far
+        self.lengths = np.zeros(self.count, np.int64)
         self._row: dict[str, np.ndarray] | None = None
 
     def _reset(self) -> dict[str, np.ndarray]:
@@ -47,10 +49,10 @@ class Collector:
         return _rows(obs, np.full(shape, np.nan, np.float32), np.zeros(self.count), yes, no, no)
 
     def rows(self, act: ActFunction) -> Iterator[tuple[dict[str, np.ndarray], list[Episode]]]:
-        """Yield (row of every environment, episodes that end with it), one vector step at a time, for ever.
+        """Yield (row of every environment, episodes that end with it), one vector step at a time, without end.
 
-        The very first yield is the reset. `act` sees each row before the next one is made. To change the policy,
-        start a new `rows`: it goes on where the last one stopped.
+        The very first yield is the reset. `act` gets each row before the next one is made. To change the policy,
+        start a new `rows`: it continues where the last one stopped.
         """
         if self._row is None:
             self._row = self._reset()
@@ -67,8 +69,8 @@ class Collector:
         crashed = infos.get("crashed", np.zeros(self.count, bool))
         action = np.where(ended[:, None], np.float32(np.nan), action)
         reward = np.where(ended, 0.0, reward)
-        self.scores, self.lengths = np.where(ended, 0.0, self.scores) + reward, np.where(ended, 0, self.lengths) + 1
-        self.lengths -= ended  # the reset row is not a step
+        self.scores = np.where(ended, 0.0, self.scores) + reward
+        self.lengths = np.where(ended, 0, self.lengths + 1)  # the reset row is not a step
         self.steps += int((~ended).sum())
         last = terminated | truncated
         episodes = [
@@ -79,20 +81,20 @@ class Collector:
         ]
         return _rows(obs, action, reward, ended, last, terminated), episodes
 
-    # ----------------------------------------------------------------------------------- going on in another process
+    # ----------------------------------------------------------------------------------- resuming in another process
 
     def state(self) -> dict[str, Any]:
-        """What `go_on` needs besides the last rows and the actions of the unfinished episodes; for JSON."""
+        """What `restore` needs besides the last rows and the actions of the unfinished episodes; for JSON."""
         places: list[Any] = [None] * self.count
         if _repeatable(self.envs):
             places = [_call(self.envs, "where", index) for index in range(self.count)]
         counts = {"scores": self.scores.tolist(), "lengths": self.lengths.tolist()}
         return {"steps": self.steps, "seed": self.seed, "places": places, **counts}
 
-    def go_on(
+    def restore(
         self, state: Mapping[str, Any], last: dict[str, np.ndarray], actions: list[np.ndarray | None]
     ) -> list[int]:
-        """Be where `state` was taken, by playing the unfinished episodes again. -> environments that could not.
+        """Return to where `state` was taken by playing the unfinished episodes again. -> environments that could not.
 
         last: the last row of each (N, ...); actions: of each unfinished episode (L, A), None where they are not known.
         An environment that does not do the same again (it is compared with its last row) begins a new episode: in the
@@ -107,10 +109,10 @@ class Collector:
         self.envs.reset(seed=self.seed)
         places = [place or (self.seed + i, 0) for i, place in enumerate(state["places"])]
         lost = set()
-        with _patience(self.envs):
+        with _longer_timeout(self.envs):
             for i, done in enumerate(actions):
                 ended = bool(last["is_last"][i])
-                if (done is None and not ended) or not _goes(self.envs, i, places[i], None if ended else done):
+                if (done is None and not ended) or not _play_again(self.envs, i, places[i], None if ended else done):
                     lost.add(i)
                     _call(self.envs, "go_to", i, *places[i], None)
         obs, reward, *_ = self.envs.step(np.nan_to_num(last["action"]))
@@ -134,18 +136,18 @@ def _call(envs: Any, name: str, index: int, *arguments: Any) -> Any:
     return envs.call(name, *arguments, only=[index])[0]
 
 
-def _goes(envs: Any, index: int, place: tuple[int, int], actions: np.ndarray | None) -> bool:
-    """Play an episode again; an environment that raises does not do the same again."""
+def _play_again(envs: Any, index: int, place: tuple[int, int], actions: np.ndarray | None) -> bool:
+    """Play an episode with the same actions. -> False where the environment raises."""
     try:
         _call(envs, "go_to", index, *place, actions)
-    except Exception:  # whatever it is, it will be told when a new episode meets it
+    except Exception:  # a new episode that meets it will report it
         return False
     return True
 
 
 @contextmanager
-def _patience(envs: Any) -> Iterator[None]:
-    """Long episodes take longer to play again than workers may usually be silent."""
+def _longer_timeout(envs: Any) -> Iterator[None]:
+    """Playing long episodes again takes longer than a worker may usually take to answer."""
     usual = getattr(envs, "timeout", None)
     if usual is None:
         yield

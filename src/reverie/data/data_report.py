@@ -1,46 +1,55 @@
-"""What the first experience looks like: ranges of observations and rewards, ends, and in words what looks wrong.
+"""Report on the first experience: ranges of observations and rewards, episode ends, warnings about unusual values.
 
-Pure NumPy on the rows of the drawing in `replay.py`, before anything has been learnt from them.
+Computed from the rows of the drawing in `replay.py` before anything is learnt from them. The limits here are also those
+of `check_env`.
 """
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files import writing
+
 BARS = " ▁▂▃▄▅▆▇█"
-WIDTH, KEY_WIDTH = 100, 24  # of the terminal, and of the names in it at most
-LARGE, UNEVEN = 100.0, 1000.0  # numbers beyond this, or this many times larger than others, drown them
-ENDLESS = 500  # steps of one environment without an end that are worth a word
-ROUNDING = 1e-6  # what varies by less of itself does not vary
-SCALING = "set model.vector_transform=symlog, running or standardize"
+WIDTH = 100  # columns of the terminal
+KEY_WIDTH = 24  # columns of an observation's name, at most
+FILE = "first_rows.json"
+ENDLESS = 500  # steps of one environment without an episode end before a warning
+
+LARGE = 100.0  # an unscaled value above this dominates the loss
+UNEVEN = 1000.0  # so does a value whose standard deviation is this many times that of another
+ROUNDING = 1e-6  # a standard deviation below this share of the largest value is rounding
+SCALING = "Set model.vector_transform=symlog, running or standardize."
 
 
 @dataclass(frozen=True)
 class KeyRange:
-    """One observation."""
+    """Range of one observation."""
 
     kind: str
     low: float
     high: float
     mean: float
     deviation: float
-    constant: float  # share of dimensions (pictures: of pixels) that never change
-    black: float = 0.0  # pictures: share that are black all over
-    flat: float = 0.0  # pictures: share that have one colour all over, black included
+    constant: float  # share of dimensions (images: of pixels) that never change
+    black: float = 0.0  # share of images that are all black
+    flat: float = 0.0  # share of images that have a single colour, black included
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Of all observations and rewards."""
+    """Ranges of all observations and rewards, and the warnings."""
 
     steps: int
     keys: Mapping[str, KeyRange]
-    rewards: np.ndarray  # (N,) without those of resets, which there are none of
+    rewards: np.ndarray  # (N,) without the zeros of reset rows
     transformed: np.ndarray  # (N,) as the reward head learns them
     transform: str
     episodes: int  # ended ones
@@ -93,7 +102,7 @@ def range_report(
     transform_name: str = "",
     scaled: bool = False,
 ) -> Ranges:
-    """Look at the first rows of a run. rows as stored, {"obs/KEY" (N, *shape), "reward" (N,), "is_last" (N,), ...}.
+    """Summarize the first rows of a run, as stored: {"obs/KEY" (N, *shape), "reward" (N,), "is_last" (N,), ...}.
 
     kinds {KEY: "image", "vector", "discrete" or "mask"}; transform: from rewards to what the reward head learns;
     scaled: vectors are brought to one scale before they are learnt, so that their ranges do not matter.
@@ -106,13 +115,20 @@ def range_report(
     warnings += _about_rewards(rewards, learnt, transform_name)
     stretch = len(rewards) / max(1, int(rows["is_first"].sum()))
     if not episodes and stretch >= ENDLESS:
-        warnings.append(f"no episode ended in {stretch:,.0f} steps: env.time_limit cuts them")
+        warnings.append(f"no episode ended in {stretch:,.0f} steps. Set env.time_limit to cut them.")
     return Ranges(len(rewards), keys, rewards, learnt, transform_name, episodes, terminations, tuple(warnings))
+
+
+def write_report(report: Ranges, directory: Path) -> list[str]:
+    """Write a run's RUN/first_rows.json. -> the same report as lines for the terminal. Raises UserError."""
+    with writing(FILE, directory):
+        (directory / FILE).write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
+    return ["the first experience:", *report.lines()]
 
 
 def _range(values: np.ndarray, kind: str) -> KeyRange:
     flat = values.reshape(len(values), -1)
-    still = flat.min(0) == flat.max(0) if kind == "image" else _spread(flat) == 0
+    still = flat.min(0) == flat.max(0) if kind == "image" else spread_of(flat) == 0
     plain = flat.min(1) == flat.max(1) if kind == "image" else np.zeros(len(flat), bool)
     black = plain & (flat.max(1) == 0)
     numbers = (flat.min(), flat.max(), flat.mean(dtype=np.float64), flat.std(dtype=np.float64))
@@ -120,64 +136,89 @@ def _range(values: np.ndarray, kind: str) -> KeyRange:
     return KeyRange(kind, *map(float, (*numbers, *shares)))
 
 
-def _spread(flat: np.ndarray) -> np.ndarray:
-    """Standard deviation of each number (N, V) -> (V,), 0 for what is rounding."""
+def spread_of(flat: np.ndarray) -> np.ndarray:
+    """Standard deviation of each dimension (N, V) -> (V,), 0 where it is only rounding."""
     spread = flat.astype(np.float64).std(0)
     return np.where(spread > ROUNDING * np.abs(flat).max(0), spread, 0)
 
 
-# ---------------------------------------------------------------------------------------------------------------- words
+def uneven_pair(spread: np.ndarray) -> tuple[int, int] | None:
+    """Do some dimensions vary more than UNEVEN times as much as others? spread (V,), not all 0.
+
+    -> index of the dimension that varies least (without those that never change), index of the one that varies most;
+    None where their ratio is within the limit.
+    """
+    moving = np.flatnonzero(spread)
+    low, high = int(moving[spread[moving].argmin()]), int(moving[spread[moving].argmax()])
+    return (low, high) if spread[high] > UNEVEN * spread[low] else None
+
+
+def large_value(flat: np.ndarray) -> float | None:
+    """The value of the largest magnitude (N, V) -> number, None where it is within LARGE."""
+    extreme = flat.flat[np.abs(flat).argmax()]
+    return float(extreme) if abs(extreme) > LARGE else None
+
+
+# ------------------------------------------------------------------------------------------------------------- warnings
 
 
 def _about(key: str, item: KeyRange, values: np.ndarray, scaled: bool) -> list[str]:
     if item.kind == "image":
-        return _about_picture(key, item)
+        return _about_image(key, item)
     if item.kind == "mask":
         return []
     if item.constant == 1:
-        return [f"'{key}' never changes: env.obs_ignore={key} leaves it out"]
+        return [f"'{key}' never changes. Set env.obs_ignore={key} to leave it out."]
     return [] if item.kind == "discrete" or scaled else _about_scale(key, values.reshape(len(values), -1))
 
 
-def _about_picture(key: str, item: KeyRange) -> list[str]:
+def _about_image(key: str, item: KeyRange) -> list[str]:
     if item.black == 1:
-        return [f"every picture '{key}' is black: is it drawn at all? without a display, try MUJOCO_GL=egl or osmesa"]
+        return [
+            f"every image '{key}' is black. Check that it is drawn; without a display, set MUJOCO_GL=egl or osmesa."
+        ]
     if item.constant == 1:
-        return [f"the picture '{key}' never changes: is it drawn at every step?"]
+        return [f"the image '{key}' never changes. Check that it is drawn at every step."]
     if item.high <= 1:
-        return [f"the picture '{key}' holds only 0 and 1 of 255: it was divided by 255 before it became uint8"]
+        return [f"the image '{key}' holds only 0 and 1 of 255. Do not divide it by 255 before the conversion to uint8."]
     if item.flat > 0.5:
-        return [f"{item.flat:.0%} of the pictures '{key}' have one colour all over ({item.black:.0%} are black)"]
+        return [
+            f"{item.flat:.0%} of the images '{key}' have a single colour ({item.black:.0%} are black). Check that this "
+            "is how the task draws them."
+        ]
     return []
 
 
 def _about_scale(key: str, flat: np.ndarray) -> list[str]:
-    """(N, V): are some numbers so large that others do not count?"""
-    spread = _spread(flat)
-    moving = np.flatnonzero(spread)
-    low, high = moving[spread[moving].argmin()], moving[spread[moving].argmax()]
-    if spread[high] > UNEVEN * spread[low]:
+    """Values (N, V) of such a scale that others have no weight in the loss."""
+    spread = spread_of(flat)
+    if pair := uneven_pair(spread):
+        low, high = pair
         ratio = spread[high] / spread[low]
-        return [f"number {high} of '{key}' varies {ratio:,.0f} times more than number {low}: {SCALING}"]
-    extreme = flat.flat[np.abs(flat).argmax()]
-    return [f"'{key}' reaches {extreme:.4g}: {SCALING}"] if abs(extreme) > LARGE else []
+        return [f"number {high} of '{key}' varies {ratio:,.0f} times more than number {low}. {SCALING}"]
+    extreme = large_value(flat)
+    return [f"'{key}' reaches {extreme:.4g}. {SCALING}"] if extreme is not None else []
 
 
 def _about_rewards(rewards: np.ndarray, learnt: np.ndarray, name: str) -> list[str]:
     if not rewards.any():
         return [
-            f"no reward but 0 in {len(rewards):,} steps: learning begins when there is one; more train.prefill "
-            "finds it earlier, replay.prioritize=rewards replays it more often"
+            f"no reward but 0 in {len(rewards):,} steps: learning begins with the first one. Raise train.prefill to "
+            "find it earlier, or set replay.prioritize=rewards to replay it more often."
         ]
     extreme = rewards[np.abs(rewards).argmax()]
     if name in ("tanh", "sign") and abs(extreme) > 1:
-        told = f"model.reward_transform={name} flattens them at 1, symlog does not"
-        return [f"rewards reach {extreme:.4g}: {told}"]
+        return [
+            f"rewards reach {extreme:.4g}: model.reward_transform={name} flattens them at 1. Set "
+            "model.reward_transform=symlog to keep them apart."
+        ]
     if np.abs(learnt).max() > LARGE:
-        return [f"rewards reach {extreme:.4g}: set model.reward_transform=symlog"]
+        return [f"rewards reach {extreme:.4g}. Set model.reward_transform=symlog."]
     if abs(extreme) < 0.01:
-        told = "behavior.entropy_scale drowns them, multiply them by 100 or divide it by 100"
-        return [f"rewards are at most {abs(extreme):.2g}: {told}"]
+        return [
+            f"rewards are at most {abs(extreme):.2g}: the entropy bonus (behavior.entropy_scale) outweighs them. "
+            "Multiply them by 100, or divide it by 100."
+        ]
     return []
 
 

@@ -1,4 +1,4 @@
-"""Experience: how it is stored, how windows are drawn from it, and THE time convention (docs/time.md).
+"""Replay buffer: storage of experience, sampling of windows, and THE time convention (docs/time.md).
 
 A stored step t is what arrives together: o_t, r_t, the flags, and the action that LED INTO it.
 
@@ -16,18 +16,12 @@ step of its episode, terminal or cut by a time limit. A stream is the endless se
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
 
-from ..errors import UserError
-from ..files import Damaged, fingerprint
 from .disk_space import DiskReservation
 
 #: What every step has besides its observations: shape after (B, T), dtype.
@@ -53,7 +47,7 @@ class Batch(NamedTuple):
 class Replay:
     """A ring of steps per stream, from which windows of `seq_len` steps are drawn.
 
-    Windows never mix streams and never straddle the place where the ring is being overwritten; they may cross
+    Windows never mix streams and never straddle the slot where the ring is being overwritten; they may cross
     episodes (`is_first` marks where). Every start is equally likely, except for a share drawn around marked steps.
     """
 
@@ -72,10 +66,9 @@ class Replay:
         """obs_shapes {key: (shape, dtype)}; capacity in steps over all streams; `directory` for disk-backed rings."""
         self.size = capacity // streams
         self.counts = np.zeros(streams, np.int64)  # steps ever added to each stream
-        self.saved = np.zeros(streams, np.int64)  # of them, how many are in the log on disk
-        self.files: dict[str, tuple[str, np.ndarray]] = {}  # of the log on disk: fingerprint, where each stream ends
         self.rng = np.random.default_rng(seed)
-        self.prioritize, self.priority_share = prioritize, priority_share
+        self.prioritize = prioritize
+        self.priority_share = priority_share
         kinds: dict[str, tuple[tuple[int, ...], Any]] = {f"obs/{k}": v for k, v in obs_shapes.items()}
         kinds["action"] = ((action_dim,), np.float32)
         kinds.update({key: ((), dtype) for key, dtype in STEP_KEYS.items()})
@@ -98,13 +91,13 @@ class Replay:
         ids = np.arange(len(self.counts)) if streams is None else np.asarray(streams)
         if rows.keys() != self.data.keys():
             raise ValueError(f"a step has {sorted(self.data)}, got {sorted(rows)}")
-        places = self.counts[ids] % self.size
-        self._reservation.reserve(ids, places)
+        slots = self.counts[ids] % self.size
+        self._reservation.reserve(ids, slots)
         for key, array in self.data.items():
-            array[ids, places] = rows[key]
+            array[ids, slots] = rows[key]
         self.counts[ids] += 1
         if self._marked is not None:
-            for slot, mark in zip(ids * self.size + places, self._is_mark(rows), strict=True):
+            for slot, mark in zip(ids * self.size + slots, self._is_mark(rows), strict=True):
                 self._marked.set(int(slot), bool(mark))
 
     def can_sample(self, seq_len: int) -> bool:
@@ -135,15 +128,14 @@ class Replay:
     def _around_marks(
         self, stream: np.ndarray, start: np.ndarray, starts: np.ndarray, seq_len: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Move a share of the windows so that each covers one marked step, at a random place in the window."""
+        """Move a share of the windows so that each covers one marked step, at a random index in the window."""
         chosen = self.rng.random(len(stream)) < self.priority_share
         offset = self.rng.integers(0, seq_len, len(stream))
         if self._marked is None or not len(self._marked):
             return stream, start
-        slots = self._marked.pick(self.rng, len(stream))
-        marked, place = slots // self.size, slots % self.size
+        marked, slot = np.divmod(self._marked.pick(self.rng, len(stream)), self.size)
         oldest = np.maximum(self.counts - self.size, 0)[marked]
-        near = np.clip((place - oldest) % self.size - offset, 0, starts[marked] - 1)
+        near = np.clip((slot - oldest) % self.size - offset, 0, starts[marked] - 1)
         chosen &= starts[marked] > 0  # its stream has a whole window
         return np.where(chosen, marked, stream), np.where(chosen, near, start)
 
@@ -152,8 +144,8 @@ class Replay:
 
     def last_rows(self) -> dict[str, np.ndarray]:
         """The newest step of each stream. {"obs/key", "action", ...: (N, *shape)}."""
-        places = (self.counts - 1) % self.size
-        return {key: array[np.arange(len(places)), places] for key, array in self.data.items()}
+        slots = (self.counts - 1) % self.size
+        return {key: array[np.arange(len(slots)), slots] for key, array in self.data.items()}
 
     def last_actions(self, stream: int, count: int) -> np.ndarray | None:
         """The newest `count` actions of a stream (count, A), oldest first; None if they are no longer there."""
@@ -179,8 +171,8 @@ class Replay:
 
     def first_rows(self, count: int) -> dict[str, np.ndarray]:
         """At most `count` steps from the beginning of each ring. {"obs/key", "action", ...: (N, *shape)}."""
-        places = np.arange(min(count, self.size, int(self.counts.min())))
-        return {key: array[:, places].reshape(-1, *array.shape[2:]) for key, array in self.data.items()}
+        slots = np.arange(min(count, self.size, int(self.counts.min())))
+        return {key: array[:, slots].reshape(-1, *array.shape[2:]) for key, array in self.data.items()}
 
     def check_valid(self) -> None:
         """Raise ValueError if the contract of the drawing is broken anywhere; for tests and debugging."""
@@ -202,80 +194,31 @@ class Replay:
         if (all_steps.is_terminal[0] & ~last).any():
             raise ValueError("a terminal step must be a last one")
 
-    # ------------------------------------------------------------------------------------------- on disk, append-only
+    # -------------------------------------------------------------------------------------------- for the log on disk
 
-    def save(self, directory: Path) -> None:
-        """Append what is new since the last save as one safetensors file; `prune` drops what nobody needs any more."""
-        self.writes(directory)()
+    def stored_rows(self, first: np.ndarray, last: np.ndarray) -> dict[str, np.ndarray]:
+        """Copies of the steps from `first` to before `last` of each stream, one stream after the other.
 
-    def writes(self, directory: Path) -> Callable[[], None]:
-        """The same, but for the writing itself: what is returned does it, later and in any thread.
-
-        A file is written under a temporary name, synced and renamed: it is there whole or not at all.
+        first, last (streams,) in steps ever added -> {"obs/key", "action", ...: (N, *shape)}.
         """
-        first = np.maximum(self.saved, self.counts - self.size)
-        if not (self.counts > first).any():
-            return lambda: directory.mkdir(parents=True, exist_ok=True)
-        spans = [np.arange(a, b) for a, b in zip(first, self.counts, strict=True)]
+        spans = [np.arange(a, b) for a, b in zip(first, last, strict=True)]
         stream = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
-        places = np.concatenate(spans) % self.size
-        rows = {key: np.ascontiguousarray(array[stream, places]) for key, array in self.data.items()}
-        last = self.counts.copy()
-        meta = {"first": json.dumps(first.tolist()), "last": json.dumps(last.tolist())}
-        path = directory / f"steps-{int(self.counts.sum()):012d}.safetensors"
+        slots = np.concatenate(spans) % self.size
+        return {key: np.ascontiguousarray(array[stream, slots]) for key, array in self.data.items()}
 
-        def write() -> None:
-            directory.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            save_file(rows, temporary, metadata=meta)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            known = fingerprint(temporary)
-            os.replace(temporary, path)
-            self.files[path.name], self.saved = (known, last), last  # not before: a full disk must not leave a gap
+    def put_rows(self, stream: int, first: int, last: int, rows: Mapping[str, np.ndarray]) -> None:
+        """Store the steps from `first` to before `last` that a stream had before; `set_counts` makes them count."""
+        slots = np.arange(first, last) % self.size
+        for key, array in self.data.items():
+            array[stream, slots] = rows[key]
 
-        return write
-
-    def needed(self, counts: np.ndarray) -> dict[str, str]:
-        """Fingerprints of the log's files that hold steps of the rings as they were at `counts`."""
-        return {name: known for name, (known, last) in self.files.items() if (last > counts - self.size).any()}
-
-    def prune(self, directory: Path, oldest_counts: np.ndarray) -> None:
-        """Delete log files that no kept checkpoint (the oldest had `oldest_counts` steps) can still need."""
-        for path in log_files(directory):
-            if (_span(path)[1] <= oldest_counts - self.size).all():
-                path.unlink()
-                self.files.pop(path.name, None)
-
-    def load(self, directory: Path, counts: np.ndarray) -> None:
-        """Refill the rings as they were when `counts` steps had been added. Raises UserError if steps are missing."""
-        counts = np.asarray(counts, np.int64)
-        have = np.maximum(counts - self.size, 0)
+    def reserve(self, counts: np.ndarray) -> None:
+        """Reserve the disk space of `counts` (streams,) steps. Raises UserError if there is not enough."""
         self._reservation.reserve(np.arange(len(counts)), np.minimum(counts, self.size) - 1)
-        for path in log_files(directory):
-            first, last = _span(path)
-            if (last > counts).any():
-                path.unlink()  # written after the checkpoint that we return to
-                continue
-            if len(first) != len(counts) or (first < 0).any() or not (last - first >= 0).all():
-                raise _damaged(path, ValueError("its header names no steps of these streams"))
-            if (last - first > self.size).any():
-                raise _damaged(path, ValueError("its header names more steps than the replay holds"))
-            rows, at = _rows(path), 0
-            for stream, (a, b) in enumerate(zip(first, last, strict=True)):
-                places = np.arange(a, b) % self.size
-                for key, array in self.data.items():
-                    array[stream, places] = rows[key][at : at + b - a]
-                have[stream] = max(have[stream], b) if a <= have[stream] else have[stream]
-                at += b - a
-        if (have < counts).any():
-            raise Damaged(
-                f"files are missing in the replay log {directory}: it ends at step {have.sum()} of {counts.sum()}.",
-                "Start another --run.",
-            )
-        self.counts, self.saved = counts.copy(), counts.copy()
-        paths = log_files(directory)
-        self.files = {path.name: (fingerprint(path), _span(path)[1]) for path in paths}
+
+    def set_counts(self, counts: np.ndarray) -> None:
+        """Be the ring to which `counts` (streams,) steps were added; marks are found again, in no particular order."""
+        self.counts = counts.copy()
         if self._marked is not None:
             filled = np.arange(self.size) < counts[:, None]
             for slot in np.flatnonzero(self._is_mark(self.data) & filled):
@@ -287,7 +230,7 @@ class _SlotSet:
 
     def __init__(self, capacity: int) -> None:
         self.members = np.zeros(capacity, np.int64)  # the first `count` are in the set
-        self.where = np.zeros(capacity, np.int64)  # slot -> 1 + its place among the members; 0: not in the set
+        self.where = np.zeros(capacity, np.int64)  # slot -> 1 + its index among the members; 0: not in the set
         self.count = 0
 
     def __len__(self) -> int:
@@ -295,55 +238,21 @@ class _SlotSet:
 
     def set(self, slot: int, inside: bool) -> None:
         """Put a slot in or take it out; the last member fills the gap."""
-        place = self.where[slot]
-        if inside and not place:
+        index = self.where[slot]
+        if inside and not index:
             self.members[self.count] = slot
             self.count += 1
             self.where[slot] = self.count
-        elif place and not inside:
+        elif index and not inside:
             last = self.members[self.count - 1]
-            self.members[place - 1], self.where[last], self.where[slot] = last, place, 0
+            self.members[index - 1] = last
+            self.where[last] = index
+            self.where[slot] = 0
             self.count -= 1
 
     def pick(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Uniformly random members, with replacement. -> (count,)."""
         return self.members[rng.integers(0, self.count, count)]
-
-
-def _span(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of each stream [first, last) in a log file, from its header alone."""
-    try:
-        with safe_open(path, "np") as file:
-            meta = file.metadata()
-        return np.array(json.loads(meta["first"])), np.array(json.loads(meta["last"]))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, error) from error
-
-
-def log_files(directory: Path) -> list[Path]:
-    """The files of a replay's log, oldest first."""
-    return sorted(directory.glob("steps-*.safetensors"))
-
-
-def read_log_file(path: Path) -> tuple[list[int], list[dict[str, np.ndarray]]]:
-    """For each stream: its first step in the file, and the rows from there on. Raises Damaged."""
-    (first, last), rows, at = _span(path), _rows(path), 0
-    parts = []
-    for count in (last - first).tolist():
-        parts.append({key: value[at : at + count] for key, value in rows.items()})
-        at += count
-    return first.tolist(), parts
-
-
-def _rows(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    return Damaged(f"the replay log {path} is damaged ({error}).", "Start another --run.")
 
 
 def _allocate(shape: tuple[int, ...], dtype: Any, directory: Path | None, key: str) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""What keeps a run safe: the directory lock, signals, memory errors, and the report on a non-finite update."""
+"""Safety of a run: the directory lock, signals, memory errors, and the report on a non-finite update."""

@@ -1,8 +1,8 @@
-"""Ctrl-C, SIGTERM and SIGHUP in order: a checkpoint, exit code 0, within 20 seconds.
+"""Orderly end on Ctrl-C, SIGTERM and SIGHUP: a checkpoint, exit code 0, within 20 seconds.
 
 A cluster that needs the machine back sends SIGTERM and, some time later, SIGKILL; a terminal that is closed sends
-SIGHUP. The first signal asks the run to end after what it is doing. If that takes longer than PATIENCE (an environment
-that hangs, a compiler at work), what it is doing is broken off: `Stopped` is raised there.
+SIGHUP. The first signal asks the run to end after the current update. If that takes longer than PATIENCE (an
+environment that hangs, a compiler at work), `Stopped` is raised wherever the run is.
 """
 
 from __future__ import annotations
@@ -14,30 +14,31 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-#: Seconds that a run has for ending by itself before it is broken off; a checkpoint comes after them.
+#: Seconds that a run has to end by itself before it is interrupted; a checkpoint comes after them.
 PATIENCE = 10.0
-#: Seconds after which a run that may not be broken off now, because it writes a checkpoint, is looked at again.
+#: Seconds until the next attempt to interrupt a run that is writing a checkpoint.
 AGAIN = 0.5
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Stopped(BaseException):
-    """A signal ended the program here. Not an Exception: nothing but the end of a run should catch it."""
+    """A signal ended the program here. Not an Exception: only the end of a run should catch it."""
 
 
 class Stopping:
-    """Has a run been asked to stop, by what, and may it be broken off just now?"""
+    """Has a run been asked to stop, by which signal, and may it be interrupted now?"""
 
     def __init__(self, patience: float = PATIENCE) -> None:
         self.patience = patience
+        self.requested = False  # the run ends after the current update
         self.signal = ""  # the name of the first signal that came
-        self.late = False  # it came so long ago that the run is broken off wherever it is
+        self.late = False  # it came more than `patience` seconds ago: the run is interrupted wherever it is
         self._held = 0
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """What is done in here is not broken off: it is the checkpoint that everybody waits for."""
+        """Context that is not interrupted: the run writes a checkpoint in it."""
         self._held += 1
         try:
             yield
@@ -46,7 +47,7 @@ class Stopping:
 
     @property
     def may_break(self) -> bool:
-        """Is it time to break off, and is nothing being written?"""
+        """Is it time to interrupt the run, and is nothing being written?"""
         return self.late and not self._held
 
 
@@ -54,7 +55,7 @@ class Stopping:
 def on_signals(stopping: Stopping, stop: Callable[[], None], *, quiet: bool = True) -> Iterator[None]:
     """Within it the first signal calls `stop`; a second Ctrl-C raises KeyboardInterrupt, at once.
 
-    Raises Stopped if what is inside has not ended `stopping.patience` seconds after the signal. quiet: say nothing.
+    Raises Stopped if what is inside has not ended `stopping.patience` seconds after the signal. quiet: print nothing.
     """
     timers: list[threading.Timer] = []
 
@@ -96,9 +97,9 @@ def on_signals(stopping: Stopping, stop: Callable[[], None], *, quiet: bool = Tr
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Before and after a run there is nothing to save: within this, SIGTERM and SIGHUP raise Stopped where they come.
+    """Context before and after a run, with nothing to save: SIGTERM and SIGHUP raise Stopped at once.
 
-    Ctrl-C stays what it is.
+    Ctrl-C keeps its meaning.
     """
 
     def handler(number: int, frame: Any) -> None:
@@ -112,7 +113,7 @@ def ending_at_once() -> Iterator[None]:
 
 
 def _install(handler: Callable[[int, Any], None], names: tuple[str, ...] = NAMES) -> dict[Any, Any]:
-    """-> what was there before, by signal. Nothing is done in another thread than the main one."""
+    """-> the previous handlers by signal. Does nothing outside of the main thread."""
     old: dict[Any, Any] = {}
     for number in [getattr(signal, name) for name in names if hasattr(signal, name)]:  # no SIGHUP on Windows
         if signal.Signals(number).name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
@@ -128,6 +129,6 @@ def _restore(old: dict[Any, Any]) -> None:
 
 
 def _say(text: str) -> None:
-    """Straight to the terminal: a handler may have interrupted a `print`. The terminal may be gone."""
+    """Write to the terminal, if it is still there. Not `print`: the signal may have interrupted one."""
     with suppress(OSError):
         os.write(2, text.encode())

@@ -1,8 +1,9 @@
-"""One process per run directory: a lock that the system itself takes back when its holder dies, however that happens.
+"""Lock of a run directory: one writing process, and the system releases the lock however that process dies.
 
-RUN/.lock is locked with `flock` and holds who did it, as JSON, for the message that the second one gets. Reading a run
-(`reverie eval`, `info`) needs no lock. Where the file system knows no locks, the recorded process decides: as long as
-it lives, on this machine or unknown on another, the directory is taken.
+RUN/.lock is locked with `flock` and holds a record of the process as JSON, for the message that a second one gets.
+Reading a run (`reverie eval`, `info`) needs no lock. On a file system without locks the record decides: as long as that
+process lives, or is on another machine, the directory is in use. The package `filelock` does not do this: it falls back
+only where `flock` does not exist, its own marker file then replaces the record, and it never removes the lock file.
 """
 
 from __future__ import annotations
@@ -23,57 +24,58 @@ from typing import Any
 
 from ..errors import UserError
 
-if sys.platform == "win32":  # not tried by any test of ours
+if sys.platform == "win32":  # not covered by tests
     import msvcrt
 else:
     import fcntl
 
 NAME = ".lock"
-#: What a system answers that has no locks here, e.g. NFS without its lock daemon.
+#: Errors of a file system without locks, e.g. NFS without its lock daemon.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 
 
 class RunLock:
-    """The right to write into a directory. Released by `release`, when it is forgotten, or when the process ends."""
+    """The right to write into a directory. Released by `release`, by garbage collection, or when the process ends."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory, self.path = directory, directory / NAME
-        self.note = ""  # if it is not a real lock
-        self._handle = -1
+        self.directory = directory
+        self.path = directory / NAME
+        self.note = ""  # a warning, if the file system has no locks
+        self._file = -1  # descriptor of the open lock file; -1: not held
         self._end: weakref.finalize | None = None
 
     @property
     def held(self) -> bool:
-        """Is it ours?"""
-        return self._handle >= 0
+        """Does this object hold the lock?"""
+        return self._file >= 0
 
     def acquire(self) -> None:
-        """Take it, or do nothing if it is ours; the directory is made. Raises UserError that says who has it."""
+        """Acquire the lock if it is not held, and make the directory. Raises UserError that names the holder."""
         while not self.held:
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+                file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             except OSError as error:
                 raise UserError(
                     f"cannot write to {self.directory} ({error.strerror}).", "Choose another --run."
                 ) from error
             try:
-                locked = self._lock(handle)
+                locked = self._lock(file)
             except BaseException:
-                os.close(handle)
+                os.close(file)
                 raise
-            if not _same(handle, self.path):  # its last holder has removed it since we opened it
-                os.close(handle)
+            if not _same(file, self.path):  # the last holder removed it after we opened it
+                os.close(file)
                 continue
-            self._handle = handle
-            _record(handle)
-            self._end = weakref.finalize(self, _release, handle, self.path if locked else None, os.getpid())
+            self._file = file
+            _record(file)
+            self._end = weakref.finalize(self, _release, file, self.path if locked else None, os.getpid())
 
-    def _lock(self, handle: int) -> bool:
-        """-> was there a real lock to take? Raises UserError if another has it."""
+    def _lock(self, file: int) -> bool:
+        """-> does the file system have locks? Raises UserError if another process has this one."""
         try:
-            _lock(handle)
+            _lock(file)
             return True
         except OSError as error:
             if error.errno in BUSY:
@@ -83,7 +85,7 @@ class RunLock:
         holder = _holder(self.path)
         if holder and _alive(holder) is not False:
             raise self._refusal(holder)
-        self.note = f"no locks on the file system of {self.directory}: two runs in it would not always be noticed"
+        self.note = f"no locks on the file system of {self.directory}. Start no second run in it: it may go unnoticed."
         return False
 
     def _refusal(self, holder: dict[str, Any]) -> UserError:
@@ -96,8 +98,10 @@ class RunLock:
         who = f"process {pid} on {host} is using {self.directory} since {since}: `{command}`"
         alive = _alive(holder)
         if alive is False:
-            return UserError(f"{who}. It is gone, but a process that it started still holds the directory.",
-                             f"End that one (fuser {self.path} names it), or choose another --run.")  # fmt: skip
+            return UserError(
+                f"{who}. It is gone, but a process that it started still holds the directory.",
+                f"End that one (fuser {self.path} names it), or choose another --run.",
+            )
         if (pid, host) == (os.getpid(), socket.gethostname()):
             return UserError(
                 f"a run of this very process is using {self.directory}.", "Close it first, or choose another directory."
@@ -107,8 +111,8 @@ class RunLock:
         return UserError(f"{who}.", f"{wait}{lost} `reverie info` and `eval` work meanwhile.")
 
     def check(self) -> None:
-        """Is the directory still there, and the same one? Raises UserError: nobody must write into another's run."""
-        if self.held and not _same(self._handle, self.path):
+        """Is it still the same directory? Raises UserError otherwise, so that a run never writes into another one."""
+        if self.held and not _same(self._file, self.path):
             raise UserError(
                 f"{self.directory} was removed, renamed or replaced while the run was writing to it.",
                 "Bring it back under this name and repeat the command; or start the run again, in a place that stays.",
@@ -116,7 +120,7 @@ class RunLock:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """`check` before what is done inside, and again if it fails: the directory may have gone in the middle."""
+        """Context with a `check` before it, and another if it fails: the directory may have gone in between."""
         self.check()
         try:
             yield
@@ -125,38 +129,38 @@ class RunLock:
             raise
 
     def release(self) -> None:
-        """Give it back. May be called twice."""
-        self._handle = -1
+        """Release the lock, if it is held."""
+        self._file = -1
         if self._end is not None:
             self._end()
 
 
 def in_use(directory: Path) -> bool:
-    """Is a process writing to this run, as far as its record tells? Takes nothing and changes nothing."""
+    """Is a process writing to this run, according to the record? Changes nothing."""
     holder = _holder(directory / NAME)
     return bool(holder) and _alive(holder) is not False
 
 
-def _lock(handle: int) -> None:
-    """Without waiting. Raises OSError."""
+def _lock(file: int) -> None:
+    """Lock an open file without waiting. Raises OSError."""
     if sys.platform == "win32":
-        os.lseek(handle, 2**30, os.SEEK_SET)  # far behind the text, which others want to read
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        os.lseek(file, 2**30, os.SEEK_SET)  # far behind the record, which others read
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
     else:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _same(handle: int, path: Path) -> bool:
+def _same(file: int, path: Path) -> bool:
     """Is the open file the one that has this name now?"""
     try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
+        return os.path.samestat(os.fstat(file), os.stat(path))
     except OSError:
         return False
 
 
-def _record(handle: int) -> None:
-    """Who we are, for the second one. On a full disk the lock holds all the same."""
-    facts = {
+def _record(file: int) -> None:
+    """Write the record of this process. On a full disk there is none, and the lock holds."""
+    record = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "born": _born(os.getpid()),
@@ -164,18 +168,18 @@ def _record(handle: int) -> None:
         "command": shlex.join(sys.argv),
     }
     with suppress(OSError):
-        os.ftruncate(handle, 0)
-        os.lseek(handle, 0, os.SEEK_SET)
-        os.write(handle, json.dumps(facts).encode())
+        os.ftruncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
+        os.write(file, json.dumps(record).encode())
 
 
 def _holder(path: Path) -> dict[str, Any]:
-    """What the holder wrote; empty if nothing can be read."""
+    """The record of the holder; {} if it cannot be read."""
     try:
-        facts = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return facts if isinstance(facts, dict) and isinstance(facts.get("pid"), int) else {}
+    return record if isinstance(record, dict) and isinstance(record.get("pid"), int) else {}
 
 
 def _alive(holder: dict[str, Any]) -> bool | None:
@@ -187,29 +191,29 @@ def _alive(holder: dict[str, Any]) -> bool | None:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # it runs under another user
     born = _born(holder["pid"])
-    return born is None or holder.get("born") in (None, born)  # else the number went to another process
+    return born is None or holder.get("born") in (None, born)  # else the process id was reused
 
 
 def _born(pid: int) -> str | None:
-    """When a process was started, in the system's ticks: its number may come again. None where it does not say."""
+    """Start time of a process in the system's ticks, because ids are reused. None where it is not known."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return None
 
 
-def _release(handle: int, path: Path | None, owner: int) -> None:
-    """Remove the file while it is still locked, so that nobody can hold what has no name any more.
+def _release(file: int, path: Path | None, owner: int) -> None:
+    """Remove the file while it is still locked, so that no process can lock a file that is already removed.
 
-    path None: there is no real lock, only the record, which is emptied.
+    path None: the file system has no locks; the record is emptied.
     """
     if os.getpid() != owner:  # a fork does not own its parent's lock
         return
     with suppress(OSError):
         if path is None:
-            os.ftruncate(handle, 0)
-        elif _same(handle, path):
+            os.ftruncate(file, 0)
+        elif _same(file, path):
             path.unlink()
-    os.close(handle)
+    os.close(file)

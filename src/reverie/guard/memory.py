@@ -1,8 +1,4 @@
-"""What a run meets that is nobody's bug: a full disk, a directory that vanishes, memory that runs out.
-
-Each becomes a UserError that says what could not be done, why, and how to go on. Only files of ours are covered: an
-environment that raises OSError keeps its traceback.
-"""
+"""Memory that runs out, on the GPU or the machine, as a UserError with settings that should fit."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from ..errors import UserError
 
 #: Of what is free on the GPU, the share that a suggestion may use: memory is never without gaps.
 USABLE = 0.85
-#: How CUDA and its libraries say that there is no memory, where torch does not say it for them.
+#: Messages of CUDA and its libraries for a lack of memory, where torch has no exception of its own.
 GPU_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
@@ -29,7 +25,7 @@ GPU_WORDS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_S
 
 @dataclass(frozen=True)
 class GPUMemory:
-    """Bytes on one GPU at the moment when it had no more."""
+    """Bytes on one GPU at the moment when an allocation failed."""
 
     total: int
     others: int  # of other processes
@@ -47,15 +43,15 @@ class GPUMemory:
 
 @contextmanager
 def enough_memory(config: Config, directory: Path, agent: Callable[[], nn.Module | None]) -> Iterator[None]:
-    """Around everything that computes. Raises UserError instead of running out of memory of the GPU or the machine.
+    """Context of everything that computes. Raises UserError where the memory of the GPU or the machine runs out.
 
-    directory: of the run; where one has begun, other sizes would be another run. agent: if there is one yet.
+    directory: of the run; where it has begun, other sizes would be another run. agent: returns it, if there is one yet.
     """
     try:
         yield
     except MemoryError as error:
         raise memory_is_full(config, str(error)) from error
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; its libraries and its MemoryError have no class
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; CUDA's libraries have no class
         if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in GPU_WORDS):
             memory, begun = gpu_memory(config.compute.device, agent()), (directory / "config.yaml").exists()
             raise gpu_is_full(config, memory, str(error), begun=begun) from error
@@ -65,11 +61,11 @@ def enough_memory(config: Config, directory: Path, agent: Callable[[], nn.Module
 
 
 def gpu_memory(device: str, agent: nn.Module | None) -> GPUMemory:
-    """What the driver and torch say now. device: as in `compute.device`."""
+    """Current numbers of the driver and torch. device: as in `compute.device`."""
     device = device if device.startswith("cuda") else "cuda"
     try:
         free, total = torch.cuda.mem_get_info(device)
-    except RuntimeError:  # after some errors the device does not answer any more
+    except RuntimeError:  # after some errors the device no longer answers
         return GPUMemory(0, 0, 0, 0)
     weights = sum(p.numel() * p.element_size() for p in agent.parameters()) if agent is not None else 0
     return GPUMemory(
@@ -84,7 +80,7 @@ def gpu_is_full(config: Config, memory: GPUMemory, error: str, *, begun: bool) -
     """The message, with settings that should fit."""
     wanted = re.search(r"Tried to allocate ([\d.]+ \w+)", error)
     known = f"{memory.peak / 1e9:.2f} GB of {memory.total / 1e9:.2f} GB were in use"
-    parts = [known if memory.total else "how much there was cannot be said"]
+    parts = [known if memory.total else "its size is not known"]
     parts += [f"{wanted[1]} more were wanted"] if wanted else []
     if memory.others > 0.05 * memory.total:
         parts.append(f"other processes hold {memory.others / 1e9:.2f} GB")

@@ -1,45 +1,38 @@
-"""Why was a number no number? The part of an update that met it is computed once more, slowly, with eyes everywhere.
+"""NaN report: a failed update is computed again with a hook on every module, to find the first non-finite tensor.
 
-In this order, and the first find is the verdict: what went in (batch, posterior), parameters, optimiser moments,
-buffers, what modules give in the order in which they run, losses, gradients. Always on the plain path, whose modules
-can be listened to, with the same weights and the same chance.
+The first one found is the verdict, in this order: inputs (batch, posterior), parameters, optimiser moments, buffers,
+outputs of modules in the order in which they run, losses, gradients. Always on the plain path, whose modules can have
+hooks, with the same weights and random numbers. `write_crash` and `read_crash` keep such an update in RUN/crash.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..fast import FASTER
-from ..finite import STAGES, FailedUpdate, random_state, set_random_state
-from ..rssm import State
-
-if TYPE_CHECKING:
-    from ..train import DreamerV2
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from .. import checkpoint
 from ..config import Config
 from ..data.replay import Batch
 from ..envs.spaces import Spec
 from ..errors import UserError
+from ..fast import FASTER
 from ..files import check_manifest, read_json
-from ..finite import NonFinite
+from ..finite import STAGES, FailedUpdate, NonFinite, random_state, set_random_state
+from ..rssm import State
 
 if TYPE_CHECKING:
     from ..train import DreamerV2
 
-
 PLAIN = {quick: plain for plain, quick in FASTER.items()}
-LARGE = 1e3  # observations and rewards above this are called unscaled
+LARGE = 1e3  # observations and rewards above this are reported as unscaled
 
 
 class BrokenTensor(NamedTuple):
@@ -47,13 +40,13 @@ class BrokenTensor(NamedTuple):
 
     kind: str  # batch, posterior, parameter, moment, buffer, module, loss, gradient
     name: str
-    where: str  # which of its numbers: "NaN at sequence 1, step 4"
+    where: str  # which of its values: "NaN at sequence 1, step 4"
     detail: str = ""  # of a module: the ranges of its inputs
 
 
 @dataclass(frozen=True)
 class NanReport:
-    """What an autopsy found, in words; `found` is empty where everything was finite this time."""
+    """Verdict, likely cause and advice; `found` is empty where everything is finite when it is computed again."""
 
     found: str  # kind of the finding
     name: str
@@ -63,37 +56,37 @@ class NanReport:
     history: list[str] = field(default_factory=list)  # norms and losses of the last updates, oldest first
 
     def lines(self) -> list[str]:
-        """For a terminal."""
+        """Lines for the terminal."""
         last = [f"          {line}" for line in self.history[-10:]]
         return [f"verdict   {self.verdict}", f"cause     {self.cause}", f"try       {self.advice}"] + (
             ["updates   the last ones, oldest first:", *last] if last else []
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values for JSON."""
         return asdict(self)
 
 
 def diagnose_update(agent: DreamerV2, case: FailedUpdate, history: list[dict[str, float]] | None = None) -> NanReport:
-    """Compute a case once more, without any step, and tell what is not finite first. The agent is left as it was."""
+    """Compute a failed update again, without a step, and find the first non-finite tensor. The agent is not changed."""
     case = case._replace(posterior=case.posterior and dense(case.posterior))
     with _plain(agent), _undisturbed(agent):
         finding = _first(agent, case)
         cause, advice = _explain(agent, case, finding, history or [])
     lines = [_summary(line) for line in history or []]
     if finding is None:
-        verdict = f"all numbers of the {case.stage}'s update are finite when it is computed again"
+        verdict = f"all values of the {case.stage}'s update are finite when it is computed again"
         return NanReport("", "", verdict, cause, advice, lines)
     verdict = f"{finding.kind} '{finding.name}' holds {finding.where}, in the update of the {case.stage}"
     return NanReport(finding.kind, finding.name, verdict + finding.detail, cause, advice, lines)
 
 
 def dense(posterior: State) -> State:
-    """With tensors throughout: the fast path keeps one-hots as places."""
+    """With tensors throughout: the fast path keeps one-hots as indices."""
     return State(*(value if isinstance(value, Tensor) else value.dense() for value in posterior))
 
 
-# ------------------------------------------------------------------------------------------------------- what is broken
+# --------------------------------------------------------------------------------------------------- what is non-finite
 
 
 def _first(agent: DreamerV2, case: FailedUpdate) -> BrokenTensor | None:
@@ -101,7 +94,7 @@ def _first(agent: DreamerV2, case: FailedUpdate) -> BrokenTensor | None:
 
 
 def _given(case: FailedUpdate) -> BrokenTensor | None:
-    """In the batch or in the posterior. Actions of first steps are NaN by contract."""
+    """The first non-finite input: batch or posterior. Actions of first steps are NaN by contract."""
     if case.batch is not None:
         batch = case.batch
         action = batch.action.masked_fill(batch.is_first[..., None], 0)
@@ -120,7 +113,7 @@ def _given(case: FailedUpdate) -> BrokenTensor | None:
 
 
 def _kept(agent: DreamerV2) -> BrokenTensor | None:
-    """In what lasts from update to update."""
+    """The first non-finite value that lasts from update to update: parameter, moment or buffer."""
     for name, parameter in agent.named_parameters():
         if not _finite(parameter):
             return BrokenTensor("parameter", name, _where(parameter))
@@ -137,22 +130,22 @@ def _kept(agent: DreamerV2) -> BrokenTensor | None:
 
 
 def _computed(agent: DreamerV2, case: FailedUpdate) -> BrokenTensor | None:
-    """On the way from there to the gradients."""
+    """The first non-finite result on the way to the gradients."""
     found: list[BrokenTensor] = []
     order: list[str] = []
     lead = case.batch.reward.shape if case.batch is not None else ()
     if case.is_terminal is not None:
         lead = case.is_terminal.shape
 
-    def listen(name: str) -> Any:
-        def heard(_: nn.Module, inputs: Any, output: Any) -> None:
+    def hook_of(name: str) -> Any:
+        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
             order.append(name)
             bad = next((x for x in _tensors(output) if not _finite(x)), None)
             if bad is not None and not found:
                 ranges = ", ".join(_range(x) for x in _tensors(inputs)) or "none"
                 found.append(BrokenTensor("module", name, _where(bad, lead), f"; its inputs: {ranges}"))
 
-        return heard
+        return hook
 
     gradients: dict[str, Tensor] = {}
 
@@ -160,7 +153,7 @@ def _computed(agent: DreamerV2, case: FailedUpdate) -> BrokenTensor | None:
     with ExitStack() as stack:
         for name, module in agent.named_modules():
             if name:
-                stack.callback(module.register_forward_hook(listen(name)).remove)
+                stack.callback(module.register_forward_hook(hook_of(name)).remove)
         totals, metrics = _again(agent, case)
         for optimizer, loss in totals.items():
             if not _finite(loss):
@@ -184,7 +177,7 @@ def _again(agent: DreamerV2, case: FailedUpdate) -> tuple[dict[str, Tensor], dic
     if case.posterior is not None and case.is_terminal is not None:
         return agent.behavior_losses(case.posterior, case.is_terminal)
     if case.batch is None:
-        raise ValueError("a case needs a batch or a posterior")
+        raise ValueError("a failed update needs a batch or a posterior")
     loss, posterior, metrics = agent.world_model_loss(case.batch)
     losses = {"world_model": loss}
     if case.stage == STAGES[1]:  # a whole update was captured as one
@@ -195,7 +188,7 @@ def _again(agent: DreamerV2, case: FailedUpdate) -> tuple[dict[str, Tensor], dic
 
 @contextmanager
 def _plain(agent: DreamerV2) -> Iterator[None]:
-    """Let all modules compute on the plain path, with the same parameters: hooks on those stay in place."""
+    """Context in which all modules compute on the plain path, with the same parameters and their hooks."""
     mode, parts = agent.mode, list(agent.modules())
     classes = [part.__class__ for part in parts]
     compiled = [part.__dict__.get("_compiled_call_impl") for part in parts]
@@ -214,7 +207,7 @@ def _plain(agent: DreamerV2) -> Iterator[None]:
 
 @contextmanager
 def _undisturbed(agent: DreamerV2) -> Iterator[None]:
-    """Put back what computing changes: random states, gradients, the scale of returns, the weight of the entropy."""
+    """Context that restores what computing changes: random states, gradients, return scale, entropy weight."""
     before, entropy = random_state(agent.device), agent.entropy_weight
     buffers = {name: value.clone() for name, value in agent.named_buffers()}
     gradients = [(parameter, parameter.grad) for parameter in agent.parameters()]
@@ -229,7 +222,7 @@ def _undisturbed(agent: DreamerV2) -> Iterator[None]:
             value.copy_(buffers[name])
 
 
-# -------------------------------------------------------------------------------------------------------------- and why
+# ----------------------------------------------------------------------------------------------------- cause and advice
 
 
 def _explain(
@@ -240,30 +233,33 @@ def _explain(
     if finding is None:
         return (
             "the batch was another one, the device rounds differently, or memory was faulty",
-            "resume from the last checkpoint; if it comes back, lower the learning rates",
+            "resume from the last checkpoint; if it happens again, lower the learning rates",
         )
     if kind == "batch":
+        sources = {
+            "reward": "the environment gave a non-finite reward",
+            "action": "a policy or environment gave a non-finite action",
+        }
         return (
-            {"reward": "the environment gave a reward that is no number", "action": "a policy or environment gave an "
-             "action that is no number"}.get(finding.name, "the environment gave an observation that is no number"),
-            "`reverie check-env` on the task, and repair it there; the replay keeps it until it is overwritten",
-        )  # fmt: skip
+            sources.get(finding.name, "the environment gave a non-finite observation"),
+            "`reverie check-env` on the task, and a fix there; the replay keeps the value until it is overwritten",
+        )
     if kind in ("parameter", "moment"):
         return (
-            "it was broken before this update: loaded so, changed from outside, or by faulty memory",
+            "it was non-finite before this update: loaded so, changed from outside, or by faulty memory",
             "resume from a checkpoint (train.on_nonfinite=rollback does), and lower the learning rate "
             f"{_rate(finding.name)}",
         )
     if kind == "buffer":
         what = "behavior.return_norm=none" if "return_scale" in finding.name else "model.vector_transform=symlog"
-        return "a running scale was broken before this update", f"resume from a checkpoint, or set {what}"
+        return "a running scale was non-finite before this update", f"resume from a checkpoint, or set {what}"
     return _explain_overflow(agent, case, finding, history)
 
 
 def _explain_overflow(
     agent: DreamerV2, case: FailedUpdate, finding: BrokenTensor, history: list[dict[str, float]]
 ) -> tuple[str, str]:
-    """Everything that went in was finite."""
+    """Cause and advice where all inputs were finite."""
     if agent.dtype == torch.bfloat16:
         agent.dtype = torch.float32
         try:
@@ -303,7 +299,7 @@ def _rate(name: str) -> str:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- in words
+# ----------------------------------------------------------------------------------------------------------- formatting
 
 
 def _finite(value: Tensor) -> bool:
@@ -311,24 +307,26 @@ def _finite(value: Tensor) -> bool:
 
 
 def _where(value: Tensor, lead: tuple[int, ...] = ()) -> str:
-    """What is wrong and where. lead: (B, T) of the batch, if the value's rows are its steps."""
+    """Kind, index and count of the non-finite values. lead: (B, T) of the batch, if the rows are its steps."""
     bad = ~torch.isfinite(value.detach())
     what = "NaN" if value.detach().isnan().any() else "infinity"
-    count = f"{int(bad.sum())} of {bad.numel()} numbers"
+    count = f"{int(bad.sum())} of {bad.numel()} values"
     rows, (sequences, steps) = bad.reshape(bad.shape[0], -1).any(1) if bad.dim() else bad[None], lead or (0, 0)
     if lead and bad.shape[:2] == lead:
         rows = bad.reshape(sequences * steps, -1).any(1)
     if not bad.dim() or not lead or len(rows) not in (sequences, sequences * steps):
         index = tuple(torch.nonzero(bad)[0].tolist())
         return f"{what} ({count}" + (f", the first at {index})" if index else ")")
-    places = torch.nonzero(rows).flatten().tolist()
-    if len(places) == len(rows) > 1:
+    indices = torch.nonzero(rows).flatten().tolist()
+    if len(indices) == len(rows) > 1:
         return f"{what} in all rows of the batch ({count})"
-    told = [
+    steps_at = [
         f"sequence {i // steps}, step {i % steps}" if len(rows) > sequences or steps == 1 else f"sequence {i}"
-        for i in places
+        for i in indices
     ]
-    return f"{what} at {'; '.join(told[:3])}{f' and {len(told) - 3} more' if len(told) > 3 else ''} ({count})"
+    return (
+        f"{what} at {'; '.join(steps_at[:3])}{f' and {len(steps_at) - 3} more' if len(steps_at) > 3 else ''} ({count})"
+    )
 
 
 def _range(value: Tensor) -> str:
@@ -339,7 +337,7 @@ def _range(value: Tensor) -> str:
 
 
 def _tensors(item: Any, depth: int = 4) -> Iterator[Tensor]:
-    """All tensors in whatever a module takes or gives."""
+    """All tensors among the inputs or outputs of a module."""
     if isinstance(item, Tensor):
         yield item
     elif isinstance(item, nn.Module) or depth == 0:
@@ -355,7 +353,7 @@ def _tensors(item: Any, depth: int = 4) -> Iterator[Tensor]:
 
 
 def _last(order: list[str], name: str) -> int:
-    """When a module ran last; -1 for never."""
+    """Index of a module's last run in `order`; -1 if it did not run."""
     return len(order) - 1 - order[::-1].index(name) if name in order else -1
 
 
@@ -364,14 +362,14 @@ def _summary(line: Mapping[str, float]) -> str:
     return "  ".join(f"{key} {value:.4g}" for key, value in shown.items())
 
 
-# ----------------------------------------------------------------------------------------------------- files of a crash
+# --------------------------------------------------------------------------------------------------- files of RUN/crash
 
 FORMAT = 1
 
 
 def write_crash(path: Path, agent: DreamerV2, trouble: NonFinite, report: NanReport) -> None:
-    """Fill the directory `path`. Raises UserError where it cannot be written."""
-    facts = {
+    """Write the agent, the failed update and its report to the directory `path`. Raises UserError."""
+    record = {
         "format": FORMAT,
         "stage": trouble.case.stage,
         "steps": {name: stepper.updates for name, stepper in agent.steppers.items()},
@@ -381,7 +379,7 @@ def write_crash(path: Path, agent: DreamerV2, trouble: NonFinite, report: NanRep
     files: dict[str, Any] = {
         "optimizers.safetensors": checkpoint.optimizer_tensors(agent),
         "case.safetensors": _tensors_of(trouble.case),
-        "crash.json": json.dumps(facts, indent=1, allow_nan=False),
+        "crash.json": json.dumps(record, indent=1, allow_nan=False),
     }
     try:
         checkpoint.write_atomically(path, checkpoint.agent_files(agent) | files)
@@ -390,32 +388,34 @@ def write_crash(path: Path, agent: DreamerV2, trouble: NonFinite, report: NanRep
 
 
 def find_crash(path: Path) -> Path:
-    """The directory of a crash: that of a run, of the crash itself, or of a file in it. Raises UserError."""
+    """The directory RUN/crash from the path of a run, of that directory, or of a file in it. Raises UserError."""
     for where in (path, path / "crash", path.parent):
         if (where / "crash.json").is_file():
             return where
-    raise UserError(f"{path} holds no crash.", "Give a run that stopped at a NaN, or its directory `crash`.")
+    raise UserError(
+        f"{path} holds no crash.", "Give a run that stopped at a non-finite update, or its directory `crash`."
+    )
 
 
 def read_setup(path: Path) -> tuple[Config, Spec]:
-    """Settings and spaces of the agent that crashed. Raises UserError."""
+    """Settings and spaces of the agent of a failed update. Raises UserError."""
     return checkpoint.read_agent(path)
 
 
 def read_crash(path: Path, agent: DreamerV2) -> NonFinite:
-    """Load the agent as it was, and -> what happened. Raises UserError for a damaged file."""
+    """Load the agent as it was before the update. -> the failed update. Raises UserError for a damaged file."""
     check_manifest(path)
-    facts = read_json(path / "crash.json")
-    damaged = UserError(f"{path} is damaged or of another version.", "Write it anew: run the training again.")
-    if facts.get("format") != FORMAT or facts.get("stage") not in STAGES:
+    record = read_json(path / "crash.json")
+    damaged = UserError(f"{path} is damaged or of another version.", "Train again to write a new one.")
+    if record.get("format") != FORMAT or record.get("stage") not in STAGES:
         raise damaged
     checkpoint.load_weights(path, agent)
     try:
         checkpoint.restore_optimizers(agent, checkpoint.read_tensors(path / "optimizers.safetensors"))
         for name, stepper in agent.steppers.items():
-            stepper.updates = int(facts["steps"][name])
-        case = _case_of(str(facts["stage"]), checkpoint.read_tensors(path / "case.safetensors"), agent)
-        history = [{str(key): float(value) for key, value in line.items()} for line in facts["history"]]
+            stepper.updates = int(record["steps"][name])
+        case = _case_of(str(record["stage"]), checkpoint.read_tensors(path / "case.safetensors"), agent)
+        history = [{str(key): float(value) for key, value in line.items()} for line in record["history"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged from error
     return NonFinite(case, history)

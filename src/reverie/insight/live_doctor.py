@@ -10,7 +10,7 @@ from .history import read_history
 from .measurements import experience_of
 
 if TYPE_CHECKING:
-    from ..run.loop import Run
+    from ..run.state import RunState
 
 #: Of the time spent on training, the share that looking may take; the look at the end of a run comes in any case.
 SHARE = 0.02
@@ -25,7 +25,7 @@ class Adviser:
         self.spent, self.last = 0.0, FIRST
         self.told: dict[str, str] = {}  # verdict -> level, of the last look
 
-    def __call__(self, run: Run) -> list[str]:
+    def __call__(self, run: RunState) -> list[str]:
         """Nothing where it is not time, or where nothing is new. Whatever goes wrong in here does not end a run."""
         if self.spent + self.last > SHARE * run.clock.seconds and not run.finished():
             return []

@@ -12,7 +12,8 @@ import torch
 
 from .. import checkpoint
 from ..config import Config, build
-from ..data.replay import Batch, log_files, read_log_file
+from ..data.replay import Batch
+from ..data.replay_log import log_files, read_log_file
 from ..envs.spaces import Spec
 from ..errors import UserError
 from ..train import DreamerV2, to_batch

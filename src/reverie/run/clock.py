@@ -1,4 +1,4 @@
-"""The counters of a run, and how many updates its steps have earned."""
+"""Counters of a run, and the number of updates that its steps have earned."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Clock:
     updates: int = 0
     seconds: float = 0.0  # of training: collecting and learning, without evaluations
     prefilled: int = 0  # env_steps when learning began; 0 before
-    skipped: int = 0  # updates left out because of a number that is no number
+    skipped: int = 0  # updates left out because they were non-finite
     rollbacks: int = 0  # returns to a checkpoint for the same reason; each halves the learning rates
     best: float | None = None  # best evaluation so far
     spent: dict[str, float] = field(default_factory=lambda: {"env": 0.0, "replay": 0.0, "update": 0.0})
@@ -32,7 +32,7 @@ class Clock:
         return max(0, self.updates - pretrain) / max(1, self.env_steps - self.prefilled)
 
     def speeds(self) -> dict[str, float]:
-        """Seconds, steps and updates per second, and the share of each part: what hangs on the machine."""
+        """Seconds, steps and updates per second, and the share of each part: what depends on the machine."""
         total = max(1e-9, sum(self.spent.values()))
         return {
             "seconds": self.seconds,

@@ -1,4 +1,4 @@
-"""The directory of a run: may it be used, what is written into it first, and where the numbers in it come from."""
+"""Directory of a run: whether it may be used, its settings, and the provenance of its numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..guard.lock import NAME as LOCK
 
 
 def holds_run(directory: Path) -> bool:
-    """Is there a run in it? Raises UserError for a path that the system will not even look at."""
+    """Is there a run in it? Raises UserError for a path that the system does not accept."""
     try:
         return (directory / "config.yaml").exists()
     except OSError as error:
@@ -39,10 +39,10 @@ def check_directory(directory: Path, config: Config) -> None:
         old, new = flatten(load_file(directory / "config.yaml")), flatten(config)
         changed = [k for k in new if old.get(k) != new[k] and not k.startswith(MAY_CHANGE)]
         if changed:
-            told = ", ".join(f"{k} = {old.get(k)!r} (asked for {new[k]!r})" for k in changed[:4])
+            shown = ", ".join(f"{k} = {old.get(k)!r} (asked for {new[k]!r})" for k in changed[:4])
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
             raise UserError(
-                f"{directory} holds another run: {told}{more}.",
+                f"{directory} holds another run: {shown}{more}.",
                 f"Choose another --run, or repeat the settings that it was started with. {may_change()}",
             )
     elif directory.exists() and (not directory.is_dir() or any(p.name != LOCK for p in directory.iterdir())):
@@ -50,7 +50,7 @@ def check_directory(directory: Path, config: Config) -> None:
 
 
 def clear_leftovers(directory: Path) -> None:
-    """A run without a checkpoint starts anew: its replay log goes, its lines of text are set aside as *.lost."""
+    """Start a run without a checkpoint from the beginning: delete its replay log, set its lines aside as *.lost."""
     for path in (directory / "replay").glob("steps-*"):
         path.unlink()
     for name in ("metrics.jsonl", "episodes.jsonl"):
@@ -61,7 +61,7 @@ def clear_leftovers(directory: Path) -> None:
 def prepare_directory(directory: Path, config: Config, protocol: str = "") -> None:
     """Create the run's directory with its settings and provenance. Raises UserError if it cannot be written.
 
-    protocol: the line in which the task's family says what scores depend on.
+    protocol: one line from the task's family with the choices that scores depend on.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -74,22 +74,22 @@ def prepare_directory(directory: Path, config: Config, protocol: str = "") -> No
         _add_provenance(directory / "provenance.json", provenance(config, protocol))
 
 
-def _add_provenance(path: Path, facts: dict[str, Any]) -> None:
-    """Written once; when a run is continued, perhaps by other code on another machine, that is added."""
+def _add_provenance(path: Path, record: dict[str, Any]) -> None:
+    """Write `record`, or add it to the one of the first start: a resumed run may use other code or another machine."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        facts = known | {"continued": [*known.get("continued", []), facts]}
+        record = known | {"continued": [*known.get("continued", []), record]}
     except FileNotFoundError:
         pass
     except (ValueError, TypeError, AttributeError):
-        facts["earlier"] = "the record of how the run began was damaged"
+        record["earlier"] = "the record of how the run began was damaged"
     draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    draft.write_text(json.dumps(record, indent=1), encoding="utf-8")
     os.replace(draft, path)
 
 
 def provenance(config: Config, protocol: str = "") -> dict[str, Any]:
-    """Where numbers come from: command, commit, versions, hardware, seed, protocol."""
+    """Origin of the numbers: command, commit, versions, hardware, seed, protocol."""
     return {
         "command": shlex.join(sys.argv),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

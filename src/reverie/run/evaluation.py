@@ -1,4 +1,4 @@
-"""How good is the agent: whole episodes, the environment's own rewards, and one of them on film."""
+"""Evaluation: whole episodes with the environment's own rewards, and a video of the first one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Evaluation:
 
 
 MAX_LENGTH = 30_000  # steps after which an episode of an evaluation is counted as it stands (Atari's limit: 27,000)
-MAX_FRAMES = 300  # of a film; of a longer episode every second one is kept, every fourth, ...
+MAX_FRAMES = 300  # of a video; of a longer episode every second one is kept, every fourth, ...
 
 
 def evaluate(
@@ -69,7 +69,7 @@ def evaluate(
     episodes: int,
     *,
     seed: int,
-    film: bool = False,
+    video: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Play exactly `episodes` episodes. Each environment plays a fixed number of them: no preference for short ones.
@@ -83,7 +83,7 @@ def evaluate(
     scores: list[float] = []
     lengths: list[int] = []
     frames: list[np.ndarray] = []
-    camera, note = _camera(envs) if film else (None, "")
+    camera, note = _camera(envs) if video else (None, "")
     stride, seen = 1, 0
     for row, finished in collector.rows(act):
         if camera is not None:
@@ -116,7 +116,7 @@ Camera = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
 def _camera(envs: VectorEnv) -> tuple[Camera | None, str]:
-    """How to picture environment 0: drawn by itself, else its first image observation; or None and why not."""
+    """How to get frames of environment 0: its own rendering, else its first image; or None and why not."""
     if not isinstance(envs, SyncVectorEnv):
         return None, "no video: env.backend=async environments run in other processes"
     env = envs.envs[0]
@@ -125,46 +125,46 @@ def _camera(envs: VectorEnv) -> tuple[Camera | None, str]:
         try:
             env.reset()
             env.render()
-            return lambda row: _picture(env.render()), ""
-        except Exception as error:  # a film is never worth a run
+            return lambda row: _frame(env.render()), ""
+        except Exception as error:  # a missing video does not end a run
             if not images:
                 return None, f"no video: {type(error).__name__}: {error}".rstrip(": ")
     if images:
-        return lambda row: _picture(row[f"obs/{images[0]}"][0]), ""
+        return lambda row: _frame(row[f"obs/{images[0]}"][0]), ""
     return None, "no video: the environment cannot draw itself (render_mode is not rgb_array)"
 
 
-def _picture(picture: Any) -> np.ndarray:
-    """Any picture as uint8 RGB of at most 240 pixels a side. (H, W, C) -> (height, width, 3)."""
-    picture = np.asarray(picture)
-    picture = picture[..., :3] if picture.shape[-1] >= 3 else np.repeat(picture[..., :1], 3, -1)
-    scale = min(1.0, 240 / max(picture.shape[:2]))
-    height, width = (max(16, round(side * scale)) for side in picture.shape[:2])
-    return area_resize(picture.astype(np.uint8), height, width)
+def _frame(image: Any) -> np.ndarray:
+    """Any image as uint8 RGB of at most 240 pixels a side. (H, W, C) -> (height, width, 3)."""
+    image = np.asarray(image)
+    image = image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, -1)
+    scale = min(1.0, 240 / max(image.shape[:2]))
+    height, width = (max(16, round(side * scale)) for side in image.shape[:2])
+    return area_resize(image.astype(np.uint8), height, width)
 
 
-def keep_film(path: Path, frames: list[np.ndarray]) -> str:
-    """Like `write_gif`, but a film is never worth a run. -> why there is none, or nothing."""
+def save_video(path: Path, frames: list[np.ndarray]) -> str:
+    """Like `write_gif`, but a full disk does not end the run. -> why there is no video, or ""."""
     try:
         write_gif(path, frames)
     except OSError as error:
         with suppress(OSError):
-            path.unlink(missing_ok=True)  # half a film
+            path.unlink(missing_ok=True)  # incomplete
         return f"no video: it could not be written ({error.strerror})"
     return ""
 
 
 def write_gif(path: Path, frames: list[np.ndarray], *, fps: int = 8) -> None:
-    """An animated GIF, no ffmpeg needed; the last picture stays for a second. frames of uint8 (H, W, 3)."""
+    """An animated GIF, no ffmpeg needed; the last frame stays for a second. frames of uint8 (H, W, 3)."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = [Image.fromarray(frame) for frame in frames]
+    images = [Image.fromarray(frame) for frame in frames]
     durations = [round(1000 / fps)] * (len(frames) - 1) + [1000]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 
-#: Seconds that the random policy may take before its measurement is given up.
+#: Seconds that the evaluation of the random policy may take.
 RANDOM_LIMIT = 10.0
 
 
@@ -172,18 +172,20 @@ class Evaluator:
     """Plays evaluation episodes; its environments are made when they are first needed."""
 
     def __init__(self, config: Config, env: EnvLike | None, spec: Spec) -> None:
-        self.config, self.env, self.spec = config, env, spec
+        self.config = config
+        self.env = env
+        self.spec = spec
         self._envs: VectorEnv | None = None
 
     def _environments(self) -> VectorEnv:
         if self._envs is None:
             episodes = self.config.train.eval_episodes
             count = 1 if isinstance(self.env, gym.Env) else min(self.config.env.num_envs, episodes)
-            self._envs = make_envs(self.config, self.env, count, backend="sync")  # which can be filmed
+            self._envs = make_envs(self.config, self.env, count, backend="sync")  # only these can be rendered
         return self._envs
 
     def random(self, stopped: Callable[[], bool]) -> Evaluation | None:
-        """The level to beat; None if there was not enough time for it.
+        """The random policy, as a baseline; None if there was not enough time for it.
 
         Whole episodes only: those that end early in the prefill are the lucky ones.
         """
@@ -199,11 +201,11 @@ class Evaluator:
         return result if len(result.scores) == settings.eval_episodes else None
 
     def agent(self, agent: DreamerV2, stopped: Callable[[], bool]) -> Evaluation:
-        """How good is the agent now? Ends early, with the episodes so far, when `stopped` says so."""
+        """Evaluate the agent as it is now. Ends early, with the episodes so far, when `stopped` says so."""
         settings, envs = self.config.train, self._environments()
         player = agent.player(num_envs=envs.num_envs, mode=settings.eval_mode, seed=settings.seed + 2)
-        seed, film = 10_000 + 1000 * settings.seed, self.config.log.video
-        return evaluate(envs, player.act, settings.eval_episodes, seed=seed, film=film, stopped=stopped)
+        seed, video = 10_000 + 1000 * settings.seed, self.config.log.video
+        return evaluate(envs, player.act, settings.eval_episodes, seed=seed, video=video, stopped=stopped)
 
     def close(self) -> None:
         """Close the environments."""

@@ -1,8 +1,8 @@
-"""How much memory, disk and time a run will take, before its first step; and what to change if it cannot fit.
+"""Forecast of memory, disk and time before the first step of a run, and what to change if it cannot fit.
 
-What is arithmetic is computed (replay, weights, Adam's moments, files). What is not (activations, how fast this machine
-is) is measured: a copy of the agent makes one or two updates on random numbers and is thrown away. All random number
-generators are put back afterwards, so that a run is the same with and without its forecast.
+Replay, weights, Adam's moments and files are computed. Activations and the speed of this machine are measured: a copy
+of the agent makes one or two updates on random numbers and is thrown away. All random number generators are restored
+afterwards, so that a run is the same with and without its forecast.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from ..train import DreamerV2, to_batch
 TIGHT = 0.85
 #: A second update is timed only if the first took less than this many seconds.
 PATIENCE = 10.0
-#: Bytes of a film of an evaluation: half of the most it can take.
-FILM = 30_000_000
+#: Bytes of the video of an evaluation: half of the most it can take.
+VIDEO = 30_000_000
 #: Files of a container's limit and use of memory, versions 2 and 1.
 CGROUPS = (
     ("memory.max", "memory.current"),
@@ -146,7 +146,7 @@ def make_forecast(agent: DreamerV2, directory: Path, *, step_seconds: float = 0.
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         highest, gpu, update_seconds, act_seconds = _measure(agent, config, agent.spec)
     now = resident() or 0
-    update = max(0, highest - now) + (FILM if config.log.video else 0)
+    update = max(0, highest - now) + (VIDEO if config.log.video else 0)
     per_step = step_seconds + act_seconds + config.train.train_ratio * update_seconds
     fresh = min(rows, int(config.train.checkpoint_every / max(1e-9, per_step)) + 1, _rows_of(config))
     weights, moments = _bytes(agent), sum(2 * _bytes(agent.get_submodule(name)) for name in agent.optimizers)
@@ -256,7 +256,7 @@ def peak() -> int | None:
 
 
 def reset_peak() -> None:
-    """Let `peak` begin anew (Linux)."""
+    """Let `peak` begin again from here (Linux)."""
     with contextlib.suppress(OSError):  # then `peak` is that of the whole process: too high rather than too low
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -280,10 +280,7 @@ def memory_left(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"
                 found.append(int(line.split()[1]) * 1024)
     except OSError:
         pass
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+    for limit, used in CGROUPS:
         try:
             allowed = (cgroup / limit).read_text().strip()
             if allowed != "max" and int(allowed) < 2**60:  # version 1 says 2^63 for no limit

@@ -1,15 +1,19 @@
-"""Is the world model's code in use, and do its heads and the critic tell the truth? Numbers from one batch.
+"""Health of the world model and the critic, from one batch: use of the latent code, calibration of heads and values.
 
-Pure functions on tensors, and `snapshot`, which computes all of them on a batch without touching any random stream of
-training. checkup.py calls it in a run; every number has an entry in glossary.py.
+Pure functions on tensors; `snapshot`, which computes all of them on a batch without touching any random stream of
+training; `HealthMonitor`, which calls it during a run. Every number has an entry in insight/glossary.py.
 
 S categoricals, K classes; probabilities of (B, T, S, K) are averaged over batch and time.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -17,66 +21,57 @@ from torch import Tensor
 
 from ..data.replay import Batch
 from ..distributions import CompositePolicy, Policy
+from ..files import writing
 from ..latents import CategoricalLatent, GaussianLatent, Latent
 from ..ops import SCALAR_TRANSFORMS, symlog
 
 if TYPE_CHECKING:
     from ..train import DreamerV2
-import json
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..files import writing
-
-if TYPE_CHECKING:
-    from ..data.replay import Batch
-    from ..train import DreamerV2
-
+FILE = "latents.json"
 
 #: A class counts as used above this share of what all classes would have if they were used equally.
 USED = 0.1
-#: A categorical below this perplexity always says the same.
+#: A categorical below this perplexity always has the same value.
 DEAD = 1.1
 #: Probabilities are compared with outcomes in so many groups.
 BINS = 10
 
 
 class HealthSnapshot(NamedTuple):
-    """What `snapshot` found."""
+    """Result of `snapshot`."""
 
     numbers: dict[str, float]  # metric -> value
-    usage: Tensor | None  # (S, K) how often each class is believed in; None without categoricals
+    usage: Tensor | None  # (S, K) mean probability of each class; None without categoricals
 
 
 # ------------------------------------------------------------------------------------------------------------- the code
 
 
 def class_usage(latent: CategoricalLatent, stats: Tensor) -> Tensor:
-    """How often each class is believed in. stats (..., P) -> (S, K), rows add up to 1."""
+    """Mean probability of each class. stats (..., P) -> (S, K), rows add up to 1."""
     return latent.logits(stats).softmax(-1).flatten(0, -3).mean(0)
 
 
 def perplexity(usage: Tensor) -> Tensor:
-    """exp(entropy): as how many equally used classes. usage (S, K) -> (S,), 1 to K."""
+    """exp(entropy), the number of equally used classes with that entropy. usage (S, K) -> (S,), 1 to K."""
     return torch.special.entr(usage.double()).sum(-1).exp()  # in float32 a uniform 32 would be 31.99998
 
 
 def used_share(usage: Tensor) -> Tensor:
-    """Share of classes that are believed in more than USED / K of the time. (S, K) -> ()."""
+    """Share of classes whose mean probability is above USED / K. (S, K) -> ()."""
     return (usage > USED / usage.shape[-1]).float().mean()
 
 
 def dead_share(usage: Tensor) -> Tensor:
-    """Share of categoricals that always say the same. (S, K) -> ()."""
+    """Share of categoricals that always have the same value. (S, K) -> ()."""
     return (perplexity(usage) < DEAD).float().mean()
 
 
 def kl_gradients(latent: Latent, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor] | None:
     """Of a state's KL(posterior || prior) with respect to each side's description: norms, root mean square of states.
 
-    So they do not depend on the size of the batch. None for a latent of somebody's own: nobody derived it.
+    So they do not depend on the size of the batch. None for a user's own latent, whose gradients are not derived here.
 
     Of a categorical: its logits after any uniform share; of a Gaussian: mean and log standard deviation. By hand (with
     q, p the distributions): dKL/d prior = p - q, dKL/d posterior = q (log q - log p - KL). posterior, prior (..., P)
@@ -113,12 +108,12 @@ def expected_calibration_error(probs: Tensor, outcomes: Tensor, *, bins: int = B
     probs, outcomes = probs.flatten().clamp(0, 1), outcomes.flatten()
     group = (probs * bins).long().clamp(max=bins - 1)
     zeros = probs.new_zeros(bins)
-    told, came = zeros.scatter_add(0, group, probs), zeros.scatter_add(0, group, outcomes)
-    return (told - came).abs().sum() / len(probs)
+    claimed, came = zeros.scatter_add(0, group, probs), zeros.scatter_add(0, group, outcomes)
+    return (claimed - came).abs().sum() / len(probs)
 
 
 class Fit(NamedTuple):
-    """How predictions (...) follow what came."""
+    """Agreement of predictions (...) with what came."""
 
     bias: Tensor  # mean of prediction - truth
     slope: Tensor  # of the truth's regression on the prediction: 1 is calibrated, below 1 is too sure
@@ -147,7 +142,7 @@ def realised_returns(batch: Batch, values: Tensor, rewards: Tensor, *, gamma: fl
 
     rewards: of the batch, in the space that the actor plans in. own_reward: a state's value includes the reward of
     arriving there (drawing in replay.py); otherwise it begins with the next one's. Where a time limit cuts an episode
-    its last state has the critic's own value: nobody knows what would have come.
+    its last state has the critic's own value: what would have come is not known.
     """
     ended, last = batch.is_terminal.float(), batch.is_last & ~batch.is_terminal
     returns = [values[:, -1]]
@@ -161,7 +156,7 @@ def realised_returns(batch: Batch, values: Tensor, rewards: Tensor, *, gamma: fl
 
 
 def known(batch: Batch, *, own_reward: bool) -> Tensor:
-    """Of which states something came of which the value tells: bool (B, T).
+    """States whose value is about something that came: bool (B, T).
 
     Not of the last one before a time limit, whose return is its own value; nor, without a reward of its own, of the
     end of the task, whose value is never trained.
@@ -170,7 +165,7 @@ def known(batch: Batch, *, own_reward: bool) -> Tensor:
 
 
 def entropies(policy: Policy) -> dict[str, Tensor]:
-    """Mean entropy of each part of the action in nats, by its number; one part: none, `actor/entropy` says it."""
+    """Mean entropy of each part of the action in nats, by its number; {} for one part: `actor/entropy` covers it."""
     if not isinstance(policy, CompositePolicy):
         return {}
     return {f"actor/entropy_part{i}": member.entropy().mean() for i, (member, _) in enumerate(policy.members)}
@@ -185,7 +180,7 @@ def snapshot(agent: DreamerV2, batch: Batch, *, seed: int = 0) -> HealthSnapshot
     model, config = agent.world_model, agent.config
     latent = model.rssm.latent
     noise = latent.noise(*batch.reward.shape, generator=torch.Generator().manual_seed(seed)).to(batch.reward.device)
-    # torch.compile would compile everything once more for passes without gradients: longer than many looks take.
+    # torch.compile would compile everything again for passes without gradients: longer than many snapshots take.
     plain: AbstractContextManager[object] = (
         torch.compiler.set_stance("force_eager") if agent.mode == "compile" else nullcontext()
     )
@@ -207,8 +202,8 @@ def snapshot(agent: DreamerV2, batch: Batch, *, seed: int = 0) -> HealthSnapshot
     truth = planned if config.model.reward_transform in ("tanh", "sign") else batch.reward
     found |= _of_rewards(rewards.float(), truth)
     if "continue" in model.heads:
-        told, came = model.continues(feat).float(), 1 - batch.is_terminal.float()
-        found |= {"continue/brier": brier(told, came), "continue/ece": expected_calibration_error(told, came)}
+        probs, came = model.continues(feat).float(), 1 - batch.is_terminal.float()
+        found |= {"continue/brier": brier(probs, came), "continue/ece": expected_calibration_error(probs, came)}
     returns = realised_returns(
         batch,
         values.float(),
@@ -232,19 +227,19 @@ def _of_rewards(predicted: Tensor, truth: Tensor) -> dict[str, Tensor]:
 
 # --------------------------------------------------------------------------------------------------------- during a run
 
-FILE = "latents.json"
-
 
 class HealthMonitor:
-    """What was found last and is not yet written down."""
+    """Takes snapshots during a run; holds the numbers of the last one until they are written."""
 
     def __init__(self, directory: Path, every: int, may_write: Callable[[], None]) -> None:
-        """every: updates between looks, 0 for none; may_write raises if the directory is no longer ours."""
-        self.directory, self.every, self.may_write = directory, every, may_write
-        self.found: dict[str, float] = {}
+        """every: updates between snapshots, 0 for none; may_write raises if the directory is no longer ours."""
+        self.directory = directory
+        self.every = every
+        self.may_write = may_write
+        self.found: dict[str, float] = {}  # since the last line of metrics
 
     def after_update(self, agent: DreamerV2, batch: Batch, *, updates: int, env_steps: int) -> None:
-        """After an update: snapshot at it, if it is time for that. batch: the one that was learnt from."""
+        """Take a snapshot, if it is time for that. batch: the one that was learnt from."""
         if not self.every or updates % self.every:
             return
         now = snapshot(agent, batch, seed=updates)
@@ -252,7 +247,7 @@ class HealthMonitor:
         self._write(now, updates, env_steps)
 
     def take(self) -> dict[str, float]:
-        """What was found since the last line."""
+        """The numbers since the last line of metrics."""
         found, self.found = self.found, {}
         return found
 

@@ -1,6 +1,6 @@
-"""What a run writes down: metrics.jsonl, episodes.jsonl, TensorBoard events, and optionally Weights & Biases.
+"""Logs of a run: metrics.jsonl, episodes.jsonl, TensorBoard events, and optionally Weights & Biases.
 
-Tensors become floats only here, when a line is written: training itself never waits for a number.
+Tensors become floats only here, when a line is written: training itself never waits for the device.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ class Logger:
     ) -> None:
         """Continue the files of `run` at `env_steps`: lines of a future that a crash undid are dropped.
 
-        sizes: of the files then, as `sizes` told them; None: not known, lines of later steps are dropped. may_write: is
-        asked before each line, and raises if the directory is no longer ours.
+        sizes: of the files then, from `sizes()`; None: not known, lines of later steps are dropped. may_write: called
+        before each line; raises if the directory is no longer ours.
         """
-        self.run, self.may_write = run, may_write
+        self.run = run
+        self.may_write = may_write
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         for name in FILES:
@@ -54,14 +55,13 @@ class Logger:
                     os.truncate(run / name, min(sizes[name], (run / name).stat().st_size))
             else:
                 _forget_after(run / name, env_steps)
-        self.trouble = ""  # what is no longer written, and why: a curve is never worth a run
+        self.trouble = ""  # why TensorBoard events are no longer written; that does not end a run
         self.events: Any = None
         if tensorboard:
             self._begin_events(env_steps)
         self.wandb = _start_wandb(run) if wandb else None
 
     def _begin_events(self, env_steps: int) -> None:
-
         try:
             self.events = Events(self.run / "tensorboard", env_steps=env_steps)
         except OSError as error:
@@ -71,7 +71,7 @@ class Logger:
         if self.events is not None:
             self.events.close()
         self.events = None
-        self.trouble = f"TensorBoard gets no more numbers ({error.strerror}); metrics.jsonl has them all"
+        self.trouble = f"TensorBoard events are no longer written ({error.strerror}). metrics.jsonl has all numbers."
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Remember one update's metrics (0-d tensors, still on their device)."""
@@ -173,7 +173,7 @@ class Events:
     """One event file in a directory."""
 
     def __init__(self, directory: Path, *, env_steps: int = 0) -> None:
-        """env_steps: what earlier files tell of later steps is forgotten. Raises OSError."""
+        """env_steps: points of later steps in earlier files are discarded. Raises OSError."""
         directory.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         self._file = RecordWriter(str(directory / name))
@@ -192,6 +192,6 @@ class Events:
         self._file.write(event.SerializeToString())
 
     def close(self) -> None:
-        """Close the file; what a full disk kept from it is lost."""
+        """Close the file; what a full disk rejected is lost."""
         with suppress(OSError, ValueError):
             self._file.close()

@@ -1,4 +1,4 @@
-"""The loop: act, remember, learn the world, dream, repeat. Everything a run owns is made, saved and restored here."""
+"""The training loop: act, store, learn the world model, dream, repeat. `open_run` begins or continues a run."""
 
 from __future__ import annotations
 
@@ -15,111 +15,180 @@ import torch
 from .. import checkpoint
 from ..config import Config
 from ..data.collect import Collector, Episode
+from ..data.data_report import range_report, write_report
 from ..data.replay import Replay
+from ..data.replay_log import ReplayLog
 from ..envs import EnvLike
-from ..envs.spaces import MASK
+from ..envs.spaces import MASK, Spec
 from ..errors import UserError
 from ..fast.modes import seed_everything
-from ..files import Writer, remove_drafts, writing
+from ..files import remove_drafts, writing
 from ..finite import NonFinite
-from ..guard.interrupts import Stopped, Stopping, on_signals
+from ..guard.interrupts import Stopped, on_signals
 from ..guard.lock import RunLock
 from ..guard.memory import enough_memory
+from ..ops import SCALAR_TRANSFORMS
 from ..train import DreamerV2, to_batch
 from .clock import Clock
 from .directory import check_directory, prepare_directory
-from .evaluation import Evaluation, Evaluator, keep_film
-from .first_rows import tell_first_rows
+from .evaluation import RANDOM_LIMIT, Evaluation, Evaluator, save_video
 from .forecast import Forecast, make_forecast, require_fit
 from .health import HealthMonitor
-from .logger import Logger, read_lines
+from .logger import read_lines
 from .nan_policy import NanPolicy
 from .progress import Progress
-from .resume import restore_log, restore_newest, save_run
+from .resume import open_logger, restore_newest, save_run
+from .state import RunState
 from .tasks import copy_env, make_envs, protocol_of_task, repeat_of, spec_of, step_seconds
+
+#: Rows of each environment that the report on the first experience reads.
+FIRST_ROWS = 2000
+
+# ------------------------------------------------------------------------------------------------------------ opening
+
+
+def open_run(config: Config, directory: Path, env: EnvLike | None = None, *, weights: Path | None = None) -> RunState:
+    """Begin the run in `directory`, or continue it from its newest whole checkpoint. Raises UserError.
+
+    env: the task, if it is not `env.id`; weights: a saved agent to start from, if the directory has no checkpoint. A
+    task that cannot be made leaves no directory behind.
+    """
+    lock = RunLock(directory)
+    try:
+        _claim(config, lock)
+        with enough_memory(config, directory, lambda: None):
+            seed_everything(config)
+            envs = make_envs(config, env, config.env.num_envs)
+            spec = spec_of(envs)
+            evaluator = Evaluator(config, copy_env(env), spec)  # before the agent: it may raise
+            agent = DreamerV2(config, spec)
+        with enough_memory(config, directory, lambda: agent):
+            forecast = _forecast(agent, directory, env)
+            _prepare(config, lock)
+            replay = _empty_replay(config, spec, directory)
+            run = RunState(
+                config=config,
+                directory=directory,
+                lock=lock,
+                env=env,
+                envs=envs,
+                spec=spec,
+                repeat=repeat_of(config),
+                evaluator=evaluator,
+                agent=agent,
+                player=agent.player(num_envs=config.env.num_envs, mode="explore", seed=config.train.seed + 1),
+                forecast=forecast,
+                replay=replay,
+                replay_log=ReplayLog(replay, directory / "replay"),
+                collector=Collector(envs, seed=config.train.seed),
+                rng=np.random.default_rng(config.train.seed),
+                nan_policy=NanPolicy(directory, agent),
+                health=HealthMonitor(directory, config.log.health_every, lock.check),
+            )
+            _restore(run, weights)
+        return run
+    except BaseException:
+        leave(lock)
+        raise
+
+
+def _claim(config: Config, lock: RunLock) -> None:
+    """Refuse at once what cannot run here, before the task and the forecast take their time."""
+    check_directory(lock.directory, config)
+    if config.train.deterministic and config.train.minutes:
+        raise UserError("train.minutes ends a run by the clock.", "A deterministic run ends by train.env_steps.")
+    if lock.directory.exists():
+        lock.acquire()
+
+
+def _forecast(agent: DreamerV2, directory: Path, env: EnvLike | None) -> Forecast | None:
+    """What a new run will need. Raises UserError if it cannot fit."""
+    if not agent.config.train.forecast or checkpoint.checkpoints(directory):
+        return None
+    forecast = make_forecast(agent, directory, step_seconds=step_seconds(agent.config, env))
+    require_fit(forecast)
+    return forecast
+
+
+def _prepare(config: Config, lock: RunLock) -> None:
+    """Make the directory with its settings, or take over the one of this run."""
+    lock.acquire()
+    check_directory(lock.directory, config)  # again: another process may have begun here meanwhile
+    remove_drafts(lock.directory)
+    prepare_directory(lock.directory, config, protocol_of_task(config))
+
+
+def _empty_replay(config: Config, spec: Spec, directory: Path) -> Replay:
+    settings = config.replay
+    return Replay(
+        spec.shapes,
+        spec.action.size,
+        capacity=settings.replay_capacity,
+        streams=config.env.num_envs,
+        seed=config.train.seed,
+        prioritize=settings.prioritize,
+        priority_share=settings.priority_share,
+        directory=directory / "ring" if settings.storage == "disk" else None,
+    )
+
+
+def _restore(run: RunState, weights: Path | None) -> None:
+    """Continue from the newest checkpoint; without one, from `weights` if they are given."""
+    saved = restore_newest(run)
+    if weights is not None and not run.resumed:
+        checkpoint.load_weights(weights, run.agent)
+    open_logger(run, saved)
+
+
+def leave(lock: RunLock) -> None:
+    """Release the directory, without what a write that failed left in it."""
+    if lock.held:
+        with suppress(OSError):
+            remove_drafts(lock.directory)
+    lock.release()
 
 
 class Run:
-    """One training run in one directory; `Run(...).train()` starts it or goes on where it stopped."""
+    """One training run in one directory; `Run(...).train()` starts it or continues where it stopped."""
 
     def __init__(
         self, config: Config, directory: str | Path, env: EnvLike | None = None, *, weights: Path | None = None
     ) -> None:
-        """weights: a saved agent to start from, if the directory has no checkpoint of its own."""
-        self.config, self.directory = config, Path(directory)
-        self.lock, self.stopping = RunLock(self.directory), Stopping()
-        try:
-            with enough_memory(config, self.directory, lambda: getattr(self, "agent", None)):
-                self._make(config, env, weights)
-        except BaseException:
-            self._leave()
-            raise
+        """weights: a saved agent to start from, if the directory has no checkpoint of its own. Raises UserError."""
+        self.state = open_run(config, Path(directory), env, weights=weights)
+        self._measure = weights is None  # loaded networks keep the scales that they were trained with
+        self._written = 0.0  # when the last line of metrics was written, in seconds of time.monotonic
+        # the player's memory, its generator and the random actions' generator before the last action
+        self._before: tuple[dict[str, torch.Tensor], torch.Tensor, Any] | None = None
 
-    def _make(self, config: Config, env: EnvLike | None, weights: Path | None) -> None:
-        check_directory(self.directory, config)
-        if config.train.deterministic and config.train.minutes:
-            raise UserError("train.minutes ends a run by the clock.", "A deterministic run ends by train.env_steps.")
-        if self.directory.exists():
-            self.lock.acquire()  # now: nobody wants to wait for a forecast to be told this
-        seed_everything(config)
-        train = config.train
-        self.envs = make_envs(config, env, config.env.num_envs)
-        self.env, self.repeat, self.spec = env, repeat_of(config), spec_of(self.envs)
-        self.evaluator = Evaluator(config, copy_env(env), self.spec)  # early: it may raise
-        self.agent = DreamerV2(config, self.spec)
-        self.forecast: Forecast | None = None
-        if train.forecast and not checkpoint.checkpoints(self.directory):
-            self.forecast = make_forecast(self.agent, self.directory, step_seconds=step_seconds(config, env))
-            require_fit(self.forecast)
-        self.lock.acquire()
-        check_directory(self.directory, config)  # again: another process may have begun here meanwhile
-        remove_drafts(self.directory)
-        prepare_directory(
-            self.directory, config, protocol_of_task(config)
-        )  # last: a task that cannot be made leaves no directory behind
-        self.replay = self._empty_replay()
-        self.collector = Collector(self.envs, seed=train.seed)
-        self.player = self.agent.player(num_envs=config.env.num_envs, mode="explore", seed=train.seed + 1)
-        self.rng = np.random.default_rng(train.seed)
-        self.clock = Clock()
-        self.evaluation: Evaluation | None = None
-        self.recent: list[float] = []
-        self._stop = False
-        self._measure = weights is None  # loaded networks know their inputs as they were scaled before
-        self.evaluated_at = -1
-        self.writer = Writer()
-        self.notes: list[str] = []  # what the user should know before it begins
-        self._written, self.written_at = 0.0, 0  # when, and at how many environment steps, the last line was written
-        self._before: tuple[dict[str, torch.Tensor], torch.Tensor, Any] | None = None  # how the last action began
-        self.nan_policy = NanPolicy(self.directory, self.agent)
-        self.health = HealthMonitor(self.directory, config.log.health_every, self.lock.check)
-        state = restore_newest(self)
-        self.resumed = bool(state)
-        if weights is not None and not self.resumed:
-            checkpoint.load_weights(weights, self.agent)
-        self.logger = Logger(
-            self.directory,
-            env_steps=self.clock.env_steps,
-            sizes=state.get("log", {}).get("sizes"),
-            tensorboard=config.log.tensorboard,
-            wandb=config.log.wandb,
-            may_write=self.lock.check,
-        )
-        if self.resumed:
-            restore_log(self, checkpoint.checkpoints(self.directory)[-1], state)
+    @property
+    def config(self) -> Config:
+        return self.state.config
 
-    def _empty_replay(self) -> Replay:
-        config = self.config.replay
-        return Replay(
-            self.spec.shapes,
-            self.spec.action.size,
-            capacity=config.replay_capacity,
-            streams=self.config.env.num_envs,
-            seed=self.config.train.seed,
-            prioritize=config.prioritize,
-            priority_share=config.priority_share,
-            directory=self.directory / "ring" if config.storage == "disk" else None,
-        )
+    @property
+    def directory(self) -> Path:
+        return self.state.directory
+
+    @property
+    def spec(self) -> Spec:
+        return self.state.spec
+
+    @property
+    def agent(self) -> DreamerV2:
+        return self.state.agent
+
+    @property
+    def replay(self) -> Replay:
+        return self.state.replay
+
+    @property
+    def clock(self) -> Clock:
+        return self.state.clock
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """The last evaluation."""
+        return self.state.evaluation
 
     # ------------------------------------------------------------------------------------------------------- the loop
 
@@ -129,31 +198,31 @@ class Run:
         Raises UserError when the environment breaks or training becomes non-finite; the checkpoints stay good.
         """
         progress = progress or Progress(quiet=True)
-        self.nan_policy.say = progress.say
+        self.state.nan_policy.say = progress.say
         try:
             memory = enough_memory(self.config, self.directory, lambda: self.agent)
-            with on_signals(self.stopping, self.stop, quiet=progress.quiet), memory:
-                progress.start(self)
+            with on_signals(self.state.stopping, self.stop, quiet=progress.quiet), memory:
+                progress.start(self.state)
                 self._train(progress)
         except Stopped:
-            progress.broken_off(self)
+            progress.broken_off(self.state)
         finally:
-            progress.stop(self)
+            progress.stop(self.state)
             self.close()
         return self.agent
 
     def _train(self, progress: Progress) -> None:
-        if self.resumed and self.finished() and self.evaluated_at == self.clock.env_steps:
-            progress.say("nothing to do: the run is complete; a larger --env-steps or --minutes continues it")
+        if self.state.resumed and self.finished() and self.state.evaluated_at == self.clock.env_steps:
+            progress.say("the run is complete. Continue it with a larger --env-steps or --minutes.")
             return
-        if self.config.train.random_baseline and not self.resumed:
+        if self.config.train.random_baseline and not self.state.resumed:
             self._play_randomly(progress)
         if not self.finished():  # else it was stopped between its end and its evaluation
             self._loop(progress)
-            if not (self._stop and self.config.train.deterministic):  # a line that the stop would add
-                self.write(progress)
+            if not (self.state.stopping.requested and self.config.train.deterministic):
+                self.write(progress)  # a deterministic run that is stopped writes no line more than one that is not
             self.save()  # before the evaluation: an interrupted evaluation loses nothing
-        if not self._stop and self.evaluated_at != self.clock.env_steps:
+        if not self.state.stopping.requested and self.state.evaluated_at != self.clock.env_steps:
             self.evaluate(progress)
             self.save()
 
@@ -161,16 +230,16 @@ class Run:
         settings, clock = self.config.train, self.clock
         self._written = saved = time.monotonic()
         rows = self._timed_rows()
-        if not self.resumed:  # else the last row is here already, and what follows from it may still be owed
+        if not self.state.resumed:  # else the last row is here already, and what follows from it may still be owed
             self._take(next(rows), progress)
         while True:
             while clock.updates_due(settings.train_ratio, settings.pretrain) > 0 and not self.finished():
                 self.update()
-                self._pulse(progress)  # pretraining is many updates at one step: no silence
-            if settings.eval_every and clock.env_steps - max(0, self.evaluated_at) >= settings.eval_every:
+                self._pulse(progress)  # also during pretraining, which is many updates at one step
+            if settings.eval_every and clock.env_steps - max(0, self.state.evaluated_at) >= settings.eval_every:
                 self.evaluate(progress)
-            if not self.writer.busy:
-                self.writer.finish()  # if the last checkpoint could not be written, it is told now
+            if not self.state.writer.busy:
+                self.state.writer.finish()  # raises if the last checkpoint could not be written
             if time.monotonic() - saved >= settings.checkpoint_every:
                 self.save(wait=False)
                 saved = time.monotonic()
@@ -184,69 +253,75 @@ class Run:
         (row, episodes), clock = item, self.clock
         self.replay.add(row)
         self._follow_observations(row)
-        clock.env_steps = self.collector.steps
+        clock.env_steps = self.state.collector.steps
         self._note(episodes)
         train = self.config.train
         if not clock.prefilled and clock.env_steps >= train.prefill and self.replay.can_sample(train.seq_len):
             clock.prefilled = clock.env_steps
-            for line in tell_first_rows(self.replay, self.spec, self.config, self.directory):
-                progress.say(line)
+            self._report_first_rows(progress)
             if self._measure:
                 self._measure_observations()
 
+    def _report_first_rows(self, progress: Progress) -> None:
+        """Ranges of everything that the agent will learn from, before it learns."""
+        name = self.config.model.reward_transform
+        squash = SCALAR_TRANSFORMS[name][0]
+        report = range_report(
+            self.replay.first_rows(FIRST_ROWS),
+            {key: item.kind for key, item in self.spec.obs.items()},
+            transform=lambda rewards: squash(torch.from_numpy(rewards)).numpy(),
+            transform_name=name,
+            scaled=self.config.model.vector_transform != "none",
+        )
+        for line in write_report(report, self.directory):
+            progress.say(line)
+
     def _pulse(self, progress: Progress) -> None:
-        """Show and write how it stands, when it is time for that."""
-        progress.tick(self)
+        """Show and write the progress, when it is time for that."""
+        progress.tick(self.state)
         if self._line_due():
             self.write(progress)
             self._written = time.monotonic()
 
     def _line_due(self) -> bool:
-        if self.config.train.deterministic:  # not by the clock, which is another one each time
+        if self.config.train.deterministic:  # by steps: the same lines each time
             every = self.config.train.log_steps
-            return self.clock.env_steps // every > self.written_at // every
+            return self.clock.env_steps // every > self.state.written_at // every
         return time.monotonic() - self._written >= self.config.train.log_every
 
     def finished(self) -> bool:
         """Has the run reached its end, or been asked to stop?"""
-        limit = self.config.train.minutes * 60
-        enough = self.clock.env_steps >= self.config.train.env_steps or (limit > 0 and self.clock.seconds >= limit)
-        return enough or self._stop
-
-    @property
-    def stopped(self) -> bool:
-        """Was it asked to stop?"""
-        return self._stop
+        return self.state.finished()
 
     def stop(self) -> None:
         """Ask the loop to end after the current update, with a checkpoint."""
-        self._stop = True
+        self.state.stop()
 
     def _timed_rows(self) -> Iterator[tuple[dict[str, np.ndarray], list[Episode]]]:
-        rows = self.collector.rows(self._act)
+        rows = self.state.collector.rows(self._act)
         while True:
             try:
                 with self.clock.timed("env"):
                     item = next(rows)
-            except (Exception, Stopped):  # an environment broke or hangs: what was learnt is kept
+            except (Exception, Stopped):  # an environment broke or hangs: keep what was learnt
                 self._undo_act()
                 self.save()
                 raise
             yield item
 
     def _act(self, obs: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
-        player = self.player
-        self._before = player.memory(), player.generator.get_state(), self.rng.bit_generator.state
+        player = self.state.player
+        self._before = player.memory(), player.generator.get_state(), self.state.rng.bit_generator.state
         if not self.clock.prefilled:
-            return self.spec.action.random(self.rng, len(is_first), obs.get(MASK))
+            return self.spec.action.random(self.state.rng, len(is_first), obs.get(MASK))
         return player.act(obs, is_first)
 
     def _undo_act(self) -> None:
-        """An action whose step failed was never chosen: who goes on from here chooses again."""
+        """Undo the choice of an action whose step failed: a resumed run chooses again."""
         if self._before is not None:
-            memory, drawn, self.rng.bit_generator.state = self._before
-            self.player.recall(memory)
-            self.player.generator.set_state(drawn)
+            memory, drawn, self.state.rng.bit_generator.state = self._before
+            self.state.player.recall(memory)
+            self.state.player.generator.set_state(drawn)
 
     def _follow_observations(self, row: dict[str, np.ndarray]) -> None:
         if self.config.model.vector_transform == "running":
@@ -266,14 +341,14 @@ class Run:
             )
         with self.clock.timed("update"):
             try:
-                self.logger.add(self.agent.update(batch))
+                self.state.logger.add(self.agent.update(batch))
             except NonFinite as trouble:
-                self.writer.finish()  # a rollback reads what it writes
-                self.nan_policy.apply(trouble, self.clock)
+                self.state.writer.finish()  # a rollback reads what it writes
+                self.state.nan_policy.apply(trouble, self.clock)
                 return
-        self.nan_policy.reset_streak()
+        self.state.nan_policy.reset_streak()
         self.clock.updates += 1
-        self.health.after_update(self.agent, batch, updates=self.clock.updates, env_steps=self.clock.env_steps)
+        self.state.health.after_update(self.agent, batch, updates=self.clock.updates, env_steps=self.clock.env_steps)
 
     # ---------------------------------------------------------------------------------------------- numbers and files
 
@@ -283,37 +358,37 @@ class Run:
             if episode.crashed:
                 phase = "crashed"
             else:
-                self.recent = [*self.recent[-19:], episode.score]
+                self.state.recent = [*self.state.recent[-19:], episode.score]
             line = {"return": episode.score, "length": episode.length, **episode.log}
-            self.logger.episode(self._stamp(phase) | line)
+            self.state.logger.episode(self._stamp(phase) | line)
 
     def _stamp(self, phase: str) -> dict[str, Any]:
         steps = self.clock.env_steps
-        stamp = {"phase": phase, "env_steps": steps, "frames": steps * self.repeat}
+        stamp = {"phase": phase, "env_steps": steps, "frames": steps * self.state.repeat}
         return stamp if self.config.train.deterministic else stamp | {"seconds": round(self.clock.seconds, 2)}
 
     def write(self, progress: Progress) -> None:
         """One line of metrics."""
         clock = self.clock
-        numbers: dict[str, float] = {"updates": clock.updates, "frames": clock.env_steps * self.repeat}
+        numbers: dict[str, float] = {"updates": clock.updates, "frames": clock.env_steps * self.state.repeat}
         numbers |= {"replay/steps": len(self.replay), "train/ratio": clock.achieved_ratio(self.config.train.pretrain)}
         if not self.config.train.deterministic:
             numbers |= clock.speeds()
-        numbers |= self.health.take()
+        numbers |= self.state.health.take()
         if self.config.train.on_nonfinite != "stop":
             numbers |= {"nonfinite/skipped": clock.skipped, "nonfinite/rollbacks": clock.rollbacks}
-        if self.recent:
-            numbers["episode/return"] = float(np.mean(self.recent))
+        if self.state.recent:
+            numbers["episode/return"] = float(np.mean(self.state.recent))
         self._require_finite()
-        self.written_at = clock.env_steps
-        progress.metrics = self.logger.write(numbers, env_steps=clock.env_steps)
-        progress.once(self.logger.trouble)
+        self.state.written_at = clock.env_steps
+        progress.metrics = self.state.logger.write(numbers, env_steps=clock.env_steps)
+        progress.once(self.state.logger.trouble)
 
     def _require_finite(self) -> None:
         """Stop, or do what `train.on_nonfinite` says, before a NaN is saved over good checkpoints. Raises UserError."""
-        if self.nan_policy.check(self.clock):
-            self.logger.forget()
-        broken = self.logger.nonfinite()
+        if self.state.nan_policy.check(self.clock):
+            self.state.logger.forget()
+        broken = self.state.logger.nonfinite()
         if broken:
             raise UserError(
                 f"training became non-finite before update {self.clock.updates}: {', '.join(broken[:3])}.",
@@ -321,10 +396,10 @@ class Run:
             )
 
     def _play_randomly(self, progress: Progress) -> None:
-        """The level to beat."""
-        result = self.evaluator.random(lambda: self._stop)
+        """The baseline: evaluate the random policy."""
+        result = self.state.evaluator.random(lambda: self.state.stopping.requested)
         if result is None:
-            progress.say("random policy: not measured, 10 s were not enough for its episodes")
+            progress.say(f"random policy not measured: its episodes take more than {RANDOM_LIMIT:g} s")
             return
         self._log_episodes("random", result)
         progress.say(f"random policy: return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes")
@@ -332,60 +407,54 @@ class Run:
     def _log_episodes(self, phase: str, result: Evaluation) -> None:
         stamp = self._stamp(phase)
         for score, length in zip(result.scores, result.lengths, strict=True):
-            self.logger.episode(stamp | {"return": score, "length": length})
+            self.state.logger.episode(stamp | {"return": score, "length": length})
 
     def evaluate(self, progress: Progress) -> None:
-        """Play evaluation episodes, keep the numbers, the film and the best agent so far."""
+        """Play evaluation episodes, keep the numbers, the video and the best agent so far."""
         with suppress(Stopped):  # its environment hangs
-            result = self.evaluator.agent(self.agent, lambda: self._stop)
-        if self._stop:
-            return  # half an evaluation is none
-        self.evaluation, self.evaluated_at = result, self.clock.env_steps
+            result = self.state.evaluator.agent(self.agent, lambda: self.state.stopping.requested)
+        if self.state.stopping.requested:
+            return  # an incomplete evaluation does not count
+        self.state.evaluation = result
+        self.state.evaluated_at = self.clock.env_steps
         self._log_episodes("eval", result)
         numbers = {
             "eval/return": result.mean,
             "eval/ci95": result.interval,
             "eval/length": float(np.mean(result.lengths)),
         }
-        self.logger.write(numbers, env_steps=self.clock.env_steps)
+        self.state.logger.write(numbers, env_steps=self.clock.env_steps)
         if result.frames:
-            film = self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif"
-            progress.once(keep_film(film, result.frames))
+            video = self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif"
+            progress.once(save_video(video, result.frames))
         if self.clock.best is None or result.mean > self.clock.best:
             self.clock.best = result.mean
-            with self.stopping.held(), writing("the best agent", self.directory):
+            with self.state.stopping.held(), writing("the best agent", self.directory):
                 checkpoint.write_atomically(self.directory / "checkpoints" / "best", checkpoint.agent_files(self.agent))
-        progress.evaluated(self, result)
+        progress.evaluated(self.state, result)
 
     def save(self, *, wait: bool = True) -> None:
         """A checkpoint of everything, and the end of those that are no longer kept. Raises UserError if non-finite.
 
-        Without `wait` it is only copied now, and written while learning goes on; not even that while an earlier one is
-        still being written.
+        Without `wait` the state is copied now and written in the background; while an earlier checkpoint is still
+        being written, nothing is done.
         """
-        if wait or not self.writer.busy:
+        if wait or not self.state.writer.busy:
             self._require_finite()
-            with self.stopping.held():
-                save_run(self, wait=wait)
+            with self.state.stopping.held():
+                save_run(self.state, wait=wait)
 
     def close(self) -> None:
         """Close environments and files. Raises UserError if the last checkpoint could not be written."""
         try:
-            with self.stopping.held():
-                self.writer.finish()
+            with self.state.stopping.held():
+                self.state.writer.finish()
         finally:
-            self.logger.close()
-            if not isinstance(self.env, gym.Env):  # an instance belongs to whoever made it
-                self.envs.close()
-            self.evaluator.close()
-            self._leave()
-
-    def _leave(self) -> None:
-        """Give the directory back, without what a write that failed left in it."""
-        if self.lock.held:
-            with suppress(OSError):
-                remove_drafts(self.directory)
-        self.lock.release()
+            self.state.logger.close()
+            if not isinstance(self.state.env, gym.Env):  # an instance belongs to the caller
+                self.state.envs.close()
+            self.state.evaluator.close()
+            leave(self.state.lock)
 
     def history(self) -> list[dict[str, Any]]:
         """All episodes so far, as in episodes.jsonl."""

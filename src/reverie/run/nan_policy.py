@@ -1,4 +1,4 @@
-"""What a run does about a number that is no number: `train.on_nonfinite` stop, skip or rollback. Told on the screen."""
+"""Reaction of a run to a non-finite update: `train.on_nonfinite` stop, skip or rollback."""
 
 from __future__ import annotations
 
@@ -14,31 +14,35 @@ from ..guard.nan_report import NanReport, diagnose_update, write_crash
 from ..train import DreamerV2
 from .clock import Clock
 
-MOST_SKIPS, MOST_ROLLBACKS = 100, 5  # in a row; in a run
+MOST_SKIPS = 100  # consecutive updates that may be left out
+MOST_ROLLBACKS = 5  # in a run
 
 
 class NanPolicy:
-    """Holds a run's policy and carries it out; what it counts is in the clock, and so in checkpoints."""
+    """Applies the policy of a run. Its counts are in the clock, and so in checkpoints."""
 
     def __init__(self, directory: Path, agent: DreamerV2, say: Callable[[str], None] = print) -> None:
-        self.directory, self.agent, self.say = directory, agent, say
+        self.directory = directory
+        self.agent = agent
+        self.say = say
         self.policy: str = agent.config.train.on_nonfinite
-        self.in_a_row, self.told = 0, False
+        self.consecutive = 0  # updates left out since the last one that was made
+        self.reported = False  # a report was written: later skips are one line each
 
     def resume(self, clock: Clock) -> None:
         """Learning rates stay lowered over a stop."""
         self.agent.scale_learning_rates(0.5**clock.rollbacks)
 
     def reset_streak(self) -> None:
-        """An update was made; elsewhere than on a CPU that is known only after a look."""
+        """An update was made. Where the guard does not wait for the device, only `check` can know that."""
         if self.agent.guard.waits:
-            self.in_a_row = 0
+            self.consecutive = 0
 
     def check(self, clock: Clock) -> bool:
         """Has the device left out updates? Then do what the policy says. Raises UserError like `apply`."""
         trouble = self.agent.guard.trouble()
         if trouble is None:
-            self.in_a_row = self.in_a_row if self.agent.guard.waits else 0
+            self.consecutive = self.consecutive if self.agent.guard.waits else 0
             return False
         self.apply(trouble, clock)
         return True
@@ -54,16 +58,17 @@ class NanPolicy:
 
     def _skip(self, trouble: NonFinite, clock: Clock) -> None:
         clock.skipped += trouble.skipped
-        self.in_a_row += trouble.skipped
-        if not self.told:
-            self.told, report = True, self._report(trouble)
+        self.consecutive += trouble.skipped
+        if not self.reported:
+            self.reported = True
+            report = self._report(trouble)
             self.say(f"skipped   update {clock.updates}: {report.verdict}")
             self.say(f"          {report.cause}; try {report.advice}; crash file {self.directory / 'crash'}")
         else:
-            self.say(f"skipped   update {clock.updates} too: {clock.skipped} in all, {self.in_a_row} in a row")
-        if self.in_a_row >= MOST_SKIPS:
+            self.say(f"skipped   update {clock.updates} too: {clock.skipped} in all, {self.consecutive} consecutive")
+        if self.consecutive >= MOST_SKIPS:
             report = diagnose_update(self.agent, trouble.case, trouble.history)
-            raise self._end(report, clock, f" {self.in_a_row} updates in a row were left out.")
+            raise self._end(report, clock, f" {self.consecutive} consecutive updates were left out.")
 
     def _roll_back(self, trouble: NonFinite, clock: Clock) -> None:
         report, found = self._report(trouble), self._newest_whole()
@@ -72,7 +77,7 @@ class NanPolicy:
         if clock.rollbacks >= MOST_ROLLBACKS:
             raise self._end(report, clock, f" {clock.rollbacks} rollbacks did not help.")
         clock.rollbacks += 1
-        checkpoint.load_checkpoint(found, self.agent, {})  # weights and optimisers; chance and replay go on
+        checkpoint.load_checkpoint(found, self.agent, {})  # weights and optimisers; replay and random states stay
         self.agent.scale_learning_rates(0.5**clock.rollbacks)
         self.say(f"went back to {found.name} at update {clock.updates}: {report.verdict}")
         self.say(f"          learning rates are now {0.5**clock.rollbacks:g} of what was set; {report.cause}")
@@ -85,7 +90,7 @@ class NanPolicy:
         return None
 
     def _report(self, trouble: NonFinite) -> NanReport:
-        """Made, and written to RUN/crash."""
+        """Diagnose the update and write the report to RUN/crash."""
         report = diagnose_update(self.agent, trouble.case, trouble.history)
         write_crash(self.directory / "crash", self.agent, trouble, report)
         return report

@@ -1,30 +1,30 @@
-"""What a person sees while a run goes on: a header, a progress line with ETA, and a line for each evaluation."""
+"""Terminal progress: header, progress line with ETA, one line per evaluation."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..build import count_parameters
 from .evaluation import Evaluation
+from .state import RunState
 from .tasks import protocol_of_task
-
-if TYPE_CHECKING:
-    from .loop import Run
 
 
 class Progress:
     """Progress on a terminal; plain lines every few seconds where there is none (a log file, CI)."""
 
     def __init__(
-        self, *, quiet: bool = False, every: float = 10.0, advise: Callable[[Run], list[str]] | None = None
+        self, *, quiet: bool = False, every: float = 10.0, advise: Callable[[RunState], list[str]] | None = None
     ) -> None:
-        """advise: asked for lines after each evaluation, e.g. insight/live.py's."""
+        """every: seconds between lines without a terminal; advise: gives lines after each evaluation."""
         from rich.console import Console
 
-        self.quiet, self.every, self.advise = quiet, every, advise
+        self.quiet = quiet
+        self.every = every
+        self.advise = advise
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.live = self.console.is_terminal and not quiet
         self.metrics: dict[str, float] = {}
@@ -32,7 +32,7 @@ class Progress:
         self._task: Any = None
         self._last = 0.0
         self._said: set[str] = set()
-        self._begin = (0, 0.0)
+        self._begin = (0, 0.0)  # env_steps, seconds of training
 
     def say(self, text: str) -> None:
         """One line, unless quiet."""
@@ -46,14 +46,16 @@ class Progress:
             self.say(text)
 
     def _draw(self, work: Callable[[], Any]) -> None:
-        """A terminal that was closed, or a pipe that nobody reads, ends what is shown, not the run."""
+        """A terminal that was closed, or a pipe without a reader, ends the display, not the run."""
         try:
             work()
         except (OSError, ValueError, SystemExit):  # rich leaves the program when a pipe breaks
-            self.quiet, self.live, self._progress = True, False, None
+            self.quiet = True
+            self.live = False
+            self._progress = None
 
-    def start(self, run: Run) -> None:
-        """The header: what will happen, with which model, where the files go."""
+    def start(self, run: RunState) -> None:
+        """The header: the task, the model, the limits and the directory."""
         config, agent = run.config, run.agent
         task = config.env.id or "custom environment"
         self.say(f"task      {task} x {config.env.num_envs}, seed {config.train.seed}")
@@ -83,15 +85,13 @@ class Progress:
         if self.live:
             from rich.progress import BarColumn, Progress, TextColumn
 
-            self._progress = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"),
-                console=self.console,
-            )  # fmt: skip
+            columns = [TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}")]
+            self._progress = Progress(*columns, console=self.console)
             self._draw(self._progress.start)
         if self._progress is not None:
             self._task = self._progress.add_task("train", total=1.0, text="")
 
-    def tick(self, run: Run) -> None:
+    def tick(self, run: RunState) -> None:
         """Called after every step; draws a few times per second at most."""
         if self.quiet or time.monotonic() - self._last < (0.25 if self.live else self.every):
             return
@@ -102,7 +102,7 @@ class Progress:
         else:
             self.say(f"{fraction:4.0%}  {text}")
 
-    def _status(self, run: Run) -> tuple[float, str]:
+    def _status(self, run: RunState) -> tuple[float, str]:
         clock, settings = run.clock, run.config.train
         done = [clock.env_steps / settings.env_steps]
         left = [self._left(settings.env_steps - clock.env_steps, clock.env_steps - self._begin[0], run)]
@@ -113,14 +113,13 @@ class Progress:
         parts = " ".join(f"{name} {spent / total:.0%}" for name, spent in clock.spent.items())
         recent = f"{sum(run.recent) / len(run.recent):.2f}" if run.recent else "-"
         tested = f"{run.evaluation.mean:.2f}" if run.evaluation else "-"
-        losses = " ".join(
-            f"{name} {self.metrics[key]:.3g}"
-            for name, key in [
-                *((key[:12], f"world_model/obs/{key}_loss") for key in list(run.spec.obs)[:2]),
-                ("reward", "world_model/reward_loss"), ("kl", "world_model/kl"), ("entropy", "actor/entropy"),
-            ]
-            if key in self.metrics
-        )  # fmt: skip
+        shown = [
+            *((key[:12], f"world_model/obs/{key}_loss") for key in list(run.spec.obs)[:2]),
+            ("reward", "world_model/reward_loss"),
+            ("kl", "world_model/kl"),
+            ("entropy", "actor/entropy"),
+        ]
+        losses = " ".join(f"{name} {self.metrics[key]:.3g}" for name, key in shown if key in self.metrics)
         eta = f"{int(min(left)) // 60}:{int(min(left)) % 60:02d}"
         phase = "" if clock.prefilled else "prefill "
         return min(1.0, max(done)), (
@@ -128,10 +127,10 @@ class Progress:
             f"{losses}  {parts}  eta {eta}"
         )
 
-    def _left(self, steps: int, done: int, run: Run) -> float:
+    def _left(self, steps: int, done: int, run: RunState) -> float:
         return max(0.0, steps * (run.clock.seconds - self._begin[1]) / max(1, done))
 
-    def evaluated(self, run: Run, result: Evaluation) -> None:
+    def evaluated(self, run: RunState, result: Evaluation) -> None:
         """One line per evaluation."""
         mode = run.config.train.eval_mode
         self.say(
@@ -142,22 +141,22 @@ class Progress:
         for line in self.advise(run) if self.advise is not None and not self.quiet else []:
             self.say(line)
 
-    def broken_off(self, run: Run) -> None:
-        """It was asked to stop and did not come to an end in time."""
+    def broken_off(self, run: RunState) -> None:
+        """The line for a run that was asked to stop and did not end in time."""
         signal, patience, steps = run.stopping.signal, run.stopping.patience, run.clock.env_steps
         saved = (run.directory / "checkpoints" / f"step-{steps:012d}").exists()
         lost = "a checkpoint was written" if saved else "what follows the last checkpoint is lost"
-        self.say(f"broken off {patience:g} s after {signal}, in the middle of something; {lost}")
+        self.say(f"interrupted {patience:g} s after {signal}; {lost}")
 
-    def stop(self, run: Run) -> None:
-        """The last lines: how it ended and what to look at."""
+    def stop(self, run: RunState) -> None:
+        """The last lines: how the run ended."""
         if self._progress is not None:
             self._draw(self._progress.stop)
             self._progress = None
         clock, settings = run.clock, run.config.train
         if not run.finished():
-            return  # an error is being told
-        if run.stopped:
+            return  # an error message follows
+        if run.stopping.requested:
             by = f" by {run.stopping.signal}" if run.stopping.signal else ""
             ended = f"stopped{by}; the same command continues it"
         elif clock.env_steps >= settings.env_steps:
@@ -170,4 +169,6 @@ class Progress:
             f"{ratio:.4g} updates per step (asked for {settings.train_ratio:g})"
         )
         if not clock.prefilled:
-            self.say(f"nothing was learnt: the run ended within its {settings.prefill} random steps (train.prefill)")
+            self.say(
+                f"nothing was learnt: the run ended within its {settings.prefill} random steps. Lower train.prefill."
+            )

@@ -1,4 +1,4 @@
-"""Everything that a run is besides weights, optimisers and replay: written into each checkpoint, and put back.
+"""Saving and restoring a run: everything besides weights, optimisers and replay, in each checkpoint.
 
 In `train.deterministic` mode a run that was killed and repeated ends with the same weights, the same replay and the
 same metrics, bit for bit, as one that was not (on a CPU with as many threads; tests/run/test_resume.py).
@@ -11,7 +11,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +23,11 @@ from ..files import Damaged, check, read_json, sound, writing
 from .clock import Clock
 from .directory import clear_leftovers
 from .evaluation import Evaluation
-from .logger import read_lines
-
-if TYPE_CHECKING:
-    from .loop import Run
+from .logger import Logger, read_lines
+from .state import RunState
 
 
-def state_of(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def state_of(run: RunState) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(plain values for JSON, tensors)."""
     drawn = np.random.get_state(legacy=False)  # noqa: NPY002  environments may draw from it
     state = {
@@ -57,7 +55,7 @@ def state_of(run: Run) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return state, {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
 
 
-def generators_of(run: Run) -> dict[str, torch.Generator]:
+def generators_of(run: RunState) -> dict[str, torch.Generator]:
     """torch's random streams by name."""
     found = {"torch": torch.default_generator, "player": run.player.generator}
     if run.agent.device.type == "cuda":
@@ -65,10 +63,10 @@ def generators_of(run: Run) -> dict[str, torch.Generator]:
     return found
 
 
-def save_run(run: Run, *, wait: bool) -> None:
+def save_run(run: RunState, *, wait: bool) -> None:
     """Copy everything now; write it in the run's writer, wait for that if asked to. Raises UserError."""
     run.writer.finish()
-    rows = run.replay.writes(run.directory / "replay")
+    rows = run.replay_log.prepare()
     state, tensors = state_of(run)
     files, updates = checkpoint.checkpoint_files(run.agent, generators_of(run), tensors), run.agent.updates
     path = run.directory / "checkpoints" / f"step-{run.clock.env_steps:012d}"
@@ -76,7 +74,7 @@ def save_run(run: Run, *, wait: bool) -> None:
     def write() -> None:
         with writing("a checkpoint", run.directory), run.lock.guard():
             rows()
-            state["replay"]["files"] = run.replay.needed(np.array(state["replay"]["counts"]))
+            state["replay"]["files"] = run.replay_log.needed(np.array(state["replay"]["counts"]))
             checkpoint.write_atomically(path, files | checkpoint.state_text(state, updates))
             _prune(run)
 
@@ -85,28 +83,30 @@ def save_run(run: Run, *, wait: bool) -> None:
         run.writer.finish()
 
 
-def _prune(run: Run) -> None:
+def _prune(run: RunState) -> None:
     keep, found = run.config.log.keep_checkpoints, checkpoint.checkpoints(run.directory)
     for path in found[:-keep]:
         shutil.rmtree(path)
     with suppress(Damaged), sound(found[-keep:][0] / "state.json"):  # an old one that rots must not end the run
         oldest = read_json(found[-keep:][0] / "state.json")
-        run.replay.prune(run.directory / "replay", np.array(oldest["replay"]["counts"]))
+        run.replay_log.prune(np.array(oldest["replay"]["counts"]))
 
 
-def restore_newest(run: Run) -> dict[str, Any]:
-    """Continue from the newest whole checkpoint, if there is one. -> its state, or nothing. Raises UserError."""
-    found, damage = checkpoint.step_directories(run.directory), None
+def restore_newest(run: RunState) -> dict[str, Any]:
+    """Continue from the newest whole checkpoint, if there is one. -> its state.json, else {}. Raises UserError."""
+    found = checkpoint.step_directories(run.directory)
+    damage: Damaged | None = None
     for at, path in reversed(list(enumerate(found))):
         try:
-            state = restore(run, path)
+            saved = restore(run, path)
         except Damaged as error:
             damage = damage or error
             run.notes.append(f"{error.message} What was learnt since the checkpoint before it is lost.")
             continue
         for later in found[at + 1 :]:
             checkpoint.set_aside(later)
-        return state
+        run.resumed = True
+        return saved
     if damage is not None:
         raise UserError(f"no checkpoint of {run.directory} is whole: {damage.message}", _what_is_left(run.directory))
     clear_leftovers(run.directory)
@@ -114,16 +114,16 @@ def restore_newest(run: Run) -> dict[str, Any]:
 
 
 def _what_is_left(directory: Path) -> str:
-    """Where only the replay is damaged, what was learnt is not lost."""
+    """Advice for a run without a whole checkpoint: where only the replay is damaged, the agent is not lost."""
     for path in [*reversed(checkpoint.checkpoints(directory)), directory / "checkpoints" / "best"]:
         with suppress(Damaged):
             checkpoint.verify(path)
-            return f"Its agent is whole: reverie.load('{path}').learn(...) goes on with its weights in another run."
+            return f"Its agent is whole: reverie.load('{path}').learn(...) continues with its weights in another run."
     return "Start another --run."
 
 
-def restore(run: Run, path: Path) -> dict[str, Any]:
-    """Everything as it was when checkpoint `path` was written, but for the logger. -> its state. Raises UserError."""
+def restore(run: RunState, path: Path) -> dict[str, Any]:
+    """Restore all but the logger from checkpoint `path`. -> its state.json. Raises UserError."""
     checkpoint.verify(path)
     known = checkpoint.read_agent(path)[1]
     if known.to_dict() != run.spec.to_dict():
@@ -132,36 +132,37 @@ def restore(run: Run, path: Path) -> dict[str, Any]:
             f"{'; '.join(run.spec.describe())}.",
             "Choose another --run.",
         )
-    known_as = path / "state.json"
-    with sound(known_as):
-        check(run.directory / "replay", read_json(known_as).get("replay", {}).get("files", {}))
-    state, tensors = checkpoint.load_checkpoint(path, run.agent, generators_of(run)), checkpoint.run_tensors(path)
-    with sound(known_as):
-        _require_form(run, state, tensors)
-        run.clock = Clock(**state["clock"])
-        counts = np.array(state["replay"]["counts"])
-        run.replay.rng.bit_generator.state = state["replay"]["rng"]
-        run.rng.bit_generator.state = state["rng"]
-        run.recent = list(state["recent"])
+    state_file = path / "state.json"
+    with sound(state_file):
+        check(run.directory / "replay", read_json(state_file).get("replay", {}).get("files", {}))
+    saved = checkpoint.load_checkpoint(path, run.agent, generators_of(run))
+    tensors = checkpoint.run_tensors(path)
+    with sound(state_file):
+        _require_form(run, saved, tensors)
+        run.clock = Clock(**saved["clock"])
+        counts = np.array(saved["replay"]["counts"])
+        run.replay.rng.bit_generator.state = saved["replay"]["rng"]
+        run.rng.bit_generator.state = saved["rng"]
+        run.recent = list(saved["recent"])
         run.nan_policy.resume(run.clock)
-        run.health.found = {str(key): float(value) for key, value in state.get("health", {}).items()}
-        run.replay.load(run.directory / "replay", counts)
-        if "collector" in state:
-            run.replay.mark_again(state["replay"]["marked"])
-            _global_generators(state)
-    _go_on(run, state, tensors)  # outside: what an environment raises in here is not the file's fault
+        run.health.found = {str(key): float(value) for key, value in saved.get("health", {}).items()}
+        run.replay_log.load(counts)
+        if "collector" in saved:
+            run.replay.mark_again(saved["replay"]["marked"])
+            _global_generators(saved)
+    _resume_episodes(run, saved, tensors)  # not in `sound`: an error of an environment says nothing about the file
     _recall_evaluation(run)
-    return state
+    return saved
 
 
-def _require_form(run: Run, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Are all values of the form in which `state_of` wrote them? Raises what `sound` turns into words."""
-    streams, replay = len(run.replay.counts), state["replay"]
-    _whole([state["clock"]["env_steps"], state["clock"]["updates"]], 2)
+def _require_form(run: RunState, saved: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Do all values have the form in which `state_of` wrote them? Raises what `sound` turns into Damaged."""
+    streams, replay = len(run.replay.counts), saved["replay"]
+    _whole([saved["clock"]["env_steps"], saved["clock"]["updates"]], 2)
     _whole(replay["counts"], streams)
-    if "collector" not in state:  # an older format
+    if "collector" not in saved:  # an older format
         return
-    held, log = state["collector"], state["log"]
+    held, log = saved["collector"], saved["log"]
     _whole([held["steps"], held["seed"], log["count"], log["written_at"]], 4)
     _whole(held["lengths"], streams)
     _whole(list(log["sizes"].values()), len(log["sizes"]))
@@ -188,42 +189,52 @@ def _whole(values: Any, count: int) -> None:
         raise ValueError(f"expected {count} whole numbers")
 
 
-def restore_log(run: Run, path: Path, state: dict[str, Any]) -> None:
-    """The means that were being taken for the next line."""
-    tensors, log = checkpoint.run_tensors(path), state.get("log", {})
-    run.logger.sums = {name: tensors[f"log/{name}"].to(run.agent.device) for name in log.get("names", [])}
-    run.logger.count = log.get("count", 0)
-    run.written_at = log.get("written_at", run.clock.env_steps)
+def open_logger(run: RunState, saved: dict[str, Any]) -> None:
+    """Continue the text files where checkpoint state `saved` ends, with the means that were being taken for a line."""
+    log = saved.get("log", {})
+    run.logger = Logger(
+        run.directory,
+        env_steps=run.clock.env_steps,
+        sizes=log.get("sizes"),
+        tensorboard=run.config.log.tensorboard,
+        wandb=run.config.log.wandb,
+        may_write=run.lock.check,
+    )
+    if run.resumed:
+        tensors = checkpoint.run_tensors(checkpoint.checkpoints(run.directory)[-1])
+        run.logger.sums = {name: tensors[f"log/{name}"].to(run.agent.device) for name in log.get("names", [])}
+        run.logger.count = log.get("count", 0)
+        run.written_at = log.get("written_at", run.clock.env_steps)
 
 
-def _global_generators(state: dict[str, Any]) -> None:
-    version, inner, gauss = state["python_rng"]
+def _global_generators(saved: dict[str, Any]) -> None:
+    version, inner, gauss = saved["python_rng"]
     random.setstate((version, tuple(inner), gauss))
-    drawn = state["numpy_rng"]
+    drawn = saved["numpy_rng"]
     np.random.set_state({**drawn, "state": {**drawn["state"], "key": np.array(drawn["state"]["key"], np.uint32)}})  # noqa: NPY002
 
 
-def _go_on(run: Run, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """In the middle of the episodes, where they can be played again."""
+def _resume_episodes(run: RunState, saved: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Continue in the middle of the unfinished episodes, where they can be played again."""
     run.collector.steps = run.clock.env_steps
     memory = {key[7:]: value for key, value in tensors.items() if key.startswith("player/")}
-    if "collector" not in state or not memory:  # an older format
+    if "collector" not in saved or not memory:  # an older format
         run.collector.seed += run.clock.env_steps  # other starts than the first time
         return
-    last, held = run.replay.last_rows(), state["collector"]
+    last, held = run.replay.last_rows(), saved["collector"]
     none = np.zeros((0, run.spec.action.size), np.float32)
     actions = [
         none if last["is_last"][i] or not length else run.replay.last_actions(i, length)
         for i, length in enumerate(held["lengths"])
     ]
     run.player.recall(memory)
-    lost = run.collector.go_on(held, last, actions)
+    lost = run.collector.restore(held, last, actions)
     if lost:
         which = "all environments" if len(lost) == run.collector.count else f"environments {', '.join(map(str, lost))}"
-        run.notes.append(f"the unfinished episodes of {which} could not be played again: new ones begin")
+        run.notes.append(f"the unfinished episodes of {which} could not be played again. New ones begin there.")
 
 
-def _recall_evaluation(run: Run) -> None:
+def _recall_evaluation(run: RunState) -> None:
     """The last evaluation before the checkpoint, and when it was; later ones are undone like everything else."""
     past = read_lines(run.directory / "episodes.jsonl")
     lines = [x for x in past if x.get("env_steps", 0) <= run.clock.env_steps and x.get("phase") == "eval"]

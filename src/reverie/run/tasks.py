@@ -1,4 +1,4 @@
-"""From settings to environments."""
+"""Environments of a run from its settings."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def step_seconds(config: Config, env: EnvLike | None) -> float:
     def make() -> AgentView:
         view = AgentView(make_env(source, **options_of(config)), **view_of(config))
         if config.log.video and view.render_mode == "rgb_array":
-            with suppress(Exception):  # what drawing loads into memory belongs to the forecast
+            with suppress(Exception):  # the memory that rendering loads belongs to the forecast
                 view.reset()
                 view.render()
         return view
 
     try:
         return time_step(make)
-    except Exception:  # whatever is wrong with the task is told when it is really stepped
+    except Exception:  # the run itself reports what is wrong with the task
         return 0.0
 
 
@@ -83,7 +83,7 @@ def _request(config: Config) -> Request:
 
 
 def spec_of(envs: VectorEnv) -> Spec:
-    """What the agent needs to know of the task that these environments pose."""
+    """The spec of the task: the observations and actions of these environments."""
     return cast(Spec, cast(Any, envs).get_attr("agent_spec")[0])  # both vector classes have it
 
 

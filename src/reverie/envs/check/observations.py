@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from ...data.data_report import SCALING, large_value, spread_of, uneven_pair
 from ...errors import UserError
 from ..spaces import MASK, MIN_FLOAT_IMAGE, box_key, leaves, name_of
 from .guarded_calls import equal, kind_of
@@ -16,10 +17,8 @@ from .report import CheckReport
 SLOW = 0.02  # seconds of a step beyond which more environments or workers are worth a thought
 SLOW_RESET = 1.0  # seconds
 KEPT, KEPT_BYTES = 400, 2**25  # observations of a key that are kept for the looks at ranges
-LARGE, UNEVEN, HUGE_REWARD = 100.0, 1000.0, 1e4  # the first two as in ranges.py
-ROUNDING = 1e-6  # what varies by less of itself does not vary
+HUGE_REWARD = 1e4
 MOMENTS = 10  # fewer observations say nothing about ranges
-SCALING = "Set model.vector_transform=symlog, running or standardize."
 
 
 @dataclass
@@ -305,8 +304,7 @@ def look_at_ranges(key: str, space: spaces.Space, seen: Seen, report: CheckRepor
     if isinstance(space, spaces.Box) and _seen_as(space) != "vector":
         _picture_ranges(key, float(space.high.max()), flat, seen.changes.get(key, []), report)
         return
-    spread = flat.astype(np.float64).std(0)
-    spread[spread <= ROUNDING * np.abs(flat).max(0)] = 0
+    spread = spread_of(flat)
     if not spread.any():
         report.add(
             "warning", "constant", f"'{key}' never changes: it is always {_first(flat[0])}",
@@ -322,15 +320,14 @@ def look_at_ranges(key: str, space: spaces.Space, seen: Seen, report: CheckRepor
         )  # fmt: skip
     if not isinstance(space, spaces.Box):
         return  # one-hot, or 0 and 1
-    moving = np.flatnonzero(spread > 0)
-    low, high = moving[spread[moving].argmin()], moving[spread[moving].argmax()]
-    if spread[high] > UNEVEN * spread[low]:
+    if pair := uneven_pair(spread):
+        low, high = pair
         report.add(
             "warning", "scales", f"'{key}'[{high}] varies {spread[high] / spread[low]:,.0f} times more than "
             f"'{key}'[{low}] (by {spread[high]:.3g} and {spread[low]:.3g})", SCALING, key,
         )  # fmt: skip
-    elif np.abs(flat).max() > LARGE:
-        report.add("warning", "large", f"'{key}' reaches {flat.flat[np.abs(flat).argmax()]:,.6g}", SCALING, key)
+    elif (extreme := large_value(flat)) is not None:
+        report.add("warning", "large", f"'{key}' reaches {extreme:,.6g}", SCALING, key)
 
 
 def _seen_as(space: spaces.Box) -> str:
