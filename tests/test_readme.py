@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from reverie.cli import _overrides, _parser
+from reverie.cli import make_parser
+from reverie.commands import settings_of
 from reverie.config.presets import load_preset
 
 ROOT = Path(__file__).parent.parent
@@ -38,9 +39,9 @@ def test_commands_in_the_readme_are_understood(command):
     words = command.split()[1:]
     if "--help" in words:
         with pytest.raises(SystemExit) as ended:
-            _parser().parse_known_args(words)
+            make_parser().parse_known_args(words)
         assert ended.value.code == 0
         return
-    args, rest = _parser().parse_known_args(words)
-    assert rest == [] or args.verb == "train"
-    load_preset("default", _overrides(rest))
+    args, rest = make_parser().parse_known_args(words)
+    assert rest == [] or args.command == "train"
+    load_preset("default", settings_of(rest))

@@ -15,10 +15,10 @@ from toys import BrokenEnv, SpaceEnv
 
 import reverie
 from reverie import UserError, cli
+from reverie.commands import COMMANDS, settings_of
 from reverie.config import SETTINGS
 from reverie.config.presets import preset_names
 
-VERBS = ("train", "eval", "presets", "envs", "info")
 DEBUG = ["train", "--preset", "debug", "--quiet", "log.tensorboard=false", "log.video=false"]
 
 
@@ -147,7 +147,7 @@ def test_all_faults_are_told_in_one_line(fails, tmp_path):
         (["envs", "minigrid", "extra"], "unknown argument 'extra'"),
     ],
 )
-def test_other_verbs_complain_alike(fails, words, told):
+def test_other_commands_complain_alike(fails, words, told):
     assert told in fails(*words)
 
 
@@ -176,10 +176,10 @@ def test_argparse_complains_with_exit_code_2(words, capsys):
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
-    def broken(args, rest):
+    def broken(args):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(cli, "_envs", broken)
+    monkeypatch.setitem(COMMANDS, "envs", COMMANDS["envs"]._replace(run=broken))
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["envs"])
 
@@ -192,19 +192,19 @@ def test_a_user_error_reads_as_one_text():
 # -------------------------------------------------------------------------------------------------------- reading
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb, capsys):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main([verb, "--help"])
+        cli.main([command, "--help"])
     assert caught.value.code == 0
-    assert f"usage: reverie {verb}" in capsys.readouterr().out
+    assert f"usage: reverie {command}" in capsys.readouterr().out
 
 
-def test_the_main_help_lists_the_verbs_and_teaches_by_example(capsys):
+def test_the_main_help_lists_the_commands_and_teaches_by_example(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
-    assert all(f"    {verb} " in text for verb in VERBS)
+    assert all(f"    {command}" in text for command in COMMANDS)
     assert "reverie train --preset demo" in text
 
 
@@ -284,12 +284,12 @@ def test_the_machine_is_described(capsys):
     ],
 )
 def test_a_setting_can_be_written_in_several_ways(words):
-    overrides = cli._overrides(words)
+    overrides = settings_of(words)
     assert overrides in ({"behavior.gamma": "0.5"}, {"gamma": "0.5"})
 
 
 def test_dashes_and_negative_values_are_understood():
-    assert cli._overrides(["--image-size", "32", "--minutes=-1", "id=a=b"]) == {
+    assert settings_of(["--image-size", "32", "--minutes=-1", "id=a=b"]) == {
         "image_size": "32",
         "minutes": "-1",
         "id": "a=b",

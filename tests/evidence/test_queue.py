@@ -126,13 +126,13 @@ def test_budgets_and_evaluations_are_those_of_the_issue():
 
 
 def test_a_command_line_means_the_same_settings():
-    from reverie.cli import _overrides
+    from reverie.commands import settings_of
     from reverie.config.presets import load_preset
 
     for task in (task for item in queue.read_list()[1] for task in item.tasks[:1] if task.preset):
         words = task.words(Path("runs/x"))
         pairs = words[words.index("--no-doctor") + 1 :]
-        given = _overrides(pairs) | {"env.id": task.env, "train.seed": str(task.seed)}
+        given = settings_of(pairs) | {"env.id": task.env, "train.seed": str(task.seed)}
         assert load_preset(task.preset, given) == task.config()
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from .. import __version__
 from ..errors import UserError
+from .command import Command, add_json
 
-BENCH_HELP = """\
+EPILOG = """\
 what to measure:
   update    one update of everything: time, memory, arithmetic, time by part       random batches, no environment
   policy    one step of acting: one environment, and as many as env.num_envs       no environment
@@ -39,7 +40,7 @@ WHAT = ("update", "policy", "replay", "collect", "train", "roofline")
 SECONDS = {"update": 5.0, "policy": 2.0, "replay": 1.0, "collect": 5.0, "train": 20.0, "roofline": 0.0}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def _arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `reverie bench`."""
     parser.add_argument("what", choices=WHAT, help="see below")
     parser.add_argument("--preset", default="demo", help="as of `reverie train`; A+B: B's values on A's")
@@ -54,10 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", help="update: so many agents in one process, each on its own stream of a GPU")
     parser.add_argument("--tflops", help="roofline: of another machine, TFLOP/s, instead of measuring this one")
     parser.add_argument("--bandwidth", help="roofline: of another machine, GB/s")
+    add_json(parser)
 
 
-def bench_command(args: argparse.Namespace, overrides: dict[str, str]) -> int:
-    """Measure and print. overrides: settings by name. -> exit code. Raises UserError."""
+def run_bench(args: argparse.Namespace) -> int:
+    """Measure and print. -> 0. Raises UserError."""
+    overrides = dict(args.settings)
     named = {"env.id": args.env, "train.batch_size": args.batch, "train.seq_len": args.length}
     named |= {"compute.device": args.device}
     words = [word for word in args.shape if "=" not in word]  # `--shape 64 64 3 gamma=0.9`: the last one is a setting
@@ -317,3 +320,13 @@ PRINTERS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "train": _train_lines,
     "roofline": _roofline_lines,
 }
+
+
+COMMAND = Command(
+    "bench",
+    "measure speed and memory, and compare with what the hardware allows",
+    EPILOG,
+    _arguments,
+    run_bench,
+    takes_settings=True,
+)

@@ -12,17 +12,41 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..envs import EnvLike
-from ..envs.check import check_env
+from ..config import build
 from ..errors import UserError
+from .command import Command, add_json, positive
 
+if TYPE_CHECKING:
+    from ..envs import EnvLike
+
+EPILOG = """\
+Plays random steps and reports mistakes, one sentence each, with the fix. ENV is a Gymnasium id, or names a function (or
+class) that makes an environment: FILE.py:FUNCTION or MODULE:FUNCTION. Settings of env.* may follow.
+
+  reverie check-env CartPole-v1
+  reverie check-env my_robot.py:make_env --steps 2000
+  reverie check-env dmc/walker-walk env.pixels=true
+
+Exit code 1 if there are errors. In Python: reverie.check_env(make_env).
+"""
 FORM = "Write path/to/file.py:FUNCTION or module:FUNCTION, FUNCTION without brackets."
 
 
-def check_command(args: argparse.Namespace, options: dict[str, Any]) -> int:
-    """Check, print, -> exit code. options: of `make_env`. Raises UserError if ENV cannot be found."""
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("env", help="an id, FILE.py:FUNCTION or MODULE:FUNCTION")
+    parser.add_argument("--steps", type=positive, default=500, help="random steps to play")
+    parser.add_argument("--seed", type=int, default=0)
+    add_json(parser)
+
+
+def run_check_env(args: argparse.Namespace) -> int:
+    """Check, print. -> 1 if there are errors, else 0. Raises UserError if ENV cannot be found."""
+    from ..envs.check import check_env
+    from ..run.tasks import options_of
+
+    options = options_of(build(args.settings, where="setting"))
     with contextlib.redirect_stdout(sys.stderr):  # what the environment prints is not the report
         source = find_environment(args.env)
         report = check_env(source, steps=args.steps, seed=args.seed, **options)
@@ -121,3 +145,13 @@ def _from_file(path: Path) -> Any:
 
 def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+COMMAND = Command(
+    "check-env",
+    "try an environment: its mistakes, one sentence each, with the fix",
+    EPILOG,
+    _arguments,
+    run_check_env,
+    takes_settings=True,
+)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .command import Command
+from .command import Command, add_json
 
 if TYPE_CHECKING:
     from ..evidence.compare import Verdict
@@ -39,10 +39,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", default="", help="dreamerv2-atari, dreamerv2-dmc, atari-100k, crafter")
     parser.add_argument("-o", "--out", type=Path, help="a folder for page, pictures and tables")
     parser.add_argument("--format", choices=("text", "markdown", "csv", "latex"), default="text")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json(parser)
 
 
-def compare_command(args: argparse.Namespace) -> int:
+def run_compare(args: argparse.Namespace) -> int:
     """Compare and print. Raises UserError where nothing can be compared."""
     from ..evidence.aggregates import (
         against_each_other,
@@ -133,4 +133,4 @@ def _write(out: Path, found: list[Verdict], tables: list[Table], facts: dict[str
     print(f"\nwritten   {files[0]} and {len(files) - 1} more", file=sys.stderr)
 
 
-VERB = Command("compare", "own seeds against published curves and tables", EPILOG, _arguments, compare_command)
+COMMAND = Command("compare", "own seeds against published curves and tables", EPILOG, _arguments, run_compare)

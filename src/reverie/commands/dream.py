@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ..errors import UserError
-from .command import Command
+from .command import Command, add_json
 
 EPILOG = """\
 The agent looks at the first --context steps of a moment from its replay; then it closes its eyes and goes on alone.
@@ -33,10 +33,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--key", default="", help="which image observation, if there are several")
     parser.add_argument("--fps", type=float, default=6.0)
-    parser.add_argument("--json", action="store_true", help="print one JSON object with errors, rewards, values")
+    add_json(parser, "print one JSON object with errors, rewards, values")
 
 
-def dream_command(args: argparse.Namespace) -> int:
+def run_dream(args: argparse.Namespace) -> int:
     """Dream, draw, write. Raises UserError."""
     from ..insight.dream import dream
     from ..insight.run_reader import open_run
@@ -82,4 +82,4 @@ def _write(found, out: Path, args: argparse.Namespace) -> None:  # type: ignore[
         write_film(out, frames(found, args.key), fps=args.fps)
 
 
-VERB = Command("dream", "a film of what the agent expects, beside what really came", EPILOG, _arguments, dream_command)
+COMMAND = Command("dream", "a film of what the agent expects, beside what really came", EPILOG, _arguments, run_dream)

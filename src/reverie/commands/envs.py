@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..envs import make_request, protocol_of
-from ..envs.family import Family, all_families, family_of, installed
 from ..errors import UserError
+from .command import Command, add_json
+
+if TYPE_CHECKING:
+    from ..envs.family import Family
 
 _GYMNASIUM = {
     "family": "gymnasium",
@@ -22,8 +24,15 @@ _GYMNASIUM = {
 }
 
 
-def envs_command(args: argparse.Namespace) -> int:
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("family", nargs="?", help="a family of the list, or an id")
+    add_json(parser)
+
+
+def run_envs(args: argparse.Namespace) -> int:
     """The list, or one family in full. -> exit code. Raises UserError for a family that does not exist."""
+    from ..envs.family import all_families
+
     if args.family:
         facts = _details(args.family)
         print(json.dumps(facts) if args.json else _page(facts))
@@ -34,6 +43,8 @@ def envs_command(args: argparse.Namespace) -> int:
 
 
 def _row(name: str, family: Family) -> dict[str, Any]:
+    from ..envs.family import installed
+
     return {
         "family": name,
         "installed": installed(family),
@@ -57,6 +68,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _details(name: str) -> dict[str, Any]:
+    from ..envs import make_request, protocol_of
+    from ..envs.family import all_families, family_of, installed
+
     family = all_families().get(name) or family_of(name)
     if family is None:
         listed = ", ".join(all_families())
@@ -86,3 +100,8 @@ def _page(facts: dict[str, Any]) -> str:
 
 def _apt(packages: str) -> str:
     return f"apt-get install -y --no-install-recommends {packages}"
+
+
+COMMAND = Command(
+    "envs", "list environment families and how to install them, or show one's options", "", _arguments, run_envs
+)

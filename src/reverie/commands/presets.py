@@ -10,6 +10,14 @@ from typing import Any
 
 from ..config import SETTINGS
 from ..config.presets import Row, preset_description, preset_differences, preset_names, preset_notes, preset_rows
+from .command import Command, add_json
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", help="a preset, or several: A+B has B's values on top of A's")
+    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="settings in which two presets differ")
+    parser.add_argument("--keys", action="store_true", help="every setting: default, meaning, source of the default")
+    add_json(parser)
 
 
 def show(value: Any) -> str:
@@ -21,7 +29,7 @@ def show(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value) or "-"
 
 
-def presets_command(args: argparse.Namespace) -> int:
+def run_presets(args: argparse.Namespace) -> int:
     """List presets, show one, compare two, or list every setting. -> exit code. Raises UserError."""
     if args.keys:
         listed = {key: [default, doc, source] for key, (_, default, doc, source) in SETTINGS.items()}
@@ -85,3 +93,6 @@ def _preset_diff(left: str, right: str, pairs: Sequence[tuple[Row, Row]], width:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+COMMAND = Command("presets", "list presets, show one, or compare two", "", _arguments, run_presets)

@@ -1,0 +1,78 @@
+"""`reverie drift`: how far a run's world model can dream."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .command import Command, add_json, positive
+
+if TYPE_CHECKING:
+    from ..insight.drift import Drift
+
+EPILOG = """\
+Looks at a few steps of replay, dreams on with the replay's own actions, and compares with what really came: errors of
+observations, rewards and ends after 1, 2, ... steps, beside a copy of the last observation, the average of all, and the
+reconstruction by a model that looked. The useful horizon is the last step at which the dream is better than guessing.
+
+  reverie drift runs/demo --horizon 30 -o drift.png
+"""
+
+
+def _arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("run", type=Path)
+    sub.add_argument(
+        "--horizon", type=positive, default=0, help="steps to dream (default: imagination horizon, 15 at least)"
+    )
+    sub.add_argument("--context", type=positive, default=5, help="steps to look at first")
+    sub.add_argument("--starts", type=positive, default=64, help="dreams")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("-o", "--out", type=Path, metavar="PNG", help="write the curves as a picture")
+    add_json(sub)
+
+
+def run_drift(args: argparse.Namespace) -> int:
+    """Measure, print, draw. -> 0. Raises UserError."""
+    from ..insight.drift import drift
+    from ..insight.plots import drift_plot
+    from ..insight.run_reader import open_run
+
+    opened = open_run(args.run)
+    found = drift(opened, horizon=args.horizon, context=args.context, starts=args.starts, seed=args.seed)
+    picture = drift_plot(found, args.out, title=opened.config.env.id) if args.out else None
+    if args.json:
+        print(json.dumps({"run": str(args.run), **found.to_dict(), "picture": str(picture) if picture else None}))
+        return 0
+    print("\n".join(table(found)))
+    print(f"useful horizon = {found.useful_horizon}")
+    if found.warning:
+        print(f"warning: {found.warning}")
+    if picture:
+        print(f"look at   {picture}")
+    return 0
+
+
+def table(drift: Drift) -> list[str]:
+    """The curves as lines: errors of observations in shares of the data's variance, and the rest."""
+    lines = [
+        f"{'steps':>5} {'windows':>7} {'latent KL':>9}   {'dream':>7} {'looked':>7} {'copy':>7} {'mean':>7}   reward"
+    ]
+    for k, count in enumerate(drift.starts):
+        row = [drift.error[name][k] for name in ("dream", "floor", "copy", "mean")]
+        cells = " ".join(f"{_cell(value):>7}" for value in row)
+        reward = _cell(drift.reward["dream"][k])
+        lines.append(f"{k + 1:>5} {count:>7} {_cell(drift.latent_kl[k]):>9}   {cells}   {reward}")
+    correlation = drift.returns["correlation"]
+    told = "no spread in one of them" if correlation is None else f"correlation {correlation:.2f}"
+    return [*lines, f"imagined against realised returns: {told}, bias {drift.returns['bias']:.3g}"]
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+COMMAND = Command(
+    "drift", "how far a run's world model can dream: errors after 1, 2, ... steps", EPILOG, _arguments, run_drift
+)
