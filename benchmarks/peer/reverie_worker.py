@@ -11,13 +11,13 @@ import torch
 from protocol import Contestant, Size, random_batches, random_image, serve
 
 import reverie
+from reverie import load_player
 from reverie.checkpoint import save_agent
 from reverie.config.presets import load_preset
 from reverie.data.replay import Batch
 from reverie.envs.actions import ActionSpec
 from reverie.envs.spaces import ObsKey, Spec
 from reverie.fast.modes import keep_memory
-from reverie import load_player
 from reverie.player import Player
 from reverie.train import DreamerV2, to_batch
 
