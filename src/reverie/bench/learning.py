@@ -12,12 +12,12 @@ import torch
 from ..build import pick_device
 from ..data.replay import Replay
 from ..errors import UserError
-from ..fast.modes import pick_dtype, pick_mode
 from ..run.forecast import memory_left, random_rows
 from ..train import DreamerV2, to_batch
+from .arithmetic import count_policy, count_update
+from .ceilings import measure_ceilings
 from .clocks import Effort, Memory, Samples, once, repeat, waiter
 from .parts import Stopwatch, watched
-from .roofline import Ceilings, Floor, count_policy, count_update, measure_ceilings
 from .subject import Subject, batch_bytes, random_batch, random_batches, require_possible
 
 Say = Callable[[str], None]
@@ -232,28 +232,3 @@ def _filled(subject: Subject) -> tuple[Replay, float]:
             replay.add(rows[i % len(rows)])
 
     return replay, once(fill, lambda: None) / (count * streams)
-
-
-# ------------------------------------------------------------------------------------------------------------- roofline
-
-
-def bench_roofline(subject: Subject, tflops: float, bandwidth: float, say: Say) -> dict[str, Any]:
-    """The floor of an update; tflops (TFLOP/s) and bandwidth (GB/s) of another machine, or 0 to measure this one."""
-    compute, device = subject.config.compute, pick_device(subject.config.compute.device)
-    mode = pick_mode(compute, device)
-    dtype = pick_dtype(compute, mode, device)
-    if tflops:
-        stated = 1e12 * tflops
-        ceilings = Ceilings(stated, stated, 1e9 * bandwidth, measured=False)
-    else:
-        say(f"measuring what {device} can do")
-        subject.agent()  # sets torch's threads
-        ceilings = measure_ceilings(device)
-    floor = Floor(count_update(subject), ceilings, dtype)
-    serial = {"observe": subject.config.train.seq_len, "imagine": subject.config.behavior.imagination_horizon}
-    facts = {
-        "device": "another machine" if tflops else str(device),
-        "precision": str(dtype).split(".")[1],
-        "mode": mode,
-    }
-    return {**subject.facts(), **facts, "steps_one_after_another": serial, **floor.to_dict()}
