@@ -41,32 +41,34 @@ def run_drift(args: argparse.Namespace) -> int:
 
     opened = open_run(args.run)
     found = drift(opened, horizon=args.horizon, context=args.context, starts=args.starts, seed=args.seed)
-    picture = drift_plot(found, args.out, title=opened.config.env.id) if args.out else None
+    image = drift_plot(found, args.out, title=opened.config.env.id) if args.out else None
     if args.json:
-        print(json.dumps({"run": str(args.run), **found.to_dict(), "picture": str(picture) if picture else None}))
+        print(json.dumps({"run": str(args.run), **found.to_dict(), "picture": str(image) if image else None}))
         return 0
     print("\n".join(table(found)))
     print(f"useful horizon = {found.useful_horizon}")
     if found.warning:
         print(f"warning: {found.warning}")
-    if picture:
-        print(f"look at   {picture}")
+    if image:
+        print(f"look at   {image}")
     return 0
 
 
 def table(drift: Drift) -> list[str]:
-    """The curves as lines: errors of observations in shares of the data's variance, and the rest."""
-    lines = [
-        f"{'steps':>5} {'windows':>7} {'latent KL':>9}   {'dream':>7} {'looked':>7} {'copy':>7} {'mean':>7}   reward"
-    ]
+    """The curves as lines: errors of observations as shares of the data's variance, latent KL, errors of rewards."""
+    from ..evidence.tables import columns
+
+    header = ("steps", "windows", "latent KL", "dream", "observed", "copy", "mean", "reward")
+    rows = []
     for k, count in enumerate(drift.starts):
-        row = [drift.error[name][k] for name in ("dream", "floor", "copy", "mean")]
-        cells = " ".join(f"{_cell(value):>7}" for value in row)
-        reward = _cell(drift.reward["dream"][k])
-        lines.append(f"{k + 1:>5} {count:>7} {_cell(drift.latent_kl[k]):>9}   {cells}   {reward}")
+        errors = [_cell(drift.error[name][k]) for name in ("dream", "floor", "copy", "mean")]
+        rows.append((str(k + 1), str(count), _cell(drift.latent_kl[k]), *errors, _cell(drift.reward["dream"][k])))
     correlation = drift.returns["correlation"]
-    told = "no spread in one of them" if correlation is None else f"correlation {correlation:.2f}"
-    return [*lines, f"imagined against realised returns: {told}, bias {drift.returns['bias']:.3g}"]
+    relation = "no spread in one of them" if correlation is None else f"correlation {correlation:.2f}"
+    return [
+        *columns(rows, header=header, right=range(len(header))),
+        f"imagined against realized returns: {relation}, bias {drift.returns['bias']:.3g}",
+    ]
 
 
 def _cell(value: float | None) -> str:

@@ -34,8 +34,8 @@ def run_envs(args: argparse.Namespace) -> int:
     from ..envs.family import all_families
 
     if args.family:
-        facts = _details(args.family)
-        print(json.dumps(facts) if args.json else _page(facts))
+        found = _details(args.family)
+        print(json.dumps(found) if args.json else _page(found))
         return 0
     rows = [_row(name, family) for name, family in all_families().items()] + [_GYMNASIUM]
     print(json.dumps(rows) if args.json else _table(rows))
@@ -83,18 +83,21 @@ def _details(name: str) -> dict[str, Any]:
     return {**_row(known, family), "options": options, "protocol": protocol}
 
 
-def _page(facts: dict[str, Any]) -> str:
+def _page(found: dict[str, Any]) -> str:
+    from ..evidence.tables import columns
+
     lines = [
-        f"{facts['family']}: {facts['note']}",
-        f"try       reverie train --env {facts['example']} --preset small",
-        f"install   {facts['install']}{'' if not facts['installed'] else ' (is installed)'}",
+        f"{found['family']}: {found['note']}",
+        f"try       reverie train --env {found['example']} --preset small",
+        f"install   {found['install']}{'' if not found['installed'] else ' (is installed)'}",
     ]
-    lines += [f"Debian    {_apt(facts['debian'])}"] if facts["debian"] else []
-    lines += [f"repeat    {facts['repeat']} (env.action_repeat)"]
-    lines += [f"protocol  {facts['protocol']}"] if facts["protocol"] else []
-    if facts["options"]:
+    lines += [f"Debian    {_apt(found['debian'])}"] if found["debian"] else []
+    lines += [f"repeat    {found['repeat']} (env.action_repeat)"]
+    lines += [f"protocol  {found['protocol']}"] if found["protocol"] else []
+    if found["options"]:
         lines.append("options   env.options=name=value,name=value")
-        lines += [f"          {item['name']:14} {item['default']!s:10} {item['doc']}" for item in facts["options"]]
+        rows = [(item["name"], str(item["default"]), item["doc"]) for item in found["options"]]
+        lines += columns(rows, indent=" " * 10)
     return "\n".join(lines)
 
 

@@ -47,10 +47,10 @@ def _row(name: str, text: str) -> str:
 
 
 def _all() -> str:
-    width = max(len(entry.key) for entry in ENTRIES)
-    return "\n".join(
-        f"{entry.key:{width}}  {textwrap.shorten(entry.meaning, 90, placeholder=' ...')}" for entry in ENTRIES
-    )
+    from ..evidence.tables import columns
+
+    rows = [(entry.key, textwrap.shorten(entry.meaning, 90, placeholder=" ...")) for entry in ENTRIES]
+    return "\n".join(columns(rows))
 
 
 COMMAND = Command("explain", "what a logged number means, and what to do about it", EPILOG, _arguments, run_explain)

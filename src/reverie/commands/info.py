@@ -27,8 +27,9 @@ def run_info(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found))
     else:
-        for key, value in found.items():
-            print(f"{key:14} {value}")
+        from ..evidence.tables import columns
+
+        print("\n".join(columns([(key, str(value)) for key, value in found.items()])))
     return 0
 
 
