@@ -26,6 +26,7 @@ from reverie.evidence.aggregates import (
 from reverie.evidence.compare import CONFIDENCE, group, judge, leave_one_out, verdict, window_score
 from reverie.evidence.results import write_result
 from reverie.evidence.tables import Table, millions, number
+from reverie.insight.page import render
 
 # ------------------------------------------------------------------------------------------------------------ one test
 
@@ -380,7 +381,7 @@ def test_mistakes_get_one_sentence(words, told, in_tmp, capsys):
 def test_tables_escape_what_they_must():
     table = Table("a & b", ["x_1", "50 %"], [["<b>|", "1 ± 2"]], "note")
     assert r"x\_1 & 50 \%" in table.latex()
-    assert "&lt;b&gt;" in table.html()
+    assert "&lt;b&gt;" in render("tables.html", title="x", words=[], figures=[], tables=[table])
     assert "<b>\\|" in table.markdown()
     assert table.csv() == "x_1,50 %\n<b>|,1 ± 2\n"
     assert [number(x) for x in (12345.6, 123.45, 12.345, 0.9434, None, math.nan)] == [

@@ -99,9 +99,9 @@ def run_plan(args: argparse.Namespace, plan: Plan) -> int:
 
 def _require_plots() -> None:
     """Now: after hours it would be too late to hear that the report cannot be drawn. Raises UserError."""
-    from ..insight.charts import figure_of
+    from ..insight.plots import require_matplotlib
 
-    figure_of(1, 1)
+    require_matplotlib()
 
 
 def _report(

@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -78,13 +77,6 @@ class Table:
         return "\n".join(
             [f"% {self.title}", top, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
         )
-
-    def html(self) -> str:
-        """A <table> under its title, everything escaped."""
-        head = "".join(f"<th>{escape(cell)}" for cell in self.header)
-        rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in self.rows)
-        remarks = "".join(f'<p class="faint">{escape(remark)}</p>' for remark in self.remarks())
-        return f'<h2>{escape(self.title)}</h2><div class="card"><table><tr>{head}{rows}</table></div>{remarks}'
 
 
 def _latex(text: str) -> str:
