@@ -1,12 +1,15 @@
 """Statistics of scores: against scipy, against slow loops, and by simulation where a probability is promised."""
 
 import math
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from reverie.cli import main
 from reverie.evidence.statistics import (
     AGGREGATES,
     Difference,
@@ -28,6 +31,7 @@ from reverie.evidence.statistics import (
     welch,
 )
 
+ABLATION = Path(__file__).parents[2] / "benchmarks" / "evidence" / "ablation.toml"
 CLOSE = {"abs": 1e-6, "rel": 0}
 
 
@@ -270,12 +274,40 @@ def test_intervals_as_text():
 # ---------------------------------------------------------------------------------------------------------- Student's t
 
 
+def exact_tail(t, df):
+    """P(|T| > t) by the finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    angle = math.atan(t / math.sqrt(df))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = df % 2
+    term, total = (cosine, cosine if df > 1 else 0.0) if odd else (1.0, 1.0)
+    for k in range(2 + odd, df - 1, 2):
+        term *= (k - 1) / k * cosine**2
+        total += term
+    return 1 - (2 / math.pi * (angle + sine * total) if odd else sine * total)
+
+
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 17, 18, 40, 99, 250])
-def test_tails_and_quantiles_are_scipys(df):
+def test_tails_and_quantiles_are_those_of_the_textbook(df):
     for t in (0.0, 1e-3, 0.3, 1.0, 1.7, 2.776, 5.0, 12.0, 80.0):
-        assert t_tail(t, df) == pytest.approx(2 * stats.t.sf(t, df), abs=1e-12, rel=0)
+        assert t_tail(t, df) == pytest.approx(exact_tail(t, df), abs=1e-12, rel=0)
     for level in (0.05, 0.5, 0.6, 0.8, 0.9, 0.95, 0.99, 0.999):
-        assert t_quantile(level, df) == pytest.approx(stats.t.ppf((1 + level) / 2, df), rel=1e-8)
+        assert exact_tail(t_quantile(level, df), df) == pytest.approx(1 - level, rel=1e-8)
+
+
+def test_without_scipy_a_sentence_says_which_extra_is_missing(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    words = {
+        "compare": ["compare", "nowhere"],
+        "sweep": ["sweep", str(ABLATION)],
+        "ablate": ["ablate", "--vary", "free_nats=0,1"],
+    }
+    for command in words.values():
+        assert main(command) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == "error: comparisons of seeds need SciPy.\nhint: pip install 'reverie-rl[evidence]'\n"
+    assert main(["compare"]) == 0  # the published tables need none
+    assert main([*words["ablate"], "--dry-run", "--preset", "debug", "--env", "CartPole-v1"]) == 0
 
 
 def test_tails_at_the_ends():

@@ -54,6 +54,8 @@ def run_compare(args: argparse.Namespace) -> int:
     )
     from ..evidence.compare import group, verdict
     from ..evidence.results import results_in
+    from ..evidence.statistics import require_scipy
+    from ..insight.plots import require_matplotlib
 
     if not args.runs:
         if args.out or args.against:
@@ -61,6 +63,9 @@ def run_compare(args: argparse.Namespace) -> int:
         tables = published_tables()
         _print(args, tables, {"published": [_rows(table) for table in tables]})
         return 0
+    require_scipy()
+    if args.out:
+        require_matplotlib()
     groups, remarks = group(results_in(args.runs))
     verdicts = [(one, verdict(one, args.against)) for one in groups]
     found = [each for _, each in verdicts if each]

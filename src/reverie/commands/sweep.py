@@ -67,12 +67,15 @@ def run_sweep(args: argparse.Namespace) -> int:
 
 def run_plan(args: argparse.Namespace, plan: Plan) -> int:
     """Report the cost, run what is missing, write the report; args: of `add_sweep_arguments`. -> exit code."""
+    from ..evidence.statistics import require_scipy
     from ..evidence.sweep import Sweep, estimate, parallel, results_of
+    from ..insight.plots import require_matplotlib
 
     out = args.out or Path("runs") / plan.name
     say = _aside if args.json else _say
-    if not args.dry_run:
-        _require_plots()
+    if not args.dry_run:  # after hours of training it would be too late for these messages
+        require_scipy()
+        require_matplotlib()
     if args.report:
         return _report(args, plan, out, results_of(plan, out), {})
     sweep = Sweep(plan, out, say=say)
@@ -95,13 +98,6 @@ def run_plan(args: argparse.Namespace, plan: Plan) -> int:
         _aside(f"stopped with {len(results)} of {len(plan.jobs)} results; the same command goes on")
         return 130
     return _report(args, plan, out, results, sweep.failed)
-
-
-def _require_plots() -> None:
-    """Now: after hours it would be too late to hear that the report cannot be drawn. Raises UserError."""
-    from ..insight.plots import require_matplotlib
-
-    require_matplotlib()
 
 
 def _report(
