@@ -18,7 +18,7 @@ import torch
 
 from reverie.bench.arithmetic import Work, count_update
 from reverie.bench.ceilings import Ceilings, measure_ceilings
-from reverie.bench.subject import Subject, told_if_too_large
+from reverie.bench.subject import Subject, user_error_if_too_large
 from reverie.build import pick_device
 from reverie.commands.bench import (
     add_subject_arguments,
@@ -173,7 +173,7 @@ def main() -> int:
         if (args.tflops is None) != (args.bandwidth is None):
             raise UserError("--tflops and --bandwidth describe a machine together.", "Give both, or neither.")
         stated = [number(f"--{name}", getattr(args, name) or "1") for name in ("tflops", "bandwidth")]
-        with told_if_too_large():
+        with user_error_if_too_large():
             subject, settings = subject_of(args, settings_of(rest))
             progress(f"roofline, preset {args.preset}; shapes: {subject.source}")
             result = bench_roofline(subject, *(stated if args.tflops else (0, 0)))

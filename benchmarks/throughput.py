@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from reverie.bench.learning import Say
-from reverie.bench.subject import Subject, require_possible, told_if_too_large
+from reverie.bench.subject import Subject, require_possible, user_error_if_too_large
 from reverie.commands.bench import add_subject_arguments, header_lines, number, progress, provenance_of, subject_of
 from reverie.commands.command import add_json, settings_of
 from reverie.config import Config, build
@@ -210,7 +210,7 @@ def main() -> int:
     measure = bench_collect if args.what == "collect" else bench_train
     try:
         seconds = number("--seconds", args.seconds or str(SECONDS[args.what]))
-        with told_if_too_large():
+        with user_error_if_too_large():
             subject, settings = subject_of(args, settings_of(rest), needs_env=True)
             progress(f"{args.what}, preset {args.preset}; shapes: {subject.source}")
             result = measure(subject, seconds, progress)

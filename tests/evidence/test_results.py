@@ -276,7 +276,7 @@ def test_damaged_files_are_told(run_of, tmp_path, name):
     path.write_text(DAMAGES[name](good))
     assert path.read_text() != good
     for read in (read_result, lambda path: results_in([path]), lambda path: results_in([path.parent])):
-        with pytest.raises(UserError, match=r"bad\.json is a damaged result \(.+\)\. Make it anew, or leave it out\."):
+        with pytest.raises(UserError, match=r"bad\.json is a damaged result \(.+\)\. Make it again, or leave it out\."):
             read(path)
 
 
@@ -321,7 +321,7 @@ def test_other_files_are_none(tmp_path):
     for text in ("{}", "[1, 2]", "", "no JSON at all", '{"format": "reverie-result-2"}', '{"scores": [1]}'):
         path.write_text(text)
         assert read_result(path) is None
-        with pytest.raises(UserError, match=r"other\.json is no result of a run.*" + FORMAT):
+        with pytest.raises(UserError, match=r"other\.json is not a result of a run.*" + FORMAT):
             results_in([path])
         with pytest.raises(UserError, match="no run and no result"):
             results_in([tmp_path])
@@ -536,7 +536,7 @@ def test_mismatches_of_real_settings():
     ]
     assert mismatches(facts("dmc-proprio", "dmc/walker-walk"), "dreamerv2-dmc") == [
         "learning from pixels: no here, yes there",
-        "the look of pictures: not so here, standard there",
+        "the rendering: not so here, standard there",
     ]
     assert mismatches(facts("atari-paper", "ALE/Pong-v5", time_limit=100), "dreamerv2-atari") == [
         "the limit of an episode in frames: 400 here, 108000 there"

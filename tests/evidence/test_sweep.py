@@ -18,7 +18,7 @@ from reverie.errors import UserError
 from reverie.evidence.ablate import SCORES, curve_of, findings, learning_score, sentences, table
 from reverie.evidence.plan import Task, Variant, make_plan, parse_vary, read_plan, setting_name
 from reverie.evidence.results import read_result, write_result
-from reverie.evidence.sweep import Going, Sweep, estimate, parallel, result_path, results_of, run_path
+from reverie.evidence.sweep import RunningJob, Sweep, estimate, parallel, result_path, results_of, run_path
 from reverie.guard.lock import RunLock
 
 TINY = """
@@ -105,7 +105,7 @@ def test_short_names_of_settings():
         ("vary=['kl_balanc=1']\n[[task]]\nenv='CartPole-v1'", "'kl_balanc' does not exist, did you mean"),
         ("vary=['kl_balance=9']\n[[task]]\nenv='CartPole-v1'", "variant 'kl_balance=9'.*model.kl_balance"),
         ("vary=['kl_balance']\n[[task]]\nenv='CartPole-v1'", "not of the form name=value"),
-        ("seeds=[1,1]\n[[task]]\nenv='CartPole-v1'", "seed 1 is there twice"),
+        ("seeds=[1,1]\n[[task]]\nenv='CartPole-v1'", "seed 1 is given twice"),
         ("seeds=[]\n[[task]]\nenv='CartPole-v1'", "seeds must be whole numbers"),
         ("seeds=-1\n[[task]]\nenv='CartPole-v1'", "seeds must be whole numbers"),
         ("seeds=[99999999999999]\n[[task]]\nenv='CartPole-v1'", "seeds must be whole numbers"),
@@ -115,7 +115,7 @@ def test_short_names_of_settings():
         ("task = [3]", r"\[\[task\]\] must hold name = value lines, found 3"),
         (
             "[[variant]]\nname='v'\npresets={b='demo'}\n[[task]]\nenv='CartPole-v1'",
-            "a preset for 'b', which is no task",
+            "a preset for 'b', which is not a task",
         ),
         ("[[task]]\nenv='CartPole-v1'\nname='%s'" % ("x" * 201), "more than 200 letters"),
         (
@@ -123,7 +123,7 @@ def test_short_names_of_settings():
             "[[variant]]\nname='b--c'\n[[variant]]\nname='c'\nsettings={gamma=0.5}",
             "two runs would have the name a--b--c--s0",
         ),
-        ("[[task]]\nenv='CartPole-v1'\n[[task]]\nenv='CartPole-v1'", "task 'CartPole-v1' is there twice"),
+        ("[[task]]\nenv='CartPole-v1'\n[[task]]\nenv='CartPole-v1'", "task 'CartPole-v1' is given twice"),
         ("[[variant]]\n[[task]]\nenv='CartPole-v1'", r"a \[\[variant\]\] has no name"),
         ("task = 3", "task must be a list"),
     ],
@@ -260,7 +260,7 @@ class Ended:
 def finish(sweep, job, code):
     sweep._log(job).parent.mkdir(parents=True, exist_ok=True)
     sweep._log(job).write_text("error: something\nhint: do this\n")
-    return sweep._finish(Going(job, Ended(code), time.monotonic() - 5))
+    return sweep._finish(RunningJob(job, Ended(code), time.monotonic() - 5))
 
 
 def test_a_run_that_somebody_stopped_is_no_result(tmp_path, make_run):
@@ -269,7 +269,7 @@ def test_a_run_that_somebody_stopped_is_no_result(tmp_path, make_run):
     run = make_run(run_path(tmp_path / "out", job), **{"env.id": "custom:toy"})
     run.stop()
     run.train()
-    assert "stopped by somebody before its end" in finish(sweep, job, 0)
+    assert "stopped before its end" in finish(sweep, job, 0)
     assert list(sweep.failed) == [job.name]
     assert not result_path(tmp_path / "out", job).exists()
 
@@ -288,7 +288,7 @@ def test_runs_that_end_badly(tmp_path):
     assert "FAILED: error: something hint: do this" in finish(sweep, job, 2)
     sweep.failed.clear()
     sweep.stopping.set()
-    assert "goes on from its checkpoint" in finish(sweep, job, -signal.SIGTERM)
+    assert "will resume from its checkpoint" in finish(sweep, job, -signal.SIGTERM)
     assert sweep.failed == {}
 
 
@@ -321,7 +321,7 @@ def test_a_run_that_is_still_going_is_waited_for(tmp_path):
     assert sweep._next(waiting) is plan.jobs[1]
     assert sweep._next(waiting) is plan.jobs[2]
     assert len(said) == 1
-    assert "still going" in said[0]
+    assert "still running" in said[0]
     lock.release()
     assert sweep._next(waiting) is plan.jobs[0]
     assert waiting == plan.jobs[3:]

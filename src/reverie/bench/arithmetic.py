@@ -1,7 +1,7 @@
 """The arithmetic of an update and of a policy step: operations and bytes by part, counted without computing them.
 
 Operations: the paper's dense products and convolutions, a multiply-add as two operations, counted by torch's own
-formulas over the plain path on the meta device, which has shapes but no numbers. What the fast path saves by one-hot
+formulas over the plain path on the meta device, which has shapes but no values. What the fast path saves by one-hot
 algebra is not taken off, so that a fraction of the ceiling compares implementations of one algorithm.
 Bytes are an estimate: every product reads its inputs and writes its output once, all else is fused into it, caches
 help nothing; the optimizer reads parameter, gradient and two moments and writes three of them.
@@ -102,7 +102,7 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def meta_agent(subject: Subject) -> DreamerV2:
-    """The plain agent with shapes but without numbers. Takes no memory, and its updates take no arithmetic."""
+    """The reference agent on the meta device: shapes without values, no memory, no arithmetic."""
     plain = {"compute.device": "meta", "compute.mode": "reference", "compute.precision": "float32"}
     with torch.device("meta"):
         agent = DreamerV2(build(plain, base=subject.config), subject.spec)

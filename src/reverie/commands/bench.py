@@ -80,9 +80,9 @@ def run_bench(args: argparse.Namespace) -> int:
         if getattr(args, name):
             raise UserError(f"--{name} is an option of the roofline.", f"See python {MOVED['roofline']} --help.")
     numbers = _numbers(args)
-    from ..bench.subject import told_if_too_large
+    from ..bench.subject import user_error_if_too_large
 
-    with told_if_too_large():
+    with user_error_if_too_large():
         subject, settings = subject_of(args, args.settings)
         progress(f"{args.what}, preset {args.preset}; shapes: {subject.source}")
         result = _measure(args.what, subject, numbers)

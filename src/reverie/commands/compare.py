@@ -1,4 +1,4 @@
-"""`reverie compare`: own seeds against what was published."""
+"""`reverie compare`: your seeds against published scores."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 Compares your runs with the published record at the same number of environment frames and under the same protocol:
-DreamerV2's official curves (55 Atari games, 21 control tasks from pixels), Atari-100k, Crafter. Each task gets a word:
+DreamerV2's official curves (55 Atari games, 21 control tasks from pixels), Atari-100k, Crafter. Verdicts:
 
   on track     no difference that so few seeds can show         below, above     a difference, at the 98 % level
   too early    no published point yet, or random play would pass as well      scored   compared over games (Atari-100k)
-  refused      the protocols differ, and each difference is named; such scores are never compared
+  refused      the protocols differ; each difference is named, and the scores are not compared
 
-Directories of one name but for the seed (pong-s0, pong-s1) are seeds of one experiment. Without RUN: the record itself.
+Directories of one name but for the seed (pong-s0, pong-s1) are seeds of one experiment.
+Without RUN: the published tables.
 
   reverie compare                                        the published tables, from the files in the package
   reverie compare runs/pong-s0 runs/pong-s1              verdicts
@@ -37,7 +38,7 @@ intervals, performance profiles, probability of improvement (Agarwal et al. 2021
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="*", help="runs, results of `reverie sweep`, or folders with either")
     parser.add_argument("--against", default="", help="dreamerv2-atari, dreamerv2-dmc, atari-100k, crafter")
-    parser.add_argument("-o", "--out", type=Path, help="a folder for page, pictures and tables")
+    parser.add_argument("-o", "--out", type=Path, help="a folder for page, plots and tables")
     parser.add_argument("--format", choices=("text", "markdown", "csv", "latex"), default="text")
     add_json(parser)
 
@@ -132,10 +133,15 @@ def _write(out: Path, found: list[Verdict], tables: list[Table], facts: dict[str
     figures = {"curves": curves(found), "profile": profile(profiles(found))}
     words = [f"{each.group.label} on {each.key}: {each.judgement.word}. {each.judgement.why}." for each in found]
     files = write_files(
-        out, name="comparison", title="Compared with the published record", words=words, tables=tables,
-        figures={name: figure for name, figure in figures.items() if figure is not None}, facts=facts,
-    )  # fmt: skip
+        out,
+        name="comparison",
+        title="Compared with the published record",
+        words=words,
+        tables=tables,
+        figures={name: figure for name, figure in figures.items() if figure is not None},
+        facts=facts,
+    )
     print(f"\nwritten   {files[0]} and {len(files) - 1} more", file=sys.stderr)
 
 
-COMMAND = Command("compare", "own seeds against published curves and tables", EPILOG, _arguments, run_compare)
+COMMAND = Command("compare", "your seeds against published curves and tables", EPILOG, _arguments, run_compare)

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from ..insight.doctor import Finding
 
 EPILOG = """\
-Measures a run's newest checkpoint on its own replay, reads its logs, and tells what is wrong: at most five findings,
-each with numbers, the reason why it matters, and the setting to change. RUN may be finished or still training; nothing
-in it is changed.
+Measures a run's newest checkpoint on its own replay, reads its logs, and reports what is wrong: at most five
+findings, each with numbers, the reason why it matters, and the setting to change. RUN may be finished or still
+training; nothing in it is changed.
 
   reverie doctor runs/demo
   reverie doctor runs/demo --json | jq '.findings[0].verdict'
 
-Exit code 1 if a finding is FAIL, else 0 (WARN and OK), 2 if there is nothing to look at. docs/doctor.md has all.
+Exit code 1 if a finding is FAIL, else 0 (WARN and OK), 2 if there is nothing to examine. All findings: docs/doctor.md.
 """
 COLOURS = {"FAIL": "31", "WARN": "33", "OK": "32"}
 
@@ -44,11 +44,11 @@ def run_doctor(args: argparse.Namespace) -> int:
         print(json.dumps({"run": str(args.run), "level": level, "findings": [f.to_dict() for f in findings]}))
     else:
         colour = not args.no_color and "NO_COLOR" not in os.environ and sys.stdout.isatty()
-        print("\n\n".join("\n".join(told(finding, colour=colour)) for finding in findings))
+        print("\n\n".join("\n".join(format_finding(finding, colour=colour)) for finding in findings))
     return int(any(finding.level == "FAIL" for finding in findings))
 
 
-def told(finding: Finding, *, colour: bool = False, width: int = 110) -> list[str]:
+def format_finding(finding: Finding, *, colour: bool = False, width: int = 110) -> list[str]:
     """A finding as lines of text."""
     level = f"\033[{COLOURS[finding.level]};1m{finding.level}\033[0m" if colour else finding.level
     change = f"{finding.key}: {finding.change}" if finding.key else finding.change

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from ..insight.drift import Drift
 
 EPILOG = """\
-Looks at a few steps of replay, dreams on with the replay's own actions, and compares with what really came: errors of
-observations, rewards and ends after 1, 2, ... steps, beside a copy of the last observation, the average of all, and the
-reconstruction by a model that looked. The useful horizon is the last step at which the dream is better than guessing.
+Observes a few steps of replay, dreams on with the replay's own actions, and compares with what really happened: errors
+of observations, rewards and ends after 1, 2, ... steps, beside a copy of the last observation, the mean of all, and the
+reconstruction of the observed step. The useful horizon is the last step at which the dream is better than guessing.
 
   reverie drift runs/demo --horizon 30 -o drift.png
 """
@@ -26,10 +26,10 @@ def _arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--horizon", type=positive, default=0, help="steps to dream (default: imagination horizon, 15 at least)"
     )
-    sub.add_argument("--context", type=positive, default=5, help="steps to look at first")
+    sub.add_argument("--context", type=positive, default=5, help="steps to observe first")
     sub.add_argument("--starts", type=positive, default=64, help="dreams")
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("-o", "--out", type=Path, metavar="PNG", help="write the curves as a picture")
+    sub.add_argument("-o", "--out", type=Path, metavar="PNG", help="write the curves as a PNG")
     add_json(sub)
 
 

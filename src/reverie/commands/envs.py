@@ -1,4 +1,4 @@
-"""`reverie envs`: which tasks there are, what is missing to play them, and what each family lets one choose."""
+"""`reverie envs`: families of environments, how to install what is missing, and their options."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_explain(args: argparse.Namespace) -> int:
-    """Print one entry, or all keys. Raises UserError for a key that nobody logs."""
+    """Print one entry, or all keys. Raises UserError for an unknown key."""
     if args.key is None:
         print(json.dumps([entry._asdict() for entry in ENTRIES]) if args.json else _all())
         return 0

@@ -1,4 +1,4 @@
-"""`reverie presets`: every value and where it comes from."""
+"""`reverie presets`: every value of a preset and where it comes from."""
 
 from __future__ import annotations
 

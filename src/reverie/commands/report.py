@@ -1,4 +1,4 @@
-"""`reverie report`: one page about runs that can be sent to someone."""
+"""`reverie report`: one self-contained page about runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from .command import Command, add_json
 
 EPILOG = """\
-One HTML file that needs nothing else: scores, curves of several runs together, the doctor's findings, how far the
-agent can dream, films, settings, command, hardware, versions.
+One HTML file that needs nothing else: scores, curves of several runs together, the doctor's findings, drift, videos,
+settings, command, hardware, versions. Needs matplotlib: pip install 'reverie-rl[plot]'.
 
 examples:
   reverie report runs/demo                              RUN/report.html

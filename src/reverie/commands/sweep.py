@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ..evidence.results import RunResult
 
 EPILOG = """\
-Runs tasks x variants x seeds, each run a process of its own. First it tells what it will cost; --dry-run stops there.
-Kill it at any time: the same command goes on with what is missing, unfinished runs from their checkpoints.
+Runs tasks x variants x seeds, each run in its own process. First the cost is estimated; --dry-run stops there.
+It may be killed at any time: the same command does what is missing, and resumes unfinished runs from checkpoints.
 
 FILE is TOML:
 
@@ -34,10 +34,10 @@ FILE is TOML:
   preset = "dreamerv3+small"
 
 Every run is evaluated once, at its end (train.eval_every=0, eval_episodes=20), and is deterministic; settings of the
-file change that. Exit code 0: all done, 1: runs failed, 2: a mistake, 130: stopped.
+file change that. Exit code 0: all done, 1: runs failed, 2: invalid input, 130: stopped.
 
 OUT gets runs/, results/ (a file per run: command, commit, versions, hardware, protocol, every return), and a report as
-page, Markdown, CSV, LaTeX, JSON and pictures. --report makes the report from the results that are there.
+page, Markdown, CSV, LaTeX, JSON and plots. --report makes the report from the existing results.
 
   reverie sweep benchmarks/evidence/ablation.toml --dry-run
   reverie sweep transforms.toml --out runs/transforms --jobs 2
@@ -48,8 +48,8 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that `reverie sweep` and `reverie ablate` share."""
     parser.add_argument("-o", "--out", type=Path, help="directory (default: runs/NAME)")
     parser.add_argument("--jobs", type=positive, default=0, help="runs at a time (default: as cores and memory allow)")
-    parser.add_argument("--dry-run", action="store_true", help="only tell what would be run and what it costs")
-    parser.add_argument("--report", action="store_true", help="run nothing, make the report of what is there")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be run and what it costs")
+    parser.add_argument("--report", action="store_true", help="run nothing, make the report of the existing results")
     add_json(parser, "print one JSON object at the end")
 
 
@@ -72,7 +72,7 @@ def run_plan(args: argparse.Namespace, plan: Plan) -> int:
     from ..insight.plots import require_matplotlib
 
     out = args.out or Path("runs") / plan.name
-    say = _aside if args.json else _say
+    say = _note if args.json else _say
     if not args.dry_run:  # after hours of training it would be too late for these messages
         require_scipy()
         require_matplotlib()
@@ -95,7 +95,7 @@ def run_plan(args: argparse.Namespace, plan: Plan) -> int:
         return 0
     results = sweep.run(jobs)
     if sweep.stopping.is_set():
-        _aside(f"stopped with {len(results)} of {len(plan.jobs)} results; the same command goes on")
+        _note(f"stopped with {len(results)} of {len(plan.jobs)} results; the same command resumes the sweep")
         return 130
     return _report(args, plan, out, results, sweep.failed)
 
@@ -107,7 +107,7 @@ def _report(
     from ..evidence.page import plain_json, write_files
 
     for name, why in failed.items():
-        _aside(f"FAILED {name}: {why}")
+        _note(f"FAILED {name}: {why}")
     if not results and failed:
         raise UserError(f"every run failed, the first one with: {next(iter(failed.values()))}")
     if not results:
@@ -122,7 +122,7 @@ def _report(
     return 1 if failed else 0
 
 
-def _aside(text: str) -> None:
+def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

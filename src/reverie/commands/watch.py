@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 Opens a page on this machine with curves of all runs (live while they train), latent usage, drift, doctor's findings,
-films, the configuration, and a player inside the dream. Nothing is changed and nothing is fetched from the network.
+videos, the configuration, and a player inside the dream. Nothing is changed and nothing is fetched from the network.
 
   reverie watch                        every run below ./runs
   reverie watch runs/demo runs/other   these, or all runs below these directories
-  reverie watch --host 0.0.0.0         for other machines too: the URL then has a token that lets one in
+  reverie watch --host 0.0.0.0         for other machines too: the URL then contains an access token
 
 From a machine that you reach by ssh: ssh -L 8770:localhost:8770 MACHINE, then open http://localhost:8770/
 """
@@ -67,13 +67,16 @@ def _announce(args: argparse.Namespace, served: Served) -> None:
         print(f"watching  {len(names)} run(s): {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
         print(f"open      {served.url}", flush=True)
         if "token=" in served.url:
-            print("          whoever has this URL can look; http is not encrypted: use it in networks that you trust")
+            print("          anyone with this URL has access; http is not encrypted: use it in networks that you trust")
         print("          Ctrl-C ends it", flush=True)
     if args.open and not webbrowser.open(served.url):
         print("no browser was found", file=sys.stderr)
 
 
 COMMAND = Command(
-    "watch", "a page with curves, findings and films of runs; play inside their dreams", EPILOG, _arguments,
+    "watch",
+    "a page with curves, findings and videos of runs; play inside their dreams",
+    EPILOG,
+    _arguments,
     run_watch,
-)  # fmt: skip
+)

@@ -31,7 +31,7 @@ def save(figure: Any, stem: Path) -> list[Path]:
 
 
 def _grid(count: int, *, width: float = 4.2, height: float = 3.0) -> tuple[Any, list[Any]]:
-    """A figure of `count` panels, at most three in a row."""
+    """A figure of `count` panels, at most three side by side."""
     columns = min(3, max(1, count))
     rows = -(-count // columns)
     figure = new_figure(max(9.0, width * columns), height * rows)  # a page shows all of them at the same width
@@ -143,11 +143,11 @@ def learning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) 
     figure, axes = _grid(len(panels), width=4.6, height=3.4)
     handles: dict[str, Any] = {}
     names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
-    looks = {name: (COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--") for i, name in enumerate(names)}
+    styles = {name: (COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--") for i, name in enumerate(names)}
     for ax, (task, rows) in zip(axes, panels.items(), strict=True):
         for name, (steps, scores) in rows.items():
             mean, low, high = band(scores)
-            colour, style = looks[name]
+            colour, style = styles[name]
             (line,) = ax.plot(steps, mean, style, color=colour, lw=2.4 if name == names[0] else 1.2)
             handles.setdefault(name, line)
             if name == names[0]:

@@ -89,7 +89,7 @@ AGGREGATES: dict[str, Statistic] = {
 
 
 class Interval(NamedTuple):
-    """A number and where it lies with 95 % confidence; without bounds where one seed cannot tell."""
+    """A number and where it lies with 95 % confidence; without bounds where there is only one seed."""
 
     value: float
     low: float | None
@@ -155,7 +155,7 @@ def t_quantile(level: float, df: int) -> float:
 
 
 def student(values: Seeds, *, level: float = 0.95) -> Interval:
-    """Mean of seeds with its t interval; without bounds for one seed, or where all agree: they tell no spread."""
+    """Mean of seeds with its t interval; without bounds for one seed, or where all seeds agree (unknown spread)."""
     found = np.asarray(values, float)
     if len(found) < 2 or np.ptp(found) == 0:
         return Interval(float(found.mean()), None, None)
@@ -179,7 +179,7 @@ def welch(left: Seeds, right: Seeds, *, level: float = 0.95) -> Difference:
     if len(a) < 2 or len(b) < 2:
         return Difference(value, None, None, None)
     u, v = float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)
-    if u + v == 0:  # no spread at all: nothing tells how much there would be
+    if u + v == 0:  # no spread at all: how large it would be is unknown
         return Difference(value, None, None, None)
     df = max(1, math.floor((u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1)) + ROUNDING))
     error = math.sqrt(u + v)
