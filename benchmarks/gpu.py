@@ -1,9 +1,8 @@
-"""The items of `benchmarks/gpu.sh`, one after the other, each a process of its own, within a time that is given.
+"""The items of `benchmarks/gpu.sh`, one after the other, each in its own process, within a given time.
 
     python benchmarks/gpu.py --out benchmarks/results/gpu.json
 
-What did not finish in its time, or was not begun for lack of it, is written down as that. The targets beside the
-numbers are those of the issue on speed, for one H200.
+Items that did not finish in time, or were not begun for lack of it, are recorded as such. Targets are for one H200.
 """
 
 from __future__ import annotations
@@ -125,7 +124,7 @@ def run(item: Item, left: float) -> dict[str, Any]:
 
 
 def tests(left: float) -> dict[str, Any]:
-    """The suite that needs a GPU."""
+    """The tests that need a GPU."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "tests/fast/test_gpu.py"]
     row: dict[str, Any] = {"name": "tests", "command": "pytest -q tests/fast/test_gpu.py"}
     try:
@@ -135,7 +134,7 @@ def tests(left: float) -> dict[str, Any]:
     return row | {"rc": done.returncode, "tail": done.stdout.strip().splitlines()[-15:]}
 
 
-def told(row: dict[str, Any]) -> str:
+def line_of(row: dict[str, Any]) -> str:
     """One line about a row."""
     result = row.get("result", {})
     if "error" in row or not result:
@@ -173,8 +172,8 @@ def main() -> None:
         left = end - time.monotonic()
         row = tests(left) if item is None else run(small(item) if args.small else item, left)
         result["rows"].append(row)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")  # after each: a run that is cut off leaves what it had
-        print(told(row), flush=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n")  # after each: a run that is cut off keeps its rows
+        print(line_of(row), flush=True)
 
 
 if __name__ == "__main__":

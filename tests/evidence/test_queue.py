@@ -141,7 +141,7 @@ def test_a_command_line_means_the_same_settings():
 
 def test_a_run_goes_on_in_the_next_slice(call, fake_train, tmp_path):
     code, said, _ = call("next", "--only", ONE, "--minutes", "0.06", "--reserve", "1")
-    assert (code, "begun 200 of 400 steps; the next slice goes on" in said) == (0, True), said
+    assert (code, "begun 200 of 400 steps; the next slice resumes it" in said) == (0, True), said
     row = next(row for row in json.loads(call("list", "--json")[1]) if row["name"] == ONE)
     assert (row["state"], row["env_steps"], row["of"]) == ("begun", 200, 400)
     assert row["command"].startswith("reverie train --preset atari100k+debug --env ALE/Pong-v5 --seed 0 --run ")
