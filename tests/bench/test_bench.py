@@ -107,7 +107,7 @@ def test_parts_add_up_and_everything_is_put_back():
     assert torch.autograd.grad is before[2]
 
 
-def test_parts_are_told_in_every_mode():
+def test_parts_are_reported_in_every_mode():
     for mode in ("reference", "fast"):
         subject = make_subject("vector", TINY | {"compute.mode": mode}, shape=(5,))
         batch = to_batch(random_batch(subject))
@@ -206,7 +206,7 @@ def test_several_seeds_in_one_process(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["update", "--repeats", "0"], "--repeats must be a whole number above 0"),
         (["update", "--seconds", "soon"], "--seconds must be a number above 0"),
@@ -219,8 +219,8 @@ def test_several_seeds_in_one_process(capsys):
         (["update", "--shape", "4096", "4096", "3", "--batch", "5000", "--length", "500"], "GB"),
     ],
 )
-def test_mistakes_get_a_sentence(capsys, words, told):
+def test_mistakes_get_a_sentence(capsys, words, message):
     code, out, err = bench(capsys, *words)
     assert (code, out) == (2, "")
-    assert told in err
+    assert message in err
     assert "Traceback" not in err

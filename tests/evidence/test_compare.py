@@ -152,7 +152,7 @@ def test_control_is_compared_by_training_episodes():
 
 
 @pytest.mark.parametrize(
-    ("task", "overrides", "told"),
+    ("task", "overrides", "message"),
     [
         ("ALE/Pong-v5", {"env.options": ["sticky=0"]}, "sticky actions: 0 here, 0.25 there"),
         ("ALE/Pong-v5", {"env.actions": "minimal"}, "the action set: minimal here, full there"),
@@ -163,16 +163,16 @@ def test_control_is_compared_by_training_episodes():
         ("dmc/walker-walk", {"env.time_limit": 100}, "the length of an episode: 200 here, 1000 there"),
     ],
 )
-def test_a_mismatched_protocol_is_refused_by_name(task, overrides, told, tmp_path, capsys):
+def test_a_mismatched_protocol_is_refused_by_name(task, overrides, message, tmp_path, capsys):
     result = make_result(task, frames=10_000_000, evals=[(5e6, 1.0)], train=[(5e5, 1.0)], **overrides)
     against = "dreamerv2-atari" if task.startswith("ALE") else "dreamerv2-dmc"
     (found,) = judged([result], against)
     assert found.judgement.word == "refused"
-    assert told in found.judgement.why
+    assert message in found.judgement.why
     write_result(replace(result, settings={}), tmp_path / "r.json")
     assert main(["compare", str(tmp_path), "--against", against]) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert message in captured.err
     assert captured.out == ""
 
 
@@ -338,7 +338,7 @@ def test_without_runs_the_papers_table_comes_out(capsys):
     assert rows[0]["gamer median"] == "2.146"
 
 
-def test_the_command_writes_page_pictures_and_tables(tmp_path, capsys):
+def test_the_command_writes_page_plots_and_tables(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     for seed in range(2):
         result = make_result("ALE/Pong-v5", seed, frames=5_000_000, evals=official("pong", 5, seed))
@@ -356,7 +356,7 @@ def test_the_command_writes_page_pictures_and_tables(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["nowhere"], "nowhere does not exist"),
         (["x" * 300], "cannot read"),
@@ -367,14 +367,14 @@ def test_the_command_writes_page_pictures_and_tables(tmp_path, capsys):
         (["other.json"], "is not a result of a run"),
     ],
 )
-def test_mistakes_get_one_sentence(words, told, in_tmp, capsys):
+def test_mistakes_get_one_sentence(words, message, in_tmp, capsys):
     (in_tmp / "other.json").write_text("{}")
     if words != ["."]:
         write_result(make_result("CartPole-v1", evals=[(1, 1.0)]), in_tmp / "cartpole.json")
         (in_tmp / "broken.json").write_text((in_tmp / "cartpole.json").read_text()[:-40])
     assert main(["compare", *words]) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert message in captured.err
     assert "Traceback" not in captured.err
 
 

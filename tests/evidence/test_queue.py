@@ -52,11 +52,11 @@ queue = load()
 
 @pytest.fixture
 def call(tmp_path, capsys):
-    """call(verb, ...) -> (exit code, stdout, stderr), in small, in a place of its own."""
+    """call(command, ...) -> (exit code, stdout, stderr), in small, in a place of its own."""
 
-    def run(verb, *words):
+    def run(command, *words):
         where = ["--small", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-        code = queue.main([verb, *where, *words])
+        code = queue.main([command, *where, *words])
         return (code, *capsys.readouterr())
 
     return run
@@ -162,7 +162,7 @@ def test_nothing_is_begun_when_the_slice_is_over(call, fake_train, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_failure_is_told_and_the_next_item_is_begun(call, fake_train, monkeypatch, tmp_path):
+def test_a_failure_is_reported_and_the_next_item_is_begun(call, fake_train, monkeypatch, tmp_path):
     monkeypatch.setenv("FAILS", ONE)
     monkeypatch.setenv("AT_ONCE", "1")
     code, said, _ = call("next", "--only", "atari100k-first", "--minutes", "1", "--reserve", "1")

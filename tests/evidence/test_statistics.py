@@ -45,7 +45,7 @@ def scores_of(seed, *, tasks=None):
 # --------------------------------------------------------------------------------------- the same by hand-written loops
 
 
-def heap_of(scores):
+def pooled(scores):
     return [float(value) for task in scores for value in task]
 
 
@@ -63,7 +63,7 @@ def middle(values):
 
 
 def slow_iqm(scores):
-    found = sorted(heap_of(scores))
+    found = sorted(pooled(scores))
     cut = int(0.25 * len(found))
     return average(found[cut : len(found) - cut])
 
@@ -123,16 +123,18 @@ def slow_bootstrap(statistic, *groups, replicas, seed, level=0.95):
 @pytest.mark.parametrize("seed", range(60))
 def test_iqm_is_scipys_trimmed_mean(seed):
     scores = scores_of(seed)
-    assert float(iqm(scores)) == pytest.approx(stats.trim_mean(heap_of(scores), 0.25), **CLOSE)
+    assert float(iqm(scores)) == pytest.approx(stats.trim_mean(pooled(scores), 0.25), **CLOSE)
 
 
 @pytest.mark.parametrize("runs", range(1, 14))
 def test_iqm_cuts_whole_runs(runs):
     """A quarter at each end, rounded down: of 5, 6 and 7 runs one each, of 8 two."""
-    heap = np.arange(float(runs)) ** 2
+    values = np.arange(float(runs)) ** 2
     cut = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3][runs]
-    assert float(iqm([heap])) == pytest.approx(heap[cut : runs - cut].mean(), **CLOSE)
-    assert float(iqm([heap[:1], heap[1:]] if runs > 1 else [heap])) == float(iqm([heap]))  # one heap, whatever the task
+    assert float(iqm([values])) == pytest.approx(values[cut : runs - cut].mean(), **CLOSE)
+    assert float(iqm([values[:1], values[1:]] if runs > 1 else [values])) == float(
+        iqm([values])
+    )  # pooled, whatever the task
 
 
 def test_all_aggregates_have_a_slow_twin():
@@ -162,10 +164,10 @@ def test_aggregates_by_hand():
 @pytest.mark.parametrize("seed", range(8))
 def test_profiles_are_those_of_loops(seed):
     scores, levels = scores_of(seed), [-3.0, 0.0, 0.5, 0.7, 1.0, 4.0]
-    heap = heap_of(scores)
-    by_hand = [sum(value > level for value in heap) / len(heap) for level in levels]
+    values = pooled(scores)
+    by_hand = [sum(value > level for value in values) / len(values) for level in levels]
     assert performance_profile(scores, levels).tolist() == pytest.approx(by_hand, **CLOSE)
-    at_a_run = heap[0]  # above, not at least
+    at_a_run = values[0]  # above, not at least
     assert performance_profile([np.array([at_a_run])], [at_a_run]).tolist() == [0]
 
 
@@ -354,7 +356,7 @@ def test_welch_is_scipys_with_whole_degrees_of_freedom(seed):
 
 
 def test_welch_of_seeds_that_all_agree():
-    assert welch([2.0, 2.0], [1.0, 1.0, 1.0]) == Difference(1.0, None, None, None)  # nothing tells their spread
+    assert welch([2.0, 2.0], [1.0, 1.0, 1.0]) == Difference(1.0, None, None, None)  # their spread is unknown
     assert welch([2.0, 2.0], [2.0, 2.0]) == Difference(0.0, None, None, None)
     assert welch([2.0, 2.0], [0.0, 1.0]).p == pytest.approx(2 * stats.t.sf(3.0, 1))
 

@@ -94,7 +94,7 @@ def test_short_names_of_settings():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("tasks = 1", "sweep.toml has no 'tasks'"),
         ("name = ", "is not TOML"),
@@ -128,8 +128,8 @@ def test_short_names_of_settings():
         ("task = 3", "task must be a list"),
     ],
 )
-def test_mistakes_in_a_plan_are_told_in_a_sentence(text, told, tmp_path):
-    with pytest.raises(UserError, match=told):
+def test_mistakes_in_a_plan_are_reported_in_a_sentence(text, message, tmp_path):
+    with pytest.raises(UserError, match=message):
         plan_of(text, tmp_path)
 
 
@@ -263,7 +263,7 @@ def finish(sweep, job, code):
     return sweep._finish(RunningJob(job, Ended(code), time.monotonic() - 5))
 
 
-def test_a_run_that_somebody_stopped_is_no_result(tmp_path, make_run):
+def test_a_run_that_was_stopped_is_not_a_result(tmp_path, make_run):
     plan = plan_of(TINY, tmp_path)
     sweep, job = Sweep(plan, tmp_path / "out", say=print), plan.jobs[0]
     run = make_run(run_path(tmp_path / "out", job), **{"env.id": "custom:toy"})
@@ -327,7 +327,7 @@ def test_a_run_that_is_still_going_is_waited_for(tmp_path):
     assert waiting == plan.jobs[3:]
 
 
-def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
+def test_a_run_that_fails_is_reported_and_the_others_continue(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     text = TINY.replace("seeds = [0, 1]", "seeds = [0]").replace('"CartPole-v1"', '"Nowhere-v1"') + (
         '[[task]]\nname = "good"\nenv = "CartPole-v1"\npreset = "debug"\n'
@@ -358,10 +358,10 @@ def test_a_clear_difference_is_called_clear_and_noise_is_not(tmp_path):
     cell = found.cells["kl_balance=0.5", "cart/pole"]
     assert cell.clear
     assert cell.difference.p >= stats.ttest_ind(low, base, equal_var=False).pvalue
-    told = " ".join(sentences(found))
-    assert "1 of 1 comparisons with base are clear" in told
-    assert "is lower than base by" in told
-    assert "What 5 seeds can show" in told
+    message = " ".join(sentences(found))
+    assert "1 of 1 comparisons with base are clear" in message
+    assert "is lower than base by" in message
+    assert "What 5 seeds can show" in message
     row = table(found).rows[1]
     assert row[2].endswith(" *")
     assert row[-1] == "0.000"  # complete: no replica differs, and no width is claimed
@@ -374,16 +374,16 @@ def test_identical_scores_are_called_what_they_are(tmp_path):
     assert "No effect at all" in " ".join(sentences(found))
     assert table(found).rows[1][2] == "identical"
     found = findings_of(tmp_path, {"base": [1.0, 2.0], "kl_balance=0.5": [1.0, 2.0]}, train=((100, 7.0),))
-    told = " ".join(sentences(found))
-    assert "No effect at all" not in told
-    assert "not the same runs (floor or ceiling?): kl_balance=0.5 on cart/pole" in told
+    message = " ".join(sentences(found))
+    assert "No effect at all" not in message
+    assert "not the same runs (floor or ceiling?): kl_balance=0.5 on cart/pole" in message
 
 
 def test_seeds_without_any_spread_show_nothing(tmp_path):
     found = findings_of(tmp_path, {"base": [500.0, 500.0], "kl_balance=0.5": [499.0, 499.0]})
-    told = " ".join(sentences(found))
-    assert "base's seeds all score the same on cart/pole: no interval, no test there" in told
-    assert "clear" not in told
+    message = " ".join(sentences(found))
+    assert "base's seeds all score the same on cart/pole: no interval, no test there" in message
+    assert "clear" not in message
     assert table(found).rows[1][2] == "-1.000"
 
 
@@ -436,7 +436,7 @@ def test_the_learning_score_weighs_every_part_of_a_run_alike():
 # ------------------------------------------------------------------------------------------------------------- commands
 
 
-def test_an_ablation_tells_its_cost_and_runs_nothing_when_asked_to(in_tmp, capsys):
+def test_an_ablation_reports_its_cost_and_runs_nothing_when_asked_to(in_tmp, capsys):
     words = ["ablate", "--preset", "debug", "--env", "CartPole-v1", "--vary", "latents=categorical,gaussian",
              "kl.balance=0.5,0.8", "--seeds", "2", "--dry-run"]  # fmt: skip
     assert main(words) == 0
@@ -448,7 +448,7 @@ def test_an_ablation_tells_its_cost_and_runs_nothing_when_asked_to(in_tmp, capsy
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["sweep", "nowhere.toml"], "cannot read nowhere.toml"),
         (["ablate", "--vary", "latents"], "'latents' is not of the form"),
@@ -457,10 +457,10 @@ def test_an_ablation_tells_its_cost_and_runs_nothing_when_asked_to(in_tmp, capsy
         (["ablate", "--vary", "latents=gaussian", "--report"], "there are no results in"),
     ],
 )
-def test_mistakes_get_one_sentence(words, told, in_tmp, capsys):
+def test_mistakes_get_one_sentence(words, message, in_tmp, capsys):
     assert main(words) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert message in captured.err
     assert not (in_tmp / "runs").exists()
 
 

@@ -108,8 +108,8 @@ def test_a_run_that_lacks_something_has_a_page(run, tmp_path, missing):
 
 def test_the_command(run, tmp_path, capsys):
     assert cli.main(["report", str(run), "-o", str(tmp_path / "r.html"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["runs"][0]["task"] == "custom:DictEnv"
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"][0]["task"] == "custom:DictEnv"
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "is not a run" in capsys.readouterr().err
     (tmp_path / "file").write_text("")

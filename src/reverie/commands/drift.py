@@ -36,9 +36,11 @@ def _arguments(sub: argparse.ArgumentParser) -> None:
 def run_drift(args: argparse.Namespace) -> int:
     """Measure, print, draw. -> 0. Raises UserError."""
     from ..insight.drift import drift
-    from ..insight.plots import drift_plot
+    from ..insight.plots import drift_plot, require_matplotlib
     from ..insight.run_reader import open_run
 
+    if args.out:
+        require_matplotlib()
     opened = open_run(args.run)
     found = drift(opened, horizon=args.horizon, context=args.context, starts=args.starts, seed=args.seed)
     image = drift_plot(found, args.out, title=opened.config.env.id) if args.out else None

@@ -18,7 +18,7 @@ LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textba
 def columns(
     rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), right: Sequence[int] = (), indent: str = ""
 ) -> list[str]:
-    """Rows of cells as aligned lines, two spaces between columns; nothing is wrapped or cut, in a pipe neither.
+    """Rows of cells as aligned lines, two spaces between columns; nothing is wrapped or cut, also in a pipe.
 
     header: a first row. right: indices of the columns that are aligned at their right end.
     """
@@ -27,13 +27,15 @@ def columns(
     from rich.text import Text
 
     every = [*([header] if header else []), *rows]
+    if not every:
+        return []
     grid = Grid(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for i in range(max(map(len, every), default=0)):
+    for i in range(max(map(len, every))):
         grid.add_column(justify="right" if i in right else "left", no_wrap=True)
     for row in every:
         grid.add_row(*map(Text, row))
     out = io.StringIO()
-    width = sum(map(len, (cell for row in every for cell in row))) + 2 * sum(map(len, every))  # more than it needs
+    width = 2 * sum(len(cell) + 2 for row in every for cell in row)  # more than it needs
     Console(file=out, width=max(1, width), color_system=None, legacy_windows=False).print(grid)
     return [f"{indent}{line}".rstrip() for line in out.getvalue().splitlines()]
 
