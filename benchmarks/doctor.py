@@ -3,7 +3,7 @@
     taskset -c 1 python benchmarks/doctor.py --seeds 1 2 --work /tmp/planted --out benchmarks/results/doctor.json
 
 15 faults on each seed, and healthy runs of 3 tasks on each of --healthy-seeds: about 25 s of one core each. What is
-in --work already is only diagnosed again. Limits were tuned on seed 0; tell other seeds.
+in --work already is only diagnosed again. Limits were tuned on seed 0: choose other seeds.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def main() -> int:
     args = parser.parse_args()
     healthy = [one(f"healthy-{task}", seed, args.work) for seed in args.healthy_seeds for task in TASKS]
     faults = [one(name, seed, args.work) for seed in args.seeds for name in args.only]
-    told = summary(faults, healthy)
-    print(json.dumps(told))
+    counts = summary(faults, healthy)
+    print(json.dumps(counts))
     if args.out:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         facts = {
@@ -81,9 +81,9 @@ def main() -> int:
             "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": 1},
             "tuned on seed": 0,
         }
-        args.out.write_text(json.dumps(facts | {"summary": told, "healthy": healthy, "planted": faults}, indent=1))
-    enough = all(count >= 13 * len(args.only) / len(FAULTS) for count in told["first or second"].values())
-    return 0 if enough and not told["healthy runs with a FAIL"] else 1
+        args.out.write_text(json.dumps(facts | {"summary": counts, "healthy": healthy, "planted": faults}, indent=1))
+    enough = all(count >= 13 * len(args.only) / len(FAULTS) for count in counts["first or second"].values())
+    return 0 if enough and not counts["healthy runs with a FAIL"] else 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""The items of `benchmarks/gpu.sh`, one after the other, each a process of its own, within a time that is given.
+"""The items of `benchmarks/gpu.sh`, one after the other, each in its own process, within a given time.
 
     python benchmarks/gpu.py --out benchmarks/results/gpu.json
 
-What did not finish in its time, or was not begun for lack of it, is written down as that. The targets beside the
-numbers are those of the issue on speed, for one H200.
+Items that did not finish in time, or were not begun for lack of it, are recorded as such. Targets are for one H200.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 ATARI = "--preset atari --shape 64 64 1 --actions 18"
 LONG, SHORT = "--batch 50 --length 50", "--batch 16 --length 64"
+#: What is not measured by `reverie bench` -> the words of the script that does it.
+SCRIPTS = {"roofline": ["benchmarks/roofline.py"], "train": ["benchmarks/throughput.py", "train"]}
 TINY = "cnn_depth=4 rnn_hidden_dim=32 rssm_hidden_dim=32 hidden_dim=32"
 
 
@@ -29,7 +30,7 @@ class Item(NamedTuple):
     """Something to measure; limit: seconds after which it is stopped."""
 
     name: str
-    words: str  # of `reverie bench`
+    words: str  # of `reverie bench`, or of a script in SCRIPTS
     limit: float = 60
     target: str = ""
 
@@ -99,8 +100,10 @@ class Busy:
 
 def run(item: Item, left: float) -> dict[str, Any]:
     """One item -> its row."""
-    command = [sys.executable, "-m", "reverie.cli", "bench", *shlex.split(item.words), "--json"]
-    row: dict[str, Any] = {"name": item.name, "command": shlex.join(["reverie", *command[3:]]), "target": item.target}
+    what, *words = shlex.split(item.words)
+    program = SCRIPTS.get(what, ["-m", "reverie", "bench", what])
+    command = [sys.executable, *program, *words, "--json"]
+    row: dict[str, Any] = {"name": item.name, "command": shlex.join(["python", *command[1:]]), "target": item.target}
     if left < 15:
         return row | {"error": "not begun: no time left"}
     start = time.monotonic()
@@ -121,7 +124,7 @@ def run(item: Item, left: float) -> dict[str, Any]:
 
 
 def tests(left: float) -> dict[str, Any]:
-    """The suite that needs a GPU."""
+    """The tests that need a GPU."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "tests/fast/test_gpu.py"]
     row: dict[str, Any] = {"name": "tests", "command": "pytest -q tests/fast/test_gpu.py"}
     try:
@@ -131,7 +134,7 @@ def tests(left: float) -> dict[str, Any]:
     return row | {"rc": done.returncode, "tail": done.stdout.strip().splitlines()[-15:]}
 
 
-def told(row: dict[str, Any]) -> str:
+def line_of(row: dict[str, Any]) -> str:
     """One line about a row."""
     result = row.get("result", {})
     if "error" in row or not result:
@@ -169,8 +172,8 @@ def main() -> None:
         left = end - time.monotonic()
         row = tests(left) if item is None else run(small(item) if args.small else item, left)
         result["rows"].append(row)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")  # after each: a run that is cut off leaves what it had
-        print(told(row), flush=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n")  # after each: a run that is cut off keeps its rows
+        print(line_of(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """The standing list of what to measure next on a GPU (queue.toml): what is done, and the next items in slices.
 
     python benchmarks/gpu_queue.py list                  every item: done, begun, or waiting
-    python benchmarks/gpu_queue.py next --minutes 9      from the top until the time is over; again: goes on from there
+    python benchmarks/gpu_queue.py next --minutes 9      from the top until the time is over; again: resumes there
     python benchmarks/gpu_queue.py next --small --only crafter --minutes 3      an item on a CPU: tiny networks
 
-A run that is still going when its slice ends gets SIGTERM, writes a checkpoint, and is continued by the next slice. A
-run that is complete leaves OUT/NAME.json (benchmarks/results/gpu): commit it. An evaluation that is interrupted begins
-anew: the last one of a run has to fit into a slice.
+A run that has not finished when its slice ends gets SIGTERM, writes a checkpoint, and is resumed by the next slice. A
+complete run leaves OUT/NAME.json (benchmarks/results/gpu): commit it. An interrupted evaluation starts again: the last
+one of a run has to fit into a slice.
 
 Slices of one run need a machine, or at least a disk, that stays: weights and moments of the full-size presets are
 190 to 370 MB, more than may travel to and from a lent one.
@@ -112,7 +112,7 @@ class State:
     def over(self) -> bool:
         return self.word in ("done", "failed")
 
-    def told(self) -> str:
+    def text(self) -> str:
         steps = f" {self.steps:,} of {self.total:,} steps" if self.word == "begun" else ""
         return f"{self.word}{steps}{f' ({self.note})' if self.note else ''}"
 
@@ -238,7 +238,7 @@ def _read_mark(path: Path, version: int) -> dict[str, Any] | None:
     return None
 
 
-# ------------------------------------------------------------------------------------------------------------ the verbs
+# --------------------------------------------------------------------------------------------------------- the commands
 
 
 def list_command(args: argparse.Namespace) -> int:
@@ -253,12 +253,12 @@ def list_command(args: argparse.Namespace) -> int:
         found = [(task, states[task.name]) for task in item.tasks]
         words = [state.word for _, state in found]
         counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
-        print(f"{item.name:18} {counts if len(words) > 1 else found[0][1].told():28} {item.why}")
+        print(f"{item.name:18} {counts if len(words) > 1 else found[0][1].text():28} {item.why}")
         if item.estimate and not all(state.over for _, state in found):
             print(f"{'':18} {item.estimate}")
         for task, state in found if len(words) > 1 else []:
             if state.word != "waiting":
-                print(f"  {task.name:32} {state.told()}")
+                print(f"  {task.name:32} {state.text()}")
     return 0
 
 
@@ -320,7 +320,7 @@ def run_training(task: Task, place: Place) -> tuple[str, bool]:
     print(f"{task.name}: {place.left() / 60:.1f} minutes are left; output: {log}", flush=True)
     code, stopped, tail = _run([*TRAIN, *task.words(run)], log, place.left() - place.reserve)
     if code != 0 and not (stopped and code == -signal.SIGTERM):  # the signal came before there was anything to save
-        how = "had to be killed; it goes on from its last checkpoint" if stopped else f"failed with exit code {code}"
+        how = "had to be killed; it resumes from its last checkpoint" if stopped else f"failed with exit code {code}"
         return f"{how}: {_sentence(tail)}", False
     if not holds_run(run):
         return "was stopped before it had begun", True
@@ -328,8 +328,8 @@ def run_training(task: Task, place: Place) -> tuple[str, bool]:
     if result.complete:
         path = write_result(result, place.out / f"{task.name}.json")
         return f"complete after {result.env_steps:,} steps; {path}", True
-    said = state_of(task, place).told()
-    return (f"{said}; the next slice goes on", True) if stopped else (f"ended by itself, but is only {said}", False)
+    said = state_of(task, place).text()
+    return (f"{said}; the next slice resumes it", True) if stopped else (f"ended by itself, but is only {said}", False)
 
 
 def _lacking(task: Task) -> str:
@@ -347,7 +347,7 @@ def run_command(task: Task, place: Place) -> tuple[str, bool]:
     code, stopped, tail = _run(shlex.split(command), log, place.left() - 5)
     took = time.monotonic() - start
     if stopped:
-        return f"stopped after {took:.0f} s, at the end of the slice; it begins anew next time", False
+        return f"stopped after {took:.0f} s, at the end of the slice; it starts again next time", False
     mark = {"format": COMMAND_FORMAT, "name": task.name, "version": place.version, "command": command}
     mark |= {"commit": commit(), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "gpu": gpu_name()}
     mark |= {"small": place.small, "exit_code": code, "seconds": round(took, 1), "tail": tail[-40:]}
@@ -421,20 +421,22 @@ def commit() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    listed = verbs.add_parser("list", help="the state of every item")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listed = commands.add_parser("list", help="the state of every item")
     listed.set_defaults(function=list_command)
     listed.add_argument("--json", action="store_true", help="one JSON list, with the command of each")
-    on = verbs.add_parser("next", help="run items from the top until the time is over")
+    on = commands.add_parser("next", help="run items from the top until the time is over")
     on.set_defaults(function=next_command)
     on.add_argument("--minutes", type=float, required=True, help="the slice, checkpoint at its end included")
     on.add_argument("--only", default="", metavar="NAME", help="an item or one of its runs; a failed command once more")
     on.add_argument("--reserve", type=float, help="seconds of it for the checkpoint (45; with --small 10)")
-    for verb in (listed, on):
-        verb.add_argument("--out", type=Path, help="where result files go (benchmarks/results/gpu)")
-        verb.add_argument("--runs", type=Path, help="where runs live (runs/queue; with --small runs/queue-small)")
-        verb.add_argument("--small", action="store_true", help="the same at reduced size on a CPU, apart from the rest")
-        verb.add_argument("--list", type=Path, default=LIST, help="another list")
+    for command in (listed, on):
+        command.add_argument("--out", type=Path, help="where result files go (benchmarks/results/gpu)")
+        command.add_argument("--runs", type=Path, help="where runs live (runs/queue; with --small runs/queue-small)")
+        command.add_argument(
+            "--small", action="store_true", help="the same at reduced size on a CPU, apart from the rest"
+        )
+        command.add_argument("--list", type=Path, default=LIST, help="another list")
     return parser
 
 
@@ -454,7 +456,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"hint: {error.hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; the same command resumes", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `... list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,8 +1,8 @@
-"""What the looks at latents, heads and critic cost, as a share of update time: CPU time, one thread.
+"""Cost of the health checks of latents, heads and critic, as a share of update time: CPU time, one thread.
 
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/health.py --out benchmarks/results/health.json
 
-Updates and looks in turn in one process; a snapshot comes every `log.health_every` updates.
+Updates and health checks in turn in one process; a snapshot comes every `log.health_every` updates.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def measure(preset: str, settings: dict[str, Any], shape: tuple[int, ...], round
     """Medians in milliseconds, and the share of a snapshot in the updates between two of them."""
     subject = make_subject(preset, settings | {"compute.device": "cpu"}, shape=shape, actions=6)
     agent, batch = subject.agent(), to_batch(random_batch(subject))
-    updates, looks = [], []
+    updates, checks = [], []
     for i in range(rounds + 2):
         start = time.process_time()
         agent.update(batch)
@@ -45,9 +45,9 @@ def measure(preset: str, settings: dict[str, Any], shape: tuple[int, ...], round
         end = time.process_time()
         if i >= 2:
             updates.append(middle - start)
-            looks.append(end - middle)
-    share = median(looks) / median(updates) / subject.config.log.health_every
-    return {"update_ms": round(1e3 * median(updates), 2), "look_ms": round(1e3 * median(looks), 2), "share": share}
+            checks.append(end - middle)
+    share = median(checks) / median(updates) / subject.config.log.health_every
+    return {"update_ms": round(1e3 * median(updates), 2), "look_ms": round(1e3 * median(checks), 2), "share": share}
 
 
 def main() -> None:

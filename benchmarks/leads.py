@@ -195,7 +195,7 @@ def measure(name: str, idea: str, pairs: int) -> dict[str, Any]:
 
 
 def kept_memory(name: str, pairs: int) -> dict[str, Any]:
-    """Two processes: what the C library is told cannot be taken back."""
+    """Two processes: settings of the C library cannot be undone."""
     code = (
         "import sys; sys.argv = ['leads']; sys.path.insert(0, 'benchmarks')\n"
         "import leads, json, reverie.fast.modes as loop\n"

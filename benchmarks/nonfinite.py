@@ -1,4 +1,4 @@
-"""What the check for numbers that are no numbers costs: update times with it and without, in turn, in one process.
+"""Cost of the check for NaN and infinity: update times with it and without, in turn, in one process.
 
     taskset -c 1 python benchmarks/nonfinite.py [--updates 40]
 

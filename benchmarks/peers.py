@@ -1,11 +1,11 @@
-"""How long does one update take, here and in other people's Dreamers? Side by side: one table, JSON, one plot.
+"""Time of one update, here and in other implementations of Dreamer, side by side: a table, JSON, a plot.
 
     python benchmarks/peers.py --config both --rounds 10 --out benchmarks/results/peers.json
 
-Every contestant is a process of its own with one thread, all on the same core. Round robin: in each round everyone in
-turn makes a few updates while the others sleep, so the machine's mood hits all alike; then the same with steps of
-acting. Compare CPU seconds (user + system of all threads): they hold even when somebody else wants the core, which
-`wall / cpu` tells. Random batches, already in memory; no environment and no replay.
+Every contestant is a process with one thread, all on the same core. Round robin: in each round every contestant makes
+a few updates while the others sleep, so that changes of the machine's speed affect all alike; then the same with steps
+of acting. Compare CPU seconds (user + system of all threads): they hold even when other programs use the core
+(see `wall / cpu`). Random batches, already in memory; no environment and no replay.
 
 One update: world model, 15 steps of imagination from every state, actor and critic, each with backward, clipping and
 optimiser, and the contestant's own metrics. T is a small agent, A the released Atari one; sizes in `peer/protocol.py`.
@@ -86,7 +86,7 @@ def environment_python(name: str) -> str:
     subprocess.run([python_311(), "-m", "venv", "--clear", str(place)], check=True)
     install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*install, "-r", str(HERE / "peer" / f"{name}.txt")], check=True, stderr=subprocess.DEVNULL)
-    marker.write_text(wanted)  # last, so that an interrupted installation is made anew
+    marker.write_text(wanted)  # last, so that an interrupted installation is repeated
     print(f"environment {name}: installed in {time.monotonic() - start:.0f} s", flush=True)
     return str(python)
 
@@ -193,7 +193,7 @@ def compete(size: str, args: argparse.Namespace, pythons: dict[str, str]) -> lis
 
 
 def rotated(workers: list[Worker], turn: int) -> list[Worker]:
-    """Another one begins in each round, so that nobody always works in the caches of the same neighbour."""
+    """Another one begins in each round, so that none always follows the same neighbour in the caches."""
     start = turn % len(workers)
     return workers[start:] + workers[:start]
 

@@ -18,7 +18,7 @@ STARTS = 25
 
 
 def state_of(grid: Any) -> tuple[Any, ...]:
-    """All that matters: where the agent is and looks, what it carries, what lies where."""
+    """All that matters: position and direction of the agent, what it carries, what lies where."""
     return tuple(map(int, grid.agent_pos)), grid.agent_dir, grid.carrying is not None, grid.grid.encode().tobytes()
 
 

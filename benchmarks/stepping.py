@@ -4,7 +4,7 @@
 
 Three things step side by side with the same random actions, in turns (the machine's mood hits all alike): the raw
 environment (ALE's vector environment, dm_control with its action repeat, elsewhere the innermost Gymnasium environment,
-which in MiniGrid draws no picture), `make_env`, and what an agent sees: `AgentView`, for Atari `NativeView`. The
+which in MiniGrid renders no image), `make_env`, and what an agent sees: `AgentView`, for Atari `NativeView`. The
 overhead is the median over turns of seen / raw - 1. CPU seconds of one core.
 """
 
@@ -59,7 +59,7 @@ def raw(env_id: str, options: dict[str, Any]) -> Step:
 
 
 def _raw_atari(env_id: str) -> Step:
-    """ALE's own vector environment, which makes the 64x64 grey pictures, called for one environment."""
+    """ALE's own vector environment, which makes the 64x64 gray images, called for one environment."""
     from ale_py.vector_env import AtariVectorEnv
     from gymnasium.vector import AutoresetMode
 

@@ -4,7 +4,7 @@
 
 start      from the command to the first answer; to the first curve in a headless Chromium, if there is one
 long run   200,000 lines of metrics and 1,000,000 episodes, made up: first reading, then a look for news
-dream      one step of the run's agent: the model, its pictures as PNG, the answer as JSON; then end to end over the
+dream      one step of the run's agent: the model, its images as PNG, the answer as JSON; then end to end over the
            websocket from a Python client, one and four branches, and in the browser
 """
 
@@ -35,7 +35,7 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 @contextmanager
 def watching(root: Path):
-    """The real command. -> its URL, seconds until it was told."""
+    """The real command. -> its URL, seconds until it was printed."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "reverie.cli", "watch", str(root), "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

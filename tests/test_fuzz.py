@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from toys import SpaceEnv
 
 from reverie import cli
+from reverie.commands import settings_of
+from reverie.commands.train import config_of
 from reverie.config import SETTINGS, Config, flatten, from_dict, load_file, to_dict
 from reverie.data.collect import Collector
 from reverie.data.replay import Replay
@@ -58,8 +60,9 @@ def outcome(work, *arguments):
 
 def parse(argv):
     """The command line as `reverie train` reads it. -> its settings."""
-    args, rest = cli._parser().parse_known_args(argv)
-    return cli._train_config(args, cli._overrides(rest))[0]
+    args, rest = cli.make_parser().parse_known_args(argv)
+    args.settings = settings_of(rest)
+    return config_of(args)[0]
 
 
 @MANY

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-BATCHES = 4  # different ones, taken in turn, so that nobody's numbers come from one batch learnt by heart
+BATCHES = 4  # different ones, taken in turn, so that no contestant is measured on a single batch
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def serve(make: Callable[[Size, dict[str, Any]], Contestant]) -> None:
             break
         try:
             reply = getattr(worker, request.pop("do"))(**request)
-        except Exception as error:  # the other contestants go on without this one
+        except Exception as error:  # the other contestants continue without this one
             traceback.print_exc()
             reply = {"error": f"{type(error).__name__}: {error}"}
         replies.write(json.dumps(reply) + "\n")

@@ -110,7 +110,7 @@ def make(size: Size, options: dict[str, Any]) -> Contestant:
         version=f"sheeprl {version('sheeprl')}, torch {torch.__version__}",
         differences=[
             "use_continues is switched on, else it has no discount head",
-            "its replay makes images float32 before an update: not in its times, in everybody else's",
+            "its replay makes images float32 before an update: not in its times, but in those of the others",
             "float32_matmul_precision stays highest, its command line sets high",
         ],
     )

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from reverie import cli
-from reverie.bench import learning, stepping
+from reverie.bench import learning
+from reverie.bench.arithmetic import count_policy, count_update
 from reverie.bench.clocks import Effort, Samples, repeat
 from reverie.bench.parts import Stopwatch, watched
-from reverie.bench.roofline import Ceilings, Floor, count_policy, count_update
 from reverie.bench.subject import make_subject, random_batch, random_batches
 from reverie.errors import UserError
 from reverie.fast.modes import keep_memory
@@ -22,10 +22,6 @@ TINY = {
     "batch_size": 2, "seq_len": 4, "imagination_horizon": 3, "num_categoricals": 3, "num_categories": 4,
 }  # fmt: skip
 ONCE = Effort(0, 3)
-
-
-def quiet(text):
-    pass
 
 
 def bench(capsys, *words):
@@ -82,17 +78,6 @@ def test_counting_leaves_the_plain_agent_as_it_was():
     assert count_policy(subjects[0], 3).flops == 3 * count_policy(subjects[0], 1).flops > 0
 
 
-def test_a_floor_is_the_longer_one_of_arithmetic_and_memory():
-    subject = make_subject("vector", TINY, shape=(5,))
-    works = count_update(subject)
-    only_sums = Floor(works, Ceilings(1e9, 1e9, 1e30), torch.float32).to_dict()
-    assert only_sums["floor_ms_estimate"] == pytest.approx(1e3 * sum(work.flops for work in works) / 1e9)
-    only_bytes = Floor(works, Ceilings(1e30, 1e30, 1e9), torch.float32).to_dict()
-    assert only_bytes["floor_ms_estimate"] == pytest.approx(1e3 * sum(work.bytes() for work in works) / 1e9)
-    half = Floor(works, Ceilings(1e30, 1e30, 1e9), torch.bfloat16).to_dict()
-    assert half["memory_floor_ms_estimate"] < only_bytes["memory_floor_ms_estimate"]
-
-
 def test_weights_of_an_optimiser_are_all_of_them():
     subject = make_subject("vector", TINY, shape=(5,))
     agent = subject.agent()
@@ -122,7 +107,7 @@ def test_parts_add_up_and_everything_is_put_back():
     assert torch.autograd.grad is before[2]
 
 
-def test_parts_are_told_in_every_mode():
+def test_parts_are_reported_in_every_mode():
     for mode in ("reference", "fast"):
         subject = make_subject("vector", TINY | {"compute.mode": mode}, shape=(5,))
         batch = to_batch(random_batch(subject))
@@ -192,14 +177,13 @@ def test_the_fast_path_is_the_faster_one():
     assert min(spent[0]) < 0.8 * min(spent[1])
 
 
-# ------------------------------------------------------------------------------------------------------------- the verb
+# ---------------------------------------------------------------------------------------------------------- the command
 
 
-@pytest.mark.parametrize("what", ["update", "policy", "replay", "roofline"])
+@pytest.mark.parametrize("what", ["update", "policy", "replay"])
 def test_what_is_said_of_sizes_that_are_given(capsys, what):
     words = [what, "--preset", "atari", "--shape", "64", "64", "1", "--actions", "4", *settings()]
-    words += [] if what == "roofline" else ["--repeats", "3"]
-    words += ["--tflops", "780", "--bandwidth", "4000"] if what == "roofline" else []
+    words += ["--repeats", "3"]
     code, out, err = bench(capsys, *words)
     assert code == 0
     assert "4 discrete actions (the command line)" in out
@@ -208,7 +192,7 @@ def test_what_is_said_of_sizes_that_are_given(capsys, what):
     code, out, _ = bench(capsys, *words, "--json")
     facts = json.loads(out)
     assert {"command", "commit", "hardware", "versions", "settings", "started"} <= facts.keys()
-    key = {"update": "updates_per_s", "policy": "policy", "replay": "ratio_to_copy", "roofline": "floor_ms_estimate"}
+    key = {"update": "updates_per_s", "policy": "policy", "replay": "ratio_to_copy"}
     assert facts[key[what]]
 
 
@@ -221,34 +205,22 @@ def test_several_seeds_in_one_process(capsys):
     assert facts["updates_per_s"] == pytest.approx(3 / facts["round"]["wall_s"]["median"])
 
 
-def test_stepping_and_learning_in_a_real_environment():
-    subject = make_subject("vector", TINY | {"env.id": "CartPole-v1", "env.num_envs": 2}, needs_env=True)
-    found = stepping.bench_collect(subject, 0.4, quiet)
-    assert found["random"]["env_steps_per_s"] > found["policy"]["env_steps_per_s"] > 0
-    found = stepping.bench_train(subject, 1.0, quiet)
-    assert found["updates_per_env_step"] == pytest.approx(subject.config.train.train_ratio, rel=0.5)
-    assert sum(found["shares"].values()) == pytest.approx(1)
-
-
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["update", "--repeats", "0"], "--repeats must be a whole number above 0"),
         (["update", "--seconds", "soon"], "--seconds must be a number above 0"),
         (["update", "--seconds", "1", "--repeats", "2"], "exclude each other"),
-        (["update", "--tflops", "1"], "means nothing to `reverie bench update`"),
+        (["update", "--tflops", "1"], "--tflops is an option of the roofline"),
         (["policy", "--seeds", "2"], "means nothing to `reverie bench policy`"),
-        (["roofline", "--tflops", "1"], "describe a machine together"),
-        (["collect", "--shape", "5"], "a real environment is stepped here"),
         (["update", "--shape", "5", "5"], "neither an image nor a vector"),
         (["update", "--preset", "nothing"], "nothing"),
         (["update", "--preset", "vector", "--shape", "5", "gama=1"], "gama"),
         (["update", "--shape", "4096", "4096", "3", "--batch", "5000", "--length", "500"], "GB"),
-        (["train", "--preset", "vector"], "no environment is given"),
     ],
 )
-def test_mistakes_get_a_sentence(capsys, words, told):
+def test_mistakes_get_a_sentence(capsys, words, message):
     code, out, err = bench(capsys, *words)
     assert (code, out) == (2, "")
-    assert told in err
+    assert message in err
     assert "Traceback" not in err

@@ -15,10 +15,10 @@ from toys import BrokenEnv, SpaceEnv
 
 import reverie
 from reverie import UserError, cli
+from reverie.commands import COMMANDS, settings_of
 from reverie.config import SETTINGS
 from reverie.config.presets import preset_names
 
-VERBS = ("train", "eval", "presets", "envs", "info")
 DEBUG = ["train", "--preset", "debug", "--quiet", "log.tensorboard=false", "log.video=false"]
 
 
@@ -38,7 +38,7 @@ TINY = register("Tiny", lambda: SpaceEnv(spaces.Box(0, 255, (3, 3, 3), "uint8"))
 
 @pytest.fixture
 def fails(capsys):
-    """fails(*words) runs the command and checks the form of its complaint. -> what is told on stderr."""
+    """fails(*words) runs the command and checks the form of its complaint. -> what is printed on stderr."""
 
     def run(*words):
         capsys.readouterr()
@@ -59,7 +59,7 @@ def fails(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--preset", "demp"], "no preset 'demp', did you mean 'demo'?"),
         (["behavior.gama=0.9"], "'behavior.gama' does not exist, did you mean 'behavior.gamma'?"),
@@ -83,60 +83,60 @@ def fails(capsys):
         (["compute.device=banana"], "banana"),
     ],
 )
-def test_bad_input_gets_one_sentence(fails, tmp_path, words, told):
+def test_bad_input_gets_one_sentence(fails, tmp_path, words, message):
     named = ["--run", tmp_path / "run"] + ([] if "--env" in words else ["--env", "CartPole-v1"])
-    assert told in fails(*DEBUG, *named, *words)
+    assert message in fails(*DEBUG, *named, *words)
 
 
-def test_a_missing_extra_is_told(fails, tmp_path, monkeypatch):
+def test_a_missing_extra_is_reported(fails, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "minigrid", None)
-    told = fails(*DEBUG, "--env", "MiniGrid-Empty-6x6-v0", "--run", tmp_path / "run")
-    assert "pip install 'minigrid" in told
+    message = fails(*DEBUG, "--env", "MiniGrid-Empty-6x6-v0", "--run", tmp_path / "run")
+    assert "pip install 'minigrid" in message
 
 
-def test_a_missing_logger_is_told(fails, tmp_path, monkeypatch):
+def test_a_missing_logger_is_reported(fails, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    told = fails(*DEBUG, "--env", "CartPole-v1", "--run", tmp_path / "run", "log.wandb=true")
-    assert "pip install wandb" in told
+    message = fails(*DEBUG, "--env", "CartPole-v1", "--run", tmp_path / "run", "log.wandb=true")
+    assert "pip install wandb" in message
 
 
-def test_an_unwritable_run_directory_is_told(fails, tmp_path, files_of):
+def test_an_unwritable_run_directory_is_reported(fails, tmp_path, files_of):
     (tmp_path / "file").write_text("mine")
-    told = fails(*DEBUG, "--env", "CartPole-v1", "--run", tmp_path / "file" / "run")
-    assert f"cannot write to {tmp_path / 'file' / 'run'}" in told
+    message = fails(*DEBUG, "--env", "CartPole-v1", "--run", tmp_path / "file" / "run")
+    assert f"cannot write to {tmp_path / 'file' / 'run'}" in message
     assert files_of(tmp_path) == {"file": b"mine"}
 
 
-def test_a_name_that_is_too_long_is_told(fails, tmp_path):
+def test_a_name_that_is_too_long_is_reported(fails, tmp_path):
     assert "cannot write to" in fails(*DEBUG, "--env", "CartPole-v1", "--run", tmp_path / ("x" * 300))
 
 
-def test_a_run_directory_of_another_task_is_told_and_kept(fails, cartpole, files_of):
+def test_a_run_directory_of_another_task_is_reported_and_kept(fails, cartpole, files_of):
     before = files_of(cartpole)
-    told = fails(*DEBUG, "--env", "MiniGrid-Empty-6x6-v0", "--run", cartpole)
-    assert "env.id = 'CartPole-v1' (asked for 'MiniGrid-Empty-6x6-v0')" in told
+    message = fails(*DEBUG, "--env", "MiniGrid-Empty-6x6-v0", "--run", cartpole)
+    assert "env.id = 'CartPole-v1' (asked for 'MiniGrid-Empty-6x6-v0')" in message
     assert files_of(cartpole) == before
 
 
-def test_a_directory_that_is_no_run_is_told_and_kept(fails, tmp_path, files_of):
+def test_a_directory_that_is_no_run_is_reported_and_kept(fails, tmp_path, files_of):
     (tmp_path / "thesis.tex").write_text("years of work")
     assert "is not the directory of a run" in fails(*DEBUG, "--env", "CartPole-v1", "--run", tmp_path)
     assert files_of(tmp_path) == {"thesis.tex": b"years of work"}
 
 
-def test_an_environment_that_breaks_later_is_told_with_its_step(fails, tmp_path):
-    told = fails(*DEBUG, "--env", LATE_NAN, "--run", tmp_path / "run", "--env-steps", "1000")
-    assert "observation 'observation' contains NaN at step 60" in told
+def test_an_environment_that_breaks_later_is_reported_with_its_step(fails, tmp_path):
+    message = fails(*DEBUG, "--env", LATE_NAN, "--run", tmp_path / "run", "--env-steps", "1000")
+    assert "observation 'observation' contains NaN at step 60" in message
 
 
-def test_all_faults_are_told_in_one_line(fails, tmp_path):
-    told = fails(*DEBUG, "--env", "CartPole-v1", "--run", tmp_path / "run", "gama=1", "layers=x", "lambda_=7")
-    assert all(word in told.splitlines()[0] for word in ("'gama'", "'model.layers'", "'behavior.lambda_'"))
+def test_all_faults_are_reported_in_one_line(fails, tmp_path):
+    message = fails(*DEBUG, "--env", "CartPole-v1", "--run", tmp_path / "run", "gama=1", "layers=x", "lambda_=7")
+    assert all(word in message.splitlines()[0] for word in ("'gama'", "'model.layers'", "'behavior.lambda_'"))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["presets", "demp"], "did you mean 'demo'?"),
         (["presets", "--diff", "demo", "x"], "there is no preset 'x'"),
@@ -147,8 +147,8 @@ def test_all_faults_are_told_in_one_line(fails, tmp_path):
         (["envs", "minigrid", "extra"], "unknown argument 'extra'"),
     ],
 )
-def test_other_verbs_complain_alike(fails, words, told):
-    assert told in fails(*words)
+def test_other_commands_complain_alike(fails, words, message):
+    assert message in fails(*words)
 
 
 def test_a_run_on_a_custom_environment_cannot_be_played_here(fails, make_run, tmp_path):
@@ -157,7 +157,7 @@ def test_a_run_on_a_custom_environment_cannot_be_played_here(fails, make_run, tm
     assert "custom" in fails("train", "--quiet", "--run", tmp_path / "run", "env_steps=200")
 
 
-def test_a_damaged_run_is_told(fails, make_run, tmp_path):
+def test_a_damaged_run_is_reported(fails, make_run, tmp_path):
     run = make_run(tmp_path / "run")
     run.train()
     for path in (tmp_path / "run" / "checkpoints").rglob("weights.safetensors"):
@@ -176,35 +176,35 @@ def test_argparse_complains_with_exit_code_2(words, capsys):
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
-    def broken(args, rest):
+    def broken(args):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(cli, "_envs", broken)
+    monkeypatch.setitem(COMMANDS, "envs", COMMANDS["envs"]._replace(run=broken))
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["envs"])
 
 
 def test_a_user_error_reads_as_one_text():
-    assert str(UserError("It broke.", "Mend it.")) == "It broke. Mend it."
+    assert str(UserError("It broke.", "Repair it.")) == "It broke. Repair it."
     assert str(UserError("It broke.")) == "It broke."
 
 
 # -------------------------------------------------------------------------------------------------------- reading
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb, capsys):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main([verb, "--help"])
+        cli.main([command, "--help"])
     assert caught.value.code == 0
-    assert f"usage: reverie {verb}" in capsys.readouterr().out
+    assert f"usage: reverie {command}" in capsys.readouterr().out
 
 
-def test_the_main_help_lists_the_verbs_and_teaches_by_example(capsys):
+def test_the_main_help_lists_the_commands_and_teaches_by_example(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
-    assert all(f"    {verb} " in text for verb in VERBS)
+    assert all(f"    {command}" in text for command in COMMANDS)
     assert "reverie train --preset demo" in text
 
 
@@ -284,12 +284,12 @@ def test_the_machine_is_described(capsys):
     ],
 )
 def test_a_setting_can_be_written_in_several_ways(words):
-    overrides = cli._overrides(words)
+    overrides = settings_of(words)
     assert overrides in ({"behavior.gamma": "0.5"}, {"gamma": "0.5"})
 
 
 def test_dashes_and_negative_values_are_understood():
-    assert cli._overrides(["--image-size", "32", "--minutes=-1", "id=a=b"]) == {
+    assert settings_of(["--image-size", "32", "--minutes=-1", "id=a=b"]) == {
         "image_size": "32",
         "minutes": "-1",
         "id": "a=b",
@@ -316,26 +316,26 @@ def test_train_leaves_a_run_behind(cartpole):
     assert list((cartpole / "videos").glob("eval-*.gif"))
 
 
-def test_eval_plays_and_films(cartpole, capsys, tmp_path):
-    text = output(capsys, "eval", cartpole, "--episodes", 3, "--json", "--video", tmp_path / "film.gif")
-    told = json.loads(text)
-    assert set(told) == {"env", "mode", "mean", "ci95", "episodes", "scores", "lengths", "video"}
-    assert told["env"] == "CartPole-v1"
-    assert len(told["scores"]) == told["episodes"] == 3
-    assert told["scores"] == [float(length) for length in told["lengths"]]
-    assert told["mean"] == pytest.approx(sum(told["scores"]) / 3)
-    assert (tmp_path / "film.gif").read_bytes().startswith(b"GIF8")
+def test_eval_plays_and_records(cartpole, capsys, tmp_path):
+    text = output(capsys, "eval", cartpole, "--episodes", 3, "--json", "--video", tmp_path / "video.gif")
+    found = json.loads(text)
+    assert set(found) == {"env", "mode", "mean", "ci95", "episodes", "scores", "lengths", "video"}
+    assert found["env"] == "CartPole-v1"
+    assert len(found["scores"]) == found["episodes"] == 3
+    assert found["scores"] == [float(length) for length in found["lengths"]]
+    assert found["mean"] == pytest.approx(sum(found["scores"]) / 3)
+    assert (tmp_path / "video.gif").read_bytes().startswith(b"GIF8")
 
 
 def test_eval_is_repeatable_and_depends_on_its_seed(cartpole, capsys, tmp_path):
-    words = ["eval", cartpole, "--episodes", 4, "--json", "--mode", "train", "--video", tmp_path / "film.gif"]
+    words = ["eval", cartpole, "--episodes", 4, "--json", "--mode", "train", "--video", tmp_path / "video.gif"]
     first, again, other = (json.loads(output(capsys, *words, "--seed", seed))["scores"] for seed in (0, 0, 1))
     assert first == again
     assert first != other
 
 
 def test_eval_in_words(cartpole, capsys, tmp_path):
-    text = output(capsys, "eval", cartpole / "checkpoints" / "best", "--episodes", 2, "--video", tmp_path / "film.gif")
+    text = output(capsys, "eval", cartpole / "checkpoints" / "best", "--episodes", 2, "--video", tmp_path / "video.gif")
     assert "CartPole-v1: return" in text
     assert "over 2 episodes" in text
 
@@ -344,11 +344,11 @@ def test_playing_a_saved_agent_does_not_spoil_it(cartpole, capsys, tmp_path):
     agent = reverie.load(cartpole)
     path = agent.save(tmp_path / "agent")
     output(capsys, "eval", path, "--episodes", 1)
-    agent.save(path)  # a film lies beside the weights now; that is no reason to refuse
+    agent.save(path)  # a video lies beside the weights now, which is no reason to refuse
     assert reverie.load(path).config == agent.config
 
 
-def test_a_film_that_cannot_be_written_is_told(cartpole, capsys, tmp_path):
+def test_a_video_that_cannot_be_written_is_reported(cartpole, capsys, tmp_path):
     """But the score, which took minutes, is printed first."""
     (tmp_path / "file").write_text("")
     capsys.readouterr()
@@ -376,7 +376,7 @@ def test_selftest_names_the_equation_that_broke(capsys, fails, monkeypatch):
     assert "broken: lambda-return, by hand" in capsys.readouterr().out
 
 
-def test_info_tells_the_state_of_a_run(cartpole, capsys):
+def test_info_reports_the_state_of_a_run(cartpole, capsys):
     facts = json.loads(output(capsys, "info", cartpole, "--json"))
     assert facts["task"] == "CartPole-v1"
     assert facts["seed"] == 3
@@ -404,7 +404,7 @@ def test_quiet_prints_nothing(capsys, tmp_path):
     assert capsys.readouterr() == ("", "")
 
 
-def test_train_tells_what_it_does_and_what_to_look_at(capsys, tmp_path):
+def test_train_reports_what_it_does_and_what_to_look_at(capsys, tmp_path):
     words = [w for w in DEBUG if w != "--quiet"]
     assert cli.main([*words, "--env", "CartPole-v1", "--run", str(tmp_path / "run"), "--env-steps", "60"]) == 0
     out, err = capsys.readouterr()
@@ -420,13 +420,13 @@ def test_train_tells_what_it_does_and_what_to_look_at(capsys, tmp_path):
         assert words in err
 
 
-def test_train_tells_a_machine_how_it_went(capsys, tmp_path):
+def test_train_prints_its_outcome_as_json(capsys, tmp_path):
     run = tmp_path / "run"
-    told = json.loads(output(capsys, *DEBUG, "--env", "CartPole-v1", "--run", run, "--env-steps", "80", "--json"))
-    assert set(told) == {"run", "env_steps", "updates", "seconds", "evaluation"}
-    assert told["run"] == str(run)
-    assert told["env_steps"] >= 80
-    assert told["evaluation"]["episodes"] == 2
+    found = json.loads(output(capsys, *DEBUG, "--env", "CartPole-v1", "--run", run, "--env-steps", "80", "--json"))
+    assert set(found) == {"run", "env_steps", "updates", "seconds", "evaluation"}
+    assert found["run"] == str(run)
+    assert found["env_steps"] >= 80
+    assert found["evaluation"]["episodes"] == 2
 
 
 def test_train_without_a_run_directory_makes_one_under_runs(in_tmp):

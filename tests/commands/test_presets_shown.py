@@ -29,11 +29,11 @@ def test_a_preset_is_printed_with_every_source(capsys, stack):
 
 
 def test_json_has_values_sources_and_who_set_them(capsys):
-    told = json.loads(output(capsys, "presets", "dreamerv3+small", "--json"))
-    assert set(told) == set(SETTINGS)
-    assert told["model.unimix"] == {"value": 0.01, "source": "V3: 0.01", "preset": "dreamerv3"}
-    assert told["model.layers"] == {"value": 2, "source": "prototype: 2", "preset": "small"}
-    assert told["env.backend"] == {"value": "auto", "source": SETTINGS["env.backend"].source, "preset": ""}
+    found = json.loads(output(capsys, "presets", "dreamerv3+small", "--json"))
+    assert set(found) == set(SETTINGS)
+    assert found["model.unimix"] == {"value": 0.01, "source": "V3: 0.01", "preset": "dreamerv3"}
+    assert found["model.layers"] == {"value": 2, "source": "prototype: 2", "preset": "small"}
+    assert found["env.backend"] == {"value": "auto", "source": SETTINGS["env.backend"].source, "preset": ""}
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_differences_are_aligned_and_fit_the_screen(capsys, pair):
 
 
 def test_differences_as_json(capsys):
-    told = json.loads(output(capsys, "presets", "--diff", "default", "dreamerv3", "--json"))
-    assert told["train.agc"] == [
+    found = json.loads(output(capsys, "presets", "--diff", "default", "dreamerv3", "--json"))
+    assert found["train.agc"] == [
         {"value": 0.0, "source": "V3: 0.3", "preset": ""},
         {"value": 0.3, "source": "V3: 0.3", "preset": "dreamerv3"},
     ]

@@ -133,8 +133,8 @@ def test_an_unknown_key_suggests_the_nearest(key, suggestion):
     with pytest.raises(UserError) as caught:
         build({key: 1})
     assert f"'{key}' does not exist" in caught.value.message
-    told = re.findall(r"did you mean '(.*?)'", caught.value.message)
-    assert told == ([suggestion] if suggestion else [])
+    message = re.findall(r"did you mean '(.*?)'", caught.value.message)
+    assert message == ([suggestion] if suggestion else [])
     assert "reverie presets --keys" in caught.value.hint
 
 
@@ -226,7 +226,7 @@ def test_values_that_make_no_sense_are_refused(changes, message):
         build(changes)
 
 
-def test_all_faults_are_told_together():
+def test_all_faults_are_reported_together():
     with pytest.raises(UserError) as caught:
         build({"gama": 0.9, "batch_size": "x", "latents": "y", "lambda_": 3, "hidden_dim": 0})
     for fault in ("'gama'", "'train.batch_size'", "'model.latents'", "'behavior.lambda_'", "'model.hidden_dim'"):
@@ -264,14 +264,14 @@ def test_any_configuration_survives_yaml(lr, steps, kernels, flag, env_id):
 
 
 @pytest.mark.parametrize("content", [b"a: [", b"just text", b"- 1\n- 2", b"", b"\xff\xfe\x00", b"model: {layers: []}"])
-def test_a_damaged_configuration_file_is_told(tmp_path, content):
+def test_a_damaged_configuration_file_is_reported(tmp_path, content):
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"config\.yaml"):
         load_file(path)
 
 
-def test_a_missing_configuration_file_is_told(tmp_path):
+def test_a_missing_configuration_file_is_reported(tmp_path):
     with pytest.raises(UserError, match="Is this the directory of a run"):
         load_file(tmp_path / "config.yaml")
 
@@ -295,7 +295,7 @@ def test_build_leaves_its_base_alone():
     assert base == Config()
 
 
-def test_flatten_and_to_dict_tell_every_setting():
+def test_flatten_and_to_dict_have_every_setting():
     assert set(flatten(Config())) == set(SETTINGS)
     nested = to_dict(Config())
     assert {f"{g}.{n}" for g, items in nested.items() for n in items} == set(SETTINGS)

@@ -298,7 +298,7 @@ def test_what_a_preset_extends_lies_below_it():
 
 
 @pytest.mark.parametrize(
-    ("stack", "told"),
+    ("stack", "message"),
     [
         ("dreamerv3+smal", "no preset 'smal', did you mean 'small'?"),
         ("demp+small", "no preset 'demp', did you mean 'demo'?"),
@@ -307,9 +307,9 @@ def test_what_a_preset_extends_lies_below_it():
         ("demo + small", "no preset 'demo '"),
     ],
 )
-def test_an_unknown_part_of_a_stack_is_named(stack, told):
+def test_an_unknown_part_of_a_stack_is_named(stack, message):
     for function in (load_preset, preset_rows, origins):
-        with pytest.raises(UserError, match=re.escape(told)):
+        with pytest.raises(UserError, match=re.escape(message)):
             function(stack)
 
 

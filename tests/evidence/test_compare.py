@@ -26,6 +26,7 @@ from reverie.evidence.aggregates import (
 from reverie.evidence.compare import CONFIDENCE, group, judge, leave_one_out, verdict, window_score
 from reverie.evidence.results import write_result
 from reverie.evidence.tables import Table, millions, number
+from reverie.insight.page import render
 
 # ------------------------------------------------------------------------------------------------------------ one test
 
@@ -151,7 +152,7 @@ def test_control_is_compared_by_training_episodes():
 
 
 @pytest.mark.parametrize(
-    ("task", "overrides", "told"),
+    ("task", "overrides", "message"),
     [
         ("ALE/Pong-v5", {"env.options": ["sticky=0"]}, "sticky actions: 0 here, 0.25 there"),
         ("ALE/Pong-v5", {"env.actions": "minimal"}, "the action set: minimal here, full there"),
@@ -162,22 +163,22 @@ def test_control_is_compared_by_training_episodes():
         ("dmc/walker-walk", {"env.time_limit": 100}, "the length of an episode: 200 here, 1000 there"),
     ],
 )
-def test_a_mismatched_protocol_is_refused_by_name(task, overrides, told, tmp_path, capsys):
+def test_a_mismatched_protocol_is_refused_by_name(task, overrides, message, tmp_path, capsys):
     result = make_result(task, frames=10_000_000, evals=[(5e6, 1.0)], train=[(5e5, 1.0)], **overrides)
     against = "dreamerv2-atari" if task.startswith("ALE") else "dreamerv2-dmc"
     (found,) = judged([result], against)
     assert found.judgement.word == "refused"
-    assert told in found.judgement.why
+    assert message in found.judgement.why
     write_result(replace(result, settings={}), tmp_path / "r.json")
     assert main(["compare", str(tmp_path), "--against", against]) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert message in captured.err
     assert captured.out == ""
 
 
 def test_a_fast_look_is_no_standard_look():
     (found,) = judged([make_result("dmc/walker-walk", line="fast look", frames=500_000, train=[(5e5, 900.0)])])
-    assert "the look of pictures: fast here, standard there" in found.judgement.why
+    assert "the rendering: fast here, standard there" in found.judgement.why
 
 
 def test_seeds_of_different_experiments_are_not_averaged():
@@ -197,7 +198,7 @@ def test_seeds_under_different_rules_are_not_averaged():
 
 
 def test_a_score_that_is_no_number_is_not_judged():
-    with pytest.raises(ValueError, match="must be numbers"):
+    with pytest.raises(ValueError, match="must be finite"):
         judge([math.nan], 1, 1, 5, floor=0, scale=1)
 
 
@@ -280,7 +281,7 @@ def test_crafter_is_compared_by_its_score():
     assert found.judgement.word == "on track"
     assert judged([result(3, s) for s in range(3)])[0].judgement.word == "below"
     assert judged([replace(result(10, 0), frames=10)])[0].judgement.word == "too early"
-    assert "went on beyond 1M" in judged([replace(result(10, 0), frames=3_000_000)])[0].judgement.why
+    assert "continued beyond 1M" in judged([replace(result(10, 0), frames=3_000_000)])[0].judgement.why
     assert judged([replace(result(10, 0), logged={})])[0].judgement.word == "too early"
 
 
@@ -337,7 +338,7 @@ def test_without_runs_the_papers_table_comes_out(capsys):
     assert rows[0]["gamer median"] == "2.146"
 
 
-def test_the_command_writes_page_pictures_and_tables(tmp_path, capsys):
+def test_the_command_writes_page_plots_and_tables(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     for seed in range(2):
         result = make_result("ALE/Pong-v5", seed, frames=5_000_000, evals=official("pong", 5, seed))
@@ -355,7 +356,7 @@ def test_the_command_writes_page_pictures_and_tables(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["nowhere"], "nowhere does not exist"),
         (["x" * 300], "cannot read"),
@@ -363,24 +364,24 @@ def test_the_command_writes_page_pictures_and_tables(tmp_path, capsys):
         (["."], "there is no run and no result in"),
         (["cartpole.json", "--against", "crafter"], "'crafter' has nothing on CartPole-v1"),
         (["broken.json"], "is a damaged result"),
-        (["other.json"], "is no result of a run"),
+        (["other.json"], "is not a result of a run"),
     ],
 )
-def test_mistakes_get_one_sentence(words, told, in_tmp, capsys):
+def test_mistakes_get_one_sentence(words, message, in_tmp, capsys):
     (in_tmp / "other.json").write_text("{}")
     if words != ["."]:
         write_result(make_result("CartPole-v1", evals=[(1, 1.0)]), in_tmp / "cartpole.json")
         (in_tmp / "broken.json").write_text((in_tmp / "cartpole.json").read_text()[:-40])
     assert main(["compare", *words]) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert message in captured.err
     assert "Traceback" not in captured.err
 
 
 def test_tables_escape_what_they_must():
     table = Table("a & b", ["x_1", "50 %"], [["<b>|", "1 ± 2"]], "note")
     assert r"x\_1 & 50 \%" in table.latex()
-    assert "&lt;b&gt;" in table.html()
+    assert "&lt;b&gt;" in render("tables.html", title="x", words=[], figures=[], tables=[table])
     assert "<b>\\|" in table.markdown()
     assert table.csv() == "x_1,50 %\n<b>|,1 ± 2\n"
     assert [number(x) for x in (12345.6, 123.45, 12.345, 0.9434, None, math.nan)] == [

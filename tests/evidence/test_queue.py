@@ -52,11 +52,11 @@ queue = load()
 
 @pytest.fixture
 def call(tmp_path, capsys):
-    """call(verb, ...) -> (exit code, stdout, stderr), in small, in a place of its own."""
+    """call(command, ...) -> (exit code, stdout, stderr), in small, in a place of its own."""
 
-    def run(verb, *words):
+    def run(command, *words):
         where = ["--small", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-        code = queue.main([verb, *where, *words])
+        code = queue.main([command, *where, *words])
         return (code, *capsys.readouterr())
 
     return run
@@ -126,13 +126,13 @@ def test_budgets_and_evaluations_are_those_of_the_issue():
 
 
 def test_a_command_line_means_the_same_settings():
-    from reverie.cli import _overrides
+    from reverie.commands import settings_of
     from reverie.config.presets import load_preset
 
     for task in (task for item in queue.read_list()[1] for task in item.tasks[:1] if task.preset):
         words = task.words(Path("runs/x"))
         pairs = words[words.index("--no-doctor") + 1 :]
-        given = _overrides(pairs) | {"env.id": task.env, "train.seed": str(task.seed)}
+        given = settings_of(pairs) | {"env.id": task.env, "train.seed": str(task.seed)}
         assert load_preset(task.preset, given) == task.config()
 
 
@@ -141,7 +141,7 @@ def test_a_command_line_means_the_same_settings():
 
 def test_a_run_goes_on_in_the_next_slice(call, fake_train, tmp_path):
     code, said, _ = call("next", "--only", ONE, "--minutes", "0.06", "--reserve", "1")
-    assert (code, "begun 200 of 400 steps; the next slice goes on" in said) == (0, True), said
+    assert (code, "begun 200 of 400 steps; the next slice resumes it" in said) == (0, True), said
     row = next(row for row in json.loads(call("list", "--json")[1]) if row["name"] == ONE)
     assert (row["state"], row["env_steps"], row["of"]) == ("begun", 200, 400)
     assert row["command"].startswith("reverie train --preset atari100k+debug --env ALE/Pong-v5 --seed 0 --run ")
@@ -162,7 +162,7 @@ def test_nothing_is_begun_when_the_slice_is_over(call, fake_train, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_failure_is_told_and_the_next_item_is_begun(call, fake_train, monkeypatch, tmp_path):
+def test_a_failure_is_reported_and_the_next_item_is_begun(call, fake_train, monkeypatch, tmp_path):
     monkeypatch.setenv("FAILS", ONE)
     monkeypatch.setenv("AT_ONCE", "1")
     code, said, _ = call("next", "--only", "atari100k-first", "--minutes", "1", "--reserve", "1")

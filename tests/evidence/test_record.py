@@ -406,7 +406,7 @@ def test_points_are_means_of_the_bins_that_they_name():
     ("reference", "task"),
     [("dreamerv2-atari", "walker_walk"), ("dreamerv2-dmc", "pong"), ("atari-100k", "pong"), ("nothing", "pong")],
 )
-def test_curves_that_nobody_published(reference, task):
+def test_curves_that_were_not_published(reference, task):
     with pytest.raises(UserError, match=f"no published curve of {task} in '{reference}'"):
         curve(reference, task)
 
@@ -487,7 +487,7 @@ def test_files_are_those_of_the_anchors():
 
 
 def test_what_is_given_away_can_be_changed_without_harm():
-    """Files are read once: nobody may change them for the next reader."""
+    """Files are read once: no caller may change them for the next reader."""
     final_scores()["pong"]["mean"] = -99
     budget_methods()["Random"]["pong"] = -99
     assert final_scores()["pong"]["mean"] > 0

@@ -51,7 +51,7 @@ def run_of(tmp_path):
     return make
 
 
-def told(result):
+def plain(result):
     """Everything that a result says but where it was read."""
     values = {item.name: getattr(result, item.name) for item in fields(RunResult) if item.name != "source"}
     return values | {"episodes": {phase: rows.tolist() for phase, rows in result.episodes.items()}}
@@ -81,7 +81,7 @@ def test_a_real_run_has_a_result(make_run, tmp_path):
     assert "protocol" not in found.provenance
     assert found.source == str(tmp_path / "pong-s3")
     path = write_result(found, tmp_path / "results" / "new" / "pong-s3.json")
-    assert told(read_result(path)) == told(found)
+    assert plain(read_result(path)) == plain(found)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_run_is_complete_once_it_is_evaluated_at_its_end(run_of, count, steps,
 def test_episodes_without_a_number_and_of_other_phases_are_left_out(run_of):
     lines = [*EPISODES, episode("train", 90, None), episode("crashed", 95, 77.0), {"note": "none"}]
     found = result_of(run_of("run", lines))
-    assert told(found)["episodes"] == told(result_of(run_of("other")))["episodes"]
+    assert plain(found)["episodes"] == plain(result_of(run_of("other")))["episodes"]
     assert list(found.episodes) == ["random", "prefill", "train", "eval"]
 
 
@@ -176,7 +176,7 @@ def test_without_provenance_there_is_less_to_tell(run_of, text):
     assert "line" not in found.protocol
 
 
-def test_provenance_tells_the_look_of_pictures(run_of):
+def test_provenance_reports_the_rendering(run_of):
     for look in ("standard", "fast"):
         facts = {"seed": 0, "protocol": {"id": "x", "line": f"dmc/walker-walk: camera 0, {look} look, drawn by egl"}}
         run = run_of(look, facts=facts, **{"env.id": "dmc/walker-walk", "env.pixels": True})
@@ -224,7 +224,7 @@ def test_what_is_written_is_read(run_of, tmp_path):
     assert path == tmp_path / "a" / "b" / "pong-s1.json"
     assert [x.name for x in path.parent.iterdir()] == ["pong-s1.json"]  # no draft is left
     again = read_result(path)
-    assert told(again) == told(found)
+    assert plain(again) == plain(found)
     assert again.source == str(path)
     assert again.settings["env.options"] == ["sticky=0", "noop_max=0"]
     assert again.protocol["sticky"] == 0
@@ -235,7 +235,7 @@ def test_what_is_written_is_read(run_of, tmp_path):
 
 def test_a_result_without_episodes_is_written_and_read(run_of, tmp_path):
     found = result_of(run_of("run", []))
-    assert told(read_result(write_result(found, tmp_path / "x.json"))) == told(found)
+    assert plain(read_result(write_result(found, tmp_path / "x.json"))) == plain(found)
 
 
 def test_the_file_is_made_to_be_committed(run_of, tmp_path):
@@ -269,14 +269,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_files_are_told(run_of, tmp_path, name):
+def test_damaged_files_are_reported(run_of, tmp_path, name):
     good = text_of(run_of, tmp_path)
     path = tmp_path / "results" / "bad.json"
     path.parent.mkdir()
     path.write_text(DAMAGES[name](good))
     assert path.read_text() != good
     for read in (read_result, lambda path: results_in([path]), lambda path: results_in([path.parent])):
-        with pytest.raises(UserError, match=r"bad\.json is a damaged result \(.+\)\. Make it anew, or leave it out\."):
+        with pytest.raises(UserError, match=r"bad\.json is a damaged result \(.+\)\. Make it again, or leave it out\."):
             read(path)
 
 
@@ -305,7 +305,7 @@ def test_a_file_nested_without_end_is_damage(tmp_path):
         ('"train.batch_size": 4', '"train.batch_size": "four"', "batch_size"),
     ],
 )
-def test_settings_of_another_version_are_told_in_a_sentence(run_of, tmp_path, old, new, match):
+def test_settings_of_another_version_are_reported_in_a_sentence(run_of, tmp_path, old, new, match):
     path = tmp_path / "tomorrow.json"
     text = text_of(run_of, tmp_path)
     assert old in text
@@ -321,13 +321,13 @@ def test_other_files_are_none(tmp_path):
     for text in ("{}", "[1, 2]", "", "no JSON at all", '{"format": "reverie-result-2"}', '{"scores": [1]}'):
         path.write_text(text)
         assert read_result(path) is None
-        with pytest.raises(UserError, match=r"other\.json is no result of a run.*" + FORMAT):
+        with pytest.raises(UserError, match=r"other\.json is not a result of a run.*" + FORMAT):
             results_in([path])
         with pytest.raises(UserError, match="no run and no result"):
             results_in([tmp_path])
 
 
-def test_what_cannot_be_read_is_told(tmp_path):
+def test_what_cannot_be_read_is_reported(tmp_path):
     (tmp_path / "picture.json").write_bytes(b"\xff\xfe\x00")
     assert read_result(tmp_path / "picture.json") is None  # whatever it is, it is none of ours
     for path in (tmp_path / "nowhere.json", tmp_path):
@@ -335,7 +335,7 @@ def test_what_cannot_be_read_is_told(tmp_path):
             read_result(path)
 
 
-def test_what_cannot_be_written_is_told(run_of, tmp_path):
+def test_what_cannot_be_written_is_reported(run_of, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*x\.json"):
         write_result(result_of(run_of("run")), tmp_path / "file" / "x.json")
@@ -381,7 +381,7 @@ def test_files_of_a_run_are_no_runs(run_of, tmp_path):
     assert named(results_in([tmp_path / "all"])) == named(results_in([run])) == [("pong", 1)]
 
 
-def test_what_does_not_exist_is_told(tmp_path):
+def test_what_does_not_exist_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"nowhere does not exist\. Give a run"):
         results_in([tmp_path / "nowhere"])
     (tmp_path / "one").mkdir()
@@ -536,7 +536,7 @@ def test_mismatches_of_real_settings():
     ]
     assert mismatches(facts("dmc-proprio", "dmc/walker-walk"), "dreamerv2-dmc") == [
         "learning from pixels: no here, yes there",
-        "the look of pictures: not so here, standard there",
+        "the rendering: not so here, standard there",
     ]
     assert mismatches(facts("atari-paper", "ALE/Pong-v5", time_limit=100), "dreamerv2-atari") == [
         "the limit of an episode in frames: 400 here, 108000 there"

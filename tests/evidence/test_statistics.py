@@ -1,12 +1,15 @@
 """Statistics of scores: against scipy, against slow loops, and by simulation where a probability is promised."""
 
 import math
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from reverie.cli import main
 from reverie.evidence.statistics import (
     AGGREGATES,
     Difference,
@@ -28,6 +31,7 @@ from reverie.evidence.statistics import (
     welch,
 )
 
+ABLATION = Path(__file__).parents[2] / "benchmarks" / "evidence" / "ablation.toml"
 CLOSE = {"abs": 1e-6, "rel": 0}
 
 
@@ -41,7 +45,7 @@ def scores_of(seed, *, tasks=None):
 # --------------------------------------------------------------------------------------- the same by hand-written loops
 
 
-def heap_of(scores):
+def pooled(scores):
     return [float(value) for task in scores for value in task]
 
 
@@ -59,7 +63,7 @@ def middle(values):
 
 
 def slow_iqm(scores):
-    found = sorted(heap_of(scores))
+    found = sorted(pooled(scores))
     cut = int(0.25 * len(found))
     return average(found[cut : len(found) - cut])
 
@@ -119,16 +123,18 @@ def slow_bootstrap(statistic, *groups, replicas, seed, level=0.95):
 @pytest.mark.parametrize("seed", range(60))
 def test_iqm_is_scipys_trimmed_mean(seed):
     scores = scores_of(seed)
-    assert float(iqm(scores)) == pytest.approx(stats.trim_mean(heap_of(scores), 0.25), **CLOSE)
+    assert float(iqm(scores)) == pytest.approx(stats.trim_mean(pooled(scores), 0.25), **CLOSE)
 
 
 @pytest.mark.parametrize("runs", range(1, 14))
 def test_iqm_cuts_whole_runs(runs):
     """A quarter at each end, rounded down: of 5, 6 and 7 runs one each, of 8 two."""
-    heap = np.arange(float(runs)) ** 2
+    values = np.arange(float(runs)) ** 2
     cut = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3][runs]
-    assert float(iqm([heap])) == pytest.approx(heap[cut : runs - cut].mean(), **CLOSE)
-    assert float(iqm([heap[:1], heap[1:]] if runs > 1 else [heap])) == float(iqm([heap]))  # one heap, whatever the task
+    assert float(iqm([values])) == pytest.approx(values[cut : runs - cut].mean(), **CLOSE)
+    assert float(iqm([values[:1], values[1:]] if runs > 1 else [values])) == float(
+        iqm([values])
+    )  # pooled, whatever the task
 
 
 def test_all_aggregates_have_a_slow_twin():
@@ -158,10 +164,10 @@ def test_aggregates_by_hand():
 @pytest.mark.parametrize("seed", range(8))
 def test_profiles_are_those_of_loops(seed):
     scores, levels = scores_of(seed), [-3.0, 0.0, 0.5, 0.7, 1.0, 4.0]
-    heap = heap_of(scores)
-    by_hand = [sum(value > level for value in heap) / len(heap) for level in levels]
+    values = pooled(scores)
+    by_hand = [sum(value > level for value in values) / len(values) for level in levels]
     assert performance_profile(scores, levels).tolist() == pytest.approx(by_hand, **CLOSE)
-    at_a_run = heap[0]  # above, not at least
+    at_a_run = values[0]  # above, not at least
     assert performance_profile([np.array([at_a_run])], [at_a_run]).tolist() == [0]
 
 
@@ -270,12 +276,40 @@ def test_intervals_as_text():
 # ---------------------------------------------------------------------------------------------------------- Student's t
 
 
+def exact_tail(t, df):
+    """P(|T| > t) by the finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    angle = math.atan(t / math.sqrt(df))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = df % 2
+    term, total = (cosine, cosine if df > 1 else 0.0) if odd else (1.0, 1.0)
+    for k in range(2 + odd, df - 1, 2):
+        term *= (k - 1) / k * cosine**2
+        total += term
+    return 1 - (2 / math.pi * (angle + sine * total) if odd else sine * total)
+
+
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 17, 18, 40, 99, 250])
-def test_tails_and_quantiles_are_scipys(df):
+def test_tails_and_quantiles_are_those_of_the_textbook(df):
     for t in (0.0, 1e-3, 0.3, 1.0, 1.7, 2.776, 5.0, 12.0, 80.0):
-        assert t_tail(t, df) == pytest.approx(2 * stats.t.sf(t, df), abs=1e-12, rel=0)
+        assert t_tail(t, df) == pytest.approx(exact_tail(t, df), abs=1e-12, rel=0)
     for level in (0.05, 0.5, 0.6, 0.8, 0.9, 0.95, 0.99, 0.999):
-        assert t_quantile(level, df) == pytest.approx(stats.t.ppf((1 + level) / 2, df), rel=1e-8)
+        assert exact_tail(t_quantile(level, df), df) == pytest.approx(1 - level, rel=1e-8)
+
+
+def test_without_scipy_a_sentence_says_which_extra_is_missing(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    words = {
+        "compare": ["compare", "nowhere"],
+        "sweep": ["sweep", str(ABLATION)],
+        "ablate": ["ablate", "--vary", "free_nats=0,1"],
+    }
+    for command in words.values():
+        assert main(command) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == "error: comparisons of seeds need SciPy.\nhint: pip install 'reverie-rl[evidence]'\n"
+    assert main(["compare"]) == 0  # the published tables need none
+    assert main([*words["ablate"], "--dry-run", "--preset", "debug", "--env", "CartPole-v1"]) == 0
 
 
 def test_tails_at_the_ends():
@@ -322,7 +356,7 @@ def test_welch_is_scipys_with_whole_degrees_of_freedom(seed):
 
 
 def test_welch_of_seeds_that_all_agree():
-    assert welch([2.0, 2.0], [1.0, 1.0, 1.0]) == Difference(1.0, None, None, None)  # nothing tells their spread
+    assert welch([2.0, 2.0], [1.0, 1.0, 1.0]) == Difference(1.0, None, None, None)  # their spread is unknown
     assert welch([2.0, 2.0], [2.0, 2.0]) == Difference(0.0, None, None, None)
     assert welch([2.0, 2.0], [0.0, 1.0]).p == pytest.approx(2 * stats.t.sf(3.0, 1))
 

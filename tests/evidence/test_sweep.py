@@ -18,7 +18,7 @@ from reverie.errors import UserError
 from reverie.evidence.ablate import SCORES, curve_of, findings, learning_score, sentences, table
 from reverie.evidence.plan import Task, Variant, make_plan, parse_vary, read_plan, setting_name
 from reverie.evidence.results import read_result, write_result
-from reverie.evidence.sweep import Going, Sweep, estimate, parallel, result_path, results_of, run_path
+from reverie.evidence.sweep import RunningJob, Sweep, estimate, parallel, result_path, results_of, run_path
 from reverie.guard.lock import RunLock
 
 TINY = """
@@ -94,7 +94,7 @@ def test_short_names_of_settings():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("tasks = 1", "sweep.toml has no 'tasks'"),
         ("name = ", "is not TOML"),
@@ -105,7 +105,7 @@ def test_short_names_of_settings():
         ("vary=['kl_balanc=1']\n[[task]]\nenv='CartPole-v1'", "'kl_balanc' does not exist, did you mean"),
         ("vary=['kl_balance=9']\n[[task]]\nenv='CartPole-v1'", "variant 'kl_balance=9'.*model.kl_balance"),
         ("vary=['kl_balance']\n[[task]]\nenv='CartPole-v1'", "not of the form name=value"),
-        ("seeds=[1,1]\n[[task]]\nenv='CartPole-v1'", "seed 1 is there twice"),
+        ("seeds=[1,1]\n[[task]]\nenv='CartPole-v1'", "seed 1 is given twice"),
         ("seeds=[]\n[[task]]\nenv='CartPole-v1'", "seeds must be whole numbers"),
         ("seeds=-1\n[[task]]\nenv='CartPole-v1'", "seeds must be whole numbers"),
         ("seeds=[99999999999999]\n[[task]]\nenv='CartPole-v1'", "seeds must be whole numbers"),
@@ -115,7 +115,7 @@ def test_short_names_of_settings():
         ("task = [3]", r"\[\[task\]\] must hold name = value lines, found 3"),
         (
             "[[variant]]\nname='v'\npresets={b='demo'}\n[[task]]\nenv='CartPole-v1'",
-            "a preset for 'b', which is no task",
+            "a preset for 'b', which is not a task",
         ),
         ("[[task]]\nenv='CartPole-v1'\nname='%s'" % ("x" * 201), "more than 200 letters"),
         (
@@ -123,13 +123,13 @@ def test_short_names_of_settings():
             "[[variant]]\nname='b--c'\n[[variant]]\nname='c'\nsettings={gamma=0.5}",
             "two runs would have the name a--b--c--s0",
         ),
-        ("[[task]]\nenv='CartPole-v1'\n[[task]]\nenv='CartPole-v1'", "task 'CartPole-v1' is there twice"),
+        ("[[task]]\nenv='CartPole-v1'\n[[task]]\nenv='CartPole-v1'", "task 'CartPole-v1' is given twice"),
         ("[[variant]]\n[[task]]\nenv='CartPole-v1'", r"a \[\[variant\]\] has no name"),
         ("task = 3", "task must be a list"),
     ],
 )
-def test_mistakes_in_a_plan_are_told_in_a_sentence(text, told, tmp_path):
-    with pytest.raises(UserError, match=told):
+def test_mistakes_in_a_plan_are_reported_in_a_sentence(text, message, tmp_path):
+    with pytest.raises(UserError, match=message):
         plan_of(text, tmp_path)
 
 
@@ -260,16 +260,16 @@ class Ended:
 def finish(sweep, job, code):
     sweep._log(job).parent.mkdir(parents=True, exist_ok=True)
     sweep._log(job).write_text("error: something\nhint: do this\n")
-    return sweep._finish(Going(job, Ended(code), time.monotonic() - 5))
+    return sweep._finish(RunningJob(job, Ended(code), time.monotonic() - 5))
 
 
-def test_a_run_that_somebody_stopped_is_no_result(tmp_path, make_run):
+def test_a_run_that_was_stopped_is_not_a_result(tmp_path, make_run):
     plan = plan_of(TINY, tmp_path)
     sweep, job = Sweep(plan, tmp_path / "out", say=print), plan.jobs[0]
     run = make_run(run_path(tmp_path / "out", job), **{"env.id": "custom:toy"})
     run.stop()
     run.train()
-    assert "stopped by somebody before its end" in finish(sweep, job, 0)
+    assert "stopped before its end" in finish(sweep, job, 0)
     assert list(sweep.failed) == [job.name]
     assert not result_path(tmp_path / "out", job).exists()
 
@@ -288,7 +288,7 @@ def test_runs_that_end_badly(tmp_path):
     assert "FAILED: error: something hint: do this" in finish(sweep, job, 2)
     sweep.failed.clear()
     sweep.stopping.set()
-    assert "goes on from its checkpoint" in finish(sweep, job, -signal.SIGTERM)
+    assert "will resume from its checkpoint" in finish(sweep, job, -signal.SIGTERM)
     assert sweep.failed == {}
 
 
@@ -321,13 +321,13 @@ def test_a_run_that_is_still_going_is_waited_for(tmp_path):
     assert sweep._next(waiting) is plan.jobs[1]
     assert sweep._next(waiting) is plan.jobs[2]
     assert len(said) == 1
-    assert "still going" in said[0]
+    assert "still running" in said[0]
     lock.release()
     assert sweep._next(waiting) is plan.jobs[0]
     assert waiting == plan.jobs[3:]
 
 
-def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, capsys):
+def test_a_run_that_fails_is_reported_and_the_others_continue(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     text = TINY.replace("seeds = [0, 1]", "seeds = [0]").replace('"CartPole-v1"', '"Nowhere-v1"') + (
         '[[task]]\nname = "good"\nenv = "CartPole-v1"\npreset = "debug"\n'
@@ -358,10 +358,10 @@ def test_a_clear_difference_is_called_clear_and_noise_is_not(tmp_path):
     cell = found.cells["kl_balance=0.5", "cart/pole"]
     assert cell.clear
     assert cell.difference.p >= stats.ttest_ind(low, base, equal_var=False).pvalue
-    told = " ".join(sentences(found))
-    assert "1 of 1 comparisons with base are clear" in told
-    assert "is lower than base by" in told
-    assert "What 5 seeds can show" in told
+    message = " ".join(sentences(found))
+    assert "1 of 1 comparisons with base are clear" in message
+    assert "is lower than base by" in message
+    assert "What 5 seeds can show" in message
     row = table(found).rows[1]
     assert row[2].endswith(" *")
     assert row[-1] == "0.000"  # complete: no replica differs, and no width is claimed
@@ -374,16 +374,16 @@ def test_identical_scores_are_called_what_they_are(tmp_path):
     assert "No effect at all" in " ".join(sentences(found))
     assert table(found).rows[1][2] == "identical"
     found = findings_of(tmp_path, {"base": [1.0, 2.0], "kl_balance=0.5": [1.0, 2.0]}, train=((100, 7.0),))
-    told = " ".join(sentences(found))
-    assert "No effect at all" not in told
-    assert "not the same runs (floor or ceiling?): kl_balance=0.5 on cart/pole" in told
+    message = " ".join(sentences(found))
+    assert "No effect at all" not in message
+    assert "not the same runs (floor or ceiling?): kl_balance=0.5 on cart/pole" in message
 
 
 def test_seeds_without_any_spread_show_nothing(tmp_path):
     found = findings_of(tmp_path, {"base": [500.0, 500.0], "kl_balance=0.5": [499.0, 499.0]})
-    told = " ".join(sentences(found))
-    assert "base's seeds all score the same on cart/pole: no interval, no test there" in told
-    assert "clear" not in told
+    message = " ".join(sentences(found))
+    assert "base's seeds all score the same on cart/pole: no interval, no test there" in message
+    assert "clear" not in message
     assert table(found).rows[1][2] == "-1.000"
 
 
@@ -436,7 +436,7 @@ def test_the_learning_score_weighs_every_part_of_a_run_alike():
 # ------------------------------------------------------------------------------------------------------------- commands
 
 
-def test_an_ablation_tells_its_cost_and_runs_nothing_when_asked_to(in_tmp, capsys):
+def test_an_ablation_reports_its_cost_and_runs_nothing_when_asked_to(in_tmp, capsys):
     words = ["ablate", "--preset", "debug", "--env", "CartPole-v1", "--vary", "latents=categorical,gaussian",
              "kl.balance=0.5,0.8", "--seeds", "2", "--dry-run"]  # fmt: skip
     assert main(words) == 0
@@ -448,7 +448,7 @@ def test_an_ablation_tells_its_cost_and_runs_nothing_when_asked_to(in_tmp, capsy
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["sweep", "nowhere.toml"], "cannot read nowhere.toml"),
         (["ablate", "--vary", "latents"], "'latents' is not of the form"),
@@ -457,10 +457,10 @@ def test_an_ablation_tells_its_cost_and_runs_nothing_when_asked_to(in_tmp, capsy
         (["ablate", "--vary", "latents=gaussian", "--report"], "there are no results in"),
     ],
 )
-def test_mistakes_get_one_sentence(words, told, in_tmp, capsys):
+def test_mistakes_get_one_sentence(words, message, in_tmp, capsys):
     assert main(words) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert message in captured.err
     assert not (in_tmp / "runs").exists()
 
 

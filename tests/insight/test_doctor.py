@@ -13,7 +13,7 @@ import torch
 
 import reverie
 from reverie.cli import main
-from reverie.commands.doctor import told
+from reverie.commands.doctor import format_finding
 from reverie.config import build
 from reverie.config.presets import load_preset
 from reverie.errors import UserError
@@ -331,9 +331,9 @@ def test_the_verb_tells_and_exits_by_the_worst_level(run, tmp_path, capsys, file
 
 def test_findings_are_wrapped_and_coloured():
     finding = Finding("unstable", "FAIL", "word " * 60, "Why.", "model.world_model_lr", "lower it")
-    lines = told(finding, colour=True)
+    lines = format_finding(finding, colour=True)
     assert "\033[31;1mFAIL\033[0m  unstable" in lines[0]
-    assert max(map(len, told(finding))) <= 110
+    assert max(map(len, format_finding(finding))) <= 110
     assert lines[-1].endswith("model.world_model_lr: lower it")
 
 

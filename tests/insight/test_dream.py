@@ -167,7 +167,7 @@ def test_the_verb(run, vectors, tmp_path, capsys):
         assert cli.main(["dream", str(run), *words]) == 2
         assert says in capsys.readouterr().err
     assert cli.main(["dream", str(vectors), "-o", str(tmp_path / "v.gif")]) == 2
-    assert "curves, no film" in capsys.readouterr().err
+    assert "curves, no video" in capsys.readouterr().err
     assert cli.main(["dream", str(vectors), "-o", str(tmp_path / "v.png"), "--horizon", "5", "--context", "2"]) == 0
     with Image.open(tmp_path / "v.png") as picture:
         assert picture.size[0] > 300

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -51,8 +52,10 @@ def test_everything_is_inside(run, tmp_path):
     assert "script" not in page.tags
     assert page.tags.count("svg") > 6
     assert "img" in page.tags
-    for words in ("Returns", "Doctor", "How far it can dream", "What it dreams", "How the code is used", "seed"):
+    titles = ("Returns", "Doctor", "How far it can dream", "What it dreams", "How the latent classes are used")
+    for words in (*titles, "seed"):
         assert words in page.text
+    assert len(re.sub(r"data:[^\"]*", "", text)) < 400_000  # without images; two runs are below 1 MB
     facts = summary(run)
     assert f"{facts['score']:.3f}" in page.text
     assert f"{facts['env_steps']:,} steps" in page.text
@@ -83,6 +86,17 @@ def test_several_runs_are_drawn_together(run, tmp_path):
     assert "other" in page.text
 
 
+def test_without_matplotlib_a_sentence_comes_before_work(run, tmp_path, capsys, monkeypatch):
+    from reverie.insight import report
+
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(report, "open_run", None)  # nothing is opened
+    assert cli.main(["report", str(run), "-o", str(tmp_path / "r.html")]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "error: plots need matplotlib.\nhint: pip install 'reverie-rl[plot]'\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("missing", ["checkpoints", "replay", "metrics.jsonl", "episodes.jsonl", "provenance.json"])
 def test_a_run_that_lacks_something_has_a_page(run, tmp_path, missing):
     part = tmp_path / "part"
@@ -92,10 +106,10 @@ def test_a_run_that_lacks_something_has_a_page(run, tmp_path, missing):
     assert "Settings that differ" in page.text
 
 
-def test_the_verb(run, tmp_path, capsys):
+def test_the_command(run, tmp_path, capsys):
     assert cli.main(["report", str(run), "-o", str(tmp_path / "r.html"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["runs"][0]["task"] == "custom:DictEnv"
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"][0]["task"] == "custom:DictEnv"
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "is not a run" in capsys.readouterr().err
     (tmp_path / "file").write_text("")

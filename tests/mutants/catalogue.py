@@ -247,8 +247,8 @@ MUTANTS = [
     _m("dream-peeks", "insight/dream.py < test_dream", "*(v[:, :context] for v in batch[1:])",
        "*(v[:, 1 : context + 1] for v in batch[1:])", "The context's actions and rewards are of one step later.", "ours"),
     # ------------------------------------------------------------------------------------------------------------ evidence
-    _m("iqm-one-quarter", "evidence/statistics.py < test_statistics", "heap[..., cut : heap.shape[-1] - cut].mean(-1)",
-       "heap[..., cut:].mean(-1)", "The interquartile mean keeps the best quarter.", "ours"),
+    _m("iqm-one-quarter", "evidence/statistics.py < test_statistics", "pooled[..., cut : pooled.shape[-1] - cut].mean(-1)",
+       "pooled[..., cut:].mean(-1)", "The interquartile mean keeps the best quarter.", "ours"),
     _m("bootstrap-not-stratified", "evidence/statistics.py < test_statistics",
        "return [task[rng.integers(len(task), size=(replicas, len(task)))] for task in scores]",
        "return [np.concatenate(list(scores))[rng.integers(sum(map(len, scores)), size=(replicas, len(task)))] for task in scores]",

@@ -235,5 +235,5 @@ def test_the_usage_map_needs_no_display(tmp_path):
         with pytest.raises(UserError, match="cannot read"):
             usage_map(tmp_path)
     (tmp_path / "latents.json").unlink()
-    with pytest.raises(UserError, match="nobody has looked"):
+    with pytest.raises(UserError, match="has not been measured yet"):
         usage_map(tmp_path)

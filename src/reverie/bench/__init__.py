@@ -1,11 +1,11 @@
-"""How quick is it, and how quick could it be? The measurements behind `reverie bench`.
+"""Measurements of speed and memory, behind `reverie bench`.
 
-    subject.py   what is measured: settings, a task's description, random experience
-    clocks.py    repeating, timing, statistics, memory
-    parts.py     where an update's time and arithmetic go: watches the agent's methods from outside
-    roofline.py  arithmetic of an update counted without computing it, what the hardware can do, and hence the floor
-    learning.py  update, policy, replay: no environment needed
-    stepping.py  collect, train: the real thing, in a temporary directory
+    subject.py     what is measured: settings, a task's description, random experience
+    clocks.py      repeating, timing, statistics, memory
+    parts.py       time of an update by part: wraps the agent's methods from outside
+    arithmetic.py  operations and bytes of an update by part, counted on the meta device
+    ceilings.py    what the hardware can do: matrix products and copies, measured
+    learning.py    the benchmarks: update, policy, replay; none needs an environment
 
-Leaves: nothing in the package imports them but the command line (`verbs_bench.py`).
+`benchmarks/roofline.py` and `benchmarks/throughput.py` in the repository measure with it, too.
 """

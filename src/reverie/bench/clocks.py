@@ -32,14 +32,14 @@ class Effort:
 
 @dataclass
 class Samples:
-    """Seconds of each repetition, by the clock on the wall and of all threads of the process together."""
+    """Seconds of each repetition: wall time, and CPU time of all threads of the process."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
-        """Seconds on the wall of a typical repetition."""
+        """Median wall time in seconds."""
         return float(np.median(self.wall))
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def statistics(values: list[float]) -> dict[str, float]:
 
 
 def waiter(device: torch.device) -> Callable[[], None]:
-    """What to call before looking at the clock: CUDA computes behind one's back."""
+    """What to call before the time is read: CUDA works asynchronously."""
     return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
 
 
@@ -87,7 +87,7 @@ def repeat(work: Callable[[], Any], effort: Effort, finish: Callable[[], None] =
 
 
 class Memory:
-    """The most memory taken since it was made, beyond what there was then: of the GPU, or of the process."""
+    """Peak memory since this object was made, and what was in use then: of the GPU, or of the process."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -100,7 +100,7 @@ class Memory:
             self.idle = resident() or 0
 
     def to_dict(self) -> dict[str, int]:
-        """Plain values for JSON. Where the system cannot forget an older peak, it is that of the whole process."""
+        """Plain values for JSON. Where the system cannot reset an older peak, it is that of the whole process."""
         on_gpu = self.device.type == "cuda"
         highest = torch.cuda.max_memory_allocated(self.device) if on_gpu else peak() or 0
         return {"peak_bytes": highest, "idle_bytes": self.idle, "peak_over_idle_bytes": max(0, highest - self.idle)}

@@ -1,4 +1,4 @@
-"""update, policy, replay, roofline: what can be measured without an environment."""
+"""The benchmarks `update`, `policy` and `replay`: what can be measured without an environment."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from ..build import pick_device
 from ..data.replay import Replay
 from ..errors import UserError
-from ..fast.modes import pick_dtype, pick_mode
 from ..run.forecast import memory_left, random_rows
 from ..train import DreamerV2, to_batch
+from .arithmetic import count_policy, count_update
+from .ceilings import measure_ceilings
 from .clocks import Effort, Memory, Samples, once, repeat, waiter
 from .parts import Stopwatch, watched
-from .roofline import Ceilings, Floor, count_policy, count_update, measure_ceilings
 from .subject import Subject, batch_bytes, random_batch, random_batches, require_possible
 
 Say = Callable[[str], None]
@@ -45,7 +45,7 @@ def bench_update(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
         update()
     samples = repeat(update, effort, finish)
     streamed = _streamed(update, finish, len(samples.wall)) if agent.device.type == "cuda" else samples.median
-    used = memory.to_dict()  # before the ceilings: their matrices are not the update's
+    used = memory.to_dict()  # before the ceilings are measured with large matrices
     parts = time_parts(agent, lambda: next(batches), rounds=1 if samples.median > 2 else 3)
     ceilings, flops = measure_ceilings(agent.device), sum(work.flops for work in count_update(subject))
     rate = flops / samples.median
@@ -65,8 +65,10 @@ def bench_update(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
 
 
 def bench_packed(subject: Subject, seeds: int, effort: Effort, say: Say) -> dict[str, Any]:
-    """Several agents in one process that take turns; on a GPU each with a stream, and in mode "graph" a graph, of its
-    own, so that their kernels run side by side. Raises UserError."""
+    """Several agents in one process, updated in turn. Raises UserError.
+
+    On a GPU each has its own stream, and in mode "graph" its own graph, so that their kernels run side by side.
+    """
     require_possible(subject)
     agents = [subject.agent() for _ in range(seeds)]
     device = agents[0].device
@@ -97,7 +99,7 @@ def bench_packed(subject: Subject, seeds: int, effort: Effort, say: Say) -> dict
 
 
 def _streamed(update: Callable[[], None], finish: Callable[[], None], count: int) -> float:
-    """Seconds of an update when nobody waits for one before asking for the next."""
+    """Seconds of an update when the next one is queued without waiting for it."""
 
     def many() -> None:
         for _ in range(count):
@@ -107,10 +109,10 @@ def _streamed(update: Callable[[], None], finish: Callable[[], None], count: int
 
 
 def time_parts(agent: DreamerV2, batch: Callable[[], Any], *, rounds: int) -> list[dict[str, Any]]:
-    """Milliseconds of an update by part, in updates of their own: waiting at every border costs time."""
+    """Milliseconds of an update by part, in separate updates: waiting for the device at every border costs time."""
     watch = Stopwatch(waiter(agent.device))
     with watched(agent, watch):
-        for _ in range(rounds):  # these two are an update, in every mode uncaptured
+        for _ in range(rounds):  # these two are an update, without graph capture in every mode
             given = batch()
             posterior, _ = agent.train_world_model(given)
             agent.train_actor_critic(posterior, given.is_terminal)
@@ -151,7 +153,7 @@ def _act(agent: DreamerV2, subject: Subject, count: int, effort: Effort) -> Samp
     no = np.zeros(count, bool)
     for first in (~no, *[no] * 9):
         player.act(obs, first)
-    return repeat(lambda: player.act(obs, no), effort)  # its answer is on the host: nothing to wait for
+    return repeat(lambda: player.act(obs, no), effort)  # the action is on the host: nothing to wait for
 
 
 # --------------------------------------------------------------------------------------------------------------- replay
@@ -160,7 +162,7 @@ def _act(agent: DreamerV2, subject: Subject, count: int, effort: Effort) -> Samp
 def bench_replay(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
     """Drawing a batch from a replay that does not fit into caches, against copying as many bytes. Raises UserError."""
     train, device = subject.config.train, pick_device(subject.config.compute.device)
-    require_room(subject)
+    require_memory(subject)
     replay, add_seconds = _filled(subject)
     say(f"{len(replay):,} steps stored, {1e6 * add_seconds:.3g} us each")
     replay.sample(train.batch_size, train.seq_len)
@@ -197,7 +199,7 @@ def bench_replay(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
     }
 
 
-def require_room(subject: Subject) -> None:
+def require_memory(subject: Subject) -> None:
     """Raises UserError if a batch and its copies cannot fit into memory."""
     need, left = 4 * batch_bytes(subject), memory_left()
     if left is not None and need > left:
@@ -224,36 +226,11 @@ def _filled(subject: Subject) -> tuple[Replay, float]:
     flat = {f"obs/{key}": value for key, value in window.obs.items()} | window._asdict()
     flat.pop("obs")
     steps = {key: value.reshape(-1, *value.shape[2:]) for key, value in flat.items()}
-    places = np.arange(count)[:, None] * streams + np.arange(streams)
-    rows = [{key: value[at % len(value)] for key, value in steps.items()} for at in places[:100]]
+    index = np.arange(count)[:, None] * streams + np.arange(streams)
+    rows = [{key: value[at % len(value)] for key, value in steps.items()} for at in index[:100]]
 
     def fill() -> None:
         for i in range(count):
             replay.add(rows[i % len(rows)])
 
     return replay, once(fill, lambda: None) / (count * streams)
-
-
-# ------------------------------------------------------------------------------------------------------------- roofline
-
-
-def bench_roofline(subject: Subject, tflops: float, bandwidth: float, say: Say) -> dict[str, Any]:
-    """The floor of an update; tflops (TFLOP/s) and bandwidth (GB/s) of another machine, or 0 to measure this one."""
-    compute, device = subject.config.compute, pick_device(subject.config.compute.device)
-    mode = pick_mode(compute, device)
-    dtype = pick_dtype(compute, mode, device)
-    if tflops:
-        stated = 1e12 * tflops
-        ceilings = Ceilings(stated, stated, 1e9 * bandwidth, measured=False)
-    else:
-        say(f"measuring what {device} can do")
-        subject.agent()  # sets torch's threads
-        ceilings = measure_ceilings(device)
-    floor = Floor(count_update(subject), ceilings, dtype)
-    serial = {"observe": subject.config.train.seq_len, "imagine": subject.config.behavior.imagination_horizon}
-    facts = {
-        "device": "another machine" if tflops else str(device),
-        "precision": str(dtype).split(".")[1],
-        "mode": mode,
-    }
-    return {**subject.facts(), **facts, "steps_one_after_another": serial, **floor.to_dict()}

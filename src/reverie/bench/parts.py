@@ -1,6 +1,6 @@
-"""Where an update's time and arithmetic go, seen from outside: the agent's methods are wrapped for a while.
+"""Time and arithmetic of an update by part, measured from outside: the agent's methods are wrapped for a while.
 
-The algorithm knows nothing of it. What lies between the parts that can be told apart counts as "rest".
+The algorithm does not know about it. What happens between the parts counts as "rest".
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ WORLD, BEHAVIOUR = "world model", "behaviour"
 
 
 class PartTime(NamedTuple):
-    """A stretch of an update; what is called inside a closed one belongs to it."""
+    """A part of an update; calls inside of a closed one belong to it."""
 
     name: str
     closed: bool = True
 
 
 class Watch:
-    """Told when parts begin and end. `path` is where one is now, outermost first."""
+    """Follows which part is running: `path`, outermost first; `change` is called at every border."""
 
     def __init__(self) -> None:
         self.path: list[PartTime] = []
@@ -35,7 +35,7 @@ class Watch:
 
     @property
     def here(self) -> tuple[str, str]:
-        """(phase, part) that what happens now belongs to."""
+        """(phase, part) that is running."""
         if not self.path:
             return "", "rest"
         return self.path[0].name, self.path[-1].name if len(self.path) > 1 else "rest"
@@ -57,10 +57,10 @@ class Watch:
         return watched
 
 
-def _places(agent: DreamerV2) -> list[tuple[Any, str, PartTime]]:
-    """(object, method, part): every place where a part begins."""
+def _methods(agent: DreamerV2) -> list[tuple[Any, str, PartTime]]:
+    """(object, method, part): the methods with which parts begin."""
     model = agent.world_model
-    places: list[tuple[Any, str, PartTime]] = [
+    methods: list[tuple[Any, str, PartTime]] = [
         (agent, "train_world_model", PartTime(WORLD, closed=False)),
         (agent, "train_actor_critic", PartTime(BEHAVIOUR, closed=False)),
         (agent, "_step", PartTime("clipping", closed=False)),
@@ -78,16 +78,16 @@ def _places(agent: DreamerV2) -> list[tuple[Any, str, PartTime]]:
     for name, head in model.heads.items():
         kind = name.split("/")[0]
         image = name in {f"obs/{key.replace('.', '_')}" for key in model.encoder.image_keys}
-        places.append((head, "loss", PartTime("decoder" if image else f"{kind} head")))
-    places += [(optimizer, "step", PartTime("optimiser")) for optimizer in agent.optimizers.values()]
-    return [place for place in places if hasattr(place[0], place[1])]
+        methods.append((head, "loss", PartTime("decoder" if image else f"{kind} head")))
+    methods += [(optimizer, "step", PartTime("optimiser")) for optimizer in agent.optimizers.values()]
+    return [item for item in methods if hasattr(item[0], item[1])]
 
 
 @contextmanager
 def watched(agent: DreamerV2, watch: Watch) -> Iterator[None]:
     """Wrap the agent's methods, and put everything back afterwards."""
     with ExitStack() as stack:
-        for owner, name, part in _places(agent):
+        for owner, name, part in _methods(agent):
             stack.callback(_put_back, owner, name, owner.__dict__.get(name))
             setattr(owner, name, watch.wrap(getattr(owner, name), part))
         yield
@@ -104,7 +104,7 @@ class Stopwatch(Watch):
     """Seconds of each part, without those of parts inside it."""
 
     def __init__(self, finish: Callable[[], None]) -> None:
-        """finish: waits for the device, before every look at the clock."""
+        """finish: waits for the device before the time is read."""
         super().__init__()
         self.finish, self.last = finish, 0.0
         self.spent: dict[tuple[str, str], float] = {}

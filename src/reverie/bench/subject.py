@@ -1,4 +1,4 @@
-"""What is measured: settings, the description of a task, and random experience of the right shapes."""
+"""What is measured: settings, a task's description, random experience of the right shapes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..run.forecast import memory_left, random_rows
 from ..run.tasks import make_envs, spec_of
 from ..train import DreamerV2
 
-#: Actions of a task that is not there.
+#: Actions of a task without an environment.
 ASSUMED_ACTIONS = 6
 #: Different batches taken in turn, as many of them as fit into this many bytes.
 BATCHES, BATCH_BYTES = 4, 256_000_000
@@ -67,13 +67,13 @@ def make_subject(
     actions: int = 0,
     needs_env: bool = False,
 ) -> Subject:
-    """From the command line's words. Raises UserError.
+    """What is to be measured, from the options of a command line. Raises UserError.
 
     shape: (H, W, C) of an image, (V,) of a vector, or () for what the preset's environment gives; without one,
-    64x64x3. actions: how many discrete ones, 0 for the environment's. needs_env: do not make anything up.
+    64x64x3. actions: how many discrete ones, 0 for the environment's. needs_env: a real environment is required.
     """
     config = load_preset(preset, overrides)
-    pick_device(config.compute.device)  # told before anything is made
+    pick_device(config.compute.device)  # an error should come before anything is made
     if needs_env and (shape or actions):
         raise UserError("a real environment is stepped here, with its own shapes.", "Leave out --shape and --actions.")
     if needs_env or not (shape or actions):
@@ -147,8 +147,8 @@ def require_possible(subject: Subject) -> None:
 
 
 @contextmanager
-def told_if_too_large() -> Iterator[None]:
-    """Running out of memory is the user's choice of sizes, not a bug. Raises UserError."""
+def user_error_if_too_large() -> Iterator[None]:
+    """Turn running out of memory into a UserError: the sizes are the user's choice."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:

@@ -1,18 +1,51 @@
-"""The commands that live in modules of their own, in the order of `reverie --help`."""
+"""The commands of `reverie`, one file each. `COMMANDS` has them in the order of `reverie --help`."""
 
 from __future__ import annotations
 
-from . import compare, doctor, dream, explain, report, sweep, watch
-from .command import Command
-
-MORE: tuple[Command, ...] = (
-    watch.VERB,
-    doctor.DOCTOR,
-    doctor.DRIFT,
-    explain.VERB,
-    dream.VERB,
-    report.VERB,
-    compare.VERB,
-    sweep.SWEEP,
-    sweep.ABLATE,
+from . import (
+    ablate,
+    bench,
+    check_env,
+    compare,
+    doctor,
+    dream,
+    drift,
+    envs,
+    explain,
+    info,
+    presets,
+    replay_crash,
+    report,
+    selftest,
+    sweep,
+    train,
+    watch,
 )
+from . import eval as evaluate
+from .command import Command, settings_of
+
+__all__ = ["COMMANDS", "Command", "settings_of"]
+
+COMMANDS: dict[str, Command] = {
+    module.COMMAND.name: module.COMMAND
+    for module in (
+        train,
+        evaluate,
+        presets,
+        envs,
+        check_env,
+        selftest,
+        bench,
+        replay_crash,
+        info,
+        watch,
+        doctor,
+        drift,
+        explain,
+        dream,
+        report,
+        compare,
+        sweep,
+        ablate,
+    )
+}

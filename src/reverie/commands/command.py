@@ -1,17 +1,52 @@
-"""What a command-line verb is that lives in a module of its own (verbs_*.py); verbs.py lists them."""
+"""What a command of `reverie` is, and what several commands share; `__init__.py` lists them all."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from ..errors import UserError
 
 
 class Command(NamedTuple):
-    """One verb of `reverie`. Heavy imports belong into `run`: every `reverie --help` reads all of these."""
+    """One command of `reverie`. Every `reverie --help` imports all of them: heavy imports belong into `run`."""
 
     name: str
     summary: str  # one line
-    epilog: str  # what --help says besides the arguments
+    epilog: str  # what --help prints below the arguments
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]  # -> exit code; may raise UserError
+    #: Further words are settings (name=value); `run` finds them as a dict in `args.settings`.
+    takes_settings: bool = False
+
+
+def add_json(parser: argparse.ArgumentParser, text: str = "print one JSON object") -> None:
+    """The flag --json."""
+    parser.add_argument("--json", action="store_true", help=text)
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, as the type of an argument. Raises ArgumentTypeError."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got '{text}'")
+    return int(text)
+
+
+def settings_of(words: Sequence[str]) -> dict[str, str]:
+    """--group.name VALUE, --group.name=VALUE, group.name=VALUE -> {"group.name": "VALUE"}. Raises UserError.
+
+    Whether such settings exist, and whether the values fit, `config.build` checks.
+    """
+    found: dict[str, str] = {}
+    left = iter(words)
+    for word in left:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not equals:
+            if not word.startswith("--"):
+                raise UserError(f"unknown argument '{word}'.", "Settings are written as name=value.")
+            value = next(left, "")
+            if not value:
+                raise UserError(f"setting '{key}' has no value.", f"Write --{key} VALUE.")
+        found[key.replace("-", "_")] = value
+    return found

@@ -1,4 +1,4 @@
-"""`reverie compare`: own seeds against what was published."""
+"""`reverie compare`: your seeds against published scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .command import Command
+from .command import Command, add_json
 
 if TYPE_CHECKING:
     from ..evidence.compare import Verdict
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 Compares your runs with the published record at the same number of environment frames and under the same protocol:
-DreamerV2's official curves (55 Atari games, 21 control tasks from pixels), Atari-100k, Crafter. Each task gets a word:
+DreamerV2's official curves (55 Atari games, 21 control tasks from pixels), Atari-100k, Crafter. Verdicts:
 
   on track     no difference that so few seeds can show         below, above     a difference, at the 98 % level
   too early    no published point yet, or random play would pass as well      scored   compared over games (Atari-100k)
-  refused      the protocols differ, and each difference is named; such scores are never compared
+  refused      the protocols differ; each difference is named, and the scores are not compared
 
-Directories of one name but for the seed (pong-s0, pong-s1) are seeds of one experiment. Without RUN: the record itself.
+Directories of one name but for the seed (pong-s0, pong-s1) are seeds of one experiment.
+Without RUN: the published tables.
 
   reverie compare                                        the published tables, from the files in the package
   reverie compare runs/pong-s0 runs/pong-s1              verdicts
@@ -37,12 +38,12 @@ intervals, performance profiles, probability of improvement (Agarwal et al. 2021
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="*", help="runs, results of `reverie sweep`, or folders with either")
     parser.add_argument("--against", default="", help="dreamerv2-atari, dreamerv2-dmc, atari-100k, crafter")
-    parser.add_argument("-o", "--out", type=Path, help="a folder for page, pictures and tables")
+    parser.add_argument("-o", "--out", type=Path, help="a folder for page, plots and tables")
     parser.add_argument("--format", choices=("text", "markdown", "csv", "latex"), default="text")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json(parser)
 
 
-def compare_command(args: argparse.Namespace) -> int:
+def run_compare(args: argparse.Namespace) -> int:
     """Compare and print. Raises UserError where nothing can be compared."""
     from ..evidence.aggregates import (
         against_each_other,
@@ -54,6 +55,8 @@ def compare_command(args: argparse.Namespace) -> int:
     )
     from ..evidence.compare import group, verdict
     from ..evidence.results import results_in
+    from ..evidence.statistics import require_scipy
+    from ..insight.plots import require_matplotlib
 
     if not args.runs:
         if args.out or args.against:
@@ -61,6 +64,9 @@ def compare_command(args: argparse.Namespace) -> int:
         tables = published_tables()
         _print(args, tables, {"published": [_rows(table) for table in tables]})
         return 0
+    require_scipy()
+    if args.out:
+        require_matplotlib()
     groups, remarks = group(results_in(args.runs))
     verdicts = [(one, verdict(one, args.against)) for one in groups]
     found = [each for _, each in verdicts if each]
@@ -127,10 +133,15 @@ def _write(out: Path, found: list[Verdict], tables: list[Table], facts: dict[str
     figures = {"curves": curves(found), "profile": profile(profiles(found))}
     words = [f"{each.group.label} on {each.key}: {each.judgement.word}. {each.judgement.why}." for each in found]
     files = write_files(
-        out, name="comparison", title="Compared with the published record", words=words, tables=tables,
-        figures={name: figure for name, figure in figures.items() if figure is not None}, facts=facts,
-    )  # fmt: skip
+        out,
+        name="comparison",
+        title="Compared with the published record",
+        words=words,
+        tables=tables,
+        figures={name: figure for name, figure in figures.items() if figure is not None},
+        facts=facts,
+    )
     print(f"\nwritten   {files[0]} and {len(files) - 1} more", file=sys.stderr)
 
 
-VERB = Command("compare", "own seeds against published curves and tables", EPILOG, _arguments, compare_command)
+COMMAND = Command("compare", "your seeds against published curves and tables", EPILOG, _arguments, run_compare)

@@ -1,4 +1,4 @@
-"""`reverie dream`: a film of what the agent expects, beside what really came."""
+"""`reverie dream`: a video of what the agent predicts, beside what really happened."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ import json
 from pathlib import Path
 
 from ..errors import UserError
-from .command import Command
+from .command import Command, add_json
 
 EPILOG = """\
-The agent looks at the first --context steps of a moment from its replay; then it closes its eyes and goes on alone.
-Rows: what really came, several dreams of the same start (they differ where the model is unsure), the error of their
-mean. Columns: different starts. Agents that see only vectors get curves instead (-o FILE.png).
+The agent observes the first --context steps of a sequence from its replay; from then on it predicts without observing.
+Rows: what really happened, several dreams of the same start (they differ where the model is unsure), the error of
+their mean. Columns: different starts. Agents that see only vectors get curves instead (-o FILE.png).
 
 examples:
   reverie dream runs/demo                                     RUN/videos/dream-STEP.gif
   reverie dream runs/demo -o dream.mp4 --horizon 60           needs `pip install av`, no ffmpeg
   reverie dream runs/demo -o dream.png                        a still: some steps of one start side by side
-  reverie dream runs/demo --actions policy --samples 5        the agent acts in its own dream; there is no truth then
+  reverie dream runs/demo --actions policy --samples 5        the agent acts in its own dream: no rows of truth
 """
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a run (a saved agent has no replay to start from)")
     parser.add_argument("-o", "--out", type=Path, help="FILE.gif, .mp4 or .png (default: RUN/videos/dream-STEP.gif)")
-    parser.add_argument("--actions", default="replay", help="whose: replay, policy, random")
+    parser.add_argument("--actions", default="replay", help="where they come from: replay, policy, random")
     parser.add_argument("--horizon", type=int, default=45, help="steps to dream (default 45)")
-    parser.add_argument("--context", type=int, default=5, help="steps to look at first (default 5)")
+    parser.add_argument("--context", type=int, default=5, help="steps to observe first (default 5)")
     parser.add_argument("--samples", type=int, default=2, help="dreams of each start (default 2)")
-    parser.add_argument("--starts", type=int, default=4, help="moments to start from (default 4)")
+    parser.add_argument("--starts", type=int, default=4, help="sequences to start from (default 4)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--key", default="", help="which image observation, if there are several")
     parser.add_argument("--fps", type=float, default=6.0)
-    parser.add_argument("--json", action="store_true", help="print one JSON object with errors, rewards, values")
+    add_json(parser, "print one JSON object with errors, rewards, values")
 
 
-def dream_command(args: argparse.Namespace) -> int:
+def run_dream(args: argparse.Namespace) -> int:
     """Dream, draw, write. Raises UserError."""
     from ..insight.dream import dream
     from ..insight.run_reader import open_run
@@ -74,7 +74,7 @@ def _write(found, out: Path, args: argparse.Namespace) -> None:  # type: ignore[
         from ..insight.plots import vector_plot
 
         if out.suffix != ".png":
-            raise UserError("this agent sees vectors only: there are curves, no film.", "Give -o FILE.png.")
+            raise UserError("this agent sees vectors only: there are curves, no video.", "Give -o FILE.png.")
         vector_plot(found, out)
     elif out.suffix == ".png":
         write_picture(out, sheet(found, args.key))
@@ -82,4 +82,6 @@ def _write(found, out: Path, args: argparse.Namespace) -> None:  # type: ignore[
         write_film(out, frames(found, args.key), fps=args.fps)
 
 
-VERB = Command("dream", "a film of what the agent expects, beside what really came", EPILOG, _arguments, dream_command)
+COMMAND = Command(
+    "dream", "a video of what the agent predicts, beside what really happened", EPILOG, _arguments, run_dream
+)

@@ -1,15 +1,17 @@
-"""`reverie envs`: which tasks there are, what is missing to play them, and what each family lets one choose."""
+"""`reverie envs`: families of environments, how to install what is missing, and their options."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..envs import make_request, protocol_of
-from ..envs.family import Family, all_families, family_of, installed
 from ..errors import UserError
+from .command import Command, add_json
+
+if TYPE_CHECKING:
+    from ..envs.family import Family
 
 _GYMNASIUM = {
     "family": "gymnasium",
@@ -22,11 +24,18 @@ _GYMNASIUM = {
 }
 
 
-def envs_command(args: argparse.Namespace) -> int:
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("family", nargs="?", help="a family of the list, or an id")
+    add_json(parser)
+
+
+def run_envs(args: argparse.Namespace) -> int:
     """The list, or one family in full. -> exit code. Raises UserError for a family that does not exist."""
+    from ..envs.family import all_families
+
     if args.family:
-        facts = _details(args.family)
-        print(json.dumps(facts) if args.json else _page(facts))
+        found = _details(args.family)
+        print(json.dumps(found) if args.json else _page(found))
         return 0
     rows = [_row(name, family) for name, family in all_families().items()] + [_GYMNASIUM]
     print(json.dumps(rows) if args.json else _table(rows))
@@ -34,6 +43,8 @@ def envs_command(args: argparse.Namespace) -> int:
 
 
 def _row(name: str, family: Family) -> dict[str, Any]:
+    from ..envs.family import installed
+
     return {
         "family": name,
         "installed": installed(family),
@@ -57,6 +68,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _details(name: str) -> dict[str, Any]:
+    from ..envs import make_request, protocol_of
+    from ..envs.family import all_families, family_of, installed
+
     family = all_families().get(name) or family_of(name)
     if family is None:
         listed = ", ".join(all_families())
@@ -69,20 +83,28 @@ def _details(name: str) -> dict[str, Any]:
     return {**_row(known, family), "options": options, "protocol": protocol}
 
 
-def _page(facts: dict[str, Any]) -> str:
+def _page(found: dict[str, Any]) -> str:
+    from ..evidence.tables import columns
+
     lines = [
-        f"{facts['family']}: {facts['note']}",
-        f"try       reverie train --env {facts['example']} --preset small",
-        f"install   {facts['install']}{'' if not facts['installed'] else ' (is installed)'}",
+        f"{found['family']}: {found['note']}",
+        f"try       reverie train --env {found['example']} --preset small",
+        f"install   {found['install']}{'' if not found['installed'] else ' (is installed)'}",
     ]
-    lines += [f"Debian    {_apt(facts['debian'])}"] if facts["debian"] else []
-    lines += [f"repeat    {facts['repeat']} (env.action_repeat)"]
-    lines += [f"protocol  {facts['protocol']}"] if facts["protocol"] else []
-    if facts["options"]:
+    lines += [f"Debian    {_apt(found['debian'])}"] if found["debian"] else []
+    lines += [f"repeat    {found['repeat']} (env.action_repeat)"]
+    lines += [f"protocol  {found['protocol']}"] if found["protocol"] else []
+    if found["options"]:
         lines.append("options   env.options=name=value,name=value")
-        lines += [f"          {item['name']:14} {item['default']!s:10} {item['doc']}" for item in facts["options"]]
+        rows = [(item["name"], str(item["default"]), item["doc"]) for item in found["options"]]
+        lines += columns(rows, indent=" " * 10)
     return "\n".join(lines)
 
 
 def _apt(packages: str) -> str:
     return f"apt-get install -y --no-install-recommends {packages}"
+
+
+COMMAND = Command(
+    "envs", "list environment families and how to install them, or show one's options", "", _arguments, run_envs
+)

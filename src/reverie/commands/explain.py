@@ -8,7 +8,7 @@ import textwrap
 
 from ..errors import UserError
 from ..insight.glossary import ENTRIES, Entry, find, near
-from .command import Command
+from .command import Command, add_json
 
 EPILOG = """\
 examples:
@@ -19,11 +19,11 @@ examples:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", nargs="?", help="a metric; without one: all of them")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser, "print JSON")
 
 
-def explain_command(args: argparse.Namespace) -> int:
-    """Print one entry, or all keys. Raises UserError for a key that nobody logs."""
+def run_explain(args: argparse.Namespace) -> int:
+    """Print one entry, or all keys. Raises UserError for an unknown key."""
     if args.key is None:
         print(json.dumps([entry._asdict() for entry in ENTRIES]) if args.json else _all())
         return 0
@@ -47,10 +47,10 @@ def _row(name: str, text: str) -> str:
 
 
 def _all() -> str:
-    width = max(len(entry.key) for entry in ENTRIES)
-    return "\n".join(
-        f"{entry.key:{width}}  {textwrap.shorten(entry.meaning, 90, placeholder=' ...')}" for entry in ENTRIES
-    )
+    from ..evidence.tables import columns
+
+    rows = [(entry.key, textwrap.shorten(entry.meaning, 90, placeholder=" ...")) for entry in ENTRIES]
+    return "\n".join(columns(rows))
 
 
-VERB = Command("explain", "what a logged number means, and what to do about it", EPILOG, _arguments, explain_command)
+COMMAND = Command("explain", "what a logged number means, and what to do about it", EPILOG, _arguments, run_explain)

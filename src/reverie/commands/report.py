@@ -1,4 +1,4 @@
-"""`reverie report`: one page about runs that can be sent to someone."""
+"""`reverie report`: one self-contained page about runs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 import json
 from pathlib import Path
 
-from .command import Command
+from .command import Command, add_json
 
 EPILOG = """\
-One HTML file that needs nothing else: scores, curves of several runs together, the doctor's findings, how far the
-agent can dream, films, settings, command, hardware, versions.
+One HTML file that needs nothing else: scores, curves of several runs together, the doctor's findings, drift, videos,
+settings, command, hardware, versions. Needs matplotlib: pip install 'reverie-rl[plot]'.
 
 examples:
   reverie report runs/demo                              RUN/report.html
@@ -21,10 +21,10 @@ examples:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="directories of runs")
     parser.add_argument("-o", "--out", type=Path, help="the file (default: report.html in the first run)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object: the path and each run's numbers")
+    add_json(parser, "print one JSON object: the path and each run's numbers")
 
 
-def report_command(args: argparse.Namespace) -> int:
+def run_report(args: argparse.Namespace) -> int:
     """Write the page. Raises UserError."""
     from ..insight.report import summary, write_report
 
@@ -33,4 +33,4 @@ def report_command(args: argparse.Namespace) -> int:
     return 0
 
 
-VERB = Command("report", "one self-contained page about runs, to send to someone", EPILOG, _arguments, report_command)
+COMMAND = Command("report", "one self-contained page about runs, to send to someone", EPILOG, _arguments, run_report)

@@ -1,4 +1,4 @@
-"""`reverie sweep` and `reverie ablate`: many runs, and what a setting is worth."""
+"""`reverie sweep`: many runs, and a report on them. `run_plan` is also what `reverie ablate` does with its plan."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .command import Command
+from .command import Command, add_json, positive
 
 if TYPE_CHECKING:
     from ..evidence.plan import Plan, PlannedRun
     from ..evidence.results import RunResult
 
-SWEEP_HELP = """\
-Runs tasks x variants x seeds, each run a process of its own. First it tells what it will cost; --dry-run stops there.
-Kill it at any time: the same command goes on with what is missing, unfinished runs from their checkpoints.
+EPILOG = """\
+Runs tasks x variants x seeds, each run in its own process. First the cost is estimated; --dry-run stops there.
+It may be killed at any time: the same command does what is missing, and resumes unfinished runs from checkpoints.
 
 FILE is TOML:
 
@@ -34,85 +34,48 @@ FILE is TOML:
   preset = "dreamerv3+small"
 
 Every run is evaluated once, at its end (train.eval_every=0, eval_episodes=20), and is deterministic; settings of the
-file change that. Exit code 0: all done, 1: runs failed, 2: a mistake, 130: stopped.
+file change that. Exit code 0: all done, 1: runs failed, 2: invalid input, 130: stopped.
 
 OUT gets runs/, results/ (a file per run: command, commit, versions, hardware, protocol, every return), and a report as
-page, Markdown, CSV, LaTeX, JSON and pictures. --report makes the report from the results that are there.
+page, Markdown, CSV, LaTeX, JSON and plots. --report makes the report from the existing results.
 
   reverie sweep benchmarks/evidence/ablation.toml --dry-run
   reverie sweep transforms.toml --out runs/transforms --jobs 2
 """
-ABLATE_HELP = """\
-One factor at a time: the preset as it is, and beside it one variant per value. Names may be short: kl.balance is
-model.kl_balance; a+b=false changes two settings together. Everything else is `reverie sweep`.
-
-  reverie ablate --preset demo --env-steps 3000 --seeds 5 \\
-      --vary latents=categorical,gaussian kl.balance=0.5,0.8 reward.transform=symlog,tanh,none
-  reverie ablate --preset vector --env Pendulum-v1 --vary free_nats=0,1,3 --seeds 3 --dry-run
-"""
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that `reverie sweep` and `reverie ablate` share."""
     parser.add_argument("-o", "--out", type=Path, help="directory (default: runs/NAME)")
-    parser.add_argument("--jobs", type=_count, default=0, help="runs at a time (default: as cores and memory allow)")
-    parser.add_argument("--dry-run", action="store_true", help="only tell what would be run and what it costs")
-    parser.add_argument("--report", action="store_true", help="run nothing, make the report of what is there")
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    parser.add_argument("--jobs", type=positive, default=0, help="runs at a time (default: as cores and memory allow)")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be run and what it costs")
+    parser.add_argument("--report", action="store_true", help="run nothing, make the report of the existing results")
+    add_json(parser, "print one JSON object at the end")
 
 
-def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
+def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="a TOML file")
-    _common(parser)
+    add_sweep_arguments(parser)
 
 
-def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", default="demo", help="the base (default: demo)")
-    parser.add_argument("--env", help="Gymnasium id of the task (default: the preset's)")
-    parser.add_argument("--vary", nargs="+", required=True, metavar="NAME=A,B", help="settings and their values")
-    parser.add_argument("--seeds", type=_count, default=3, help="how many (default: 3)")
-    parser.add_argument("--env-steps", type=_count, help="environment steps of a run")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of every run")
-    parser.add_argument("--name", default="ablation")
-    _common(parser)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got '{text}'")
-    return int(text)
-
-
-def sweep_command(args: argparse.Namespace) -> int:
+def run_sweep(args: argparse.Namespace) -> int:
     """Run a sweep. -> 1 if runs failed. Raises UserError."""
     from ..evidence.plan import read_plan
 
-    return _perform(args, read_plan(args.file))
+    return run_plan(args, read_plan(args.file))
 
 
-def ablate_command(args: argparse.Namespace) -> int:
-    """Run an ablation. -> 1 if runs failed. Raises UserError."""
-    from ..evidence.plan import BASE, Task, Variant, make_plan, parse_vary, setting_name
-
-    settings: dict[str, str] = {}
-    for word in args.set:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise UserError(f"'{word}' is not of the form name=value.", "E.g. --set gamma=0.99")
-        settings[setting_name(key)] = value
-    task = {"env.id": args.env} if args.env else {}
-    task |= {"train.env_steps": args.env_steps} if args.env_steps else {}
-    variants = [Variant(BASE, {}), *parse_vary(args.vary)]
-    name = args.env or args.preset
-    return _perform(args, make_plan(args.name, [Task(name, args.preset, task)], variants, args.seeds, settings))
-
-
-def _perform(args: argparse.Namespace, plan: Plan) -> int:
+def run_plan(args: argparse.Namespace, plan: Plan) -> int:
+    """Report the cost, run what is missing, write the report; args: of `add_sweep_arguments`. -> exit code."""
+    from ..evidence.statistics import require_scipy
     from ..evidence.sweep import Sweep, estimate, parallel, results_of
+    from ..insight.plots import require_matplotlib
 
     out = args.out or Path("runs") / plan.name
-    say = _aside if args.json else _say
-    if not args.dry_run:
-        _require_plots()
+    say = _note if args.json else _say
+    if not args.dry_run:  # after hours of training it would be too late for these messages
+        require_scipy()
+        require_matplotlib()
     if args.report:
         return _report(args, plan, out, results_of(plan, out), {})
     sweep = Sweep(plan, out, say=say)
@@ -132,16 +95,9 @@ def _perform(args: argparse.Namespace, plan: Plan) -> int:
         return 0
     results = sweep.run(jobs)
     if sweep.stopping.is_set():
-        _aside(f"stopped with {len(results)} of {len(plan.jobs)} results; the same command goes on")
+        _note(f"stopped with {len(results)} of {len(plan.jobs)} results; the same command resumes the sweep")
         return 130
     return _report(args, plan, out, results, sweep.failed)
-
-
-def _require_plots() -> None:
-    """Now: after hours it would be too late to hear that the report cannot be drawn. Raises UserError."""
-    from ..insight.charts import figure_of
-
-    figure_of(1, 1)
 
 
 def _report(
@@ -151,7 +107,7 @@ def _report(
     from ..evidence.page import plain_json, write_files
 
     for name, why in failed.items():
-        _aside(f"FAILED {name}: {why}")
+        _note(f"FAILED {name}: {why}")
     if not results and failed:
         raise UserError(f"every run failed, the first one with: {next(iter(failed.values()))}")
     if not results:
@@ -166,7 +122,7 @@ def _report(
     return 1 if failed else 0
 
 
-def _aside(text: str) -> None:
+def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -174,17 +130,6 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-SWEEP = Command(
-    "sweep",
-    "many runs: tasks x variants x seeds, resumable, with a report",
-    SWEEP_HELP,
-    _sweep_arguments,
-    sweep_command,
-)
-ABLATE = Command(
-    "ablate",
-    "what a setting is worth: one factor at a time, with intervals",
-    ABLATE_HELP,
-    _ablate_arguments,
-    ablate_command,
+COMMAND = Command(
+    "sweep", "many runs: tasks x variants x seeds, resumable, with a report", EPILOG, _arguments, run_sweep
 )

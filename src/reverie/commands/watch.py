@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .command import Command
+from .command import Command, add_json
 
 if TYPE_CHECKING:
     from ..web.server import Served
 
-WATCH_HELP = """\
+EPILOG = """\
 Opens a page on this machine with curves of all runs (live while they train), latent usage, drift, doctor's findings,
-films, the configuration, and a player inside the dream. Nothing is changed and nothing is fetched from the network.
+videos, the configuration, and a player inside the dream. Nothing is changed and nothing is fetched from the network.
 
   reverie watch                        every run below ./runs
   reverie watch runs/demo runs/other   these, or all runs below these directories
-  reverie watch --host 0.0.0.0         for other machines too: the URL then has a token that lets one in
+  reverie watch --host 0.0.0.0         for other machines too: the URL then contains an access token
 
 From a machine that you reach by ssh: ssh -L 8770:localhost:8770 MACHINE, then open http://localhost:8770/
 """
@@ -32,7 +32,7 @@ def _arguments(watch: argparse.ArgumentParser) -> None:
     watch.add_argument("runs", nargs="*", type=Path, help="runs, or directories with runs below (default: runs)")
     watch.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     watch.add_argument("--port", type=_port, help="default: the first free one from 8770 on")
-    watch.add_argument("--json", action="store_true", help="print one JSON object with the address, then serve")
+    add_json(watch, "print one JSON object with the address, then serve")
     watch.add_argument("--open", action="store_true", help="open the page in the browser")
 
 
@@ -42,7 +42,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def watch_command(args: argparse.Namespace) -> int:
+def run_watch(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C. -> 0. Raises UserError."""
     from ..web.runs import Runs
     from ..web.server import prepare
@@ -67,13 +67,16 @@ def _announce(args: argparse.Namespace, served: Served) -> None:
         print(f"watching  {len(names)} run(s): {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
         print(f"open      {served.url}", flush=True)
         if "token=" in served.url:
-            print("          whoever has this URL can look; http is not encrypted: use it in networks that you trust")
+            print("          anyone with this URL has access; http is not encrypted: use it in networks that you trust")
         print("          Ctrl-C ends it", flush=True)
     if args.open and not webbrowser.open(served.url):
         print("no browser was found", file=sys.stderr)
 
 
-VERB = Command(
-    "watch", "a page with curves, findings and films of runs; play inside their dreams", WATCH_HELP, _arguments,
-    watch_command,
-)  # fmt: skip
+COMMAND = Command(
+    "watch",
+    "a page with curves, findings and videos of runs; play inside their dreams",
+    EPILOG,
+    _arguments,
+    run_watch,
+)

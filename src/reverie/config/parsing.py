@@ -17,7 +17,7 @@ from .validation import coerce, invalid
 
 
 class Setting(NamedTuple):
-    """What is known of one setting."""
+    """Type, default, documentation and source of a setting."""
 
     kind: Any  # its type
     default: Any
@@ -25,7 +25,7 @@ class Setting(NamedTuple):
     source: str  # where the default comes from
 
 
-#: "group.name" -> Setting, for every setting there is.
+#: "group.name" -> Setting, for every setting.
 SETTINGS: dict[str, Setting] = {
     f"{group.name}.{item.name}": Setting(
         get_type_hints(type(getattr(Config(), group.name)))[item.name],
@@ -89,7 +89,7 @@ def from_dict(nested: Mapping[str, Any], *, base: Config | None = None, where: s
 
 
 class PlainLoader(yaml.SafeLoader):
-    """YAML as we write it: no tags that make objects, and no aliases, with which a few lines become gigabytes."""
+    """Plain YAML: no tags that make objects, and no aliases, with which a few lines become gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """PyYAML's, but for aliases. Raises YAMLError."""

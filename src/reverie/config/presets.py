@@ -29,8 +29,8 @@ _VALUE = re.compile(r"  (\w+): \S.*?(?:  # (\S.*))?$")
 class Origin(NamedTuple):
     """A value that a preset sets."""
 
-    value: Any  # as YAML has it
-    preset: str  # which one set it last
+    value: Any  # as in the YAML file
+    preset: str  # the one that set it last
     source: str  # its comment: where the value comes from
 
 
@@ -82,7 +82,7 @@ def preset_notes(stack: str) -> list[str]:
 
 
 def origins(stack: str) -> dict[str, Origin]:
-    """{"group.name": Origin} of every value that a preset or a stack sets, whatever it sets it to. Raises UserError."""
+    """{"group.name": Origin} of every value that a preset or a stack sets, defaults included. Raises UserError."""
     found: dict[str, Origin] = {}
     for name in _chain(stack):
         comments = value_comments(preset_text(name))

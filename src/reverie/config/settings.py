@@ -1,4 +1,4 @@
-"""Settings: typed, documented, never changed after they are made. Values live in presets/*.yaml, the code in here.
+"""Settings: typed, documented, immutable. Their defaults are here, the values of presets in presets/*.yaml.
 
 Every field has a default (the design document's number where it gives one), one line of explanation, which is what
 `reverie train --help` prints, and the source of the default: "design" is the design document, "paper" DreamerV2's,
@@ -33,8 +33,8 @@ class EnvConfig:
         "full", "full: all actions; minimal: those that matter, where the task's family knows", "paper: full"
     )
     image_size: int = opt(64, "images are resized to this many pixels squared; 0 keeps their own size", "paper")
-    grayscale: bool = opt(False, "turn colour images into one grey channel", "released defaults; Atari: yes")
-    pixels: bool = opt(False, "observe the rendered picture instead of the environment's own observation", "ours")
+    grayscale: bool = opt(False, "turn color images into one gray channel", "released defaults; Atari: yes")
+    pixels: bool = opt(False, "observe the rendered image instead of the environment's own observation", "ours")
     action_repeat: int = opt(
         0,
         "each action is applied this many times, rewards added up; frames = steps x repeat; 0: usual in the family",
@@ -57,7 +57,7 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """What is remembered and what is replayed."""
+    """What the replay stores and how it is sampled."""
 
     replay_capacity: int = opt(2_000_000, "steps kept", "paper Table D.1 and released code")
     storage: Literal["memory", "disk"] = opt("memory", "disk keeps them in memory-mapped files of the run", "ours")
@@ -120,7 +120,7 @@ class ModelConfig:
     reward_distribution: Literal["normal", "twohot"] = opt(
         "normal", "normal: squared error; twohot: classification over 255 bins", "paper; V3: twohot"
     )
-    predict_continue: bool = opt(True, "learn when episodes end; without it every dream goes on", "design; control: no")
+    predict_continue: bool = opt(True, "learn when episodes end; without it no dream ends", "design; control: no")
     continue_target: Literal["hard", "discounted"] = opt(
         "hard",
         "hard: 1 - is_terminal; discounted: gamma times that, which its mean then contains",
@@ -233,7 +233,7 @@ class TrainConfig:
         "eval", "eval: most likely action; train: sampled as in training", "released code"
     )
     checkpoint_every: float = opt(300.0, "seconds between checkpoints; there is always one at the end", "ours")
-    forecast: bool = opt(True, "tell memory, disk and time before step 0, and refuse what cannot fit", "ours")
+    forecast: bool = opt(True, "estimate memory, disk and time before step 0, and refuse a run that cannot fit", "ours")
     log_every: float = opt(5.0, "seconds between lines of metrics.jsonl", "ours")
     log_steps: int = opt(1000, "environment steps between them in a deterministic run", "ours")
     deterministic: bool = opt(
@@ -260,7 +260,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """Where and how it is computed."""
+    """Device, compute mode, precision."""
 
     device: str = opt("auto", "auto: cuda if there is one, else cpu", "ours")
     mode: Literal["auto", "reference", "fast", "compile", "graph"] = opt(
@@ -276,12 +276,12 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """What a run leaves behind, besides metrics.jsonl and episodes.jsonl."""
+    """What a run writes besides metrics.jsonl and episodes.jsonl."""
 
     tensorboard: bool = opt(True, "write TensorBoard events to RUN/tensorboard", "ours")
     wandb: bool = opt(False, "also log to Weights & Biases (pip install wandb)", "ours")
     video: bool = opt(True, "write a GIF of one episode of each evaluation to RUN/videos", "ours")
-    health_every: int = opt(100, "updates between looks at latents, heads and critic (health.py); 0: never", "ours")
+    health_every: int = opt(100, "updates between health checks of latents, heads and critic; 0: never", "ours")
     keep_checkpoints: int = opt(2, "newest checkpoints kept, besides the best one", "ours")
 
 

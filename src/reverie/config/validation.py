@@ -1,4 +1,4 @@
-"""Is a setting what it should be? Types and ranges, as sentences; knows no setting's meaning but its limits."""
+"""Types and ranges of settings; what is wrong is said in sentences."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ _UNIT = [
     "behavior.policy_unimix",
     "train.adam_beta2",
 ]
-#: More than anybody means; a hostile configuration may ask for it.
+#: More than is ever meant; a hostile configuration may ask for it.
 _MOST = {
     "env.num_envs": 100_000,
     "env.image_size": 10_000,
@@ -105,7 +105,7 @@ _HEADS = ("obs", "reward", "continue")
 
 
 def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
-    """Values of the right type that make no sense, as sentences. values, kinds: {"group.name": ...}."""
+    """Values out of range, and values that contradict each other, as sentences. values, kinds: {"group.name": ...}."""
     faults = [f"'{key}' must be above 0, got {values[key]}" for key in _POSITIVE if not values[key] > 0]
     faults += [f"'{key}' must be between 0 and 1, got {values[key]}" for key in _UNIT if not 0 <= values[key] <= 1]
     faults += [f"'{key}' must be below 1, got {values[key]}" for key in _BELOW_ONE if values[key] == 1]

@@ -1,4 +1,4 @@
-"""What a setting is worth: each variant beside the base, task by task, with intervals, and what so few seeds can show.
+"""The effect of settings: each variant against the base, task by task, with intervals, and what so few seeds can show.
 
 Two scores of a run: its last evaluation, and the mean return of training episodes over the whole run (how quickly it
 learnt; each tenth of the steps counts the same, so that many short episodes do not outweigh a few long ones).
@@ -68,7 +68,7 @@ class Cell(NamedTuple):
 
     @property
     def clear(self) -> bool:
-        """Is there a difference, whatever else this table looks at?"""
+        """Is there a difference, after the correction for all comparisons of the table?"""
         return self.p is not None and self.p < 0.05
 
 
@@ -95,8 +95,9 @@ def findings(plan: Plan, results: Pairs, score: str) -> Findings:
     for job, result in results:
         found.setdefault((job.variant, job.task), {})[job.seed] = result
     base = plan.variants[0].name
-    cells = {place: _cell_of(each, found.get((base, place[1]), {}), score, place[0] == base)
-             for place, each in found.items()}  # fmt: skip
+    cells = {
+        place: _cell_of(each, found.get((base, place[1]), {}), score, place[0] == base) for place, each in found.items()
+    }
     adjusted = holm([_p(cell) for cell in cells.values()])
     cells = {place: cell._replace(p=p) for (place, cell), p in zip(cells.items(), adjusted, strict=True)}
     planned = frozenset((job.variant, job.task) for job in plan.jobs)
@@ -166,15 +167,17 @@ def _probability(found: Findings, variant: str) -> str:
 
 
 def sentences(found: Findings) -> list[str]:
-    """What the numbers say and what they cannot say, in words."""
+    """What the numbers show and what they cannot show, as sentences."""
     compared = {place: cell for place, cell in found.cells.items() if cell.p is not None and not cell.identical}
-    told = []
+    clear = []
     for (variant, task), cell in compared.items():
         if cell.clear and cell.difference:
             way, size = "higher" if cell.difference.value > 0 else "lower", number(abs(cell.difference.value))
-            told.append(f"{variant} on {task} is {way} than {found.base} by {size} (p = {cell.p:.1g} after correction)")
-    head = f"By {found.score}, {len(told)} of {len(compared)} comparisons with {found.base} are clear"
-    lines = [head + (f": {'; '.join(told)}." if told else ".")] if compared else []
+            clear.append(
+                f"{variant} on {task} is {way} than {found.base} by {size} (p = {cell.p:.1g} after correction)"
+            )
+    head = f"By {found.score}, {len(clear)} of {len(compared)} comparisons with {found.base} are clear"
+    lines = [head + (f": {'; '.join(clear)}." if clear else ".")] if compared else []
     same = [f"{variant} on {task}" for (variant, task), cell in found.cells.items() if cell.identical]
     if same:
         lines.append(f"No effect at all, every episode of every seed is the base's: {'; '.join(same)}.")

@@ -105,8 +105,11 @@ def curve_table(verdicts: Sequence[Verdict]) -> list[Table]:
     tables = []
     for label, found in by_label(verdicts, "dreamerv2-atari").items():
         ours = normalised(found)
-        theirs = {each.key: np.array([record.human_normalised(each.key, each.published[0])]) for each in found
-                  if each.published}  # fmt: skip
+        theirs = {
+            each.key: np.array([record.human_normalised(each.key, each.published[0])])
+            for each in found
+            if each.published
+        }
         row, other = own_row(list(ours.values())), {n: s(list(theirs.values())) for n, s in AGGREGATES.items()}
         frames = ", ".join(f"{each.key} {millions(each.frames)}" for each in found)
         known = [number(float(other[n])) if n in ("mean", "median", "mean without top") else "–" for n in AGGREGATES]
@@ -167,7 +170,7 @@ def profiles(verdicts: Sequence[Verdict]) -> dict[str, np.ndarray]:
 
 
 def own_table(groups: Sequence[SeedGroup]) -> Table:
-    """Experiments on tasks that nobody published: last evaluations, and random play where it was measured."""
+    """Experiments on tasks without published scores: last evaluations, and random play where it was measured."""
     rows = []
     for each in groups:
         scores = [score for score in map(final_score, each.results) if np.isfinite(score)]

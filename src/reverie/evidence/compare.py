@@ -21,7 +21,7 @@ from .statistics import Interval, Seeds, student, t_quantile
 #: 5.9 % of all cases, because a seed that fails is more frequent than a normal distribution allows; at 98 % in 3.8 %
 #: (5.0 % of those that are not too early; up to 18 % on ball_in_cup_catch; tests/evidence/test_compare.py).
 CONFIDENCE = 0.98
-#: A difference below this share of the task's scale matters to nobody, however sure it is.
+#: A difference below this share of the task's scale does not matter, however certain it is.
 MARGIN = 0.01
 #: The scale of a control task: its highest return.
 CONTROL_SCALE = 1000.0
@@ -97,13 +97,13 @@ def judge(own: Seeds, mean: float, std: float, seeds: int, *, floor: float | Non
     """Are our seeds drawn from the same distribution as theirs? Student's t, pooled variance, two-sided, CONFIDENCE.
 
     own: one score per seed of ours; mean, std (n - 1), seeds: theirs. floor: what random play scores; where even that
-    would pass, nothing can be told yet. scale: by which differences are measured (a games tester minus random play).
+    would pass, it is too early. scale: by which differences are measured (a games tester minus random play).
     With one seed of ours its spread is taken to be theirs, which is exact if the two are the same. Raises ValueError
-    for a score that is no number.
+    for a non-finite score.
     """
     found, spread = np.asarray(own, float), std
     if not np.isfinite(found).all():
-        raise ValueError(f"scores must be numbers, found {found}")
+        raise ValueError(f"scores must be finite, found {found}")
     df = len(found) + seeds - 2
     if len(found) > 1:
         spread = math.sqrt(((len(found) - 1) * found.var(ddof=1) + (seeds - 1) * std**2) / df)
@@ -130,10 +130,12 @@ def leave_one_out(curve: Curve, *, floor: float | None = None, scale: float = CO
     words = []
     for scores in curve.per_seed.T:
         rest = [np.delete(scores, i) for i in range(len(scores))]
-        words.append([
-            judge([score], other.mean(), other.std(ddof=1), len(other), floor=floor, scale=scale).word
-            for score, other in zip(scores, rest, strict=True)
-        ])  # fmt: skip
+        words.append(
+            [
+                judge([score], other.mean(), other.std(ddof=1), len(other), floor=floor, scale=scale).word
+                for score, other in zip(scores, rest, strict=True)
+            ]
+        )
     return words
 
 
@@ -143,8 +145,8 @@ def leave_one_out(curve: Curve, *, floor: float | None = None, scale: float = CO
 def group(results: Sequence[RunResult]) -> tuple[list[SeedGroup], list[str]]:
     """Results by experiment and task; -> groups, and remarks on what was left out.
 
-    Raises UserError where runs of one label differ in more than seed, budget and machine: they are no seeds of one
-    experiment, and their mean would mean nothing.
+    Raises UserError where runs of one label differ in more than seed, budget and machine: they are not seeds of one
+    experiment.
     """
     found: dict[tuple[str, str], dict[int, RunResult]] = {}
     remarks: list[str] = []
@@ -170,9 +172,9 @@ def _require_same(one: RunResult, other: RunResult) -> None:
     if changed or rules:
         pairs = [(key, left.get(key, "default"), right.get(key, "default")) for key in changed]
         pairs = pairs or [(key, facts.get(key), others.get(key)) for key in rules]
-        told = ", ".join(f"{key} {mine} / {theirs}" for key, mine, theirs in pairs[:3])
+        shown = ", ".join(f"{key} {mine} / {theirs}" for key, mine, theirs in pairs[:3])
         raise UserError(
-            f"{one.source} and {other.source} are both called '{one.label}' but are different experiments: {told}.",
+            f"{one.source} and {other.source} are both called '{one.label}' but are different experiments: {shown}.",
             "Give their runs or results different names.",
         )
 
@@ -204,7 +206,7 @@ def verdict(own: SeedGroup, against: str = "") -> Verdict | None:
 
 
 def _on_curve(own: SeedGroup, curve: Curve) -> Verdict:
-    """At the last point that all seeds have reached and at which their seeds are close enough together to tell."""
+    """At the last point that all seeds have reached and at which the published seeds are close enough to decide."""
     phase = (
         "eval" if curve.reference == "dreamerv2-atari" else ("prefill", "train")
     )  # theirs count the random ones, too
@@ -212,26 +214,33 @@ def _on_curve(own: SeedGroup, curve: Curve) -> Verdict:
     if last is None:
         why = f"the first published point is at {curve.frames[0]:,.0f} frames, the seeds are at {own.frames:,}"
         return Verdict(own, curve.reference, curve.task, Judgement("too early", why), own.frames)
-    scores = np.array([
-        [_mean(result.scores(phase, *curve.bin_of(point))) for point in range(last + 1)] for result in own.results
-    ])  # fmt: skip
+    scores = np.array(
+        [[_mean(result.scores(phase, *curve.bin_of(point))) for point in range(last + 1)] for result in own.results]
+    )
     whole = np.flatnonzero(np.isfinite(scores).all(0))
     if not len(whole):
         why = f"no bin up to {curve.frames[last]:,.0f} frames has {_episodes(phase)} of every seed"
         return Verdict(own, curve.reference, curve.task, Judgement("too early", why), own.frames)
     floor, scale = _floor(own, curve)
-    telling = [point for point in whole if _tells(curve, int(point), len(scores), floor)]
-    at = int((telling or list(whole))[-1])
+    decisive = [point for point in whole if _decides(curve, int(point), len(scores), floor)]
+    at = int((decisive or list(whole))[-1])
     theirs = (float(curve.mean[at]), float(curve.std[at]), curve.seeds)
     judged = judge(scores[:, at], *theirs, floor=floor, scale=scale)
     return Verdict(
-        own, curve.reference, curve.task, judged, float(curve.frames[at]), scores[:, at].tolist(), theirs,
-        curve.frames[: last + 1], scores,
-    )  # fmt: skip
+        own,
+        curve.reference,
+        curve.task,
+        judged,
+        float(curve.frames[at]),
+        scores[:, at].tolist(),
+        theirs,
+        curve.frames[: last + 1],
+        scores,
+    )
 
 
-def _tells(curve: Curve, point: int, seeds: int, floor: float) -> bool:
-    """Could so many seeds be told from random play at a published point? Its seeds alone decide, not ours."""
+def _decides(curve: Curve, point: int, seeds: int, floor: float) -> bool:
+    """Can so many seeds be distinguished from random play at a published point? By the published seeds alone."""
     half = t_quantile(CONFIDENCE, curve.seeds - 1) * curve.std[point] * math.sqrt(1 / seeds + 1 / curve.seeds)
     return bool(floor < curve.mean[point] - half)
 
@@ -281,8 +290,8 @@ def _budget(own: SeedGroup, key: str) -> Verdict:
         return Verdict(own, "atari-100k", key, Judgement("too early", why), own.frames)
     scores = [each for each in map(budget_score, own.results) if math.isfinite(each)]
     window = [each for each in map(window_score, own.results) if math.isfinite(each)]
-    told = f"{np.mean(window):.4g}" if window else "none"
-    why = f"mean of training episodes in the last 10k frames {told}; compared over games below"
+    score = f"{np.mean(window):.4g}" if window else "none"
+    why = f"mean of training episodes in the last 10k frames {score}; compared over games below"
     return Verdict(own, "atari-100k", key, Judgement("scored", why), record.BUDGET_FRAMES, scores)
 
 
@@ -292,7 +301,7 @@ def _crafter(own: SeedGroup, key: str) -> Verdict:
         judged = Judgement("too early", f"the scoreboard is of 1,000,000 steps, the seeds are at {own.frames:,}")
     elif max(each.frames for each in own.results) > 1.02 * CRAFTER_STEPS:
         judged = Judgement(
-            "refused", "achievements are counted over all training episodes, and a seed went on beyond 1M"
+            "refused", "achievements are counted over all training episodes, and a seed continued beyond 1M"
         )
     rates = [[v for name, v in each.logged.items() if name.startswith("achievement/")] for each in own.results]
     if judged is None and not all(rates):

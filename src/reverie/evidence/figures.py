@@ -1,4 +1,4 @@
-"""Pictures of comparisons and ablations, as PNG and SVG. Needs matplotlib (pip install 'reverie-rl[plot]')."""
+"""Plots of comparisons and ablations, as PNG and SVG. Needs matplotlib (pip install 'reverie-rl[plot]')."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..insight.charts import COLOURS, figure_of, svg
+from ..insight.plots import COLOURS, new_figure, svg
 from .aggregates import LEVELS
 from .compare import Verdict
 from .record import Curve, curve
@@ -31,10 +31,10 @@ def save(figure: Any, stem: Path) -> list[Path]:
 
 
 def _grid(count: int, *, width: float = 4.2, height: float = 3.0) -> tuple[Any, list[Any]]:
-    """A figure of `count` panels, at most three in a row."""
+    """A figure of `count` panels, at most three side by side."""
     columns = min(3, max(1, count))
     rows = -(-count // columns)
-    figure = figure_of(max(9.0, width * columns), height * rows)  # a page shows all of them at the same width
+    figure = new_figure(max(9.0, width * columns), height * rows)  # a page shows all of them at the same width
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for extra in axes[count:]:
         extra.set_visible(False)
@@ -94,7 +94,7 @@ def profile(shares: Mapping[str, np.ndarray]) -> Any | None:
     """Share of runs above each human-normalised score."""
     if not shares:
         return None
-    figure = figure_of(9, 3.4)
+    figure = new_figure(9, 3.4)
     axes = figure.add_subplot()
     for (name, share), colour in zip(shares.items(), itertools.cycle(COLOURS), strict=False):
         axes.step(LEVELS, share, where="post", label=name, color=colour)
@@ -115,7 +115,7 @@ def intervals(
     {variant: interval}}.
     """
     longest = max(map(len, names))
-    figure = figure_of(1.2 + 0.07 * longest + 3.1 * len(panels), 0.9 + 0.32 * len(names))
+    figure = new_figure(1.2 + 0.07 * longest + 3.1 * len(panels), 0.9 + 0.32 * len(names))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (task, rows) in zip(axes, panels.items(), strict=True):
         for place, name in enumerate(names):
@@ -143,11 +143,11 @@ def learning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) 
     figure, axes = _grid(len(panels), width=4.6, height=3.4)
     handles: dict[str, Any] = {}
     names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
-    looks = {name: (COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--") for i, name in enumerate(names)}
+    styles = {name: (COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--") for i, name in enumerate(names)}
     for ax, (task, rows) in zip(axes, panels.items(), strict=True):
         for name, (steps, scores) in rows.items():
             mean, low, high = band(scores)
-            colour, style = looks[name]
+            colour, style = styles[name]
             (line,) = ax.plot(steps, mean, style, color=colour, lw=2.4 if name == names[0] else 1.2)
             handles.setdefault(name, line)
             if name == names[0]:

@@ -1,21 +1,18 @@
-"""Files of a comparison or an ablation in one folder: a page that needs nothing else, pictures, tables in all forms."""
+"""Files of a comparison or an ablation in one folder: a self-contained page, plots, tables in all forms."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..insight.charts import svg
-from ..insight.report import whole_page
+from ..insight.page import as_html, render
+from ..insight.plots import svg
 from .figures import save
 from .tables import Table
-
-WIDE = "td,th{white-space:nowrap}"  # figures with their intervals stay in one line; the card scrolls
 
 
 def write_files(
@@ -32,9 +29,9 @@ def write_files(
 
     words: what the numbers say, a paragraph each. facts: everything, for the JSON file.
     """
-    page = _page(title, words, tables, figures)
+    drawn = [(key, as_html(svg(figure))) for key, figure in figures.items()]
     texts = {
-        "html": page,
+        "html": render("tables.html", title=title, words=words, figures=drawn, tables=tables),
         "md": _markdown(title, words, tables, {key: f"{name}-{key}.png" for key in figures}),
         "json": plain_json(facts, indent=1) + "\n",
         "csv": "\n".join(f"# {table.title}\n{table.csv()}" for table in tables),
@@ -55,7 +52,7 @@ def write_files(
 
 
 def plain_json(facts: Any, *, indent: int | None = None) -> str:
-    """JSON that every reader takes: a number that is none is null."""
+    """JSON that every reader takes: NaN and infinity are null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -67,13 +64,6 @@ def plain_json(facts: Any, *, indent: int | None = None) -> str:
     return json.dumps(plain(facts), indent=indent)
 
 
-def _page(title: str, words: Sequence[str], tables: Sequence[Table], figures: Mapping[str, Any]) -> str:
-    charts = "".join(f'<h2>{escape(key)}</h2><div class="chart">{svg(figure)}</div>' for key, figure in figures.items())
-    told = "".join(f"<p>{escape(word)}</p>" for word in words)
-    body = f"<h1>{escape(title)}</h1>{told}{charts}{''.join(table.html() for table in tables)}"
-    return whole_page(title, body, style=WIDE)
-
-
-def _markdown(title: str, words: Sequence[str], tables: Sequence[Table], pictures: Mapping[str, str]) -> str:
-    shown = [f"![{key}]({file})" for key, file in pictures.items()]
+def _markdown(title: str, words: Sequence[str], tables: Sequence[Table], images: Mapping[str, str]) -> str:
+    shown = [f"![{key}]({file})" for key, file in images.items()]
     return "\n\n".join([f"# {title}", *words, *shown, *(table.markdown().strip() for table in tables)]) + "\n"

@@ -45,7 +45,7 @@ _LEAVES = {key.split(".")[1]: key for key in SETTINGS}
 
 @dataclass(frozen=True)
 class Task:
-    """Where it is tried."""
+    """An environment with a preset and settings."""
 
     name: str
     preset: str
@@ -54,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is tried."""
+    """A change of settings or preset, tried on every task."""
 
     name: str
     settings: Mapping[str, Any]
@@ -131,7 +131,7 @@ def _variant(item: Mapping[str, Any]) -> Variant:
 
 
 def _only(item: Any, what: str, kinds: Mapping[str, Any]) -> None:
-    """Has it these keys at most, each of its kind? Raises UserError."""
+    """Raises UserError for a key that is not in `kinds`, or a value of another type."""
     if not isinstance(item, Mapping):
         raise UserError(f"{what} must hold name = value lines, found {item!r}.", "`reverie sweep --help` has one.")
     for key, value in item.items():
@@ -155,7 +155,7 @@ def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def setting_name(key: str) -> str:
-    """ "kl.balance", "kl_balance" or "model.kl_balance" -> "model.kl_balance"; other words stay, and are told later."""
+    """ "kl.balance", "kl_balance" or "model.kl_balance" -> "model.kl_balance"; other words stay as they are."""
     plain = key.replace("-", "_")
     joined = plain.replace(".", "_")
     return plain if plain in SETTINGS else _LEAVES.get(plain) or _LEAVES.get(joined) or plain
@@ -194,11 +194,15 @@ def make_plan(
     faults += [] if good else ["seeds must be whole numbers from 0 on, at least one"]
     for what, names in (("task", [t.name for t in tasks]), ("variant", [v.name for v in variants])):
         slugs = [_slug(each) for each in names]
-        faults += [f"{what} '{names[i]}' is there twice" for i, each in enumerate(slugs) if each in slugs[:i]]
-    faults += [f"seed {seed} is there twice" for i, seed in enumerate(seeds) if seed in seeds[:i]]
+        faults += [f"{what} '{names[i]}' is given twice" for i, each in enumerate(slugs) if each in slugs[:i]]
+    faults += [f"seed {seed} is given twice" for i, seed in enumerate(seeds) if seed in seeds[:i]]
     known = {task.name for task in tasks}
-    faults += [f"variant '{v.name}' has a preset for '{name}', which is no task" for v in variants
-               for name in v.presets or {} if name not in known]  # fmt: skip
+    faults += [
+        f"variant '{v.name}' has a preset for '{name}', which is not a task"
+        for v in variants
+        for name in v.presets or {}
+        if name not in known
+    ]
     if faults:
         raise UserError("; ".join(faults) + ".", "`reverie sweep --help` has an example.")
     jobs: list[PlannedRun] = []

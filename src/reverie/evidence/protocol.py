@@ -19,12 +19,12 @@ WORDS = {
     "noop_max": "the number of no-ops at the start",
     "max_frames": "the limit of an episode in frames",
     "lives": "what a lost life does",
-    "grayscale": "grey pictures",
+    "grayscale": "gray images",
     "pixels": "learning from pixels",
     "episode_steps": "the length of an episode",
-    "look": "the look of pictures",
+    "look": "the rendering",
     "reward": "learning with reward",
-    "time_limit": "a time limit of one's own (0 is none)",
+    "time_limit": "a time limit set by the user (0 is none)",
     "scored": "which episodes count",
 }
 #: Settings that make no other agent and no other task: runs that differ in these alone are seeds of one experiment.
@@ -52,10 +52,10 @@ def facts_of(config: Config, line: str = "") -> dict[str, Any]:
     suite = next((name for name, each in all_families().items() if each is family), "gymnasium")
     facts: dict[str, Any] = {"suite": suite, "action_repeat": request.repeat, "time_limit": env.time_limit}
     if suite == "atari":
-        told = request.options
-        limit = min(told.max_frames, env.time_limit * request.repeat or told.max_frames)
-        facts |= {"actions": env.actions, "sticky": told.sticky, "noop_max": told.noop_max, "max_frames": limit}
-        facts |= {"lives": told.lives, "grayscale": env.grayscale}
+        options = request.options
+        limit = min(options.max_frames, env.time_limit * request.repeat or options.max_frames)
+        facts |= {"actions": env.actions, "sticky": options.sticky, "noop_max": options.noop_max, "max_frames": limit}
+        facts |= {"lives": options.lives, "grayscale": env.grayscale}
     elif suite == "dmc":
         steps = min(1000, env.time_limit * request.repeat or 1000)
         facts |= {"pixels": env.pixels, "episode_steps": steps}
@@ -74,7 +74,7 @@ def mismatches(facts: dict[str, Any], reference: str) -> list[str]:
             if published.startswith("evaluation") and facts.get("eval_mode") != "eval":
                 found.append("which episodes count: evaluations sample their actions here, the most likely one there")
         elif facts.get(key) != published:
-            found.append(f"{WORDS[key]}: {_told(facts.get(key))} here, {_told(published)} there")
+            found.append(f"{WORDS[key]}: {_shown(facts.get(key))} here, {_shown(published)} there")
     return found
 
 
@@ -91,7 +91,7 @@ def experiment(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if not key.startswith(NOT_THE_EXPERIMENT)}
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {None: "not so", True: "yes", False: "no"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The published record: what DreamerV2 and others scored, under which protocol, and what random play and people score.
+"""The published record: scores of DreamerV2 and others with their protocols, of random play and of people.
 
 Data files with provenance and licences: data/LICENSES.md. Tasks have the short names of the score files ("ms_pacman",
 "walker_walk"); `task_key` finds them for ids. Frames are emulator frames on Atari and simulator steps on control.
@@ -217,13 +217,13 @@ def budget_table(games: Sequence[str] | None = None) -> dict[str, dict[str, floa
 def aggregates_of_means(scores: Mapping[str, float]) -> dict[str, float]:
     """Human-normalised aggregates where one mean per game is known. The IQM is then one of games, not of runs."""
     found = [np.array([human_normalised(game, score)]) for game, score in scores.items()]
-    heap = np.concatenate(found)
+    pooled = np.concatenate(found)
     return {
         "mean": float(mean(found)),
         "median": float(median(found)),
         "IQM of games": float(iqm(found)),
         "mean without top": float(mean_without_top(found)),
-        "above human": int((heap >= 1).sum()),
+        "above human": int((pooled >= 1).sum()),
         "games": len(found),
     }
 

@@ -77,7 +77,7 @@ def _plain(rows: np.ndarray) -> list[list[float]]:
 
 
 def result_of(run: Path, *, label: str = "") -> RunResult:
-    """The result of a run's directory, finished or not. Raises UserError if it is none."""
+    """The result of a run's directory, finished or not. Raises UserError if it is not a run."""
     config = load_file(run / "config.yaml")
     provenance = _provenance(run / "provenance.json")
     episodes = read_lines(run / "episodes.jsonl")
@@ -161,7 +161,7 @@ def write_result(result: RunResult, path: Path) -> Path:
         draft.write_text(result.to_json(), encoding="utf-8")
         os.replace(draft, path)
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}).", "Choose another place.") from error
+        raise UserError(f"cannot write {path} ({error.strerror}).", "Choose another directory.") from error
     return path
 
 
@@ -179,10 +179,10 @@ def read_result(path: Path) -> RunResult | None:
         found["episodes"] = {phase: _checked(rows) for phase, rows in found["episodes"].items()}
         result = RunResult(**found, source=str(path))
         if not all(isinstance(getattr(result, name), int) for name in ("seed", "env_steps", "frames", "updates")):
-            raise ValueError("a count is no whole number")
+            raise ValueError("a count is not a whole number")
         build(dict(result.settings), where=f"{path}:")  # settings of a later version, or nonsense
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is a damaged result ({error}).", "Make it anew, or leave it out.") from error
+        raise UserError(f"{path} is a damaged result ({error}).", "Make it again, or leave it out.") from error
     return result
 
 
@@ -215,7 +215,7 @@ def _results(path: Path) -> Iterator[RunResult]:
     if path.is_file():
         result = read_result(path)
         if result is None:
-            raise UserError(f"{path} is no result of a run.", f"Such a file begins with its format, {FORMAT}.")
+            raise UserError(f"{path} is not a result of a run.", f"Such a file begins with its format, {FORMAT}.")
         yield result
     elif (path / "config.yaml").exists():
         yield result_of(path)

@@ -2,10 +2,11 @@
 
 `Scores` is one array per task with the seeds in its last axis; leading axes are bootstrap replicas, so that the same
 function serves the point and its interval. Tasks may have different numbers of seeds; a task's seeds then weigh
-together as much as another's in means, medians and gaps, while IQM and profiles look at all runs as one heap.
+together as much as another's in means, medians and gaps, while IQM and profiles pool all runs.
 
 Intervals are of two kinds. Over many tasks: the percentile bootstrap, stratified by task. Of one task with a handful of
-seeds: Student's t, because with five seeds the bootstrap reaches 1.75 standard errors to each side where it takes 2.78.
+seeds: Student's t (from SciPy), because with five seeds the bootstrap reaches 1.75 standard errors to each side where
+it takes 2.78.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from ..errors import UserError
 
 #: One array (..., seeds) per task.
 Scores = Sequence[np.ndarray]
@@ -37,9 +40,9 @@ def median(scores: Scores) -> np.ndarray:
 
 def iqm(scores: Scores) -> np.ndarray:
     """Mean of the middle half of all runs, a quarter cut off at each end (whole runs, as scipy's `trim_mean`)."""
-    heap = np.sort(np.concatenate(list(scores), -1), -1)
-    cut = heap.shape[-1] // 4
-    return heap[..., cut : heap.shape[-1] - cut].mean(-1)
+    pooled = np.sort(np.concatenate(list(scores), -1), -1)
+    cut = pooled.shape[-1] // 4
+    return pooled[..., cut : pooled.shape[-1] - cut].mean(-1)
 
 
 def optimality_gap(scores: Scores, *, goal: float = 1.0) -> np.ndarray:
@@ -55,8 +58,8 @@ def mean_without_top(scores: Scores) -> np.ndarray:
 
 def performance_profile(scores: Scores, levels: Sequence[float]) -> np.ndarray:
     """Share of runs above each level. [(..., n)], (L) -> (..., L)."""
-    heap = np.concatenate(list(scores), -1)
-    return np.stack([(heap > level).mean(-1) for level in levels], -1)
+    pooled = np.concatenate(list(scores), -1)
+    return np.stack([(pooled > level).mean(-1) for level in levels], -1)
 
 
 def probability_of_improvement(ours: Scores, theirs: Scores) -> np.ndarray:
@@ -86,7 +89,7 @@ AGGREGATES: dict[str, Statistic] = {
 
 
 class Interval(NamedTuple):
-    """A number and where it lies with 95 % confidence; without bounds where one seed cannot tell."""
+    """A number and where it lies with 95 % confidence; without bounds where there is only one seed."""
 
     value: float
     low: float | None
@@ -124,37 +127,35 @@ def bootstrap(
 # ---------------------------------------------------------------------------------------------------------- Student's t
 
 
+def require_scipy() -> None:
+    """Raises UserError where SciPy is missing: call it before work whose result is to be compared."""
+    _scipy_stats()
+
+
+def _scipy_stats() -> Any:
+    try:
+        from scipy import stats
+    except ModuleNotFoundError as error:
+        raise UserError("comparisons of seeds need SciPy.", "pip install 'reverie-rl[evidence]'") from error
+    return stats
+
+
+@cache
 def t_tail(t: float, df: int) -> float:
-    """P(|T| > t) of Student's t with whole degrees of freedom, exact (Abramowitz and Stegun 26.7.3, 26.7.4)."""
+    """P(|T| > t) of Student's t with `df` degrees of freedom. Raises ValueError for df < 1 or t < 0."""
     if df < 1 or t < 0:
         raise ValueError(f"t_tail needs df >= 1 and t >= 0, found df={df}, t={t}")
-    if math.isinf(t):
-        return 0.0
-    angle = math.atan(t / math.sqrt(df))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = df % 2
-    term, total = (cosine, cosine if df > 1 else 0.0) if odd else (1.0, 1.0)
-    for k in range(2 + odd, df - 1, 2):
-        term *= (k - 1) / k * cosine**2
-        total += term
-    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return max(0.0, 1 - inside)
+    return 2 * float(_scipy_stats().t.sf(t, df))
 
 
 @cache
 def t_quantile(level: float, df: int) -> float:
     """The t with P(|T| <= t) = level, e.g. 2.776 for 0.95 and 4 degrees of freedom."""
-    low, high = 0.0, 1.0
-    while t_tail(high, df) > 1 - level:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_tail(middle, df) > 1 - level else (low, middle)
-    return high
+    return float(_scipy_stats().t.ppf((1 + level) / 2, df))
 
 
 def student(values: Seeds, *, level: float = 0.95) -> Interval:
-    """Mean of seeds with its t interval; without bounds for one seed, or where all agree: they tell no spread."""
+    """Mean of seeds with its t interval; without bounds for one seed, or where all seeds agree (unknown spread)."""
     found = np.asarray(values, float)
     if len(found) < 2 or np.ptp(found) == 0:
         return Interval(float(found.mean()), None, None)
@@ -178,7 +179,7 @@ def welch(left: Seeds, right: Seeds, *, level: float = 0.95) -> Difference:
     if len(a) < 2 or len(b) < 2:
         return Difference(value, None, None, None)
     u, v = float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)
-    if u + v == 0:  # no spread at all: nothing tells how much there would be
+    if u + v == 0:  # no spread at all: how large it would be is unknown
         return Difference(value, None, None, None)
     df = max(1, math.floor((u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1)) + ROUNDING))
     error = math.sqrt(u + v)

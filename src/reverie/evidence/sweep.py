@@ -1,8 +1,7 @@
-"""Many runs, each a process of its own: what they will cost, a queue that goes on where it stopped, a file per result.
+"""Many runs, each in its own process: an estimate of the cost, a queue that can be resumed, a file per result.
 
 OUT/plan.json says what was asked for, OUT/runs/NAME are the runs, OUT/results/NAME.json their results. A result file
-is the mark that a job is done: whoever kills a sweep loses what its runs lose, which is the time since their last
-checkpoint.
+marks a job as done: a sweep that is killed loses what its runs lose, the time since their last checkpoint.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ STOPPED = {-signal.SIGTERM, -signal.SIGKILL}
 
 @dataclass
 class Cost:
-    """What a sweep takes, from a forecast of one run per task and preset, or from results that are there.
+    """Time and memory of a sweep, from a forecast of one run per task and preset, or from results that are there.
 
     Variants are taken to cost what the first of them costs, but for their number of steps.
     """
@@ -59,7 +58,7 @@ class Cost:
     cells: dict[tuple[str, str], float] = field(default_factory=dict)  # seconds of a run, by (task, preset)
 
     def lines(self, jobs: int) -> list[str]:
-        """In words."""
+        """As text."""
         wall = self.seconds / max(1, min(jobs, self.left))
         each = ", ".join(f"{task} ({preset}) {duration(seconds)}" for (task, preset), seconds in self.cells.items())
         memory = f", {self.memory / 1e9:.2g} GB of memory each" if self.memory else ""
@@ -77,7 +76,7 @@ def estimate(plan: Plan, out: Path) -> Cost:
         key, steps = (job.task, job.preset), job.config.train.env_steps
         if key not in rates:
             known = [r.seconds / max(1, r.env_steps) for other, r in done if (other.task, other.preset) == key]
-            rates[key] = sum(known) / len(known) if known else _foretold(job, out, cost)
+            rates[key] = sum(known) / len(known) if known else _forecast(job, out, cost)
         seconds = START + rates[key] * steps
         if job.config.train.minutes:
             seconds = min(seconds, START + 60 * job.config.train.minutes)
@@ -86,7 +85,7 @@ def estimate(plan: Plan, out: Path) -> Cost:
     return cost
 
 
-def _foretold(job: PlannedRun, out: Path, cost: Cost) -> float:
+def _forecast(job: PlannedRun, out: Path, cost: Cost) -> float:
     """Seconds per step of a run, measured on two updates; its memory goes into `cost`."""
     subject = make_subject(job.preset, job.overrides, needs_env=True)
     found = make_forecast(subject.agent(), out, step_seconds=step_seconds(job.config, None))
@@ -167,8 +166,8 @@ def write_plan(plan: Plan, out: Path) -> None:
 
 
 @dataclass
-class Going:
-    """A run under way."""
+class RunningJob:
+    """A run that has been started."""
 
     job: PlannedRun
     process: subprocess.Popen[str]
@@ -204,35 +203,35 @@ class Sweep:
     def _work(self, jobs: int) -> None:
         waiting = [job for job in self.plan.jobs if not result_path(self.out, job).exists() and not self._kept(job)]
         total, began, first = len(self.plan.jobs), time.monotonic(), len(self.plan.jobs) - len(waiting)
-        done, going = first, list[Going]()
+        done, going = first, list[RunningJob]()
         try:
             while going or (waiting and not self.stopping.is_set()):
                 while len(going) < jobs and not self.stopping.is_set() and (job := self._next(waiting)):
-                    going.append(Going(job, self._start(job, jobs), time.monotonic()))
+                    going.append(RunningJob(job, self._start(job, jobs), time.monotonic()))
                 if self.stopping.is_set():
                     self._end(going)
                 for each in [each for each in going if each.process.poll() is not None]:
                     going.remove(each)
                     done += 1
-                    told = self._finish(each)
+                    outcome = self._finish(each)
                     left = (time.monotonic() - began) / max(1, done - first) * (total - done)
                     self.say(
-                        f"[{done}/{total}] {told}"
+                        f"[{done}/{total}] {outcome}"
                         + (f"; about {duration(left)} left" if done < total and not self.stopping.is_set() else "")
                     )
                 time.sleep(0.2)
-        finally:  # whatever happened, no run goes on unattended
+        finally:  # whatever happened, no run is left behind
             self._end(going)
 
     def _next(self, waiting: list[PlannedRun]) -> PlannedRun | None:
-        """The first job that nobody else is at: a run of a sweep that was killed may still be going."""
+        """The first job that no other process works on: a run of a sweep that was killed may still be running."""
         for job in waiting:
             lock = RunLock(run_path(self.out, job))
             try:
                 lock.acquire()
             except UserError as busy:
                 if job.name not in self._waited:
-                    self.say(f"waiting for a run that is still going: {busy.message}")
+                    self.say(f"waiting for a run that is still running: {busy.message}")
                     self._waited.add(job.name)
                 continue
             lock.release()
@@ -259,29 +258,33 @@ class Sweep:
             log.parent.mkdir(parents=True, exist_ok=True)
             with open(log, "w", encoding="utf-8") as file:
                 return subprocess.Popen(
-                    [*command, "--run", str(run_path(self.out, job)), *words], stdout=file, stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, text=True,
+                    [*command, "--run", str(run_path(self.out, job)), *words],
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+                    text=True,
                     start_new_session=True,
-                )  # fmt: skip
+                )
         except OSError as error:
-            raise UserError(f"cannot write to {self.out} ({error.strerror}).", "Make room, then repeat.") from error
+            raise UserError(f"cannot write to {self.out} ({error.strerror}).", "Free some space.") from error
 
     def _log(self, job: PlannedRun) -> Path:
         return self.out / "logs" / f"{job.name}.txt"
 
-    def _finish(self, each: Going) -> str:
+    def _finish(self, each: RunningJob) -> str:
         """Keep the result of a run that has ended. -> what became of it."""
         job, code = each.job, each.process.returncode
         name, seconds = f"{job.task}, {job.variant}, seed {job.seed}", time.monotonic() - each.began
         if self.stopping.is_set() and (code in STOPPED or (code == 0 and not self._kept(job))):
-            return f"{name}: stopped; goes on from its checkpoint"
+            return f"{name}: stopped; will resume from its checkpoint"
         try:
             if code != 0:
                 lines = self._log(job).read_text(encoding="utf-8", errors="replace").splitlines()
                 raise UserError(" ".join(lines[-2:]) or f"exit code {code}")
             result = result_of(run_path(self.out, job), label=job.variant)
             if not (result.complete or job.config.train.minutes):
-                raise UserError("it was stopped by somebody before its end; the same command goes on with it.")
+                raise UserError("it was stopped before its end; the same command resumes it.")
             if not result.seconds:  # a deterministic run has no clock
                 result = replace(result, seconds=round(seconds, 1))
             write_result(result, result_path(self.out, job))
@@ -291,7 +294,7 @@ class Sweep:
         score = f"return {result.final().mean():.4g}" if len(result.final()) else "not evaluated"
         return f"{name}: {score} after {result.env_steps:,} steps, {duration(seconds)}"
 
-    def _end(self, going: Sequence[Going]) -> None:
+    def _end(self, going: Sequence[RunningJob]) -> None:
         for each in going:
             if each.process.poll() is None:
                 each.process.send_signal(signal.SIGTERM)

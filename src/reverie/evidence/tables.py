@@ -1,4 +1,4 @@
-"""A table, and the forms it is wanted in: terminal, Markdown, CSV, LaTeX, HTML."""
+"""Tables of text, as terminal output, Markdown, CSV and LaTeX (as HTML: `insight/templates/tables.html`)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,43 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
+from typing import TYPE_CHECKING
 
-from .statistics import Interval
+if TYPE_CHECKING:
+    from .statistics import Interval
 
 LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "±": r"$\pm$"}
 LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "≥": r"$\geq$"}
 
 
+def columns(
+    rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), right: Sequence[int] = (), indent: str = ""
+) -> list[str]:
+    """Rows of cells as aligned lines, two spaces between columns; nothing is wrapped or cut, also in a pipe.
+
+    header: a first row. right: indices of the columns that are aligned at their right end.
+    """
+    from rich.console import Console
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    every = [*([header] if header else []), *rows]
+    if not every:
+        return []
+    grid = Grid(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for i in range(max(map(len, every))):
+        grid.add_column(justify="right" if i in right else "left", no_wrap=True)
+    for row in every:
+        grid.add_row(*map(Text, row))
+    out = io.StringIO()
+    width = 2 * sum(len(cell) + 2 for row in every for cell in row)  # more than it needs
+    Console(file=out, width=max(1, width), color_system=None, legacy_windows=False).print(grid)
+    return [f"{indent}{line}".rstrip() for line in out.getvalue().splitlines()]
+
+
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a header; note: what one must know to read it, a sentence or two."""
+    """Rows of text under a header; note: what is needed to read it, a sentence or two."""
 
     title: str
     header: Sequence[str]
@@ -29,11 +55,8 @@ class Table:
         return [note for note in (self.note, *self.notes) if note]
 
     def text(self) -> str:
-        """For a terminal: columns padded, numbers as they are."""
-        lines = [list(self.header), *map(list, self.rows)]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
-        padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([self.title, *(line.rstrip() for line in padded), *self.remarks()])
+        """For a terminal or a pipe."""
+        return "\n".join([self.title, *columns(self.rows, header=self.header), *self.remarks()])
 
     def markdown(self) -> str:
         """A GitHub table."""
@@ -56,13 +79,6 @@ class Table:
         return "\n".join(
             [f"% {self.title}", top, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
         )
-
-    def html(self) -> str:
-        """A <table> under its title, everything escaped."""
-        head = "".join(f"<th>{escape(cell)}" for cell in self.header)
-        rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in self.rows)
-        remarks = "".join(f'<p class="faint">{escape(remark)}</p>' for remark in self.remarks())
-        return f'<h2>{escape(self.title)}</h2><div class="card"><table><tr>{head}{rows}</table></div>{remarks}'
 
 
 def _latex(text: str) -> str:

@@ -1,9 +1,16 @@
-"""Pictures of a run: its learning curve, the use of its latent classes. Need matplotlib (pip install matplotlib)."""
+"""Plots of runs with matplotlib: PNG files, and SVG text for pages (pip install 'reverie-rl[plot]').
+
+Files: `learning_curve`, `usage_map`, `vector_plot`, `drift_plot`. SVG: `returns_svg`, `panels_svg`, `usage_svg`,
+`vector_svg`, `drift_svg`.
+"""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,120 +22,253 @@ from ..run.logger import read_lines
 from .dream import Dreamed
 from .drift import Drift
 
+COLOURS = ("#2f6fb3", "#d8641a", "#2e8b57", "#8a4fbf", "#c23b5a", "#7a6a1f", "#1a9ba6", "#555555")
+#: Panel title -> {line's name: key of metrics.jsonl}; a key that a run does not log draws nothing.
+PANELS: Mapping[str, Mapping[str, str]] = {
+    "KL, nats per state": {"posterior ‖ prior": "world_model/kl", "prior ‖ posterior": "world_model/kl_reverse"},
+    "latent entropy, nats": {
+        "prior": "world_model/prior_entropy",
+        "posterior": "world_model/posterior_entropy",
+    },
+    "perplexity of categoricals": {"mean": "latent/perplexity", "lowest": "latent/perplexity_min"},
+    "world model loss, nats": {"loss": "world_model/loss"},
+    "reward: variance explained": {"explained": "reward/explained"},
+    "actor entropy, nats": {"entropy": "actor/entropy"},
+    "critic": {"value": "critic/value", "lambda-return": "critic/target"},
+    "gradient norms": {
+        "world model": "world_model/grad_norm",
+        "actor": "actor/grad_norm",
+        "critic": "critic/grad_norm",
+    },
+    "steps per second": {"steps": "speed/env_steps_per_second"},
+}
+MAX_POINTS = 400  # of a line in an SVG
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+
+
+def require_matplotlib() -> None:
+    """Raises UserError where matplotlib is missing: call it before work whose result is to be drawn."""
+    new_figure(1, 1)
+
+
+def new_figure(width: float, height: float, *, dpi: int = 130) -> Any:
+    """An empty figure of so many inches that needs no display. Raises UserError where matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise UserError("plots need matplotlib.", "pip install 'reverie-rl[plot]'") from error
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write a PNG. -> path. Raises UserError where that is impossible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png")
+    except OSError as error:
+        raise UserError(f"cannot write the plot {path} ({error.strerror}).", "Choose another file.") from error
+    return path
+
+
+def svg(figure: Any) -> str:
+    """A figure as an <svg> element that scales with the page; text stays text, the same figure gives the same text."""
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reverie"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    body = text.getvalue()
+    body = body[body.index("<svg") :]
+    return re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", re.sub(r'width="[^"]*pt"', "", body, count=1), count=1)
+
+
+def _grid(axes: Any) -> None:
+    axes.grid(alpha=0.25)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
+
+
+# -------------------------------------------------------------------------------------------------------------- returns
+
 
 def learning_curve(run: Path, *, title: str = "") -> Path:
     """RUN/curve.png: returns of training episodes, evaluations with their 95 % interval, the random policy's level.
 
     -> the path. Raises UserError when matplotlib is missing.
     """
-    figure = _figure("the curve", 7, 4)
-    episodes = read_lines(run / "episodes.jsonl")
+    figure = new_figure(7, 4)
     axes = figure.add_subplot()
-    _training(axes, [e for e in episodes if e["phase"] == "train"])
-    _evaluations(axes, [e for e in episodes if e["phase"] == "eval"])
-    random = [e["return"] for e in episodes if e["phase"] == "random"]
-    if random:
-        axes.axhline(np.mean(random), color="0.5", ls="--", lw=1, label=f"random policy ({np.mean(random):.2f})")
+    episodes = read_lines(run / "episodes.jsonl")
+    train = [e for e in episodes if e["phase"] == "train"]
+    axes.plot([e["env_steps"] for e in train], [e["return"] for e in train], ".", ms=3, alpha=0.25, color="tab:blue")
+    steps, means, window = _running_mean(train)
+    if len(steps):
+        axes.plot(steps, means, color="tab:blue", lw=1.5, label=f"training episodes (mean of {window})")
+    _evaluations(axes, episodes, fmt="o-", color="tab:orange", ms=4, capsize=2, label="evaluation (95 % CI)")
+    _random_level(axes, episodes)
     axes.set(xlabel="environment steps", ylabel="return of an episode", title=title)
-    axes.grid(alpha=0.25)
-    if episodes:
-        axes.legend(loc="best", frameon=False)
+    _grid(axes)
     figure.savefig(run / "curve.png")
     return run / "curve.png"
+
+
+def returns_svg(runs: Mapping[str, Path]) -> str:
+    """Returns of several runs: training episodes (a running mean) and evaluations with 95 % intervals. -> SVG."""
+    figure = new_figure(9, 3.8)
+    axes = figure.add_subplot()
+    every: list[dict[str, Any]] = []
+    for (name, path), colour in zip(runs.items(), cycle(COLOURS), strict=False):
+        episodes = read_lines(path / "episodes.jsonl")
+        every += episodes
+        steps, means, _ = _running_mean([e for e in episodes if e.get("phase") == "train"])
+        keep = _thinned(len(steps))
+        axes.plot(steps[keep], means[keep], color=colour, lw=1, alpha=0.55)
+        _evaluations(axes, episodes, fmt="o-", color=colour, ms=3, lw=1.4, capsize=2, label=name)
+    _random_level(axes, every)
+    axes.set(xlabel="environment steps", ylabel="return")
+    _grid(axes)
+    return svg(figure)
+
+
+def _running_mean(episodes: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Environment steps (N), means of the last `window` returns (N), and the window: 20 episodes, fewer at first."""
+    steps, scores = (np.array([episode[key] for episode in episodes], float) for key in ("env_steps", "return"))
+    window = max(1, min(20, len(episodes) // 5))
+    if not len(episodes):
+        return steps, scores, window
+    return steps[window - 1 :], np.convolve(scores, np.ones(window) / window, "valid"), window
+
+
+def _evaluations(axes: Any, episodes: Sequence[Mapping[str, Any]], **style: Any) -> None:
+    scores: dict[int, list[float]] = {}
+    for episode in episodes:
+        if episode.get("phase") == "eval":
+            scores.setdefault(episode["env_steps"], []).append(episode["return"])
+    if scores:
+        found = [Evaluation(scores[step], []) for step in sorted(scores)]
+        widths = [each.interval if each.spread else 0 for each in found]
+        axes.errorbar(sorted(scores), [each.mean for each in found], widths, **style)
+
+
+def _random_level(axes: Any, episodes: Sequence[Mapping[str, Any]]) -> None:
+    returns = [episode["return"] for episode in episodes if episode.get("phase") == "random"]
+    if returns:
+        level = float(np.mean(returns))
+        axes.axhline(level, color="0.5", ls="--", lw=1, label=f"random policy ({level:.2f})")
+
+
+# -------------------------------------------------------------------------------------------------------------- metrics
+
+
+def panels_svg(runs: Mapping[str, Path]) -> list[str]:
+    """Small plots of what several runs log about their models. -> SVGs."""
+    lines = {name: read_lines(path / "metrics.jsonl") for name, path in runs.items()}
+    logged = {key for found in lines.values() for line in found for key in line}
+    return [_panel(title, keys, lines) for title, keys in PANELS.items() if logged & set(keys.values())]
+
+
+def _panel(title: str, keys: Mapping[str, str], lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    figure = new_figure(3.9, 2.5)
+    axes = figure.add_subplot()
+    for (run, found), colour in zip(lines.items(), cycle(COLOURS), strict=False):
+        for style, (label, key) in zip(("-", "--", ":"), keys.items(), strict=False):
+            points = [(line["env_steps"], line[key]) for line in found if line.get(key) is not None]
+            if points:
+                at = np.array(points)[_thinned(len(points))]
+                tag = label if len(lines) == 1 else run if style == "-" else None
+                axes.plot(at[:, 0], at[:, 1], style, color=colour, lw=1.2, label=tag)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.tick_params(labelsize=8)
+    _grid(axes)
+    legend = axes.get_legend()
+    if legend is not None and len(keys) == len(lines) == 1:
+        legend.remove()  # the title says it
+    return svg(figure)
+
+
+def _thinned(count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).astype(int))
+
+
+# -------------------------------------------------------------------------------------------------------------- latents
 
 
 def usage_map(run: Path, *, to: Path | None = None) -> Path:
     """RUN/latents.png: which classes each categorical uses, of RUN/latents.json: rows S, columns K, bright is often.
 
     Columns are sorted within each row, so that the number of bright cells is what perplexity counts (class numbers
-    mean nothing). to: another place for the picture. -> its path. Raises UserError without such a file or matplotlib.
+    mean nothing). to: another file. -> its path. Raises UserError without such a file or matplotlib.
     """
-    at, usage = read_usage(run)
+    path = to or run / "latents.png"
+    _usage_figure(*read_usage(run)).savefig(path)
+    return path
+
+
+def usage_svg(run: Path) -> str:
+    """The same as SVG; "" for a run without RUN/latents.json."""
+    try:
+        at, usage = read_usage(run)
+    except UserError:
+        return ""
+    return svg(_usage_figure(at, usage))
+
+
+def _usage_figure(at: int, usage: np.ndarray) -> Any:
+    """at: environment steps; usage: average probabilities (S, K)."""
     count, classes = usage.shape
-    figure = _figure("the picture", 7, 4.6)
+    figure = new_figure(7, 4.6)
     axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
-    picture = axes.imshow(
-        -np.sort(-usage, axis=1), aspect="auto", cmap="magma", vmin=0, vmax=1, interpolation="nearest"
-    )
-    figure.colorbar(picture, ax=axes, location="left", label="average probability")
+    drawn = axes.imshow(-np.sort(-usage, axis=1), aspect="auto", cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(drawn, ax=axes, location="left", label="average probability")
     axes.set(xlabel="classes, most used first", ylabel="categorical", title=f"latent classes at {at:,} steps")
     logs = np.log(usage, where=usage > 0, out=np.zeros_like(usage))
     beside.barh(np.arange(count), np.exp(-(usage * logs).sum(1)), height=0.8, color="tab:orange")
     beside.set(xlabel=f"perplexity (1 to {classes})", xlim=(1, max(classes, 2)))
-    path = to or run / "latents.png"
-    figure.savefig(path)
-    return path
+    return figure
 
 
 def read_usage(run: Path) -> tuple[int, np.ndarray]:
-    """RUN/latents.json: environment steps when it was looked, average probabilities (S, K). Raises UserError."""
+    """RUN/latents.json: environment steps when it was measured, average probabilities (S, K). Raises UserError."""
     try:
         found = json.loads((run / "latents.json").read_text(encoding="utf-8"))
         usage, at = np.array(found["usage"], np.float64), int(found["env_steps"])
         if usage.ndim != 2 or not usage.size or not np.isfinite(usage).all():
-            raise ValueError("no table of numbers")
+            raise ValueError("not a table of finite numbers")
     except FileNotFoundError as error:
         raise UserError(
-            f"{run} has no latents.json: nobody has looked at its latent classes yet.",
+            f"{run} has no latents.json: the use of its latent classes has not been measured yet.",
             "Train longer with log.health_every above 0; Gaussian latents have no classes.",
         ) from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"cannot read {run / 'latents.json'} ({error}).", "The next look of a run writes it anew."
+            f"cannot read {run / 'latents.json'} ({error}).", "A run that trains on writes it again."
         ) from error
     return at, usage
 
 
-def _figure(what: str, width: float, height: float) -> Any:
-    """An empty one that needs no display."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UserError(f"{what} needs matplotlib.", "pip install matplotlib") from error
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _training(axes: Any, episodes: list[dict[str, Any]]) -> None:
-    if not episodes:
-        return
-    steps, scores = np.array([e["env_steps"] for e in episodes]), np.array([e["return"] for e in episodes])
-    axes.plot(steps, scores, ".", ms=3, alpha=0.25, color="tab:blue")
-    window = min(20, len(scores))
-    mean = np.convolve(scores, np.ones(window) / window, "valid")
-    axes.plot(steps[window - 1 :], mean, color="tab:blue", lw=1.5, label=f"training episodes (mean of {window})")
-
-
-def _evaluations(axes: Any, episodes: list[dict[str, Any]]) -> None:
-    scores: dict[int, list[float]] = {}
-    for episode in episodes:
-        scores.setdefault(episode["env_steps"], []).append(episode["return"])
-    groups = {step: Evaluation(found, []) for step, found in scores.items()}
-    if not groups:
-        return
-    steps = sorted(groups)
-    means = [groups[step].mean for step in steps]
-    widths = [groups[step].interval if groups[step].spread else 0 for step in steps]
-    axes.errorbar(steps, means, widths, fmt="o-", color="tab:orange", ms=4, capsize=2, label="evaluation (95 % CI)")
-
-
 # -------------------------------------------------------------------------------------------------- vector observations
 
-MOST = 8  # curves; of longer vectors the dimensions that move most are drawn
+MAX_CURVES = 8  # of longer vectors the dimensions that vary most are drawn
 
 
 def vector_plot(dreamed: Dreamed, path: Path, *, start: int = 0) -> Path:
     """Truth against dream over time, dimension by dimension, and the rewards. -> path. Raises UserError."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UserError("the picture needs matplotlib.", "pip install matplotlib") from error
+    return save(_vector_figure(dreamed, start), path)
+
+
+def vector_svg(dreamed: Dreamed) -> str:
+    """The same of the first start as SVG."""
+    return svg(_vector_figure(dreamed, 0))
+
+
+def _vector_figure(dreamed: Dreamed, start: int) -> Any:
     curves = _chosen(dreamed, start)
-    figure = Figure(figsize=(8, 1.5 * (len(curves) + 1)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 1.5 * (len(curves) + 1), dpi=110)
     axes = figure.subplots(len(curves) + 1, 1, sharex=True)
     at = np.arange(dreamed.steps) - dreamed.context + 1
     for i, (ax, (name, truth, dream)) in enumerate(zip(axes, curves, strict=False)):
@@ -138,17 +278,12 @@ def vector_plot(dreamed: Dreamed, path: Path, *, start: int = 0) -> Path:
             ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
     _draw(axes[-1], at, dreamed, start, dreamed.true_reward[start], dreamed.reward[start])
     axes[-1].set_title("reward", loc="left", fontsize=9)
-    axes[-1].set_xlabel(f"steps since the last look (actions: {dreamed.actions})")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}).", "Choose another -o.") from error
-    return path
+    axes[-1].set_xlabel(f"steps since the last observation (actions: {dreamed.actions})")
+    return figure
 
 
 def _chosen(dreamed: Dreamed, start: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, truth (T,), dreams (K, T)) of the dimensions that move most."""
+    """(name, truth (T,), dreams (K, T)) of the dimensions that vary most."""
     found = []
     for key in dreamed.dream:
         if key in dreamed.images:
@@ -156,7 +291,7 @@ def _chosen(dreamed: Dreamed, start: int) -> list[tuple[str, np.ndarray, np.ndar
         for i in range(dreamed.truth[key].shape[-1]):
             truth = dreamed.truth[key][start, :, i]
             found.append((float(truth.std()), f"{key}[{i}]", truth, dreamed.dream[key][start, :, :, i]))
-    kept = sorted(sorted(found, key=lambda item: -item[0])[:MOST], key=lambda item: item[1])
+    kept = sorted(sorted(found, key=lambda item: -item[0])[:MAX_CURVES], key=lambda item: item[1])
     return [item[1:] for item in kept]
 
 
@@ -170,47 +305,56 @@ def _draw(ax: Any, at: np.ndarray, dreamed: Dreamed, start: int, truth: np.ndarr
 
 # ---------------------------------------------------------------------------------------------------------------- drift
 
-STYLES = {"dream": ("tab:blue", "-"), "floor": ("tab:green", ":"), "copy": ("tab:red", "--"), "mean": ("0.5", "--")}
-NAMES = {"dream": "dream", "floor": "one step (looked)", "copy": "copy of the last", "mean": "mean of all"}
+STYLES = {"dream": ("tab:blue", "-"), "floor": ("tab:green", ":"), "copy": ("tab:red", "--"), "mean": ("0.5", "-.")}
+NAMES = {
+    "dream": "dream",
+    "floor": "reconstruction (observed)",
+    "copy": "copy of the last observation",
+    "mean": "mean of all",
+}
 
 
 def drift_plot(drift: Drift, path: Path, *, title: str = "") -> Path:
-    """Four panels: observation error, latent KL, reward error, imagined against realised return. -> the path.
+    """Four panels: observation error, latent KL, reward error, imagined against realized return. -> the path.
 
     Raises UserError when matplotlib is missing or the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UserError("the picture needs matplotlib.", "pip install matplotlib") from error
-    figure = Figure(figsize=(10, 7), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 7, dpi=110)
     axes = figure.subplots(2, 2)
-    _curves(axes[0, 0], drift.error, "error of observations (shares of variance)", drift)
-    _curves(axes[0, 1], {"dream": drift.latent_kl}, "KL(posterior || dream), nats", drift)
-    _curves(axes[1, 0], drift.reward, "squared error of rewards", drift)
+    _drift_curves(axes[0, 0], drift.error, "error of observations (shares of variance)", drift)
+    _drift_curves(axes[0, 1], {"dream": drift.latent_kl}, "KL(posterior || dream), nats", drift)
+    _drift_curves(axes[1, 0], drift.reward, "squared error of rewards", drift)
     _returns(axes[1, 1], drift)
     figure.suptitle(f"{title}: useful horizon {drift.useful_horizon}, imagination {drift.imagination_horizon}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png")
-    except OSError as error:
-        raise UserError(f"cannot write the picture {path} ({error.strerror}).", "Choose another -o.") from error
-    return path
+    return save(figure, path)
 
 
-def _curves(axes: Any, curves: Mapping[str, Sequence[float | None]], label: str, drift: Drift) -> None:
-    for name, curve in curves.items():
-        points = [(k + 1, value) for k, value in enumerate(curve) if value is not None]
+def drift_svg(drift: Drift) -> str:
+    """The dream's error by horizon beside guesses that need no model. -> SVG."""
+    figure = new_figure(6.4, 4.2)
+    axes = figure.add_subplot()
+    _drift_curves(axes, drift.error, "squared error / variance", drift)
+    axes.set_title(f"useful horizon: {drift.useful_horizon} steps", loc="left", fontsize=9)
+    return svg(figure)
+
+
+def _drift_curves(axes: Any, curves: Mapping[str, Sequence[float | None]], label: str, drift: Drift) -> None:
+    for name, steps, values in _known(curves):
         colour, line = STYLES[name]
-        axes.plot(*zip(*points, strict=True), line, color=colour, label=NAMES[name]) if points else None
+        axes.plot(steps, values, line, color=colour, label=NAMES[name])
     axes.axvline(drift.imagination_horizon, color="tab:orange", lw=1, label="imagination horizon")
     if drift.useful_horizon:
         axes.axvline(drift.useful_horizon, color="tab:purple", lw=1, ls="-.", label="useful horizon")
-    axes.set(xlabel="steps without looking", ylabel=label, xlim=(1, max(2, drift.horizon)), ylim=(0, None))
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8)
+    axes.set(xlabel="steps after the last observation", ylabel=label, xlim=(1, max(2, drift.horizon)), ylim=(0, None))
+    _grid(axes)
+
+
+def _known(curves: Mapping[str, Sequence[float | None]]) -> Iterator[tuple[str, list[int], list[float]]]:
+    """(name, horizons, values) of each curve without its gaps; none of a curve that has gaps only."""
+    for name, curve in curves.items():
+        points = [(k + 1, value) for k, value in enumerate(curve) if value is not None]
+        if points:
+            yield name, [k for k, _ in points], [value for _, value in points]
 
 
 def _returns(axes: Any, drift: Drift) -> None:
@@ -219,7 +363,7 @@ def _returns(axes: Any, drift: Drift) -> None:
     ends = [min(*imagined, *realised), max(*imagined, *realised)]
     axes.plot(ends, ends, color="0.5", lw=1, ls="--")
     correlation = drift.returns["correlation"]
-    told = "no spread" if correlation is None else f"correlation {correlation:.2f}"
-    axes.set(xlabel="return of the window", ylabel="the same, dreamed")
-    axes.set_title(f"{told}, bias {drift.returns['bias']:.3g}", fontsize=9)
+    relation = "no spread" if correlation is None else f"correlation {correlation:.2f}"
+    axes.set(xlabel="return of the window", ylabel="the same, imagined")
+    axes.set_title(f"{relation}, bias {drift.returns['bias']:.3g}", fontsize=9)
     axes.grid(alpha=0.25)

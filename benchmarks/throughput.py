@@ -1,28 +1,39 @@
-"""collect, train: the preset's own environment, stepped and learnt from for a while."""
+"""Environment steps and updates per second: without learning (`collect`), and of a short real run (`train`).
+
+    python benchmarks/throughput.py collect --preset vector --env CartPole-v1
+    python benchmarks/throughput.py train --preset demo --seconds 30 --json
+
+Options are those of `reverie bench`; settings may follow as name=value. The run of `train` is in a temporary directory.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ..config import Config, build
-from ..data.collect import ActFunction, Collector
-from ..envs.spaces import MASK
-from ..errors import UserError
-from ..run.loop import Run
-from ..run.progress import Progress
-from ..run.state import RunState
-from ..run.tasks import make_envs
-from .learning import Say
-from .subject import Subject, require_possible
+from reverie.bench.learning import Say
+from reverie.bench.subject import Subject, require_possible, user_error_if_too_large
+from reverie.commands.bench import add_subject_arguments, header_lines, number, progress, provenance_of, subject_of
+from reverie.commands.command import add_json, settings_of
+from reverie.config import Config, build
+from reverie.data.collect import ActFunction, Collector
+from reverie.envs.spaces import MASK
+from reverie.errors import UserError
+from reverie.run.loop import Run
+from reverie.run.progress import Progress
+from reverie.run.state import RunState
+from reverie.run.tasks import make_envs
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+#: What can be measured -> seconds that this takes if nothing else is said.
+SECONDS = {"collect": 5.0, "train": 20.0}
 #: Seconds that a run may take to come to its first update before that is called too long.
 PATIENCE = 600.0
 
@@ -31,7 +42,8 @@ class Meter:
     """Seconds inside one function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.function, self.seconds = function, 0.0
+        self.function = function
+        self.seconds = 0.0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The function itself."""
@@ -89,7 +101,8 @@ class _Stopper(Progress):
 
     def __init__(self, seconds: float, say: Say) -> None:
         super().__init__(quiet=True)
-        self.seconds, self.told = seconds, say
+        self.seconds = seconds
+        self.say = say
         self.acting = Meter(lambda: None)
         self.begin: dict[str, float] = {}
         self.end: dict[str, float] = {}
@@ -100,7 +113,7 @@ class _Stopper(Progress):
         if not self.begin:
             if run.clock.updates > run.config.train.pretrain:
                 self.begin = self._now(run)
-                self.told(f"learning since {time.perf_counter() - self.made:.3g} s; measuring {self.seconds:g} s")
+                self.say(f"learning since {time.perf_counter() - self.made:.3g} s; measuring {self.seconds:g} s")
             elif time.perf_counter() - self.made > PATIENCE:
                 run.stop()
         else:
@@ -151,7 +164,7 @@ def bench_train(subject: Subject, seconds: float, say: Say) -> dict[str, Any]:
 
 
 def shortened(config: Config) -> Config:
-    """The same run without what would only delay its first update, and without evaluations, films and an end."""
+    """The same run without what would only delay its first update, and without evaluations, videos and an end."""
     train, envs = config.train, config.env.num_envs
     return build(
         {
@@ -168,3 +181,48 @@ def shortened(config: Config) -> Config:
         },
         base=config,
     )
+
+
+def collect_lines(found: dict[str, Any]) -> list[str]:
+    return [f"stepping    {found['stepping']}"] + [
+        f"{name:11} {found[name]['env_steps_per_s']:,.0f} environment steps/s; environment "
+        f"{found[name]['env_share']:.0%}, choosing {found[name]['acting_share']:.0%} of the time"
+        for name in ("random", "policy")
+    ]
+
+
+def train_lines(found: dict[str, Any]) -> list[str]:
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in found["shares"].items())
+    return [
+        f"learning    {found['env_steps_per_s']:,.4g} environment steps/s, {found['updates_per_s']:.4g} updates/s "
+        f"({found['env_steps']:,} steps, {found['updates']:,} updates in {found['seconds']:.3g} s)",
+        f"time        {shares}",
+    ]
+
+
+def main() -> int:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
+    parser.add_argument("what", choices=SECONDS)
+    add_subject_arguments(parser)
+    parser.add_argument("--seconds", help="how long to measure (collect 5, train 20)")
+    add_json(parser)
+    args, rest = parser.parse_known_args()
+    measure = bench_collect if args.what == "collect" else bench_train
+    try:
+        seconds = number("--seconds", args.seconds or str(SECONDS[args.what]))
+        with user_error_if_too_large():
+            subject, settings = subject_of(args, settings_of(rest), needs_env=True)
+            progress(f"{args.what}, preset {args.preset}; shapes: {subject.source}")
+            result = measure(subject, seconds, progress)
+    except UserError as error:
+        parser.error(str(error))
+    origin = provenance_of(subject.config, ["python", "benchmarks/throughput.py"])
+    found = {"benchmark": args.what, "preset": args.preset, "settings": settings, **origin, **result}
+    lines = [*header_lines(found), *(collect_lines if args.what == "collect" else train_lines)(found)]
+    print(json.dumps(found) if args.json else "\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""`reverie drift`: how far a run's world model can dream."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .command import Command, add_json, positive
+
+if TYPE_CHECKING:
+    from ..insight.drift import Drift
+
+EPILOG = """\
+Observes a few steps of replay, dreams on with the replay's own actions, and compares with what really happened: errors
+of observations, rewards and ends after 1, 2, ... steps, beside a copy of the last observation, the mean of all, and the
+reconstruction of the observed step. The useful horizon is the last step at which the dream is better than guessing.
+
+  reverie drift runs/demo --horizon 30 -o drift.png
+"""
+
+
+def _arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("run", type=Path)
+    sub.add_argument(
+        "--horizon", type=positive, default=0, help="steps to dream (default: imagination horizon, 15 at least)"
+    )
+    sub.add_argument("--context", type=positive, default=5, help="steps to observe first")
+    sub.add_argument("--starts", type=positive, default=64, help="dreams")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("-o", "--out", type=Path, metavar="PNG", help="write the curves as a PNG")
+    add_json(sub)
+
+
+def run_drift(args: argparse.Namespace) -> int:
+    """Measure, print, draw. -> 0. Raises UserError."""
+    from ..insight.drift import drift
+    from ..insight.plots import drift_plot, require_matplotlib
+    from ..insight.run_reader import open_run
+
+    if args.out:
+        require_matplotlib()
+    opened = open_run(args.run)
+    found = drift(opened, horizon=args.horizon, context=args.context, starts=args.starts, seed=args.seed)
+    image = drift_plot(found, args.out, title=opened.config.env.id) if args.out else None
+    if args.json:
+        print(json.dumps({"run": str(args.run), **found.to_dict(), "picture": str(image) if image else None}))
+        return 0
+    print("\n".join(table(found)))
+    print(f"useful horizon = {found.useful_horizon}")
+    if found.warning:
+        print(f"warning: {found.warning}")
+    if image:
+        print(f"look at   {image}")
+    return 0
+
+
+def table(drift: Drift) -> list[str]:
+    """The curves as lines: errors of observations as shares of the data's variance, latent KL, errors of rewards."""
+    from ..evidence.tables import columns
+
+    header = ("steps", "windows", "latent KL", "dream", "observed", "copy", "mean", "reward")
+    rows = []
+    for k, count in enumerate(drift.starts):
+        errors = [_cell(drift.error[name][k]) for name in ("dream", "floor", "copy", "mean")]
+        rows.append((str(k + 1), str(count), _cell(drift.latent_kl[k]), *errors, _cell(drift.reward["dream"][k])))
+    correlation = drift.returns["correlation"]
+    relation = "no spread in one of them" if correlation is None else f"correlation {correlation:.2f}"
+    return [
+        *columns(rows, header=header, right=range(len(header))),
+        f"imagined against realized returns: {relation}, bias {drift.returns['bias']:.3g}",
+    ]
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+COMMAND = Command(
+    "drift", "how far a run's world model can dream: errors after 1, 2, ... steps", EPILOG, _arguments, run_drift
+)

@@ -1,0 +1,115 @@
+"""`reverie train`: train an agent, or continue a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import SETTINGS, Config, build, load_file
+from ..config.presets import load_preset, preset_names
+from ..config.validation import may_change
+from ..errors import UserError
+from .command import Command, add_json
+from .presets import show
+
+if TYPE_CHECKING:
+    from ..run.loop import Run
+    from ..run.progress import Progress
+
+
+def _help() -> str:
+    lines = ["settings, as --group.name VALUE or group.name=VALUE or name=VALUE, with their defaults:"]
+    lines += [f"  {key:34} {show(default):14} {doc}" for key, (_, default, doc, _) in SETTINGS.items()]
+    lines += ["", f"The same command continues a run. {may_change()} Other settings make another run."]
+    return "\n".join(lines)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", help=f"starting point: {', '.join(preset_names())}; A+B: B's values on A's")
+    parser.add_argument("--env", help="Gymnasium id of the task (env.id)")
+    parser.add_argument("--run", type=Path, help="directory of the run; an existing one is continued")
+    parser.add_argument("--seed", help="random seed (train.seed)")
+    parser.add_argument("--env-steps", help="environment steps in total, prefill included (train.env_steps)")
+    parser.add_argument("--minutes", help="minutes of training in total (train.minutes)")
+    parser.add_argument("--quiet", action="store_true", help="print nothing while training")
+    parser.add_argument("--no-doctor", action="store_true", help="no diagnosis after evaluations (takes 2 %% at most)")
+    add_json(parser, "print the last evaluation as one JSON object on stdout")
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train until the run ends or a signal stops it. -> 0. Raises UserError."""
+    from ..guard.interrupts import Stopped, ending_at_once
+
+    try:
+        with ending_at_once():  # outside of `Run.train`, which ends in order
+            _train(args)
+    except Stopped as stopped:
+        if not args.quiet:
+            print(f"stopped by {stopped} with nothing to save; the same command resumes the run", file=sys.stderr)
+    return 0
+
+
+def _train(args: argparse.Namespace) -> None:
+    config, directory = config_of(args)
+    from ..run.loop import Run
+    from ..run.progress import Progress
+
+    advise = None
+    if not args.quiet and not args.no_doctor:
+        from ..insight.live_doctor import Adviser
+
+        advise = Adviser()
+    progress = Progress(quiet=args.quiet, advise=advise)
+    run = Run(config, directory)
+    run.train(progress)
+    if run.state.stopping.signal in ("", "SIGINT"):  # after any other signal time is short
+        _print_next_steps(run, progress)
+    if args.json:
+        result = run.evaluation.to_dict() if run.evaluation else None
+        counts = {"env_steps": run.clock.env_steps, "updates": run.clock.updates, "seconds": run.clock.seconds}
+        print(json.dumps({"run": str(directory), **counts, "evaluation": result}))
+
+
+def config_of(args: argparse.Namespace) -> tuple[Config, Path]:
+    """-> (configuration, directory of the run): of a run to continue, or of a preset. Raises UserError."""
+    named = {
+        "env.id": args.env,
+        "train.seed": args.seed,
+        "train.env_steps": args.env_steps,
+        "train.minutes": args.minutes,
+    }
+    settings = args.settings | {key: value for key, value in named.items() if value is not None}
+    from ..run.directory import holds_run
+
+    if args.preset is None and args.run is not None and holds_run(args.run):
+        if args.env_steps and not args.minutes:
+            settings["train.minutes"] = "0"  # that of an earlier command would end this one at once
+        return build(settings, base=load_file(args.run / "config.yaml"), where="setting"), args.run
+    preset = args.preset or "default"
+    config = load_preset(preset, settings)
+    if args.run is None:
+        from ..api import default_run
+
+        return config, default_run(config, preset)
+    return config, args.run
+
+
+def _print_next_steps(run: Run, progress: Progress) -> None:
+    """Draw the learning curve, and print where curve, video and logs are."""
+    from ..insight.plots import learning_curve
+
+    try:
+        learning_curve(run.directory, title=run.config.env.id)
+        progress.say(f"look at   {run.directory / 'curve.png'} (learning curve)")
+    except UserError as error:
+        progress.say(f"no curve  {error}")
+    for video in sorted((run.directory / "videos").glob("*.gif"))[-1:]:
+        progress.say(f"          {video} (one episode of the last evaluation)")
+    progress.say(f"          tensorboard --logdir {run.directory} (all losses; pip install tensorboard)")
+    progress.say(f"play it   reverie eval {run.directory}")
+
+
+COMMAND = Command("train", "train an agent, or continue a run", _help(), _arguments, run_train, takes_settings=True)
