@@ -204,7 +204,7 @@ def test_global_generators_are_seeded(make):
 
 # --------------------------------------------------------------------------------------------------------------- faults
 
-SAID = {  # what is told of each fault, after "environment 0 (seed 100) failed at step 5: "
+SAID = {  # the message of each fault, after "environment 0 (seed 100) failed at step 5: "
     "exception": ["ValueError: the robot fell over (worker_envs.py, line", "in fall"],
     "os._exit": ["its process ended with exit code 3"],
     "sys.exit": ["SystemExit: 4"],
@@ -354,18 +354,18 @@ def test_rare_faults_are_forgiven(make, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("maker", "told"),
+    ("maker", "said"),
     [
         (unmakeable, "environment 0 failed while it was made: FileNotFoundError: robot.xml (worker_envs.py, line"),
         (partial(faulty, "segfault", where="reset", at=1), "environment 0 (seed 100) failed in its reset: its process"),
         (partial(faulty, "exception", where="reset", at=1), "environment 0 (seed 100) failed in its reset: ValueError"),
     ],
 )
-def test_faults_at_the_start_are_final(make, maker, told):
+def test_faults_at_the_start_are_final(make, maker, said):
     said = []
     with pytest.raises(UserError) as caught:
         make([maker] * 4, on_fault=said.append).reset(seed=100)
-    assert told in caught.value.message
+    assert said in caught.value.message
     assert len(said) == 1
 
 
@@ -475,7 +475,7 @@ def script(hang=False, end=""):
 
 @pytest.mark.parametrize("end", ["", "envs.close()", "raise SystemExit(0)"])
 def test_a_script_from_stdin_without_main_guard(end):
-    """Classes and functions of the script itself travel too. It ends in silence, and leaves nobody behind."""
+    """Classes and functions of the script itself travel too. It ends without output and leaves no process behind."""
     with script(end=end)[0] as child:
         assert child.stdout.read() == "stepped\n"
         assert child.stderr.read() == ""
@@ -484,7 +484,7 @@ def test_a_script_from_stdin_without_main_guard(end):
 
 @pytest.mark.parametrize("hang", [False, True])
 def test_workers_die_with_their_parent(hang):
-    """Killed, it can tell them nothing; even one that hangs in its environment ends."""
+    """Workers end when their parent is killed, even one that hangs in its environment."""
     child, running = script(hang=hang, end="time.sleep(1000)")
     with child:
         if hang:
@@ -531,7 +531,7 @@ def test_children_of_environments_and_those_that_do_not_close(make, monkeypatch)
 
 def test_a_fork_does_not_close_the_workers_of_its_parent(make):
     envs = make([steady] * 2)
-    workers._end(envs.workers, envs._memory, os.getpid() + 1)
+    workers._close_workers(envs.workers, envs._memory, os.getpid() + 1)
     assert all(map(alive, pids(envs)))
 
 
@@ -549,7 +549,7 @@ def test_ctrl_c_and_sigterm_are_for_the_parent(make):
 
 
 def test_a_step_that_was_interrupted(make):
-    """Nobody knows how far the workers are: the next step refuses, a reset starts clean."""
+    """After an interrupted step the workers' state is unknown: the next step refuses, a reset starts clean."""
     envs, quick = make([partial(steady, cost=0.5)] * 2), SyncVectorEnv([steady] * 2)
     envs.reset(seed=0)
 
@@ -627,8 +627,8 @@ def test_slow_environments_go_to_workers(monkeypatch):
     monkeypatch.setattr(backend, "MEASURE", 0.1)
     name, why = choose_backend(partial(steady, cost=0.02), 4, cores=2)
     assert name == "workers"
-    told = r"4 environments of [\d.]+ ms a step: ([\d.]+) ms one after the other, ([\d.]+) ms in 2 processes"
-    sync, parallel = map(float, re.fullmatch(told, why).groups())
+    said = r"4 environments of [\d.]+ ms a step: ([\d.]+) ms one after the other, ([\d.]+) ms in 2 processes"
+    sync, parallel = map(float, re.fullmatch(said, why).groups())
     assert sync > 80
     assert 40 < parallel < sync
 
