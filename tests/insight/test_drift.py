@@ -1,4 +1,4 @@
-"""How far it can dream: windows, curves by hand, an oracle that never drifts, and one told the wrong actions."""
+"""How far it can dream: windows, curves by hand, an oracle that never drifts, and one with the wrong actions."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from reverie.config.presets import load_preset
 from reverie.data.replay import Batch
 from reverie.errors import UserError
 from reverie.insight.drift import _end_of_longest, drift, measure, open_loop, sample_windows, ssim, useful_horizon
-from reverie.insight.run_reader import Experience, Stretch, open_run
+from reverie.insight.run_reader import Experience, Segment, open_run
 from reverie.rssm import State
 from reverie.train import DreamerV2, to_batch
 
@@ -93,7 +93,7 @@ def ring_stretch(steps=400, seed=0):
         values = (picture, action, np.float32(end), first, end, end)
         for key, value in zip(rows, values, strict=True):
             rows[key].append(value)
-    return Stretch({key: np.stack(value) for key, value in rows.items()})
+    return Segment({key: np.stack(value) for key, value in rows.items()})
 
 
 @pytest.fixture(scope="module")
@@ -236,21 +236,21 @@ def test_the_verb_prints_writes_and_changes_nothing(run, tmp_path, capsys, files
     assert "useful horizon = " in said
     assert (tmp_path / "a" / "drift.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["drift", str(run), "--horizon", "6", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["horizon"] == 6
-    assert len(told["latent_kl"]) == 6
-    assert told["observations"].keys() == {"observation"}
-    assert told["starts"][0] == 64
-    assert math.isfinite(told["error"]["dream"][0])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["horizon"] == 6
+    assert len(printed["latent_kl"]) == 6
+    assert printed["observations"].keys() == {"observation"}
+    assert printed["starts"][0] == 64
+    assert math.isfinite(printed["error"]["dream"][0])
     again = drift(open_run(run), horizon=6)
-    assert again.to_dict() == {key: told[key] for key in again.to_dict()}  # the same each time
+    assert again.to_dict() == {key: printed[key] for key in again.to_dict()}  # the same each time
     assert files_of(run) == before
     assert main(["drift", str(tmp_path / "nothing")]) == 2
     assert main(["drift", str(run), "--context", "100000"]) == 2
 
 
 def test_latent_kl_by_hand(ring):
-    """Two windows whose dreams are told to stay: the distance of one-hots is 2 where the truth moved on."""
+    """Two windows whose dreams stay where they are: the distance of one-hots is 2 where the truth moved on."""
     model, _, _ = ring
     picture = np.zeros((1, 3, SIZE, SIZE, 1), np.uint8)
     picture[0, [0, 1, 2], [3, 4, 5]] = 255

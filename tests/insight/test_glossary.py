@@ -30,7 +30,7 @@ def hybrid():
 
 RUNS = {
     "vectors": (CountingEnv, "debug", {}),
-    "pictures": (DictEnv, "debug", {}),
+    "images": (DictEnv, "debug", {}),
     "hybrid": (hybrid, "debug", {}),
     "gaussian": (CountingEnv, "debug", {"latents": "gaussian", "on_nonfinite": "skip", "predict_continue": False}),
     "v3": (CountingEnv, "dreamerv3+small", SMALL),

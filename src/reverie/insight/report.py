@@ -22,7 +22,7 @@ from ..config import Config, flatten, load_file
 from ..errors import UserError
 from ..run.logger import read_lines
 from . import charts
-from .run_reader import Opened, open_run
+from .run_reader import RunReader, open_run
 
 MOST_FILM = 3 * 2**20  # bytes of a film that is put into the page
 STYLE = """
@@ -128,7 +128,7 @@ def _run(name: str, path: Path, *, alone: bool) -> str:
     parts = [] if alone else [f"<h2>{escape(name)}</h2>"]
     parts.append(_or_why("Doctor", lambda: _findings(path)))
     try:
-        opened: Opened | None = open_run(path)
+        opened: RunReader | None = open_run(path)
     except UserError as error:
         opened, why = None, error.message
         parts.append(f'<p class="faint">No dreams: {escape(why)}</p>')
@@ -177,23 +177,23 @@ def _findings(path: Path) -> str:
     return "".join(cards)
 
 
-def _drift(opened: Opened) -> str:
+def _drift(opened: RunReader) -> str:
     from .drift import drift
 
     found = drift(opened)
     return _chart(charts.drift_chart(found)) + (f"<p>{escape(found.warning)}</p>" if found.warning else "")
 
 
-def _dream(opened: Opened) -> str:
+def _dream(opened: RunReader) -> str:
     from .dream import dream
     from .frames import frames
     from .plots import vector_plot
-    from .video import write_film
+    from .video import write_video
 
     found = dream(opened, context=3, horizon=15, starts=4, samples=2)
     with tempfile.TemporaryDirectory() as folder:
         if found.images:
-            file = write_film(Path(folder) / "dream.gif", frames(found), fps=3)
+            file = write_video(Path(folder) / "dream.gif", frames(found), fps=3)
         else:
             file = vector_plot(found, Path(folder) / "dream.png")
         return _picture(file, "rows: truth, dreams, error; columns: different starts")
