@@ -1,4 +1,4 @@
-"""dm_env and old gym environments, and what is neither."""
+"""Adapters of dm_env and old gym environments, and objects that are neither."""
 
 from types import SimpleNamespace
 

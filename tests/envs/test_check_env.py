@@ -1,4 +1,4 @@
-"""`check_env`: every mistake is found, by its own sentence; what is healthy is left in peace."""
+"""`check_env`: every mistake is found and has its own sentence; healthy environments have no findings."""
 
 import json
 import sys
@@ -386,12 +386,12 @@ def test_the_command_reports_and_exits(capsys, tmp_path, monkeypatch):
     assert "1. error: step raises ValueError (motor) in " in out
     assert "mine.py:9" in out
     assert cli.main(["check-env", f"{file}:Mine", "--json"]) == 1
-    said = json.loads(capsys.readouterr().out)
-    assert said["findings"][0]["code"] == "step-raises"
+    message = json.loads(capsys.readouterr().out)
+    assert message["findings"][0]["code"] == "step-raises"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["nothing.py:make"], "there is no file nothing.py"),
         (["toys:nothing"], "toys has no function 'nothing'"),
@@ -404,7 +404,7 @@ def test_the_command_reports_and_exits(capsys, tmp_path, monkeypatch):
         (["CartPole-v1", "env.colour=1"], "'env.colour' does not exist"),
     ],
 )
-def test_what_cannot_be_found_is_reported(words, said, capsys, tmp_path, monkeypatch):
+def test_what_cannot_be_found_is_reported(words, message, capsys, tmp_path, monkeypatch):
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "toys.py").write_text(Path(__file__).parents[1].joinpath("toys.py").read_text())
     (tmp_path / "BAD.py").write_text("import nowhere")
@@ -412,7 +412,7 @@ def test_what_cannot_be_found_is_reported(words, said, capsys, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert cli.main(["check-env", *words]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_modules_of_this_directory_and_names_of_theirs(tmp_path, monkeypatch, capsys):

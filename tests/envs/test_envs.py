@@ -1,4 +1,4 @@
-"""Environments: spaces to the agent's view and back, wrappers, families, and what is refused."""
+"""Environments: spaces to the agent's view and back, wrappers, families, and spaces that are refused."""
 
 import json
 
@@ -137,7 +137,7 @@ def test_describe_names_every_key_and_the_action():
 
 
 @pytest.mark.parametrize(
-    ("observation", "said"),
+    ("observation", "message"),
     [
         (spaces.Text(5), "no usable observation"),
         (spaces.Dict({"a": spaces.Dict({"words": spaces.Text(5)})}), "no usable observation"),
@@ -146,8 +146,8 @@ def test_describe_names_every_key_and_the_action():
         (spaces.Dict({}), "no usable observation"),
     ],
 )
-def test_unsupported_observations_are_refused_by_name(observation, said):
-    with pytest.raises(UserError, match=said):
+def test_unsupported_observations_are_refused_by_name(observation, message):
+    with pytest.raises(UserError, match=message):
         spec_of(observation)
 
 

@@ -109,11 +109,11 @@ def test_the_protocol_has_every_option(env_id, option):
 
 
 @pytest.mark.parametrize(
-    ("env_id", "said"),
+    ("env_id", "message"),
     [("MiniGrid-DoorKey-5x5-v0", "5 actions"), ("BabyAI-GoToRedBallGrey-v0", "all actions"), ("Ant-v5", "all actions")],
 )
-def test_the_protocol_says_which_actions_are_left(env_id, said):
-    assert said in protocol_of(make_request(env_id, actions="minimal"))
+def test_the_protocol_says_which_actions_are_left(env_id, message):
+    assert message in protocol_of(make_request(env_id, actions="minimal"))
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -182,7 +182,7 @@ def test_a_task_that_does_not_exist_is_reported_in_one_sentence(env_id):
 
 
 @pytest.mark.parametrize(
-    ("env_id", "options", "said"),
+    ("env_id", "options", "message"),
     [
         ("MinAtar/Breakout-v1", ["colour=red"], "'colour' is no option"),
         ("MinAtar/Breakout-v1", ["sticky=often"], "'sticky' must be a number"),
@@ -194,9 +194,9 @@ def test_a_task_that_does_not_exist_is_reported_in_one_sentence(env_id):
         ("MiniGrid-Empty-5x5-v0", ["colour=red"], "'colour' is no option"),
     ],
 )
-def test_options_are_checked(env_id, options, said):
+def test_options_are_checked(env_id, options, message):
     need(next(name for name, family in all_families().items() if family is family_of(env_id)))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         make_env(env_id, options=options)
 
 
@@ -333,11 +333,11 @@ def test_dmc_is_the_suites_own_task_two_steps_at_a_time():
         for key, value in now.observation.items():
             np.testing.assert_allclose(obs[key], np.float32(value), rtol=1e-6)
         action, reward = rng.uniform(-1, 1, 1), 0.0
-        obs, said, terminated, truncated, _ = env.step(action)
+        obs, got, terminated, truncated, _ = env.step(action)
         for _ in range(2):
             now = raw.step(action)
             reward += now.reward
-        assert said == pytest.approx(reward)
+        assert got == pytest.approx(reward)
         assert (terminated, truncated) == (False, at == 500)
     assert now.last()
 
@@ -513,8 +513,8 @@ def test_the_camera_of_mujoco_follows(options, follows):
     task.set_state(place, task.data.qvel.copy())
     red, _, blue = np.moveaxis(env.render().astype(int), -1, 0)
     assert (red > blue + 40).any() == follows
-    said = protocol_of(make_request("HalfCheetah-v5", pixels=True, options=options))
-    assert f"{'following' if follows else 'fixed'} camera, fast look, drawn by egl" in said
+    message = protocol_of(make_request("HalfCheetah-v5", pixels=True, options=options))
+    assert f"{'following' if follows else 'fixed'} camera, fast look, drawn by egl" in message
 
 
 def test_looks_of_mujoco_differ():

@@ -1,4 +1,4 @@
-"""The doctor: each rule by hand, measurements on a small run, and (slow) faults that are really planted."""
+"""The doctor: each rule by hand, measurements on a small run, and (slow) faults that are planted in training."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Every logged number has an entry, every entry is logged, and what it points to exists."""
+"""Every logged number has an entry, every entry is logged, and the functions that it names exist."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""The doctor beside a run: rarely enough, only what is new, and never the end of a run."""
+"""The doctor during training: rarely enough, only new findings, and it never ends a run."""
 
 import pytest
 from toys import CountingEnv

@@ -1,4 +1,4 @@
-"""Opening a run to look at it: what its log says, in windows and episodes, without changing anything."""
+"""Reading a run: windows and episodes of its replay log, without any change."""
 
 import json
 

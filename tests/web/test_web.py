@@ -1,4 +1,4 @@
-"""The dashboard without a browser: following files, thinning, the guard, the dream player, over real sockets."""
+"""The dashboard without a browser: file tails, downsampling, access control and the dream player, over real sockets."""
 
 import base64
 import http.client
@@ -385,7 +385,7 @@ def test_keys_follow_the_names_of_actions():
     atari = keys_for(names("ALE/Pong-v5", 18), 18)
     assert (atari["ArrowUp"], atari["ArrowRight"], atari["Space"]) == (2, 3, 1)  # not "upright", not "upfire"
     assert keys_for(names("LunarLander-v3", 4), 4)["ArrowUp"] == 2
-    assert names("CartPole-v1", 3) == ()  # somebody's own CartPole: no names are better than wrong ones
+    assert names("CartPole-v1", 3) == ()  # another CartPole: no names are better than wrong ones
     assert keys_for((), 2) == {"Digit1": 0, "Digit2": 1, "ArrowLeft": 0, "ArrowRight": 1, "KeyA": 0, "KeyD": 1}
 
 

@@ -155,8 +155,8 @@ class FreeOptions:
 @cache
 def all_families() -> dict[str, Family]:
     """{name: module} for every file in `families/`. Importing one needs no package but Gymnasium."""
-    names = sorted(path.stem for path in (Path(__file__).parent / "families").glob("*.py") if path.stem != "__init__")
-    return {name: cast(Family, importlib.import_module(f"{__package__}.families.{name}")) for name in names}
+    stems = sorted(path.stem for path in (Path(__file__).parent / "families").glob("*.py") if path.stem != "__init__")
+    return {name: cast(Family, importlib.import_module(f"{__package__}.families.{name}")) for name in stems}
 
 
 def family_of(env_id: str) -> Family | None:

@@ -122,8 +122,8 @@ def make_vector(
     options are those of `make_env`.
 
     After the end of an episode the next step ignores the action and returns the first observation of the next episode
-    (Gymnasium's NEXT_STEP autoreset), as drawn in `data/replay.py`. All but "native" are `Repeatable`.
-    Raises UserError.
+    (Gymnasium's NEXT_STEP autoreset): these are the rows of the drawing in `data/replay.py`.
+    All but "native" are `Repeatable`. Raises UserError.
     """
     shared = {key: options[key] for key in ("image_size", "grayscale") if key in options}
     view = shared | dict(view or {})

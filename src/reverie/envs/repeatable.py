@@ -36,7 +36,8 @@ class Repeatable(gym.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._next = None
         if seed is not None:
-            self.first, self.episode = seed, 0
+            self.first = seed
+            self.episode = 0
         elif self.first is not None:
             self.episode += 1
         if self.first is None:

@@ -51,13 +51,13 @@ class Dreamed:
         """Mean squared error, with pixels from 0 to 1. -> (N, K, T), NaN where the truth is not valid."""
         scale = 255.0 if key in self.images else 1.0
         gap = (self.dream[key].astype(np.float64) - self.truth[key][:, None]) / scale
-        found = (gap**2).mean(tuple(range(3, gap.ndim)))
-        return np.where(self.valid[:, None], found, np.nan)
+        mean_squared = (gap**2).mean(tuple(range(3, gap.ndim)))
+        return np.where(self.valid[:, None], mean_squared, np.nan)
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers, without images, as JSON values."""
         counts = self.valid.sum(0)
-        names = {
+        errors = {
             key: _plain(np.where(counts, np.nansum(self.error(key).mean(1), 0) / np.maximum(counts, 1), np.nan))
             for key in self.truth
         }
@@ -67,7 +67,7 @@ class Dreamed:
             "actions": self.actions,
             "starts": len(self.valid),
             "samples": self.reward.shape[1],
-            "mse": names,
+            "mse": errors,
             "reward": _plain(self.reward.mean((0, 1))),
             "going_on": _plain(self.going_on.mean((0, 1))),
             "value": _plain(self.value.mean((0, 1))),

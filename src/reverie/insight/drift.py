@@ -83,7 +83,8 @@ def with_plain_stoch(state: State) -> State:
 def open_loop(world_model: WorldModel, state: State, actions: Tensor, noise: Tensor | None = None) -> State:
     """Continue from `state` with given actions and without observations.
 
-    state of (N, ...), actions (N, H, A), noise (N, H, S); actions[:, k] leads from step k to step k + 1.
+    state of (N, ...), actions (N, H, A), noise (N, H, S); actions[:, k] leads from step k to step k + 1 (drawing in
+    `data/replay.py`).
     -> State of (N, H, ...): the prior after 1..H steps.
     """
     rssm, state = world_model.rssm, with_plain_stoch(state)
@@ -195,7 +196,7 @@ def drift_of(
 def measure(
     world_model: WorldModel, batch: Batch, valid: Tensor, config: Config, *, seed: int = 0, similarity: bool = True
 ) -> Drift:
-    """The drift on given windows. batch: tensors (N, C + H, ...), valid (N, H)."""
+    """The drift on given windows (drawing in `data/replay.py`). batch: tensors (N, C + H, ...), valid (N, H)."""
     count, length = batch.reward.shape
     horizon = valid.shape[1]
     context = length - horizon

@@ -81,9 +81,9 @@ def experience_of(replay: Replay, *, most: int = 20_000) -> Experience:
 def probe(agent: DreamerV2, experience: Experience, *, seed: int = 0) -> Measurements:
     """Measure an agent, with a separate random stream. Raises UserError if the replay is too short."""
     length = min(LENGTH, agent.config.train.seq_len)
-    everywhere = experience.windows(WINDOWS, length, seed=seed)
-    rare = event_windows(experience, EVENTS, length, seed=seed)
-    arrays = everywhere if rare is None else _joined(everywhere, rare)
+    random_windows = experience.windows(WINDOWS, length, seed=seed)
+    rare_windows = event_windows(experience, EVENTS, length, seed=seed)
+    arrays = random_windows if rare_windows is None else _joined(random_windows, rare_windows)
     batch = to_batch(arrays, agent.device)
     broken = tuple(name for name, value in agent.state_dict().items() if not bool(value.isfinite().all()))
     values = {**_of_experience(experience, agent), "broken": broken, "growth": weight_growth(agent.world_model)}
@@ -103,27 +103,27 @@ def probe(agent: DreamerV2, experience: Experience, *, seed: int = 0) -> Measure
 
 def weight_growth(module: nn.Module) -> float:
     """Size of the median weight matrix in shares of its size after Glorot initialization (layers.py: init_glorot)."""
-    found = []
+    ratios = []
     for weight in (p.detach() for p in module.parameters() if p.dim() >= 2):
         area = weight[0, 0].numel()
         drawn = math.sqrt(2 / (area * (weight.shape[0] + weight.shape[1])))
-        found.append(float(weight.pow(2).mean().sqrt()) / drawn)
-    return sorted(found)[len(found) // 2]
+        ratios.append(float(weight.pow(2).mean().sqrt()) / drawn)
+    return sorted(ratios)[len(ratios) // 2]
 
 
 def event_windows(experience: Experience, count: int, length: int, *, seed: int = 0) -> Batch | None:
     """Windows (count, length, ...) whose last step ends the task or pays a rare reward; None without such steps."""
-    found = []
+    candidates = []
     for segment in experience.segments:
         reward = segment.rows["reward"]
         rare = reward != 0 if np.mean(reward != 0) < 0.2 else np.zeros_like(reward, dtype=bool)
         for end in np.flatnonzero(rare | segment.rows["is_terminal"]):
             if end + 1 >= length:
-                found.append((segment, int(end) + 1 - length))
-    if not found:
+                candidates.append((segment, int(end) + 1 - length))
+    if not candidates:
         return None
-    chosen = np.random.default_rng(seed).choice(len(found), count, replace=len(found) < count)
-    return as_batch([found[i][0].window(found[i][1], length) for i in chosen])
+    chosen = np.random.default_rng(seed).choice(len(candidates), count, replace=len(candidates) < count)
+    return as_batch([candidates[i][0].window(candidates[i][1], length) for i in chosen])
 
 
 def _joined(left: Batch, right: Batch) -> Batch:
@@ -166,8 +166,8 @@ def _probe_model(agent: DreamerV2, batch: Batch, terminals: float, seed: int) ->
     obs = model.preprocess(batch.obs)
     embed = model.encoder(obs)
     noise = rssm.latent.noise(*batch.reward.shape, generator=generator).to(agent.device)
-    found, prior = rssm.rollout_observation(embed, batch.action, batch.is_first, noise=noise)
-    posterior = with_plain_stoch(found)
+    rolled_out, prior = rssm.rollout_observation(embed, batch.action, batch.is_first, noise=noise)
+    posterior = with_plain_stoch(rolled_out)
     values = {**latent_numbers(rssm.latent, posterior.stats, prior, agent.config.model.free_nats)}
     values["action_gain"] = action_gain(agent, posterior, batch, seed=seed)
     values["shifted"] = shifted_surprise(agent, batch, embed, noise, values["kl"])
@@ -206,7 +206,8 @@ def latent_numbers(latent: Any, posterior: Tensor, prior: Tensor, free_nats: flo
 def action_gain(agent: DreamerV2, posterior: State, batch: Batch, *, seed: int = 0) -> float:
     """The KL of a dreamed step with a random action, in shares of that with the recorded action.
 
-    KL(posterior at t || prior at t from the state at t - 1 and an action); the recorded action is the one into t.
+    KL(posterior at t || prior at t from the state at t - 1 and an action); the recorded action is the one into t
+    (drawing in `data/replay.py`).
     posterior of (B, T, ...). NaN for fewer than 16 steps.
     """
     rssm, action = agent.world_model.rssm, batch.action[:, 1:].flatten(0, 1)
@@ -227,14 +228,15 @@ def action_gain(agent: DreamerV2, posterior: State, batch: Batch, *, seed: int =
 def shifted_surprise(agent: DreamerV2, batch: Batch, embed: Tensor, noise: Tensor, kl: float) -> float:
     """KL(posterior || prior) with actions one step early or late, the smaller one, in shares of that at their time.
 
-    Below 1, the model was trained with actions of another step than it acts and dreams with.
+    Below 1, the model was trained with actions of another step than it acts and dreams with (drawing in
+    `data/replay.py`).
     """
-    rssm, found = agent.world_model.rssm, []
+    rssm, kls = agent.world_model.rssm, []
     for shift in (-1, 1):
         action = batch.action.roll(shift, 1).nan_to_num()
         posterior, prior = rssm.rollout_observation(embed, action, batch.is_first, noise=noise)
-        found.append(float(rssm.latent.kl(posterior.stats, prior).mean()))
-    return min(found) / max(kl, 1e-6)
+        kls.append(float(rssm.latent.kl(posterior.stats, prior).mean()))
+    return min(kls) / max(kl, 1e-6)
 
 
 def memory_leak(agent: DreamerV2, posterior: State, batch: Batch, embed: Tensor, noise: Tensor) -> float:
@@ -243,21 +245,21 @@ def memory_leak(agent: DreamerV2, posterior: State, batch: Batch, embed: Tensor,
     state = State(*(x[:, -1] for x in posterior))
     first = torch.ones(count, dtype=torch.bool, device=embed.device)
     rssm, action = agent.world_model.rssm, batch.action[:, -1].nan_to_num()
-    here = rssm.observe(state, action, embed[:, 0], first, noise[:, 0])
+    expected = rssm.observe(state, action, embed[:, 0], first, noise[:, 0])
     other = rssm.observe(State(*(x.roll(1, 0) for x in state)), action.roll(1, 0), embed[:, 0], first, noise[:, 0])
-    return float((here.deter - other.deter).abs().max())
+    return float((expected.deter - other.deter).abs().max())
 
 
 def explained_shares(agent: DreamerV2, feat: Tensor, obs: Mapping[str, Tensor]) -> dict[str, float]:
     """Share of each observation's variance that its decoder explains from posterior states. feat (B, T, F)."""
-    model, found = agent.world_model, {}
+    model, shares = agent.world_model, {}
     for key, target in obs.items():
         head = "obs/" + key.replace(".", "_")
         if head in model.heads and key != model.mask_key:
             flat = target.float().flatten(0, 1)
             error = ((model.head(head)(feat).float().flatten(0, 1) - flat) ** 2).mean()
-            found[key] = 1 - float(error / ((flat - flat.mean(0)) ** 2).mean().clamp(min=1e-8))
-    return found
+            shares[key] = 1 - float(error / ((flat - flat.mean(0)) ** 2).mean().clamp(min=1e-8))
+    return shares
 
 
 def _probe_heads(agent: DreamerV2, feat: Tensor, batch: Batch, terminals: float) -> dict[str, Any]:
@@ -267,11 +269,11 @@ def _probe_heads(agent: DreamerV2, feat: Tensor, batch: Batch, terminals: float)
     values: dict[str, Any] = {"events": int((reward != 0).sum())}
     if float(reward.var()) > 1e-10:
         values["reward_explained"] = 1 - float(((predicted - reward) ** 2).mean() / reward.var())
-    some = reward != 0
-    if 0 < int(some.sum()) < len(some):
-        gap = float(reward[some].abs().mean())
-        sign = reward[some].sign()
-        values["reward_contrast"] = float((sign * (predicted[some] - predicted[~some].mean())).mean()) / gap
+    rewarding = reward != 0
+    if 0 < int(rewarding.sum()) < len(rewarding):
+        gap = float(reward[rewarding].abs().mean())
+        sign = reward[rewarding].sign()
+        values["reward_contrast"] = float((sign * (predicted[rewarding] - predicted[~rewarding].mean())).mean()) / gap
     if "continue" in model.heads:
         ended, going = batch.is_terminal.flatten(), model.continues(feat).float().flatten().clamp(max=1)
         on = going[~ended]

@@ -21,14 +21,14 @@ def non_finite(facts: RunFacts) -> Finding | None:
     change = f"lower it to {lr / 3:.1g}; `reverie replay-crash RUN` names the tensor that broke first"
     broken = facts.measured.broken if facts.measured else ()
     if broken or history.crashed:
-        found = (
+        evidence = (
             f"{len(broken)} tensors hold NaN or infinity, first '{broken[0]}'" if broken else "there is a NaN report"
         )
-        return Finding("non-finite", "FAIL", found, why, "model.world_model_lr", change)
+        return Finding("non-finite", "FAIL", evidence, why, "model.world_model_lr", change)
     if history.skipped or history.rollbacks or history.nonfinite:
-        found = f"{history.skipped} updates skipped, {history.rollbacks} rollbacks"
-        found += f", '{history.nonfinite[0]}' was once NaN or infinite" if history.nonfinite else ""
-        return Finding("non-finite", "WARN", found, why, "model.world_model_lr", change)
+        evidence = f"{history.skipped} updates skipped, {history.rollbacks} rollbacks"
+        evidence += f", '{history.nonfinite[0]}' was once NaN or infinite" if history.nonfinite else ""
+        return Finding("non-finite", "WARN", evidence, why, "model.world_model_lr", change)
     return None
 
 
@@ -37,9 +37,9 @@ def bad_input_scaling(facts: RunFacts) -> Finding | None:
     if facts.measured is None:
         return None
     for check in (_image_scale, _vector_scale, _reward_scale):
-        found = check(facts, facts.measured)
-        if found:
-            return found
+        finding = check(facts, facts.measured)
+        if finding:
+            return finding
     return None
 
 
@@ -342,18 +342,18 @@ def reward_blind(facts: RunFacts) -> Finding | None:
             "make the task's rewards less rare",
         )
     sparse = m.rewarding < 0.2
-    seen = m.reward_contrast if sparse else m.reward_explained
-    if m.events < LIMITS["events"] or seen is None or seen > LIMITS["contrast"]:
+    explained = m.reward_contrast if sparse else m.reward_explained
+    if m.events < LIMITS["events"] or explained is None or explained > LIMITS["contrast"]:
         return None
-    what = f"{100 * max(0.0, seen):.0f} % of a reward is predicted in the step that pays it"
-    what = what if sparse else f"the head explains {100 * max(0.0, seen):.0f} % of the rewards' variance"
+    evidence = f"{100 * max(0.0, explained):.0f} % of a reward is predicted in the step that pays it"
+    evidence = evidence if sparse else f"the head explains {100 * max(0.0, explained):.0f} % of the rewards' variance"
     key, change = "model.reward_scale", f"raise it from {config.model.reward_scale:g} to 10"
     if sparse and config.replay.prioritize != "rewards":
         key, change = "replay.prioritize", "set it to rewards: windows with rewards are then drawn more often"
     return Finding(
         "reward head blind",
         "WARN",
-        f"{what} ({100 * m.rewarding:.1f} % of steps have one, {m.events} in the sample)",
+        f"{evidence} ({100 * m.rewarding:.1f} % of steps have one, {m.events} in the sample)",
         "The actor sees rewards only through this head.",
         key,
         change,

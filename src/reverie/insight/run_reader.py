@@ -119,18 +119,18 @@ def open_run(path: str | Path, *, device: str = "cpu", most_steps: int = MOST_ST
 
 
 def _open(path: Path, device: str, most_steps: int) -> RunReader:
-    found = checkpoint.find_agent(path)
-    config, spec = checkpoint.read_agent(found)
+    source = checkpoint.find_agent(path)
+    config, spec = checkpoint.read_agent(source)
     plain = build({"compute.mode": "reference", "compute.device": "meta"}, base=config)
-    checkpoint.require_fit(found, lambda: DreamerV2(plain, spec))
+    checkpoint.require_fit(source, lambda: DreamerV2(plain, spec))
     mode = "fast" if config.compute.mode in ("auto", "graph", "compile") else config.compute.mode
     agent = DreamerV2(build({"compute.device": device, "compute.mode": mode}, base=config), spec)
-    checkpoint.load_weights(found, agent)
+    checkpoint.load_weights(source, agent)
     agent.requires_grad_(False)
     agent.eval()
-    is_run = found != path and found.parent.parent == path
-    steps = int(found.name.split("-")[1]) if found.name.startswith("step-") else None
-    return RunReader(path, found, config, spec, agent, steps, _experience(path, most_steps) if is_run else None)
+    is_run = source != path and source.parent.parent == path
+    steps = int(source.name.split("-")[1]) if source.name.startswith("step-") else None
+    return RunReader(path, source, config, spec, agent, steps, _experience(path, most_steps) if is_run else None)
 
 
 def _experience(path: Path, most_steps: int) -> Experience:

@@ -131,8 +131,8 @@ def _same(origin: str, host: str) -> bool:
 def _with_headers(send: Send) -> Send:
     async def sent(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            own = [(key.encode(), value.encode()) for key, value in _HEADERS.items()]
-            message = {**message, "headers": [*message.get("headers", []), *own]}
+            security_headers = [(key.encode(), value.encode()) for key, value in _HEADERS.items()]
+            message = {**message, "headers": [*message.get("headers", []), *security_headers]}
         await send(message)
 
     return sent

@@ -58,14 +58,14 @@ def choice_names(config: Config, count: int) -> tuple[str, ...]:
     family = family_of(env_id)
     kind = family.__name__.rpartition(".")[2] if family is not None and hasattr(family, "__name__") else ""
     if kind == "minigrid":
-        kept = {3: (0, 1, 2), 5: (0, 1, 2, 3, 5)}.get(count, tuple(range(7)))
-        return _if_as_many([_MINIGRID[i] for i in kept], count)
+        indices = {3: (0, 1, 2), 5: (0, 1, 2, 3, 5)}.get(count, tuple(range(7)))
+        return _if_as_many([_MINIGRID[i] for i in indices], count)
     if kind == "minatar":
         game = re.sub("[^a-z]", "", env_id.lower())
-        kept = {3: (0, 2, 4) if "freeway" in game else (0, 1, 3), 4: (0, 1, 3, 5), 5: (0, 1, 2, 3, 4)}.get(
+        indices = {3: (0, 2, 4) if "freeway" in game else (0, 1, 3), 4: (0, 1, 3, 5), 5: (0, 1, 2, 3, 4)}.get(
             count, tuple(range(6))
         )
-        return _if_as_many([_MINATAR[i] for i in kept], count)
+        return _if_as_many([_MINATAR[i] for i in indices], count)
     if kind == "atari" and count != len(_ATARI):
         return _if_as_many(_minimal_atari(config), count)
     known = {"atari": _ATARI, "crafter": _CRAFTER, "memory_maze": _MAZE, "miniworld": _MINIWORLD}.get(kind)
@@ -82,19 +82,19 @@ def controls(config: Config, spec: Spec) -> list[dict[str, Any]]:
 
     {"kind": "choice", "names", "keys": {key: index}} or {"kind": "numbers", "names"}.
     """
-    found: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
     for group in spec.action.groups:
         if group.kind == "box":
             names = number_names(config, group.size) or tuple(f"action {i}" for i in range(group.size))
-            found.append({"kind": "numbers", "names": names})
+            parts.append({"kind": "numbers", "names": names})
         else:
             names = choice_names(config, group.size) if len(spec.action.groups) == group.copies == 1 else ()
-            keys = keys_for(names, group.size) if not any(entry["kind"] == "choice" for entry in found) else {}
+            keys = keys_for(names, group.size) if not any(entry["kind"] == "choice" for entry in parts) else {}
             labels = names or tuple(str(i) for i in range(group.size))
-            found += [
+            parts += [
                 {"kind": "choice", "names": labels, "keys": keys if copy == 0 else {}} for copy in range(group.copies)
             ]
-    return found
+    return parts
 
 
 def keys_for(names: tuple[str, ...], count: int) -> dict[str, int]:

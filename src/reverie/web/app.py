@@ -89,17 +89,17 @@ class LiveUpdates:
             await asyncio.sleep(self.seconds)
 
     def _new_lines(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        updates: list[dict[str, Any]] = []
         for run in self.runs.all():
             run.refresh()
             generation, count = self._sent.get(run.id, (run.generation, 0))
             lines = run.since(generation, count)
             self._sent[run.id] = (run.generation, run.count)
             if lines is None or len(lines) > MOST_LINES_AT_ONCE:
-                found.append({"id": run.id, "again": True})
+                updates.append({"id": run.id, "again": True})
             elif lines:
-                found.append({"id": run.id, "generation": generation, "from": count, "lines": lines})
-        return found
+                updates.append({"id": run.id, "generation": generation, "from": count, "lines": lines})
+        return updates
 
     def _send(self, text: str) -> None:
         for queue in list(self.listeners):

@@ -79,8 +79,8 @@ class EpisodeTable:
 
     def newest(self, count: int) -> list[dict[str, Any]]:
         """The last `count` episodes, newest first, for a table."""
-        names = ("phase", "env_steps", "return", "length", "seconds")
-        return [dict(zip(names, row, strict=True)) for row in self.rows[: -count - 1 : -1]]
+        keys = ("phase", "env_steps", "return", "length", "seconds")
+        return [dict(zip(keys, row, strict=True)) for row in self.rows[: -count - 1 : -1]]
 
 
 def downsample(x: np.ndarray, y: np.ndarray, limit: int) -> dict[str, Any]:
@@ -104,12 +104,16 @@ def group_evaluations(steps: np.ndarray, scores: np.ndarray) -> list[tuple[float
 
     -> [(env steps, mean, half width of the 95 % interval, number of episodes)]
     """
-    found = []
+    groups = []
     for step in np.unique(steps):
-        own = scores[steps == step]
-        width = 1.96 * float(own.std(ddof=1)) / math.sqrt(len(own)) if len(own) > 1 else 0.0
-        found.append((float(step), float(own.mean()), width, len(own)))
-    return found
+        episode_scores = scores[steps == step]
+        width = (
+            1.96 * float(episode_scores.std(ddof=1)) / math.sqrt(len(episode_scores))
+            if len(episode_scores) > 1
+            else 0.0
+        )
+        groups.append((float(step), float(episode_scores.mean()), width, len(episode_scores)))
+    return groups
 
 
 def rounded(values: Iterable[float]) -> list[float]:

@@ -77,11 +77,11 @@ class DreamSession:
         if self.at >= MOST_STEPS:
             raise UserError(f"a dream has at most {MOST_STEPS} steps.", "Rewind, or start another one.")
         here = self.current
-        own = np.broadcast_to(np.asarray(action, np.float32), (len(here.lanes), self.agent.spec.action.size)).copy()
+        actions = np.broadcast_to(np.asarray(action, np.float32), (len(here.lanes), self.agent.spec.action.size)).copy()
         noise = self._noise(here.lanes, self.at + 1)
         self.history = [
             *self.history[: self.at + 1],
-            DreamStep(imagine_step(self.agent, here.state, own, noise), here.lanes, own),
+            DreamStep(imagine_step(self.agent, here.state, actions, noise), here.lanes, actions),
         ]
         self.at += 1
         return self.current
@@ -113,12 +113,12 @@ class DreamSession:
         """
         if not 1 <= lanes <= MOST_LANES:
             raise UserError(f"a dream has 1 to {MOST_LANES} branches, not {lanes}.")
-        here = select(self.current, 0)
+        start = select(self.current, 0)
         new = tuple(range(self._next_lane, self._next_lane + lanes - 1))
         self._next_lane += lanes - 1
-        state = State(*(x.expand(lanes, *x.shape[1:]).clone() for x in here.state))
-        action = None if here.action is None else np.repeat(here.action, lanes, 0)
-        self.history = [*self._of_lane(here.lanes[0])[: self.at], DreamStep(state, (*here.lanes, *new), action)]
+        state = State(*(x.expand(lanes, *x.shape[1:]).clone() for x in start.state))
+        action = None if start.action is None else np.repeat(start.action, lanes, 0)
+        self.history = [*self._of_lane(start.lanes[0])[: self.at], DreamStep(state, (*start.lanes, *new), action)]
         return self.current
 
     def keep(self, row: int) -> DreamStep:

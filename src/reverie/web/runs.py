@@ -144,8 +144,8 @@ class WatchedRun:
         """Training episodes, evaluations with their interval, and the random policy's mean."""
         with self._lock:
             steps, scores, _ = self.episodes.of("train", "prefill")
-            played = group_evaluations(*self.episodes.of("eval")[:2])
-            at = self.metrics.at_steps(np.array([row[0] for row in played]), axis)
+            results = group_evaluations(*self.episodes.of("eval")[:2])
+            at = self.metrics.at_steps(np.array([row[0] for row in results]), axis)
             random = self.episodes.of("random")[1]
             return {
                 "generation": self.generation,
@@ -153,9 +153,9 @@ class WatchedRun:
                 "train": downsample(self.metrics.at_steps(steps, axis), scores, limit),
                 "eval": {
                     "x": rounded(at),
-                    "y": rounded(row[1] for row in played),
-                    "ci95": rounded(row[2] for row in played),
-                    "episodes": [row[3] for row in played],
+                    "y": rounded(row[1] for row in results),
+                    "ci95": rounded(row[2] for row in results),
+                    "episodes": [row[3] for row in results],
                 },
                 "random": _mean(random),
             }
@@ -180,8 +180,8 @@ class WatchedRun:
     def videos(self) -> list[dict[str, Any]]:
         """The videos in RUN/videos, newest first. A video keeps its number."""
         try:
-            there = [entry for entry in os.scandir(self.path / "videos") if _is_video(entry)]
-            found = sorted(((entry.stat().st_mtime, entry.name) for entry in there), reverse=True)
+            entries = [entry for entry in os.scandir(self.path / "videos") if _is_video(entry)]
+            found = sorted(((entry.stat().st_mtime, entry.name) for entry in entries), reverse=True)
         except OSError:
             return []
         with self._lock:

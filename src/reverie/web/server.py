@@ -110,8 +110,8 @@ def _bind(host: str, port: int | None) -> socket.socket:
             f"--host {host} is not an address of this machine.", "Use e.g. 127.0.0.1, or 0.0.0.0 for all addresses."
         ) from error
     family, _, _, _, address = sorted(found, key=lambda item: item[0] != socket.AF_INET)[0]
-    tried = [port] if port is not None else [FIRST_PORT + i for i in range(TRIED_PORTS)]
-    for number in tried:
+    ports = [port] if port is not None else [FIRST_PORT + i for i in range(TRIED_PORTS)]
+    for number in ports:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -120,7 +120,7 @@ def _bind(host: str, port: int | None) -> socket.socket:
             return bound
         except OSError as error:
             bound.close()
-            if error.errno != errno.EADDRINUSE or number == tried[-1]:
+            if error.errno != errno.EADDRINUSE or number == ports[-1]:
                 message = f"cannot listen on {host}, port {number} ({error.strerror})."
                 raise UserError(message, "Choose another --port or --host.") from error
     raise AssertionError("unreachable")

@@ -70,13 +70,13 @@ def _rollout(env: gym.Env, choose: Choose, seed: int, steps: int, report: CheckR
     """[(observation, reward, terminated, truncated)] up to the first end of an episode."""
     until = time.perf_counter() + PATIENCE
     obs, info = reset(env, seed, report)
-    found = [(copy.deepcopy(obs), 0.0, False, False)]
+    trajectory = [(copy.deepcopy(obs), 0.0, False, False)]
     for at in range(1, steps + 1):
         obs, *rest, info = step(env, choose(env, obs, info, report), at, report)
-        found.append((copy.deepcopy(obs), *rest))
+        trajectory.append((copy.deepcopy(obs), *rest))
         if rest[1] or rest[2] or time.perf_counter() > until:
             break
-    return found
+    return trajectory
 
 
 def _difference(first: list[Any], second: list[Any]) -> tuple[int, str, float] | None:

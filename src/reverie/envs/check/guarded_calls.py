@@ -84,34 +84,34 @@ def reset(env: gym.Env, seed: int | None, report: CheckReport) -> tuple[Any, dic
         try:
             return _observation_and_info(env, env.reset(**wanted), report)
         except FAULTS as error:
-            names = [x for x in ("seed", "options") if f"unexpected keyword argument '{x}'" in str(error)]
-            if not names or not isinstance(error, TypeError):
+            refused = [x for x in ("seed", "options") if f"unexpected keyword argument '{x}'" in str(error)]
+            if not refused or not isinstance(error, TypeError):
                 failed("reset", error, report)
-            if names[0] not in wanted:  # a wrapper passes it nevertheless
+            if refused[0] not in wanted:  # a wrapper passes it nevertheless
                 raise Broken from error
             if len(wanted) == 2:  # one finding is enough if it takes neither
-                refuses = f"reset of {type(env.unwrapped).__name__} does not take '{names[0]}'"
-                report.add("error", f"reset-no-{names[0]}", refuses, SIGNATURE)
-            del wanted[names[0]]
+                refuses = f"reset of {type(env.unwrapped).__name__} does not take '{refused[0]}'"
+                report.add("error", f"reset-no-{refused[0]}", refuses, SIGNATURE)
+            del wanted[refused[0]]
 
 
-def _observation_and_info(env: gym.Env, found: Any, report: CheckReport) -> tuple[Any, dict[str, Any]]:
-    paired = isinstance(found, tuple | list) and len(found) == 2
-    if paired and isinstance(found[1], dict):
-        return found[0], found[1]
-    if paired and not _fits(env, found):
+def _observation_and_info(env: gym.Env, result: Any, report: CheckReport) -> tuple[Any, dict[str, Any]]:
+    paired = isinstance(result, tuple | list) and len(result) == 2
+    if paired and isinstance(result[1], dict):
+        return result[0], result[1]
+    if paired and not _fits(env, result):
         report.add(
-            "error", "info-no-dict", f"the info of reset is {kind_of(found[1])}, not a dict", "Return {} if empty."
+            "error", "info-no-dict", f"the info of reset is {kind_of(result[1])}, not a dict", "Return {} if empty."
         )
-        return found[0], {}
-    size = f" of {len(found)}" if isinstance(found, tuple) else ""
+        return result[0], {}
+    size = f" of {len(result)}" if isinstance(result, tuple) else ""
     report.add(
         "error",
         "reset-returns",
-        f"reset returns a {type(found).__name__}{size}, not (observation, info)",
+        f"reset returns a {type(result).__name__}{size}, not (observation, info)",
         "Return observation, {}.",
     )
-    return found, {}
+    return result, {}
 
 
 def _fits(env: gym.Env, value: Any) -> bool:
@@ -134,13 +134,13 @@ def step(env: gym.Env, action: Any, at: int, report: CheckReport) -> tuple[Any, 
     """observation, reward, terminated, truncated, info. at: number of the step. Raises Broken."""
     before = copy.deepcopy(action)
     try:
-        found = env.step(action)
+        result = env.step(action)
     except FAULTS as error:
         if env.unwrapped is not env:  # a wrapper may have failed on the values that step returned
             _step_unwrapped(env.unwrapped, action, report)
         failed("step", error, report)
-    _require_five(found, report)
-    obs, reward, terminated, truncated, info = found
+    _require_five(result, report)
+    obs, reward, terminated, truncated, info = result
     if not equal(before, action):
         report.add(
             "warning",
@@ -157,16 +157,16 @@ def step(env: gym.Env, action: Any, at: int, report: CheckReport) -> tuple[Any, 
 
 def _step_unwrapped(env: gym.Env, action: Any, report: CheckReport) -> None:
     try:
-        found = env.step(action)
+        result = env.step(action)
     except FAULTS:
         return
-    _require_five(found, report)
+    _require_five(result, report)
 
 
-def _require_five(found: Any, report: CheckReport) -> None:
-    if isinstance(found, tuple | list) and len(found) == 5:
+def _require_five(result: Any, report: CheckReport) -> None:
+    if isinstance(result, tuple | list) and len(result) == 5:
         return
-    if isinstance(found, tuple) and len(found) == 4:
+    if isinstance(result, tuple) and len(result) == 4:
         report.add(
             "error",
             "step-four",
@@ -174,8 +174,8 @@ def _require_five(found: Any, report: CheckReport) -> None:
             "Split done: return observation, reward, terminated, truncated, info, truncated=True for a time limit.",
         )
     else:
-        size = f" of {len(found)}" if isinstance(found, tuple | list) else ""
-        report.add("error", "step-returns", f"step returns a {type(found).__name__}{size}, not 5 values", FIVE)
+        size = f" of {len(result)}" if isinstance(result, tuple | list) else ""
+        report.add("error", "step-returns", f"step returns a {type(result).__name__}{size}, not 5 values", FIVE)
     raise Broken
 
 

@@ -281,9 +281,9 @@ def _play(env: gym.Env, steps: int, seed: int, report: CheckReport) -> None:
 
 def _timed(seconds: list[float], work: Callable[[], Any]) -> Any:
     since = time.perf_counter()
-    found = work()
+    result = work()
     seconds.append(time.perf_counter() - since)
-    return found
+    return result
 
 
 def _policy(space: spaces.Space) -> Callable[[int], Choose]:

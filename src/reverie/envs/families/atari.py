@@ -202,7 +202,8 @@ class AtariEnv(gym.Env):
         self._newest, self._older = (np.zeros((height, width, channels), np.uint8) for _ in range(2))
         self._size = (image_size or height, image_size or width)
         self.observation_space = spaces.Box(0, 255, (*self._size, channels), np.uint8)
-        self._steps, self._max_steps = 0, -(-options.max_frames // repeat)  # of this game, after its no-ops
+        self._steps = 0  # of this game, after its no-ops
+        self._max_steps = -(-options.max_frames // repeat)
         self._lives = 0
         self._same_game = False  # the last episode ended with a lost life, not with the game
 
@@ -214,7 +215,8 @@ class AtariEnv(gym.Env):
             self._seed(seed)
         if seed is not None or not self._same_game:
             self._new_game()
-        self._same_game, self._lives = False, self._ale.lives()
+        self._same_game = False
+        self._lives = self._ale.lives()
         self._capture(self._newest)
         self._older.fill(0)
         return self._observe(), self._info()

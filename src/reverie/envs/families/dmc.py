@@ -69,12 +69,12 @@ def make(request: Request) -> gym.Env:
 
 def protocol(request: Request) -> str:
     """What scores depend on; with pixels this includes the renderer."""
-    seen = "joint angles and velocities"
+    observation = "joint angles and velocities"
     if request.pixels:
         options, domain = request.options or Options(), _names(request.env_id)[0]
         camera = options.camera if options.camera >= 0 else CAMERAS.get(domain, 0)
-        seen = f"camera {camera}, {'fast' if _fast(options) else 'standard'} look, drawn by {choose_renderer()}"
-    return f"{request.env_id}: {seen}, action repeat {request.repeat}, 1000 control steps (truncated)"
+        observation = f"camera {camera}, {'fast' if _fast(options) else 'standard'} look, drawn by {choose_renderer()}"
+    return f"{request.env_id}: {observation}, action repeat {request.repeat}, 1000 control steps (truncated)"
 
 
 def _names(env_id: str) -> tuple[str, str]:
@@ -122,10 +122,10 @@ class Control(gym.Env):
     def _observe(self, entries: Any) -> Any:
         if self.pixels:
             return self._draw(self.pixels)
-        seen = {key: np.array(value, np.float32) for key, value in entries.items()}
+        observation = {key: np.array(value, np.float32) for key, value in entries.items()}
         for key in self._scalars:
-            seen[key] = seen[key].reshape(-1)
-        return seen
+            observation[key] = observation[key].reshape(-1)
+        return observation
 
     def _draw(self, size: int) -> np.ndarray:
         from dm_control.mujoco import engine

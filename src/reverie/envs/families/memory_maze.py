@@ -43,25 +43,25 @@ def make(request: Request) -> gym.Env:
 def protocol(request: Request) -> str:
     """What scores depend on."""
     size = _size(request.env_id)
-    seen = f"maze {size}, 64x64 RGB, 6 actions, drawn by {choose_renderer()}"
-    return f"{request.env_id}: {seen}, action repeat {request.repeat}"
+    observation = f"maze {size}, 64x64 RGB, 6 actions, drawn by {choose_renderer()}"
+    return f"{request.env_id}: {observation}, action repeat {request.repeat}"
 
 
 def _size(env_id: str) -> str:
-    found = re.search(r"\d+x\d+", env_id)
-    if not found or found.group() not in SIZES:
+    match = re.search(r"\d+x\d+", env_id)
+    if not match or match.group() not in SIZES:
         raise UserError(f"there is no maze '{env_id}'.", f"E.g. {EXAMPLE}; sizes are {', '.join(SIZES)}.")
-    return found.group()
+    return match.group()
 
 
 def _tasks() -> ModuleType:
     """`memory_maze.tasks` without the package's own __init__, which requires the old gym."""
     if "memory_maze" not in sys.modules:
-        found = importlib.util.find_spec("memory_maze")
-        if found is None:
+        spec = importlib.util.find_spec("memory_maze")
+        if spec is None:
             raise ModuleNotFoundError("No module named 'memory_maze'")
         package = ModuleType("memory_maze")
-        package.__path__ = list(found.submodule_search_locations or [])
+        package.__path__ = list(spec.submodule_search_locations or [])
         sys.modules["memory_maze"] = package
     return importlib.import_module("memory_maze.tasks")
 

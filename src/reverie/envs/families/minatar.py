@@ -51,8 +51,9 @@ def protocol(request: Request) -> str:
     options = request.options or Options()
     actions = "the game's own actions" if _minimal(request) else "all 6 actions"
     ramping = "difficulty ramping" if options.ramping else "no difficulty ramping"
-    seen = "grid of channels" if options.view == "grid" else "RGB image"
-    return f"{request.env_id}: {seen}, {actions}, sticky {options.sticky:g}, {ramping}, action repeat {request.repeat}"
+    observation = "grid of channels" if options.view == "grid" else "RGB image"
+    rules = f"sticky {options.sticky:g}, {ramping}, action repeat {request.repeat}"
+    return f"{request.env_id}: {observation}, {actions}, {rules}"
 
 
 def _minimal(request: Request) -> bool:

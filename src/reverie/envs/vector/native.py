@@ -47,7 +47,9 @@ class NativeView(VectorEnv):
         self.agent_spec = spec = make_spec(single, **view)
         self.env = env
         self.num_envs = env.num_envs
-        self.metadata, self.spec, self.render_mode = env.metadata, env.spec, env.render_mode
+        self.metadata = env.metadata
+        self.spec = env.spec
+        self.render_mode = env.render_mode
         self.steps = 0
         self.single_observation_space = agent_space(spec)
         self.single_action_space = spaces.Box(-1, 1, (spec.action.size,), np.float32)

@@ -127,8 +127,8 @@ class EnvSlice:
             self.busy = self.first + len(self.envs)
             self.envs.append(maker())
         first = self.envs[0]
-        found = [(env.observation_space, env.action_space) for env in self.envs]
-        return SliceDescription(found, dict(first.metadata), first.render_mode)
+        made_spaces = [(env.observation_space, env.action_space) for env in self.envs]
+        return SliceDescription(made_spaces, dict(first.metadata), first.render_mode)
 
     @cached_property
     def shared(self) -> SharedArrays:
@@ -163,12 +163,12 @@ class EnvSlice:
 
     def call(self, name: str, arguments: tuple, indices: list[int]) -> list[Any]:
         """Attribute `name` of some of the environments; of a method, its result."""
-        found = []
+        values = []
         for index in indices:
             self.busy = index
             value = self.envs[index - self.first].get_wrapper_attr(name)
-            found.append(value(*arguments) if callable(value) else value)
-        return found
+            values.append(value(*arguments) if callable(value) else value)
+        return values
 
     def close(self) -> None:
         """Close the environments."""
@@ -255,8 +255,8 @@ def read_dump(text: str) -> tuple[str, str]:
     threads = re.split(r"\n(?=Thread |Current thread )", text.partition("\nExtension modules")[0])
     dump = "\n".join(thread.strip("\n") for thread in threads if _die_with_parent.__name__ not in thread)
     frames = re.findall(r'File "(.*)", line (\d+) in', dump.rpartition("Current thread")[2])
-    own = [(file, number) for file, number in frames if _of_user(file)]
-    return f" ({os.path.basename(own[0][0])}, line {own[0][1]})" if own else "", dump
+    user_frames = [(file, number) for file, number in frames if _of_user(file)]
+    return f" ({os.path.basename(user_frames[0][0])}, line {user_frames[0][1]})" if user_frames else "", dump
 
 
 # ----------------------------------------------------------------------------------------------------- the parent's end

@@ -130,7 +130,8 @@ class WorkerVectorEnv(VectorEnv):
                 worker.send(self._reset_command(worker, worker.indices, options))
             for worker, answer in wait_for(self.workers, self.start_timeout).items():
                 self._recover(worker, answer, "in its reset", worker.indices, options)
-        self._obs, self._ended = copies(self._shared.obs), np.zeros(self.num_envs, bool)
+        self._obs = copies(self._shared.obs)
+        self._ended = np.zeros(self.num_envs, bool)
         return copies(self._obs), {}
 
     def step(self, actions: Any) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -158,7 +159,8 @@ class WorkerVectorEnv(VectorEnv):
         for key, last in self._obs.items():
             obs[key][crashed] = last[crashed]
         terminated, truncated = shared.terminated & ~crashed, shared.truncated | crashed
-        self._obs, self._ended = obs, terminated | truncated
+        self._obs = obs
+        self._ended = terminated | truncated
         if crashed.any():
             infos |= {"crashed": crashed, "_crashed": crashed.copy()}
         return copies(obs), reward, terminated, truncated, infos
@@ -223,7 +225,8 @@ class WorkerVectorEnv(VectorEnv):
             self._check_spaces(worker, one)
         if not isinstance(action, spaces.Box) or not isinstance(observation, spaces.Dict):
             raise TypeError(f"expected an AgentView with a Dict of boxes and a Box, got {observation} and {action}")
-        self.single_observation_space, self.single_action_space = observation, action
+        self.single_observation_space = observation
+        self.single_action_space = action
         self.observation_space = batch_space(observation, self.num_envs)
         self.action_space = batch_space(action, self.num_envs)
         self.metadata = made[0].metadata | {"autoreset_mode": AutoresetMode.NEXT_STEP}

@@ -343,7 +343,7 @@ function drawDrift(out, drift) {
   const grid = el("div", { className: "grid" }), useful = drift.useful_horizon;
   out.replaceChildren(...[useful !== undefined && useful !== null && el("p", {}, "Useful horizon: ", el("b", {}, `${useful}`), " steps. Beyond it, guessing is as good as dreaming.", drift.imagination_horizon ? ` The actor learns from dreams of ${drift.imagination_horizon} steps.` : ""),
     drift.warning && el("div", { className: "card finding WARN" }, el("span", { className: "level" }, "WARN"), drift.warning),
-    typeof drift.returns?.correlation === "number" && el("p", { className: "dim small" }, `Imagined against realised return: correlation ${short(drift.returns.correlation)}${typeof drift.returns.bias === "number" ? `, bias ${short(drift.returns.bias)}` : ""}.`), grid].filter(Boolean));
+    typeof drift.returns?.correlation === "number" && el("p", { className: "dim small" }, `Imagined against realized return: correlation ${short(drift.returns.correlation)}${typeof drift.returns.bias === "number" ? `, bias ${short(drift.returns.bias)}` : ""}.`), grid].filter(Boolean));
   for (const [group, parts] of [...groups].sort(([a], [b]) => order(a) - order(b))) {
     const { card, chart } = chartCard(DRIFT_TITLES[group] || group.replace(/^observations\//, "").replace(/\/mse$/, ", squared error").replace(/\/psnr$/, ", PSNR in dB").replace(/\/ssim$/, ", SSIM").replaceAll("_", " "), { axis: "" }), legend = el("div", { className: "legend" });
     grid.append(card);
