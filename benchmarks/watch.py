@@ -27,8 +27,8 @@ import torch
 from websockets.sync.client import connect
 
 from reverie.commands.bench import cpu_model
-from reverie.web.play_socket import PlayRoom, PlaySocket
-from reverie.web.runs import Runs
+from reverie.web.play_socket import PlayClient, PlayServer
+from reverie.web.runs import RunIndex
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
@@ -68,7 +68,7 @@ def long_run(place: Path, config: Path) -> Path:
 def read_long(run: Path) -> dict[str, Any]:
     """Reading it, and looking for news."""
     began = time.perf_counter()
-    found = Runs([run]).all()[0]
+    found = RunIndex([run]).all()[0]
     found.refresh()
     first = time.perf_counter() - began
     began = time.perf_counter()
@@ -88,7 +88,7 @@ def read_long(run: Path) -> dict[str, Any]:
 
 def in_process(run: Path, steps: int) -> dict[str, float]:
     """Step, decode, encode: what the server computes for one answer. Milliseconds, median and 95 %."""
-    room, player = PlayRoom(Runs([run])), PlaySocket()
+    room, player = PlayServer(RunIndex([run])), PlayClient()
     room._answer(player, json.dumps({"do": "start", "run": 0, "seed": 1, "context": 5}))
     took = []
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""One mistake each: environments that `check_env` must tell apart."""
+"""Environments with one mistake each, which `check_env` must find and name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 VECTOR = spaces.Box(-10, 10, (3,), np.float32)
-PICTURE = spaces.Box(0, 255, (20, 24, 3), np.uint8)
+IMAGE = spaces.Box(0, 255, (20, 24, 3), np.uint8)
 
 
 class Healthy(gym.Env):
@@ -40,18 +40,18 @@ class Healthy(gym.Env):
         return np.full((10, 10, 3), 90, np.uint8)
 
 
-def observing(space, look):
-    """Healthy, but for what it shows: look(self) in `space`."""
-    return type("Observing", (Healthy,), {"observation_space": space, "observe": look})
+def observing(space, observe):
+    """Healthy, except for its observations: observe(self) in `space`."""
+    return type("Observing", (Healthy,), {"observation_space": space, "observe": observe})
 
 
 def stepping(change):
-    """Healthy, but for what step returns: change(self, obs, reward, terminated, truncated, info)."""
+    """Healthy, except for the results of step: change(self, obs, reward, terminated, truncated, info)."""
     return type("Stepping", (Healthy,), {"step": lambda self, a: change(self, *Healthy.step(self, a))})
 
 
-def picture(self):
-    return self.np_random.integers(0, 256, PICTURE.shape, dtype=np.uint8)
+def image(self):
+    return self.np_random.integers(0, 256, IMAGE.shape, dtype=np.uint8)
 
 
 class NoSeed(Healthy):
@@ -124,15 +124,15 @@ class CloseCrashes(Healthy):
 class FrozenEpisodes(Healthy):
     """Draws in reset alone."""
 
-    observation_space = PICTURE
+    observation_space = IMAGE
 
     def reset(self, *, seed=None, options=None):
         gym.Env.reset(self, seed=seed)
-        self.picture = self.np_random.integers(0, 256, PICTURE.shape, dtype=np.uint8)
+        self.image = self.np_random.integers(0, 256, IMAGE.shape, dtype=np.uint8)
         return super().reset()
 
     def observe(self):
-        return self.picture.copy()
+        return self.image.copy()
 
 
 class OneAtATime(Healthy):
@@ -218,15 +218,15 @@ BROKEN = {
     "no-array": observing(VECTOR, lambda self: [float(x) for x in self.x]),
     "outside": observing(spaces.Box(-0.1, 0.1, (3,), np.float32), lambda self: self.x.astype(np.float32)),
     "float-image-0-255": observing(
-        spaces.Box(0, 1, PICTURE.shape, np.float32), lambda self: picture(self).astype(np.float32)
+        spaces.Box(0, 1, IMAGE.shape, np.float32), lambda self: image(self).astype(np.float32)
     ),
-    "float-in-uint8": observing(PICTURE, lambda self: np.float32(picture(self) / 255)),
+    "float-in-uint8": observing(IMAGE, lambda self: np.float32(image(self) / 255)),
     "float-image": observing(
-        spaces.Box(-1, 1, PICTURE.shape, np.float32), lambda self: np.float32(picture(self) / 127.5 - 1)
+        spaces.Box(-1, 1, IMAGE.shape, np.float32), lambda self: np.float32(image(self) / 127.5 - 1)
     ),
-    "scaled-twice": observing(PICTURE, lambda self: np.uint8(picture(self) > 127)),
-    "black": observing(PICTURE, lambda self: np.zeros(PICTURE.shape, np.uint8)),
-    "frozen": observing(PICTURE, lambda self: np.full(PICTURE.shape, 90, np.uint8)),
+    "scaled-twice": observing(IMAGE, lambda self: np.uint8(image(self) > 127)),
+    "black": observing(IMAGE, lambda self: np.zeros(IMAGE.shape, np.uint8)),
+    "frozen": observing(IMAGE, lambda self: np.full(IMAGE.shape, 90, np.uint8)),
     "nan": observing(VECTOR, lambda self: np.float32([0.1 * self.at, np.nan, 1 * self.at / 10])),
     "infinite": observing(
         spaces.Box(-np.inf, np.inf, (3,), np.float32), lambda self: np.float32([np.inf, *self.x[1:]])
@@ -288,7 +288,7 @@ BROKEN = {
     "render-black": RenderBlack,
     "no-env": lambda: 3,
     "cannot-see": observing(
-        spaces.Box(0, 255, (4, 3, 20, 24), np.uint8), lambda self: np.uint8([picture(self).transpose(2, 0, 1)] * 4)
+        spaces.Box(0, 255, (4, 3, 20, 24), np.uint8), lambda self: np.uint8([image(self).transpose(2, 0, 1)] * 4)
     ),
     "cannot-make": lambda: [][1],
     "no-space": type("NoSpace", (Healthy,), {"action_space": None}),
@@ -302,7 +302,7 @@ NOTED = {
         lambda self: {"a": self.x.astype(np.float32), "words": "go"},
     ),
     "constant-parts": observing(VECTOR, lambda self: np.float32([*self.x[:2], 1])),
-    "often-black": observing(PICTURE, lambda self: picture(self) * np.uint8(self.at % 3 == 0)),
+    "often-black": observing(IMAGE, lambda self: image(self) * np.uint8(self.at % 3 == 0)),
     "rounding": Rounding,
     "action-uneven": with_action(spaces.Box(0, 5, (2,), np.float32)),
     "action-rounded": with_action(spaces.Box(0, 100, (2,), np.int64)),

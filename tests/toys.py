@@ -8,9 +8,9 @@ from gymnasium import spaces
 
 
 class CountingEnv(gym.Env):
-    """The observation tells everything: [episode, step in it, last action (-1 after a reset), reset seed or -1].
+    """The observation is the whole state: [episode, step in it, last action (-1 after a reset), reset seed or -1].
 
-    reward = 100 * episode + step, so a reward tells where it belongs. Episode i lasts `lengths[i % len]` steps and
+    reward = 100 * episode + step, so a reward identifies its step. Episode i lasts `lengths[i % len]` steps and
     ends by termination where `terminal[i % len]`, else by truncation. Actions: Discrete(`actions`).
     """
 
@@ -42,7 +42,7 @@ class CountingEnv(gym.Env):
 
 
 class RandomLengthEnv(CountingEnv):
-    """Episodes of random length, terminal or truncated by a coin."""
+    """Episodes of random length, terminated or truncated with equal probability."""
 
     def reset(self, *, seed=None, options=None):
         out = super().reset(seed=seed, options=options)
@@ -52,7 +52,7 @@ class RandomLengthEnv(CountingEnv):
 
 
 class EchoEnv(gym.Env):
-    """The next observation, reward and end are decided by the action and by nothing else.
+    """The next observation, reward and end depend on the action alone.
 
     Action 0: nothing. Action 1: reward 1. Action 2: reward -1. Action 3: the episode terminates (reward 0).
     The observation after a step is the one-hot of that step's action, so a model that is aligned can predict reward
@@ -109,7 +109,7 @@ class DictEnv(gym.Env):
 
 
 class SpaceEnv(gym.Env):
-    """Any pair of spaces; observations and the actions it got are samples and a list."""
+    """Any pair of spaces: observations are samples, the actions are recorded in a list."""
 
     def __init__(self, observation, action=None):
         self.observation_space, self.action_space = observation, action or spaces.Discrete(2)
@@ -125,7 +125,7 @@ class SpaceEnv(gym.Env):
 
 
 class BrokenEnv(CountingEnv):
-    """Observes `value` (NaN) from its `after`-th step on; with `reward` True it is the reward that breaks."""
+    """Observes `value` (NaN) from its `after`-th step on; with `reward` True the reward is `value` instead."""
 
     def __init__(self, after=0, value=np.nan, reward=False):
         super().__init__(lengths=(1000,))
@@ -148,7 +148,7 @@ class BrokenEnv(CountingEnv):
 
 
 class StillEnv(gym.Env):
-    """A registered-style environment whose constructor knows nothing of `render_mode`."""
+    """An environment whose constructor does not take `render_mode`."""
 
     def __init__(self):
         self.observation_space = spaces.Box(-1, 1, (2,), np.float32)
@@ -163,7 +163,7 @@ class StillEnv(gym.Env):
 
 
 def counting():
-    """Three envs' worth of trouble in one: lengths 2, 5, 3; the middle one ends by truncation."""
+    """Episodes of 2, 5 and 3 steps; the middle one ends by truncation."""
     return CountingEnv(lengths=(2, 5, 3), terminal=(True, False, True))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 import reverie
-from reverie.web.runs import Runs
+from reverie.web.runs import RunIndex
 from reverie.web.server import prepare
 
 
@@ -56,7 +56,7 @@ def train_vectors(path, env="CartPole-v1", env_steps=300):
 @contextmanager
 def serving(*roots, **options):
     """A server in a thread, on any free port; looks for news every 50 ms."""
-    served = prepare(Runs(roots), port=0, **{"seconds": 0.05, **options})
+    served = prepare(RunIndex(roots), port=0, **{"seconds": 0.05, **options})
     thread = threading.Thread(target=served.run, daemon=True)
     thread.start()
     until(lambda: served.server.started)

@@ -215,7 +215,7 @@ def test_a_mask_of_the_wrong_size_is_refused():
 
 
 class MaskedEnv(gym.Env):
-    """Action k is allowed in steps where (step + k) is even; it tells so in info, in the observation or by a method."""
+    """Action k is allowed in steps where (step + k) is even; the mask is in info, in the observation or in a method."""
 
     def __init__(self, how, actions=None):
         self.how, self.at = how, 0
@@ -266,10 +266,10 @@ def test_masks_can_be_switched_off(how):
     assert (MASK in spec.obs) == (how == "observation")  # then it is a vector like others
 
 
-def test_a_mask_that_does_not_exist_is_told():
+def test_a_mask_that_does_not_exist_is_reported():
     with pytest.raises(UserError, match="there is no observation 'legal'"):
         AgentView(MaskedEnv("info"), action_mask="legal")
-    with pytest.raises(UserError, match="reset gives no info"):
+    with pytest.raises(UserError, match="reset returns no info"):
         AgentView(MaskedEnv("observation"), action_mask="none", ignore=("action_mask",)) and AgentView(
             SpaceEnv(spaces.Box(-1, 1, (2,))), action_mask="info"
         )
@@ -316,15 +316,15 @@ def test_observations_of_every_kind(space, kind, shape):
     np.testing.assert_array_equal(batch[0], encoded)
 
 
-def test_float_pictures_become_bytes():
+def test_float_images_become_bytes():
     white = {1.0: 1.0, 255.0: 255.0}
     for top, value in white.items():
         space = spaces.Box(0, top, (16, 16, 3), np.float32)
-        picture = np.full((16, 16, 3), value / 2, np.float32)
-        assert make_spec(SpaceEnv(space)).encode(picture)["observation"].tolist() == np.full((16, 16, 3), 128).tolist()
+        image = np.full((16, 16, 3), value / 2, np.float32)
+        assert make_spec(SpaceEnv(space)).encode(image)["observation"].tolist() == np.full((16, 16, 3), 128).tolist()
 
 
-def test_stacked_frames_are_made_grey_each_by_itself():
+def test_stacked_frames_are_made_gray_each_by_itself():
     space = spaces.Box(0, 255, (2, 8, 8, 3), np.uint8)
     frames = np.zeros((2, 8, 8, 3), np.uint8)
     frames[1] = 255
@@ -379,13 +379,13 @@ def test_the_quick_way_of_looking_equals_the_slow_one(seed):
     view = AgentView(SpaceEnv(space))
     space.seed(seed)
     value = space.sample()
-    quick, slow = view._quick(value), view.agent_spec.encode(value)
+    quick, slow = view._encode_vectors(value), view.agent_spec.encode(value)
     assert quick.keys() == slow.keys()
     for key, seen in slow.items():
         np.testing.assert_array_equal(quick[key], seen)
         assert quick[key].dtype == seen.dtype
-    assert view._quick({"a": value["a"]}) is None
-    assert view._quick(value | {"a": np.full(3, np.nan)}) is None
+    assert view._encode_vectors({"a": value["a"]}) is None
+    assert view._encode_vectors(value | {"a": np.full(3, np.nan)}) is None
     kept = quick["a"].copy()
     value["a"] += 1
     np.testing.assert_array_equal(quick["a"], kept)  # a copy: environments may reuse their arrays

@@ -1,4 +1,4 @@
-"""dm_env and old gym environments, and what is neither."""
+"""Adapters of dm_env and old gym environments, and objects that are neither."""
 
 from types import SimpleNamespace
 
@@ -45,8 +45,8 @@ class DmEnv:
         return self.action
 
     def _seen(self, kind, reward, discount):
-        picture = np.full((4, 4, 3), self.at, np.uint8)
-        seen = {"speed": float(self.at), "body": {"angles": np.full((2, 2), 0.5)}, "cam": picture}
+        image = np.full((4, 4, 3), self.at, np.uint8)
+        seen = {"speed": float(self.at), "body": {"angles": np.full((2, 2), 0.5)}, "cam": image}
         return TimeStep(kind=kind, observation=seen, reward=reward, discount=discount)
 
     def reset(self):
@@ -161,5 +161,5 @@ def test_anything_else_is_refused(thing):
 
 
 def test_unknown_specs_are_refused():
-    with pytest.raises(UserError, match="is not understood"):
+    with pytest.raises(UserError, match="unknown kind of space"):
         space_of(object())

@@ -1,11 +1,11 @@
 """The Atari family against Gymnasium's own AtariPreprocessing.
 
-What is equal, byte for byte: pictures, rewards, ends, lives and frame counts, sticky actions included.
+What is equal, byte for byte: images, rewards, ends, lives and frame counts, sticky actions included.
 - `make` with a seed and Gymnasium's ALE ids with that seed: everything, from reset to reset, no-ops too.
 - `make_vector`: sub-environment i with seed s is the emulator with random seed s + i (Gymnasium's ids hash their seed
-  first). Its no-ops come from a generator of its own, 0 to noop_max of them: the reference is told how many it made.
+  first). Its no-ops come from a generator of its own, 0 to noop_max of them: the reference gets their number.
 - The limit counts whole agent steps from the end of the no-ops, as Gymnasium's TimeLimit does and DreamerV2's code
-  did. (ALE's own limit, in Gymnasium's ids, counts the no-ops too, and the cut step shows no new picture.)
+  did. (ALE's own limit, in Gymnasium's ids, counts the no-ops too, and the cut step shows no new image.)
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def asked(request_: Request, game: str, **options: Any) -> Request:
 
 
 class Start(gym.Wrapper):
-    """The reference's start, to be told: options={"emulator_seed": seed or None, "noops": count}."""
+    """The reference with a start that is given: options={"emulator_seed": seed or None, "noops": count}."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         options, game = options or {}, self.unwrapped
@@ -69,7 +69,7 @@ def reference(request_: Request, limit_steps: int = 0, noop_max: int = 30) -> gy
         frameskip=1,
         repeat_action_probability=request_.options.sticky,
         full_action_space=request_.actions == "full",
-        obs_type="grayscale" if request_.grayscale else "rgb",  # not looked at: only the cheaper one
+        obs_type="grayscale" if request_.grayscale else "rgb",  # not compared: the cheaper one is enough
     )
     env: gym.Env = AtariPreprocessing(
         Start(game),
@@ -96,7 +96,7 @@ def play_both(env: gym.Env, ref: gym.Env, steps: int, seed: int = 3) -> list[dic
     """The same actions in both, every step compared. -> one entry per finished episode."""
     rng, episodes = np.random.default_rng(seed), []
     (obs, info), (ref_obs, _) = env.reset(seed=seed), ref.reset(seed=seed)
-    np.testing.assert_array_equal(obs, ref_obs, err_msg="first picture")
+    np.testing.assert_array_equal(obs, ref_obs, err_msg="first image")
     assert env.action_space == ref.action_space
     total = ref_total = length = 0.0
     for step in range(steps):
@@ -107,7 +107,7 @@ def play_both(env: gym.Env, ref: gym.Env, steps: int, seed: int = 3) -> list[dic
         if ours[2] or ours[3]:
             episodes.append({"return": total, "ref": ref_total, "length": length, "terminated": ours[2], **ours[4]})
             (obs, info), (ref_obs, _) = env.reset(), ref.reset()
-            np.testing.assert_array_equal(obs, ref_obs, err_msg=f"first picture after step {step}")
+            np.testing.assert_array_equal(obs, ref_obs, err_msg=f"first image after step {step}")
             assert info["episode_frame_number"] <= 30
             total = ref_total = length = 0.0
     return episodes
@@ -132,11 +132,11 @@ def test_make_equals_gymnasium_frame_by_frame(request_: Request, game: str) -> N
 
 
 @needs_opencv
-@pytest.mark.parametrize(("size", "grey"), [(64, False), (96, True), (0, True), (0, False)])
-def test_colour_and_sizes_equal_gymnasium(size: int, grey: bool) -> None:
-    wanted = replace(asked(PAPER, "Breakout"), image_size=size, grayscale=grey)
+@pytest.mark.parametrize(("size", "gray"), [(64, False), (96, True), (0, True), (0, False)])
+def test_colour_and_sizes_equal_gymnasium(size: int, gray: bool) -> None:
+    wanted = replace(asked(PAPER, "Breakout"), image_size=size, grayscale=gray)
     env = atari.make(wanted)
-    assert env.observation_space.shape == (size or 210, size or 160, 1 if grey else 3)
+    assert env.observation_space.shape == (size or 210, size or 160, 1 if gray else 3)
     play_both(env, reference(wanted), 60)
     assert env.observation_space.contains(env.reset()[0])
 
@@ -168,13 +168,13 @@ def test_a_seed_repeats_everything() -> None:
     assert digest(other, 5) == first
     assert digest(env, 5) == first, "the same instance, seeded again"
     assert digest(env, 6) != first
-    assert digest(other, None) != first, "without a seed the random numbers go on"
+    assert digest(other, None) != first, "without a seed the random numbers continue"
     fresh = [digest(atari.make(asked(PAPER, "Breakout")), None) for _ in range(2)]
     assert fresh[0] != fresh[1], "never seeded: different each time"
 
 
 @needs_ale
-def test_pictures_are_not_written_over() -> None:
+def test_images_are_not_written_over() -> None:
     for size in (0, 64):
         env = atari.make(replace(asked(PAPER, "Pong"), image_size=size))
         seen = [env.reset(seed=0)[0]]
@@ -238,7 +238,7 @@ def test_lives_terminal_ends_episodes_but_not_the_game() -> None:
     while not env.step(rng.integers(18))[2]:
         pass
     env.reset()
-    assert env.reset()[1]["lives"] == 5, "only what follows a lost life goes on"
+    assert env.reset()[1]["lives"] == 5, "only the episode after a lost life continues the game"
     while not env.step(rng.integers(18))[2]:
         pass
     assert env.reset(seed=0)[1]["lives"] == 5, "a seed starts a new game"
@@ -289,9 +289,9 @@ def test_the_limit_of_the_protocol_is_27000_agent_steps() -> None:
 def test_renders_the_screen() -> None:
     env = atari.make(PAPER)
     env.reset(seed=0)
-    picture = env.render()
-    assert picture.shape == (210, 160, 3)
-    assert len(np.unique(picture)) > 3
+    image = env.render()
+    assert image.shape == (210, 160, 3)
+    assert len(np.unique(image)) > 3
     assert env.render_mode == "rgb_array"
 
 
@@ -349,7 +349,7 @@ def test_vector_refuses_lives_terminal() -> None:
 def test_protocol_names_every_flag() -> None:
     assert atari.protocol(PAPER) == (
         "ALE/Pong-v5: the protocol of DreamerV2: 18 actions, repeat 4, sticky 0.25, up to 30 no-ops, "
-        "limit 108000 frames, no life information, 64x64 grey, maximum of 2 frames"
+        "limit 108000 frames, no life information, 64x64 gray, maximum of 2 frames"
     )
     assert "the protocol of Atari-100k: minimal actions, repeat 4, sticky 0, up to 30" in atari.protocol(HUNDRED)
     assert "the protocol of DreamerV2:" in atari.protocol(replace(PAPER, time_limit=27_000))
@@ -449,7 +449,7 @@ def test_game_over_in_the_last_step_is_a_termination(make: Any) -> None:
 
 @needs_ale
 @pytest.mark.parametrize("make", [atari.make, lambda request_: atari.make_vector(request_, 1)], ids=["one", "vector"])
-def test_a_reset_counts_anew(make: Any) -> None:
+def test_a_reset_counts_from_zero(make: Any) -> None:
     env = make(asked(PAPER, "Breakout", max_frames=80))
     first = episode(env)
     assert first[:3] == (20, False, True)

@@ -1,4 +1,4 @@
-"""`check_env`: every mistake is found, by its own sentence; what is healthy is left in peace."""
+"""`check_env`: every mistake is found and has its own sentence; healthy environments have no findings."""
 
 import json
 import sys
@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from broken_envs import (
     BROKEN,
+    IMAGE,
     NOTED,
-    PICTURE,
     VECTOR,
     Forgets,
     Healthy,
     Slow,
     SlowReset,
+    image,
     observing,
-    picture,
     stepping,
 )
 from gymnasium import spaces
@@ -30,8 +30,7 @@ from toys import DictEnv
 
 import reverie
 from reverie import cli
-from reverie.envs.check import check_env
-from reverie.envs.check import observations as looks
+from reverie.envs.check import check_env, observations
 
 SPACES = [
     spaces.Box(-1, 1, (2,)),
@@ -71,7 +70,7 @@ def test_different_mistakes_have_different_sentences():
         assert len(finding.message) < 220
 
 
-def test_a_mistake_of_an_observation_tells_its_key():
+def test_a_mistake_of_an_observation_names_its_key():
     found = [report_of(code).ordered[0] for code in BROKEN | NOTED]
     keyed = [finding for finding in found if finding.key]
     assert len(keyed) >= 25
@@ -79,7 +78,7 @@ def test_a_mistake_of_an_observation_tells_its_key():
         assert f"'{finding.key}'" in finding.message
 
 
-def test_a_mistake_tells_numbers():
+def test_a_mistake_has_numbers():
     found = [report_of(code).ordered[0] for code in BROKEN | NOTED]
     assert sum(any(sign.isdigit() for sign in finding.message) for finding in found) >= 45
 
@@ -109,7 +108,7 @@ def test_an_instance_is_compared_with_its_copy():
     assert codes(check_env(Forgets(), steps=100)) == ["reset-forgets"]
 
 
-def test_an_instance_that_cannot_be_copied_is_told():
+def test_an_instance_that_cannot_be_copied_is_reported():
     env = Healthy()
     env.socket = (x for x in ())  # generators cannot be copied
     (finding,) = check_env(env, steps=100).findings
@@ -124,7 +123,7 @@ def test_options_are_those_of_make_env():
     assert "image 16x16x3" in check_env(lambda: DictEnv(), steps=20, image_size=16).facts["agent sees"]
 
 
-def test_an_exception_is_told_with_its_place():
+def test_an_exception_is_reported_with_its_place():
     (finding,) = report_of("step-raises").findings
     assert "IndexError" in finding.message
     assert "broken_envs.py:" in finding.message
@@ -179,7 +178,7 @@ def test_errors_come_first():
 @pytest.mark.parametrize(("name", "env"), [("SLOW", Slow), ("SLOW_RESET", SlowReset)])
 def test_what_is_slow_is_noted(name, env, monkeypatch):
     assert codes(check_env(env, steps=20), "note") == []
-    monkeypatch.setattr(looks, name, 0.002)
+    monkeypatch.setattr(observations, name, 0.002)
     (finding,) = check_env(env, steps=20).findings
     assert finding.severity == "note"
     assert "ms" in finding.message
@@ -191,7 +190,7 @@ def test_rounding_is_no_movement():
 
 
 def test_floats_up_to_255_in_a_uint8_space_are_only_of_another_type():
-    assert codes(check_env(observing(PICTURE, lambda self: picture(self) / np.float32(1.01)), steps=40)) == ["dtype"]
+    assert codes(check_env(observing(IMAGE, lambda self: image(self) / np.float32(1.01)), steps=40)) == ["dtype"]
 
 
 def test_a_mask_may_be_constant():
@@ -239,7 +238,7 @@ def test_what_only_a_long_life_changes_is_found():
     assert "in the reward" in finding.message
 
 
-def test_large_pictures_take_little_memory():
+def test_large_images_take_little_memory():
     screen = spaces.Box(0, 255, (1080, 1920, 3), np.uint8)
     tracemalloc.start()
     env = observing(screen, lambda self: np.full(screen.shape, self.at + 1, np.uint8))
@@ -293,7 +292,7 @@ class Stubborn(np.ndarray):
         raise RuntimeError("no copies")
 
 
-def test_values_that_cannot_be_looked_at_are_told():
+def test_values_that_cannot_be_looked_at_are_reported():
     report = check_env(observing(VECTOR, lambda self: np.zeros(3, np.float32).view(Stubborn)), steps=10)
     assert codes(report) == ["cannot-look"]
     assert "no copies" in report.findings[0].message
@@ -364,7 +363,7 @@ def test_it_never_raises(things, space):
 # --------------------------------------------------------------------------------------------------------- command line
 
 
-def test_the_command_tells_and_exits(capsys, tmp_path, monkeypatch):
+def test_the_command_reports_and_exits(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert cli.main(["check-env", "CartPole-v1", "--steps", "60"]) == 0
     out = capsys.readouterr().out
@@ -387,12 +386,12 @@ def test_the_command_tells_and_exits(capsys, tmp_path, monkeypatch):
     assert "1. error: step raises ValueError (motor) in " in out
     assert "mine.py:9" in out
     assert cli.main(["check-env", f"{file}:Mine", "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["findings"][0]["code"] == "step-raises"
+    message = json.loads(capsys.readouterr().out)
+    assert message["findings"][0]["code"] == "step-raises"
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["nothing.py:make"], "there is no file nothing.py"),
         (["toys:nothing"], "toys has no function 'nothing'"),
@@ -405,7 +404,7 @@ def test_the_command_tells_and_exits(capsys, tmp_path, monkeypatch):
         (["CartPole-v1", "env.colour=1"], "'env.colour' does not exist"),
     ],
 )
-def test_what_cannot_be_found_is_told(words, told, capsys, tmp_path, monkeypatch):
+def test_what_cannot_be_found_is_reported(words, message, capsys, tmp_path, monkeypatch):
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "toys.py").write_text(Path(__file__).parents[1].joinpath("toys.py").read_text())
     (tmp_path / "BAD.py").write_text("import nowhere")
@@ -413,7 +412,7 @@ def test_what_cannot_be_found_is_told(words, told, capsys, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert cli.main(["check-env", *words]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_modules_of_this_directory_and_names_of_theirs(tmp_path, monkeypatch, capsys):

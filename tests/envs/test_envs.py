@@ -1,4 +1,4 @@
-"""Environments: spaces to the agent's view and back, wrappers, families, and what is refused."""
+"""Environments: spaces to the agent's view and back, wrappers, families, and spaces that are refused."""
 
 import json
 
@@ -137,7 +137,7 @@ def test_describe_names_every_key_and_the_action():
 
 
 @pytest.mark.parametrize(
-    ("observation", "told"),
+    ("observation", "message"),
     [
         (spaces.Text(5), "no usable observation"),
         (spaces.Dict({"a": spaces.Dict({"words": spaces.Text(5)})}), "no usable observation"),
@@ -146,8 +146,8 @@ def test_describe_names_every_key_and_the_action():
         (spaces.Dict({}), "no usable observation"),
     ],
 )
-def test_unsupported_observations_are_refused_by_name(observation, told):
-    with pytest.raises(UserError, match=told):
+def test_unsupported_observations_are_refused_by_name(observation, message):
+    with pytest.raises(UserError, match=message):
         spec_of(observation)
 
 
@@ -243,8 +243,8 @@ def test_random_actions_cover_the_agents_action_space():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.Box(3, np.inf, (2,)), "no room between its limits"),
-        (spaces.Dict({"a": spaces.Box(2, 2, (1,))}), "'a' has no room"),
+        (spaces.Box(3, np.inf, (2,)), "not below the upper one"),
+        (spaces.Dict({"a": spaces.Box(2, 2, (1,))}), "'a' has a lower limit"),
         (spaces.Text(3), "Text.* is not supported"),
         (spaces.Tuple([spaces.Discrete(2), spaces.Sequence(spaces.Discrete(2))]), "'1' Sequence.* is not supported"),
     ],
@@ -285,14 +285,14 @@ pixels = st.integers(1, 5)
 @settings(max_examples=50, deadline=None)
 @given(height=pixels, width=pixels, rows=pixels, columns=pixels, channels=st.sampled_from([1, 3]), seed=st.integers(0))
 def test_shrinking_by_whole_factors_is_the_mean_of_blocks(height, width, rows, columns, channels, seed):
-    picture = np.random.default_rng(seed).integers(0, 256, (height * rows, width * columns, channels), dtype=np.uint8)
-    exact = picture.reshape(height, rows, width, columns, channels).mean((1, 3))
-    assert np.abs(area_resize(picture, height, width).astype(float) - exact).max() <= 0.5 + 1e-3
+    pixels = np.random.default_rng(seed).integers(0, 256, (height * rows, width * columns, channels), dtype=np.uint8)
+    exact = pixels.reshape(height, rows, width, columns, channels).mean((1, 3))
+    assert np.abs(area_resize(pixels, height, width).astype(float) - exact).max() <= 0.5 + 1e-3
 
 
 @settings(max_examples=50, deadline=None)
 @given(shape=st.tuples(*[st.integers(1, 60)] * 4), value=st.integers(0, 255))
-def test_a_constant_picture_stays_constant_at_any_size(shape, value):
+def test_a_constant_image_stays_constant_at_any_size(shape, value):
     height, width, rows, columns = shape
     resized = area_resize(np.full((height, width, 3), value, np.uint8), rows, columns)
     assert resized.shape == (rows, columns, 3)
@@ -300,13 +300,13 @@ def test_a_constant_picture_stays_constant_at_any_size(shape, value):
 
 
 def test_shrinking_by_a_fraction_weighs_pixels_by_area():
-    picture = np.array([0, 90, 180], np.uint8).reshape(1, 3, 1)
-    assert area_resize(picture, 1, 2)[0, :, 0].tolist() == [30, 150]  # (0 + 90/2) / 1.5, (90/2 + 180) / 1.5
+    pixels = np.array([0, 90, 180], np.uint8).reshape(1, 3, 1)
+    assert area_resize(pixels, 1, 2)[0, :, 0].tolist() == [30, 150]  # (0 + 90/2) / 1.5, (90/2 + 180) / 1.5
 
 
 def test_resizing_to_the_same_size_changes_nothing():
-    picture = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(area_resize(picture, 7, 5), picture)
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(area_resize(pixels, 7, 5), pixels)
 
 
 @pytest.mark.parametrize(("grayscale", "channels"), [(False, 3), (True, 1)])
@@ -321,16 +321,16 @@ def test_images_of_a_dict_are_prepared_and_the_rest_is_left_alone(size, side, gr
     assert env.observation_space.contains(obs)
 
 
-@pytest.mark.parametrize(("colour", "grey"), [((255, 0, 0), 76), ((0, 255, 0), 150), ((0, 0, 255), 29), ((9, 9, 9), 9)])
-def test_grey_is_luma(colour, grey):
+@pytest.mark.parametrize(("colour", "gray"), [((255, 0, 0), 76), ((0, 255, 0), 150), ((0, 0, 255), 29), ((9, 9, 9), 9)])
+def test_gray_is_luma(colour, gray):
     spec = make_spec(SpaceEnv(image(4, 4, 3)), grayscale=True)
-    assert (spec.encode(np.full((4, 4, 3), colour, np.uint8))["observation"] == grey).all()
+    assert (spec.encode(np.full((4, 4, 3), colour, np.uint8))["observation"] == gray).all()
 
 
-def test_grey_images_stay_as_they_are():
+def test_gray_images_stay_as_they_are():
     spec = make_spec(SpaceEnv(image(4, 4, 1)), grayscale=True)
-    picture = np.random.default_rng(0).integers(0, 256, (4, 4, 1), dtype=np.uint8)
-    np.testing.assert_array_equal(spec.encode(picture)["observation"], picture)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 1), dtype=np.uint8)
+    np.testing.assert_array_equal(spec.encode(pixels)["observation"], pixels)
 
 
 @pytest.mark.parametrize("shape", [(12, 12, 3), (3, 12, 12), (12, 12), (12, 12, 4), (12, 12, 9)])
@@ -385,7 +385,7 @@ def test_an_action_subset_renumbers():
 # ---------------------------------------------------------------------------------------------------------- families
 
 
-def test_every_family_file_tells_what_the_list_shows():
+def test_every_family_file_has_what_the_list_shows():
     assert "minigrid" in all_families()
     for module in all_families().values():
         assert tuple(prefix.lower() for prefix in module.PREFIXES) == module.PREFIXES
@@ -420,7 +420,7 @@ def test_minigrid_from_pixels(env_id, actions, count):
     env.close()
 
 
-def test_minigrid_pictures_show_what_the_agent_does():
+def test_minigrid_images_show_what_the_agent_does():
     env = make_env("MiniGrid-Empty-6x6-v0")
     first, _ = env.reset(seed=0)
     turned, *_ = env.step(0)
@@ -485,7 +485,7 @@ def test_a_registered_environment_need_not_know_render_mode():
         ("no_such_module:Task-v0", "no_such_module"),
     ],
 )
-def test_an_unknown_id_is_told(env_id, message):
+def test_an_unknown_id_is_reported(env_id, message):
     with pytest.raises(UserError, match=message):
         make_env(env_id)
 

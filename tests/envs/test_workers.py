@@ -1,4 +1,4 @@
-"""Environments in worker processes: the rows of SyncVectorEnv, and a run that survives what happens to them."""
+"""Environments in worker processes: the rows of SyncVectorEnv, and runs that survive their crashes and hangs."""
 
 import gc
 import os
@@ -41,13 +41,13 @@ HERE = Path(__file__).parents[1]
 
 @pytest.fixture
 def make():
-    """make(makers, ...) -> WorkerVectorEnv that is closed at the end; `.said` are the messages about its faults."""
+    """make(makers, ...) -> WorkerVectorEnv that is closed at the end; `.messages` are the messages about its faults."""
     made = []
 
     def start(makers, **options):
-        said = []
-        envs = WorkerVectorEnv(makers, **{"workers": 2, "on_fault": said.append} | options)
-        envs.said = said
+        messages = []
+        envs = WorkerVectorEnv(makers, **{"workers": 2, "on_fault": messages.append} | options)
+        envs.messages = messages
         made.append(envs)
         return envs
 
@@ -117,7 +117,7 @@ def test_rows_are_those_of_sync(make, maker, count, processes):
     seeds = [3 * i for i in range(count)]
     assert_equal(ours.reset(seed=seeds), theirs.reset(seed=seeds))
     assert_equal(ours.step(action)[:4], theirs.step(action)[:4])
-    assert ours.said == []
+    assert ours.messages == []
 
 
 def test_attributes_are_those_of_sync(make):
@@ -204,7 +204,7 @@ def test_global_generators_are_seeded(make):
 
 # --------------------------------------------------------------------------------------------------------------- faults
 
-SAID = {  # what is told of each fault, after "environment 0 (seed 100) failed at step 5: "
+MESSAGES = {  # the message of each fault, after "environment 0 (seed 100) failed at step 5: "
     "exception": ["ValueError: the robot fell over (worker_envs.py, line", "in fall"],
     "os._exit": ["its process ended with exit code 3"],
     "sys.exit": ["SystemExit: 4"],
@@ -214,7 +214,7 @@ SAID = {  # what is told of each fault, after "environment 0 (seed 100) failed a
 }
 
 
-@pytest.mark.parametrize("fault", SAID)
+@pytest.mark.parametrize("fault", MESSAGES)
 def test_a_fault_ends_the_episodes_of_its_worker_and_nothing_else(make, fault):
     ours = make([partial(faulty, fault)] * 4, timeout=1 if fault == "hang" else 60)
     theirs = SyncVectorEnv([lambda: AgentView(Steady(length=20))] * 4)
@@ -244,10 +244,10 @@ def test_a_fault_ends_the_episodes_of_its_worker_and_nothing_else(make, fault):
     for action in played[6:]:
         assert "crashed" not in ours.step(action)[4]
 
-    assert len(ours.said) == 1
-    assert ours.said[0].startswith("environment 0 (seed 100) failed at step 5: " + SAID[fault][0])
-    assert all(part in ours.said[0] for part in [*SAID[fault], "A new process makes environments 0-1 again"])
-    assert "_die_with_parent" not in ours.said[0]
+    assert len(ours.messages) == 1
+    assert ours.messages[0].startswith("environment 0 (seed 100) failed at step 5: " + MESSAGES[fault][0])
+    assert all(part in ours.messages[0] for part in [*MESSAGES[fault], "A new process makes environments 0-1 again"])
+    assert "_die_with_parent" not in ours.messages[0]
     after = pids(ours)
     assert after[1] == before[1]
     assert after[0] != before[0]
@@ -261,7 +261,7 @@ def test_killed_from_outside_between_steps(make):
     assert gone([envs.workers[1].process.pid])
     *_, truncated, infos = envs.step(actions(envs, 1)[0])
     assert truncated.tolist() == infos["crashed"].tolist() == [False, True]
-    assert "environment 1 (seed 1) failed at step 1: its process was killed by SIGKILL" in envs.said[0]
+    assert "environment 1 (seed 1) failed at step 1: its process was killed by SIGKILL" in envs.messages[0]
 
 
 def test_a_fault_as_another_episode_begins(make):
@@ -304,7 +304,7 @@ def test_a_fault_in_a_reset_between_episodes(make):
     assert infos == {}
     assert obs["state"][0, 0] != 100
     assert obs["state"][0, 1] == 0
-    assert len(envs.said) == 1
+    assert len(envs.messages) == 1
 
 
 def test_a_fault_in_a_later_reset_from_outside(make):
@@ -313,7 +313,7 @@ def test_a_fault_in_a_later_reset_from_outside(make):
     obs, _ = envs.reset(seed=200)
     assert obs["state"][0, 0] not in (100, 200)
     assert obs["state"][1, 0] == 201
-    assert "failed in its reset" in envs.said[0]
+    assert "failed in its reset" in envs.messages[0]
 
 
 def test_seeds_after_a_fault_are_new_repeatable_and_of_each_environment(make):
@@ -340,7 +340,7 @@ def test_faults_without_end(make):
     assert "4 faults" in caught.value.message
     assert "env.backend=sync" in caught.value.hint
     assert "in fall" in str(caught.value.__cause__)
-    assert len(envs.said) == 4
+    assert len(envs.messages) == 4
     assert envs.closed
     assert gone(running)
 
@@ -350,23 +350,23 @@ def test_rare_faults_are_forgiven(make, monkeypatch):
     envs = make([partial(faulty, "exception", at=10, always=True)], max_restarts=1)
     envs.reset(seed=0)
     play(envs, 50)
-    assert len(envs.said) == 4
+    assert len(envs.messages) == 4
 
 
 @pytest.mark.parametrize(
-    ("maker", "told"),
+    ("maker", "message"),
     [
         (unmakeable, "environment 0 failed while it was made: FileNotFoundError: robot.xml (worker_envs.py, line"),
         (partial(faulty, "segfault", where="reset", at=1), "environment 0 (seed 100) failed in its reset: its process"),
         (partial(faulty, "exception", where="reset", at=1), "environment 0 (seed 100) failed in its reset: ValueError"),
     ],
 )
-def test_faults_at_the_start_are_final(make, maker, told):
-    said = []
+def test_faults_at_the_start_are_final(make, maker, message):
+    messages = []
     with pytest.raises(UserError) as caught:
-        make([maker] * 4, on_fault=said.append).reset(seed=100)
-    assert told in caught.value.message
-    assert len(said) == 1
+        make([maker] * 4, on_fault=messages.append).reset(seed=100)
+    assert message in caught.value.message
+    assert len(messages) == 1
 
 
 def test_silence_at_the_start_is_final(make):
@@ -385,7 +385,7 @@ def test_mistakes_of_the_user_are_raised_as_in_sync(make):
         errors.append((caught.value.message, caught.value.hint))
     assert errors[0] == errors[1]
     assert "NaN" in errors[0][0]
-    assert envs.said == []
+    assert envs.messages == []
     assert envs.closed
     with pytest.raises(UserError, match=r"'robots' is not installed. pip install robots"):
         make([not_installed])
@@ -421,9 +421,9 @@ def test_faults_are_printed_by_default(make, capsys):
     envs = make([partial(faulty, "exception")], on_fault=None)
     envs.reset(seed=100)
     play(envs, 6)
-    said = capsys.readouterr().err
-    assert said.startswith("environment 0 (seed 100) failed at step 5: ValueError")
-    assert said.count("ValueError: the robot fell over\n") == 1  # the end of the traceback
+    printed = capsys.readouterr().err
+    assert printed.startswith("environment 0 (seed 100) failed at step 5: ValueError")
+    assert printed.count("ValueError: the robot fell over\n") == 1  # the end of the traceback
 
 
 # ----------------------------------------------------------------------------------------------------- sent to a worker
@@ -475,7 +475,7 @@ def script(hang=False, end=""):
 
 @pytest.mark.parametrize("end", ["", "envs.close()", "raise SystemExit(0)"])
 def test_a_script_from_stdin_without_main_guard(end):
-    """Classes and functions of the script itself travel too. It ends in silence, and leaves nobody behind."""
+    """Classes and functions of the script itself travel too. It ends without output and leaves no process behind."""
     with script(end=end)[0] as child:
         assert child.stdout.read() == "stepped\n"
         assert child.stderr.read() == ""
@@ -484,7 +484,7 @@ def test_a_script_from_stdin_without_main_guard(end):
 
 @pytest.mark.parametrize("hang", [False, True])
 def test_workers_die_with_their_parent(hang):
-    """Killed, it can tell them nothing; even one that hangs in its environment ends."""
+    """Workers end when their parent is killed, even one that hangs in its environment."""
     child, running = script(hang=hang, end="time.sleep(1000)")
     with child:
         if hang:
@@ -531,7 +531,7 @@ def test_children_of_environments_and_those_that_do_not_close(make, monkeypatch)
 
 def test_a_fork_does_not_close_the_workers_of_its_parent(make):
     envs = make([steady] * 2)
-    workers._end(envs.workers, envs._memory, os.getpid() + 1)
+    workers._close_workers(envs.workers, envs._memory, os.getpid() + 1)
     assert all(map(alive, pids(envs)))
 
 
@@ -549,7 +549,7 @@ def test_ctrl_c_and_sigterm_are_for_the_parent(make):
 
 
 def test_a_step_that_was_interrupted(make):
-    """Nobody knows how far the workers are: the next step refuses, a reset starts clean."""
+    """After an interrupted step the workers' state is unknown: the next step refuses, a reset starts clean."""
     envs, quick = make([partial(steady, cost=0.5)] * 2), SyncVectorEnv([steady] * 2)
     envs.reset(seed=0)
 
@@ -576,7 +576,7 @@ def test_time_in_which_the_machine_was_halted_does_not_count(make):
     halt = f"kill -STOP {os.getpid()} {pids(envs)[0]}; sleep 1.3; kill -CONT {os.getpid()} {pids(envs)[0]}"
     with subprocess.Popen(["sh", "-c", f"sleep 0.1; {halt}"], start_new_session=True):
         assert envs.step(actions(envs, 1)[0])[4] == {}
-    assert envs.said == []
+    assert envs.messages == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity is Linux's")
@@ -627,8 +627,8 @@ def test_slow_environments_go_to_workers(monkeypatch):
     monkeypatch.setattr(backend, "MEASURE", 0.1)
     name, why = choose_backend(partial(steady, cost=0.02), 4, cores=2)
     assert name == "workers"
-    told = r"4 environments of [\d.]+ ms a step: ([\d.]+) ms one after the other, ([\d.]+) ms in 2 processes"
-    sync, parallel = map(float, re.fullmatch(told, why).groups())
+    messages = r"4 environments of [\d.]+ ms a step: ([\d.]+) ms one after the other, ([\d.]+) ms in 2 processes"
+    sync, parallel = map(float, re.fullmatch(messages, why).groups())
     assert sync > 80
     assert 40 < parallel < sync
 

@@ -1,4 +1,4 @@
-"""The doctor: each rule by hand, measurements on a small run, and (slow) faults that are really planted."""
+"""The doctor: each rule by hand, measurements on a small run, and (slow) faults that are planted in training."""
 
 import json
 import math
@@ -30,8 +30,8 @@ from reverie.insight.measurements import (
     probe,
     weight_growth,
 )
-from reverie.insight.rules_behavior import RULES, judge
-from reverie.insight.run_reader import Experience, Stretch, open_run
+from reverie.insight.rules_behavior import RULES, apply_rules
+from reverie.insight.run_reader import Experience, Segment, open_run
 from reverie.layers import MLP, MLPOptions
 from reverie.rssm import CategoricalLatent, GaussianLatent
 
@@ -84,7 +84,7 @@ def drifting(useful, *, floor=0.2):
 
 def verdicts(measured=SOUND, history=LEARNT, **settings):
     base = {"slow_critic_every": 100, "entropy_scale": 0.01}
-    return judge(RunFacts(build(base | settings), history, measured))
+    return apply_rules(RunFacts(build(base | settings), history, measured))
 
 
 def test_a_sound_run_is_healthy_and_says_why():
@@ -187,7 +187,7 @@ def test_what_the_log_says_counts():
     assert [f.verdict for f in verdicts(history=jump)] == ["unstable"]
     skipped = replace(LEARNT, skipped=3)
     assert [(f.verdict, f.level) for f in verdicts(history=skipped)] == [("non-finite", "WARN")]
-    crashed = judge(RunFacts(build({}), replace(LEARNT, crashed=True), None))
+    crashed = apply_rules(RunFacts(build({}), replace(LEARNT, crashed=True), None))
     assert [f.verdict for f in crashed] == ["non-finite", "too early to tell"]
     eager = replace(LEARNT, updates=100_000)
     assert [f.verdict for f in verdicts(history=eager)] == ["overfit replay"]
@@ -232,13 +232,13 @@ def test_latent_numbers_by_hand():
     latent = CategoricalLatent(2, 4)
     sharp = 40.0 * torch.eye(4)[torch.tensor([[0, 1], [0, 2], [0, 3], [0, 0]])].reshape(1, 4, 8)
     flat = torch.zeros(1, 4, 8)
-    told = latent_numbers(latent, sharp, flat, 1.0)
-    assert told["kl"] == pytest.approx(2 * math.log(4), abs=1e-6)
-    assert told["information"] == pytest.approx(math.log(4), abs=1e-6)  # the first categorical tells nothing
-    assert told["perplexity"] == pytest.approx((1 + 4) / 2, abs=1e-6)
-    assert told["dead"] == 0.5
-    assert told["difference"] == pytest.approx(0.75, abs=1e-6)
-    assert told["below_free"] == 0
+    values = latent_numbers(latent, sharp, flat, 1.0)
+    assert values["kl"] == pytest.approx(2 * math.log(4), abs=1e-6)
+    assert values["information"] == pytest.approx(math.log(4), abs=1e-6)  # the first categorical has no information
+    assert values["perplexity"] == pytest.approx((1 + 4) / 2, abs=1e-6)
+    assert values["dead"] == 0.5
+    assert values["difference"] == pytest.approx(0.75, abs=1e-6)
+    assert values["below_free"] == 0
     assert latent_numbers(latent, flat, flat, 1.0)["information"] == pytest.approx(0, abs=1e-6)
     gaussian = GaussianLatent(3)
     same = torch.zeros(1, 4, 6)
@@ -268,21 +268,21 @@ def test_histories_by_hand():
     assert make_history([], [*episodes, {"phase": "eval", "return": 2.5, "env_steps": 9}]).better_than_random() is False
 
 
-def stretch(length, ends=()):
+def segment(length, ends=()):
     no = np.zeros(length, bool)
     terminal = no.copy()
     terminal[list(ends)] = True
     rows = {"reward": terminal.astype(np.float32), "is_first": no, "is_last": terminal, "is_terminal": terminal}
-    return Stretch(rows | {"action": np.zeros((length, 2), np.float32), "obs/x": np.zeros((length, 1), np.float32)})
+    return Segment(rows | {"action": np.zeros((length, 2), np.float32), "obs/x": np.zeros((length, 1), np.float32)})
 
 
 def test_event_windows_end_with_the_event():
-    batch = event_windows(Experience((stretch(30, ends=(3, 12, 29)),)), 5, 8)
+    batch = event_windows(Experience((segment(30, ends=(3, 12, 29)),)), 5, 8)
     assert batch is not None
     assert batch.is_terminal[:, -1].all()
     assert batch.reward.shape == (5, 8)
-    assert event_windows(Experience((stretch(30),)), 5, 8) is None
-    assert event_windows(Experience((stretch(30, ends=(3,)),)), 5, 8) is None  # no whole window before it
+    assert event_windows(Experience((segment(30),)), 5, 8) is None
+    assert event_windows(Experience((segment(30, ends=(3,)),)), 5, 8) is None  # no whole window before it
 
 
 # ------------------------------------------------------------------------------------------------------- on real runs
@@ -337,7 +337,7 @@ def test_findings_are_wrapped_and_coloured():
     assert lines[-1].endswith("model.world_model_lr: lower it")
 
 
-def test_user_mistakes_are_told(tmp_path, capsys):
+def test_user_mistakes_are_reported(tmp_path, capsys):
     assert main(["doctor", str(tmp_path / "nothing")]) == 2
     assert "error:" in capsys.readouterr().err
 
@@ -381,7 +381,7 @@ def test_a_live_replay_is_the_same_experience_as_its_log(make_run, tmp_path):
     trained.train()
     live, logged = experience_of(trained.replay), open_run(tmp_path / "run").need_experience()
     assert len(live) == len(logged)
-    for left, right in zip(live.stretches, logged.stretches, strict=True):
+    for left, right in zip(live.segments, logged.segments, strict=True):
         for key, value in left.rows.items():
             assert np.array_equal(value, right.rows[key], equal_nan=value.dtype.kind == "f"), key
     assert len(experience_of(trained.replay, most=20)) <= 20

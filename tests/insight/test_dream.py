@@ -1,4 +1,4 @@
-"""Dreams never see what they shall predict, and are what a slow step-by-step reading of the definition gives."""
+"""Dreams never see what they predict, and equal a slow step-by-step computation of the definition."""
 
 import json
 from itertools import pairwise
@@ -14,8 +14,8 @@ from reverie import cli
 from reverie.errors import UserError
 from reverie.insight.dream import dream, dream_of, find_starts
 from reverie.insight.frames import frames, sheet
-from reverie.insight.run_reader import Experience, Stretch, open_run, own_noise
-from reverie.insight.video import write_film
+from reverie.insight.run_reader import Experience, Segment, open_run, private_generator
+from reverie.insight.video import write_video
 from reverie.rssm import State
 from reverie.train import to_batch
 
@@ -24,7 +24,7 @@ CONTEXT, STEPS = 3, 8
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Pictures and vectors."""
+    """Images and vectors."""
     path = tmp_path_factory.mktemp("dream") / "run"
     reverie.Dreamer(DictEnv, preset="debug", run=path, tensorboard=False, video=False).learn(120, quiet=True)
     return path
@@ -70,7 +70,7 @@ def test_the_future_is_not_seen(opened):
 def test_it_is_the_definition_step_by_step(opened):
     agent, (batch, valid) = opened.agent, windows(opened)
     found = dream_of(agent, batch, valid, context=CONTEXT, seed=5)
-    chance, rssm, model = own_noise(5), agent.world_model.rssm, agent.world_model
+    chance, rssm, model = private_generator(5), agent.world_model.rssm, agent.world_model
     tensors, feats = to_batch(batch), []
     looking = rssm.latent.noise(2, CONTEXT, generator=chance)
     dreaming = rssm.latent.noise(2, STEPS - CONTEXT, generator=chance)
@@ -118,7 +118,7 @@ def episodes_of(*lengths):
     count = len(first)
     rows = {"is_first": first, "is_last": np.roll(first, -1), "is_terminal": np.zeros(count, bool)}
     rows |= {"reward": np.arange(count, dtype=np.float32), "action": np.zeros((count, 1), np.float32)}
-    return Experience((Stretch(rows | {"obs/x": np.arange(count, dtype=np.float32)[:, None]}),))
+    return Experience((Segment(rows | {"obs/x": np.arange(count, dtype=np.float32)[:, None]}),))
 
 
 def test_windows_stay_in_their_episode():
@@ -135,28 +135,28 @@ def test_windows_stay_in_their_episode():
         find_starts(episodes_of(4, 9, 3), 1, context=9, horizon=2)
 
 
-def test_pictures(opened, tmp_path):
+def test_frames(opened, tmp_path):
     found = dream(opened, context=2, horizon=4, starts=3, samples=2)
-    pictures = frames(found)
-    assert len(pictures) == 6
-    assert pictures[0].shape[0] % 2 == pictures[0].shape[1] % 2 == 0
-    assert all((a != b).any() for a, b in pairwise(pictures))
+    images = frames(found)
+    assert len(images) == 6
+    assert images[0].shape[0] % 2 == images[0].shape[1] % 2 == 0
+    assert all((a != b).any() for a, b in pairwise(images))
     assert sheet(found).shape[2] == 3
-    with Image.open(write_film(tmp_path / "x.gif", pictures)) as film:
-        assert (film.n_frames, film.size[::-1]) == (6, pictures[0].shape[:2])
+    with Image.open(write_video(tmp_path / "x.gif", images)) as video_file:
+        assert (video_file.n_frames, video_file.size[::-1]) == (6, images[0].shape[:2])
     av = pytest.importorskip("av")
-    with av.open(str(write_film(tmp_path / "x.mp4", pictures))) as video:
+    with av.open(str(write_video(tmp_path / "x.mp4", images))) as video:
         shown = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
     assert len(shown) == 6
-    assert np.abs(shown[3].astype(int) - pictures[3]).mean() < 15
+    assert np.abs(shown[3].astype(int) - images[3]).mean() < 15
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.gif", "x.mp4"]
 
 
 def test_the_verb(run, vectors, tmp_path, capsys):
     assert cli.main(["dream", str(run), "--horizon", "4", "--context", "2", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["path"].endswith(".gif")
-    assert len(told["mse"]["camera"]) == 6
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["path"].endswith(".gif")
+    assert len(printed["mse"]["camera"]) == 6
     for words, says in (
         (["-o", "x.avi"], "must end in"),
         (["--horizon", "0"], "--horizon must be above 0"),
@@ -169,11 +169,11 @@ def test_the_verb(run, vectors, tmp_path, capsys):
     assert cli.main(["dream", str(vectors), "-o", str(tmp_path / "v.gif")]) == 2
     assert "curves, no video" in capsys.readouterr().err
     assert cli.main(["dream", str(vectors), "-o", str(tmp_path / "v.png"), "--horizon", "5", "--context", "2"]) == 0
-    with Image.open(tmp_path / "v.png") as picture:
-        assert picture.size[0] > 300
+    with Image.open(tmp_path / "v.png") as image:
+        assert image.size[0] > 300
 
 
-def test_vectors_are_told_in_the_environments_units(tmp_path):
+def test_vectors_are_in_the_environments_units(tmp_path):
     """A model that decodes zeros means the average, not 0, where inputs were standardised."""
     path = tmp_path / "run"
     reverie.Dreamer("CartPole-v1", preset="debug", run=path, vector_transform="standardize", tensorboard=False).learn(

@@ -1,4 +1,4 @@
-"""How far it can dream: windows, curves by hand, an oracle that never drifts, and one told the wrong actions."""
+"""Drift: windows, curves by hand, an oracle that never drifts, and one with the wrong actions."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from reverie.config.presets import load_preset
 from reverie.data.replay import Batch
 from reverie.errors import UserError
 from reverie.insight.drift import _end_of_longest, drift, measure, open_loop, sample_windows, ssim, useful_horizon
-from reverie.insight.run_reader import Experience, Stretch, open_run
+from reverie.insight.run_reader import Experience, Segment, open_run
 from reverie.rssm import State
 from reverie.train import DreamerV2, to_batch
 
@@ -33,7 +33,7 @@ class Certain:
 
 
 class RingDynamics(nn.Module):
-    """The place on the ring is the deterministic state. Action 0 stays, action 1 goes on by one place."""
+    """The position on the ring is the deterministic state. Action 0 stays, action 1 moves on by one."""
 
     latent = Certain()
 
@@ -48,7 +48,7 @@ class RingDynamics(nn.Module):
 
 
 class Ring(nn.Module):
-    """A world model that knows the ring: a picture of SIZE x SIZE with one bright row, reward and end at place 0."""
+    """A world model that knows the ring: an image of SIZE x SIZE with one bright row, reward and end at place 0."""
 
     mask_key = ""
 
@@ -86,14 +86,14 @@ def ring_stretch(steps=400, seed=0):
         first = place == 0
         go = int(rng.random() < 0.4)
         place = int(rng.integers(1, SIZE)) if first else (place + go) % SIZE
-        picture = np.zeros((SIZE, SIZE, 1), np.uint8)
-        picture[place] = 255
+        image = np.zeros((SIZE, SIZE, 1), np.uint8)
+        image[place] = 255
         action = np.full(2, np.nan, np.float32) if first else np.eye(2, dtype=np.float32)[go]
         end = place == 0
-        values = (picture, action, np.float32(end), first, end, end)
+        values = (image, action, np.float32(end), first, end, end)
         for key, value in zip(rows, values, strict=True):
             rows[key].append(value)
-    return Stretch({key: np.stack(value) for key, value in rows.items()})
+    return Segment({key: np.stack(value) for key, value in rows.items()})
 
 
 @pytest.fixture(scope="module")
@@ -213,11 +213,9 @@ def test_the_useful_horizon_is_where_the_longest_stretch_of_better_dreams_ends()
     assert useful_horizon(late, valid) == 8
     assert useful_horizon(curves([0.5] * 8, ones, [0.2] * 8), valid) == 0  # the average is a guess, too
     few = valid.clone()
-    few[4:, 3:] = False  # too few windows tell of later horizons
+    few[4:, 3:] = False  # too few windows reach later horizons
     assert useful_horizon(curves([0.2] * 8, ones, ones), few) == 3
-    assert (
-        useful_horizon(curves([0.0] * 8, [0.0] * 8, [0.0] * 8), valid) == 8
-    )  # nothing is missed: nobody could do better
+    assert useful_horizon(curves([0.0] * 8, [0.0] * 8, [0.0] * 8), valid) == 8  # the KL is 0, the best possible
     assert _end_of_longest([True, False, True, True, True, False, True]) == 5
     assert _end_of_longest([]) == 0
 
@@ -236,28 +234,28 @@ def test_the_verb_prints_writes_and_changes_nothing(run, tmp_path, capsys, files
     assert "useful horizon = " in said
     assert (tmp_path / "a" / "drift.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["drift", str(run), "--horizon", "6", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["horizon"] == 6
-    assert len(told["latent_kl"]) == 6
-    assert told["observations"].keys() == {"observation"}
-    assert told["starts"][0] == 64
-    assert math.isfinite(told["error"]["dream"][0])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["horizon"] == 6
+    assert len(printed["latent_kl"]) == 6
+    assert printed["observations"].keys() == {"observation"}
+    assert printed["starts"][0] == 64
+    assert math.isfinite(printed["error"]["dream"][0])
     again = drift(open_run(run), horizon=6)
-    assert again.to_dict() == {key: told[key] for key in again.to_dict()}  # the same each time
+    assert again.to_dict() == {key: printed[key] for key in again.to_dict()}  # the same each time
     assert files_of(run) == before
     assert main(["drift", str(tmp_path / "nothing")]) == 2
     assert main(["drift", str(run), "--context", "100000"]) == 2
 
 
 def test_latent_kl_by_hand(ring):
-    """Two windows whose dreams are told to stay: the distance of one-hots is 2 where the truth moved on."""
+    """Two windows whose dreams stay where they are: the distance of one-hots is 2 where the truth moved on."""
     model, _, _ = ring
-    picture = np.zeros((1, 3, SIZE, SIZE, 1), np.uint8)
-    picture[0, [0, 1, 2], [3, 4, 5]] = 255
+    image = np.zeros((1, 3, SIZE, SIZE, 1), np.uint8)
+    image[0, [0, 1, 2], [3, 4, 5]] = 255
     stay = torch.tensor([[[math.nan, math.nan], [1.0, 0.0], [1.0, 0.0]]])
     first = torch.tensor([[True, False, False]])
     no = torch.zeros(1, 3, dtype=torch.bool)
-    batch = Batch({"image": torch.from_numpy(picture)}, stay, torch.zeros(1, 3), first, no, no)
+    batch = Batch({"image": torch.from_numpy(image)}, stay, torch.zeros(1, 3), first, no, no)
     found = measure(model, batch, torch.ones(1, 2, dtype=torch.bool), build({"reward_transform": "none"}))
     assert found.latent_kl == [2.0, 2.0]
     assert isinstance(batch.reward, Tensor)

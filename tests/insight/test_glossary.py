@@ -1,4 +1,4 @@
-"""Every logged number has an entry, every entry is logged, and what it points to exists."""
+"""Every logged number has an entry, every entry is logged, and the functions that it names exist."""
 
 import ast
 import json
@@ -30,7 +30,7 @@ def hybrid():
 
 RUNS = {
     "vectors": (CountingEnv, "debug", {}),
-    "pictures": (DictEnv, "debug", {}),
+    "images": (DictEnv, "debug", {}),
     "hybrid": (hybrid, "debug", {}),
     "gaussian": (CountingEnv, "debug", {"latents": "gaussian", "on_nonfinite": "skip", "predict_continue": False}),
     "v3": (CountingEnv, "dreamerv3+small", SMALL),

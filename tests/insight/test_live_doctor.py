@@ -1,4 +1,4 @@
-"""The doctor beside a run: rarely enough, only what is new, and never the end of a run."""
+"""The doctor during training: rarely enough, only new findings, and it never ends a run."""
 
 import pytest
 from toys import CountingEnv
@@ -17,7 +17,7 @@ def asked(monkeypatch):
     return calls
 
 
-def test_a_finding_is_told_once_and_looking_has_a_budget(make_run, tmp_path, asked):
+def test_a_finding_is_reported_once_and_looking_has_a_budget(make_run, tmp_path, asked):
     run, adviser = make_run(tmp_path / "run", CountingEnv), live.Adviser()
     run.train()
     assert adviser(run) == ["doctor    WARN actor random: entropy 1.0", "          behavior.entropy_scale: 3e-4"]
@@ -41,7 +41,7 @@ def test_what_goes_wrong_in_it_does_not_end_a_run(make_run, tmp_path, monkeypatc
     screen = Progress(advise=live.Adviser())
     screen.say = said.append
     make_run(tmp_path / "run", CountingEnv).train(screen)
-    assert "doctor    could not look (ZeroDivisionError: oh)" in said
+    assert "doctor    the diagnosis failed (ZeroDivisionError: oh)" in said
 
 
 def test_a_run_with_the_doctor_is_the_same_as_one_without(make_run, tmp_path):

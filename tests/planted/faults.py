@@ -1,4 +1,4 @@
-"""Faults to plant before training: one line each, a setting or a patch, and the verdict that the doctor should find.
+"""Faults that are planted before training, each a setting or a patch, and the verdict that the doctor should reach.
 
 `python -m tests.planted.run NAME SEED DIRECTORY` trains with one of them in a process of its own and asks the doctor.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-#: The tasks, and how they are trained: shipped presets, shortened, without what nobody looks at.
+#: The tasks and their training: shipped presets, shortened, without output that is not needed.
 _QUICK = {"tensorboard": False, "video": False, "eval_every": 0, "eval_episodes": 5, "forecast": False}
 _QUICK |= {"checkpoint_every": 1e6, "backend": "sync", "log_every": 1.0, "threads": 1}
 _SMALL = {"num_categories": 8, "num_categoricals": 8, "rnn_hidden_dim": 64, "hidden_dim": 64, "layers": 1}
@@ -23,10 +23,10 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """One mistake, where its effect is looked for, and what should be said of it."""
+    """One mistake, the task that shows its effect, and the expected verdicts."""
 
     task: str
-    verdicts: tuple[str, ...]  # any of these is right
+    verdicts: tuple[str, ...]  # any of these is correct
     settings: dict[str, Any] = field(default_factory=dict)
     patch: Callable[[], None] | None = None
 
@@ -35,14 +35,14 @@ class Fault:
 
 
 def _plain_rssm() -> None:
-    """The fast path computes for itself what the patches below change."""
+    """Turn off the fast path, which would not use what the patches below change."""
     from reverie.fast.scan import FastRSSM
 
     FastRSSM.fits = lambda self: False  # type: ignore[method-assign]
 
 
 def tied_logits() -> None:
-    """All categoricals are one and the same."""
+    """Give all categoricals the same distribution."""
     from reverie.rssm import CategoricalLatent
 
     _plain_rssm()
@@ -56,7 +56,7 @@ def tied_logits() -> None:
 
 
 def reward_x10000() -> None:
-    """Somebody pays in another currency."""
+    """Multiply all rewards by 10,000."""
     from reverie.data.replay import Replay
 
     usual = Replay.add
@@ -68,7 +68,7 @@ def reward_x10000() -> None:
 
 
 def action_shifted() -> None:
-    """The model learns with the action out of a step instead of the one into it."""
+    """Train the model with the action out of a step instead of the one into it."""
     from reverie.world_model import WorldModel
 
     usual = WorldModel.loss
@@ -80,7 +80,7 @@ def action_shifted() -> None:
 
 
 def is_first_ignored() -> None:
-    """Memory goes on from one episode into the next."""
+    """Keep the recurrent state from one episode to the next."""
     from reverie.rssm import DiscreteRSSM
 
     _plain_rssm()
@@ -92,7 +92,7 @@ def is_first_ignored() -> None:
 
 
 def continue_inverted() -> None:
-    """The continue head learns when episodes end."""
+    """Train the continue head to predict ends instead of continuations."""
     from reverie.world_model import WorldModel
 
     usual = WorldModel.targets
@@ -104,7 +104,7 @@ def continue_inverted() -> None:
 
 
 def unscaled_images() -> None:
-    """Images reach the networks as 0..255."""
+    """Pass images to the networks as 0..255."""
     from reverie import world_model
 
     usual = world_model.preprocess

@@ -1,7 +1,7 @@
-"""`python -m tests.planted.run NAME SEED DIRECTORY`: train with a fault of faults.py, ask the doctor.
+"""`python -m tests.planted.run NAME SEED DIRECTORY`: train with a fault of faults.py, then run the doctor.
 
 NAME may be "healthy-TASK".
-A directory that is there already is only diagnosed again. Prints one JSON object.
+A directory that exists already is only diagnosed again. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tests.planted.faults import FAULTS, TASKS, Fault
 
 
 def fault_of(name: str) -> Fault:
-    """What to plant; nothing for "healthy-TASK"."""
+    """The fault of that name; none for "healthy-TASK"."""
     return Fault(name.removeprefix("healthy-"), ("healthy",)) if name.startswith("healthy-") else FAULTS[name]
 
 
 def train(fault: Fault, seed: int, directory: Path, changes: dict[str, Any]) -> str:
-    """-> why it stopped early, or nothing."""
+    """Train with the fault. -> the reason of an early stop, or ""."""
     from reverie.config.presets import load_preset
     from reverie.errors import UserError
     from reverie.run.loop import Run
@@ -36,7 +36,7 @@ def train(fault: Fault, seed: int, directory: Path, changes: dict[str, Any]) -> 
 
 
 def main() -> int:
-    """Plant, train, diagnose, print."""
+    """Plant the fault, train, diagnose and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name")
     parser.add_argument("seed", type=int)

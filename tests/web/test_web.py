@@ -1,4 +1,4 @@
-"""The dashboard without a browser: following files, thinning, the guard, the dream player, over real sockets."""
+"""The dashboard without a browser: file tails, downsampling, access control and the dream player, over real sockets."""
 
 import base64
 import http.client
@@ -37,13 +37,13 @@ from websockets.sync.client import connect
 from reverie.insight.findings import Finding
 from reverie.web.action_names import choice_names, controls, keys_for
 from reverie.web.app import finite
-from reverie.web.columns import MetricColumns, evaluations, thinned
-from reverie.web.dream_session import MOST_LANES, DreamSession, _chance, action_of, in_units, start_session
-from reverie.web.image_encoding import as_rgb, film_of, gif, mp4, real_against_dream
-from reverie.web.jobs import findings_of
-from reverie.web.runs import Runs, compare_configs
+from reverie.web.columns import MetricColumns, downsample, group_evaluations
+from reverie.web.dream_session import MOST_LANES, DreamSession, _generator, action_of, in_units, start_session
+from reverie.web.image_encoding import as_rgb, comparison_frames, encode_gif, encode_mp4, video_frames
+from reverie.web.jobs import run_doctor
+from reverie.web.runs import RunIndex, compare_configs
 from reverie.web.server import prepare
-from reverie.web.tail import Follow
+from reverie.web.tail import JsonlTail
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def write(path, lines, mode="w"):
 
 def test_following_a_file_that_grows_and_is_cut(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    follow = Follow(path)
+    follow = JsonlTail(path)
     assert follow.read() == (False, [])  # not there yet
     write(path, [{"a": 1}, {"a": 2}])
     assert follow.read() == (False, [{"a": 1}, {"a": 2}])
@@ -125,7 +125,7 @@ def test_a_long_file_is_read_in_part_but_what_is_rare_is_kept(tmp_path):
     lines[777] = {"env_steps": 777, "eval/return": 5.0}
     lines[778] = {"env_steps": 778, "loss": None}
     write(path, lines)
-    follow = Follow(path, most=500)
+    follow = JsonlTail(path, most=500)
     _, found = follow.read()
     assert follow.stride > 10
     assert len(found) < 10_000  # one in `stride`, and the whole end
@@ -139,12 +139,12 @@ def test_a_long_file_is_read_in_part_but_what_is_rare_is_kept(tmp_path):
 def test_thinning_keeps_means_and_extremes():
     x, y = np.arange(1000.0), np.zeros(1000)
     y[400] = 50
-    few = thinned(x, y, 100)
+    few = downsample(x, y, 100)
     assert len(few["x"]) == len(few["y"]) == 100
     assert max(few["high"]) == 50
     assert sum(few["y"]) * 10 == pytest.approx(50)
     assert few["x"][0] == pytest.approx(4.5)
-    whole = thinned(x[:7], y[:7], 100)
+    whole = downsample(x[:7], y[:7], 100)
     assert "low" not in whole
     assert whole["x"] == [0, 1, 2, 3, 4, 5, 6]
 
@@ -156,7 +156,7 @@ def test_a_table_gives_evaluations_the_time_of_the_line_before():
     assert [v.tolist() for v in table.xy("eval/return", "seconds")] == [[2.0], [7.0]]
     assert [v.tolist() for v in table.xy("nothing", "seconds")] == [[], []]
     assert set(table.columns) == {"loss", "eval/return"}
-    assert evaluations(np.array([5.0, 5, 9]), np.array([1.0, 3, 8])) == [
+    assert group_evaluations(np.array([5.0, 5, 9]), np.array([1.0, 3, 8])) == [
         (5.0, 2.0, pytest.approx(1.96), 2),
         (9.0, 8.0, 0.0, 1),
     ]
@@ -164,16 +164,16 @@ def test_a_table_gives_evaluations_the_time_of_the_line_before():
 
 def test_runs_are_found_numbered_and_compared(runs, tmp_path):
     (tmp_path / "empty").mkdir()
-    found = Runs([runs, tmp_path])
+    found = RunIndex([runs, tmp_path])
     assert [run.name for run in found.all()] == ["square", "sub/cart"]
     assert found.get(5) is None
     assert found.get(-1) is None
-    assert [run.name for run in Runs([runs / "square"]).all()] == ["square"]
+    assert [run.name for run in RunIndex([runs / "square"]).all()] == ["square"]
     assert not found.scan()
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "config.yaml").write_text("nonsense: [")
     assert found.scan()
-    assert found.all()[-1].trouble  # told, not fatal
+    assert found.all()[-1].trouble  # reported, not fatal
     rows = {row["key"]: row for row in compare_configs(found.all()[:2])}
     assert rows["env.id"]["differs"]
     assert not rows["behavior.gamma"]["differs"]
@@ -195,34 +195,34 @@ def same(a, b):
 def test_rewinding_is_exact_and_the_same_action_dreams_the_same(opened):
     session = start_session(opened, seed=3)
     right = action_of(opened.agent, {"choices": [2]})
-    first = [session.moment, *(session.step(right) for _ in range(4))]
+    first = [session.current, *(session.step(right) for _ in range(4))]
     assert session.at == 4
     assert same(session.rewind(2), first[2])
     assert same(session.rewind(4), first[4])  # nothing is dropped by looking back
     session.rewind(2)
     assert same(session.step(right), first[3])
-    assert len(session.moments) == 4  # but by another step
+    assert len(session.history) == 4  # but by another step
     session.rewind(0)
     left = session.step(action_of(opened.agent, {"choices": [1]}))
     assert not torch.equal(left.state.deter, first[1].state.deter)
     with pytest.raises(UserError, match="steps 0 to 1"):
         session.rewind(2)
     again = start_session(opened, seed=3)
-    assert same(again.moment, first[0])
+    assert same(again.current, first[0])
 
 
 def test_the_first_step_is_the_models_own(opened):
     """Against the equations written out: filter the context, then h from (s, u), then z from the prior."""
     session = start_session(opened, seed=1, context=3)
-    start, action = session.moment.state, action_of(opened.agent, {"choices": [2]})
+    start, action = session.current.state, action_of(opened.agent, {"choices": [2]})
     rssm = opened.agent.world_model.rssm
-    moment = session.step(action)
+    step = session.step(action)
     with torch.no_grad():
         deter = rssm.recurrent_step(start, torch.from_numpy(action)[None])
-        assert torch.equal(moment.state.deter, deter)
-        assert torch.equal(moment.state.stats, rssm.prior_net(deter))
-        view = session.view()
-        feat = moment.state.feat
+        assert torch.equal(step.state.deter, deter)
+        assert torch.equal(step.state.stats, rssm.prior_net(deter))
+        view = session.prediction()
+        feat = step.state.feat
         assert view.value[0] == pytest.approx(float(opened.agent.critic(feat)))
         assert view.policy[0][0]["probs"] == pytest.approx(
             opened.agent.policy(feat).log_probs.exp()[0].tolist(), abs=1e-4
@@ -240,26 +240,26 @@ def test_the_start_sees_all_of_the_context_and_each_action_led_into_its_step(ope
     batch, seed = session.context, session.seed
 
     def start_of(**changes):
-        return DreamSession(opened.agent, batch._replace(**changes), seed=seed).moment.state
+        return DreamSession(opened.agent, batch._replace(**changes), seed=seed).current.state
 
     model, latent = opened.agent.world_model, opened.agent.world_model.rssm.latent
-    noise = torch.stack([latent.noise(1, generator=_chance(seed, 0, t, 2)) for t in range(4)], 1)
+    noise = torch.stack([latent.noise(1, generator=_generator(seed, 0, t, 2)) for t in range(4)], 1)
     with torch.no_grad():  # training's own filter, on the plain path
         embed = model.encoder(model.preprocess(batch.obs))
         whole, _ = DiscreteRSSM.rollout_observation(model.rssm, embed, batch.action, batch.is_first, noise=noise)
-    assert torch.allclose(whole.deter[:, -1], session.moment.state.deter, atol=1e-5)
-    assert torch.allclose(whole.stats[:, -1], session.moment.state.stats, atol=1e-4)
+    assert torch.allclose(whole.deter[:, -1], session.current.state.deter, atol=1e-5)
+    assert torch.allclose(whole.stats[:, -1], session.current.state.stats, atol=1e-4)
     action = batch.action.clone()
     action[:, 0] = 0.5  # what led into the first step is masked
-    assert torch.equal(start_of(action=action).deter, session.moment.state.deter)
+    assert torch.equal(start_of(action=action).deter, session.current.state.deter)
     action = batch.action.clone()
     action[:, 3] = action[:, 3].roll(1, -1)
-    assert not torch.equal(start_of(action=action).deter, session.moment.state.deter)
+    assert not torch.equal(start_of(action=action).deter, session.current.state.deter)
     obs = {key: value.clone() for key, value in batch.obs.items()}
     obs["observation"][:, 3] = 255 - obs["observation"][:, 3]
     changed = start_of(obs=obs)
-    assert torch.equal(changed.deter, session.moment.state.deter)  # h does not see the present, z does
-    assert not torch.equal(changed.stats, session.moment.state.stats)
+    assert torch.equal(changed.deter, session.current.state.deter)  # h does not see the present, z does
+    assert not torch.equal(changed.stats, session.current.state.stats)
 
 
 def test_branches_begin_equal_and_part_and_the_first_keeps_its_luck(opened):
@@ -277,7 +277,7 @@ def test_branches_begin_equal_and_part_and_the_first_keeps_its_luck(opened):
     third = four.state.stoch[2].clone()
     kept = session.keep(2)
     assert torch.equal(kept.state.stoch[0], third)
-    assert [len(moment.lanes) for moment in session.moments] == [1, 1, 1, 1]
+    assert [len(step.lanes) for step in session.history] == [1, 1, 1, 1]
     session.rewind(0)
     assert len(session.branch(MOST_LANES).lanes) == MOST_LANES
     with pytest.raises(UserError, match="1 to 9"):
@@ -309,8 +309,8 @@ def test_playing_leaves_the_global_random_streams_and_the_run_alone(runs, opened
         session.step(session.policy_action())
     session.branch(2)
     session.step(session.policy_action())
-    assert gif(film_of(session))[:4] == b"GIF8"
-    real_against_dream(opened, seed=1)
+    assert encode_gif(video_frames(session))[:4] == b"GIF8"
+    comparison_frames(opened, seed=1)
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
     assert files_of(runs / "square") == before
@@ -340,32 +340,32 @@ def test_vectors_come_back_in_the_environments_units(runs):
         assert torch.allclose(in_units(agent, "observation", inside), raw, atol=1e-4)
 
 
-def test_films_show_every_moment_and_all_branches(opened):
+def test_videos_show_every_step_and_all_branches(opened):
     session = start_session(opened, seed=7)
     for _ in range(3):
         session.step(session.policy_action(mode="mode"))
     session.branch(3)
     session.step(session.policy_action())
-    frames = film_of(session)
+    frames = video_frames(session)
     assert len(frames) == 5
     assert frames[-1].shape[1] > 3 * 160
-    assert Image.open(io.BytesIO(gif(frames))).n_frames >= 4  # equal neighbours may be joined
+    assert Image.open(io.BytesIO(encode_gif(frames))).n_frames >= 4  # equal neighbours may be joined
     pytest.importorskip("av")
     import av
 
-    with av.open(io.BytesIO(mp4(frames))) as film:
-        assert sum(1 for _ in film.decode(video=0)) == 5
+    with av.open(io.BytesIO(encode_mp4(frames))) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 5
 
 
 def test_reality_beside_the_dream_shows_the_recorded_frames(opened):
-    frames = real_against_dream(opened, seed=2, context=3, length=5)
+    frames = comparison_frames(opened, seed=2, context=3, length=5)
     assert len(frames) >= 4
     truth = frames[0][16:336, :320][::20, ::20]
-    pictures = np.concatenate([stretch.rows["obs/observation"] for stretch in opened.experience.stretches])
-    assert any(np.array_equal(truth, picture) for picture in pictures)
+    images = np.concatenate([segment.rows["obs/observation"] for segment in opened.experience.segments])
+    assert any(np.array_equal(truth, image) for image in images)
 
 
-def test_pictures_of_any_number_of_channels():
+def test_images_of_any_number_of_channels():
     assert as_rgb(np.full((4, 4, 1), 9, np.uint8)).shape == (4, 4, 3)
     many = np.zeros((2, 2, 5), np.uint8)
     many[0, 0, 0], many[1, 1, 3] = 255, 255
@@ -385,7 +385,7 @@ def test_keys_follow_the_names_of_actions():
     atari = keys_for(names("ALE/Pong-v5", 18), 18)
     assert (atari["ArrowUp"], atari["ArrowRight"], atari["Space"]) == (2, 3, 1)  # not "upright", not "upfire"
     assert keys_for(names("LunarLander-v3", 4), 4)["ArrowUp"] == 2
-    assert names("CartPole-v1", 3) == ()  # somebody's own CartPole: no names are better than wrong ones
+    assert names("CartPole-v1", 3) == ()  # another CartPole: no names are better than wrong ones
     assert keys_for((), 2) == {"Digit1": 0, "Digit2": 1, "ArrowLeft": 0, "ArrowRight": 1, "KeyA": 0, "KeyD": 1}
 
 
@@ -401,7 +401,7 @@ def test_controls_are_in_the_vectors_order():
 
 
 def test_a_run_is_live_while_its_lock_is_held(runs):
-    run, lock = Runs([runs / "square"]).all()[0], RunLock(runs / "square")
+    run, lock = RunIndex([runs / "square"]).all()[0], RunLock(runs / "square")
     assert run.summary()["live"] is False
     lock.acquire()
     assert run.summary()["live"] is True
@@ -418,7 +418,7 @@ def test_a_changed_limit_and_very_many_runs(runs, tmp_path):
         (tmp_path / f"run{i}" / "config.yaml").write_text(text)
         write(tmp_path / f"run{i}" / "metrics.jsonl", [{"env_steps": 7 + i, "loss": 1.0}])
         os.utime(tmp_path / f"run{i}" / "metrics.jsonl", (1000 + i, 1000 + i))
-    found = Runs([tmp_path])
+    found = RunIndex([tmp_path])
     found.refresh(0)
     assert [run.summary()["env_steps"] for run in found.all()] == [0, 0, 0]
     found.refresh(10)
@@ -462,16 +462,16 @@ def test_pages_and_numbers(server, runs):
     assert values(server, "/api/explain?key=no/such") == {}
 
 
-def test_films_are_served_by_number_and_links_are_not(server, runs):
+def test_videos_are_served_by_number_and_links_are_not(server, runs):
     folder = runs / "square" / "videos"
     folder.mkdir(exist_ok=True)
     (folder / "one.gif").write_bytes(b"GIF89a first")
     (folder / "notes.txt").write_text("secret")
     os.symlink("/etc/passwd", folder / "evil.gif")
-    films = {film["name"]: film["number"] for film in values(server, "/api/runs/0/videos")["videos"]}
-    assert "evil.gif" not in films
-    assert "notes.txt" not in films
-    number = films["one.gif"]
+    videos = {video["name"]: video["number"] for video in values(server, "/api/runs/0/videos")["videos"]}
+    assert "evil.gif" not in videos
+    assert "notes.txt" not in videos
+    number = videos["one.gif"]
     status, headers, body = ask(server, f"/api/runs/0/videos/{number}")
     assert (status, headers["content-type"], body) == (200, "image/gif", b"GIF89a first")
     (folder / "two.gif").write_bytes(b"GIF89a second")
@@ -485,8 +485,8 @@ def test_films_are_served_by_number_and_links_are_not(server, runs):
 TRAVERSALS = [
     "/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/app.py", "/static/..%5capp.py", "/static//etc/passwd",
     "/static/app.py", "/api/runs/0/videos/..%2f..%2fconfig.yaml", "/api/runs/0/videos/-1", "/api/runs/-1/about",
-    "/api/runs/99/about", "/api/runs/..%2f0/about", "/api/runs/0/ask/__class__", "/api/film/x.gif",
-    "/api/film/..%2f..%2fetc%2fpasswd.gif", "/api/runs/0/config.yaml", "/../../etc/passwd", "//etc/passwd",
+    "/api/runs/99/about", "/api/runs/..%2f0/about", "/api/runs/0/jobs/__class__", "/api/dreams/x.gif",
+    "/api/dreams/..%2f..%2fetc%2fpasswd.gif", "/api/runs/0/config.yaml", "/../../etc/passwd", "//etc/passwd",
 ]  # fmt: skip
 
 
@@ -579,7 +579,7 @@ def test_live_lines_and_a_file_that_is_cut(runs, tmp_path):
 
 
 def test_answers_that_take_time(runs, server, monkeypatch):
-    """The doctor is a fake, but is found and told as the real one is."""
+    """The doctor is a fake, but is started and reported like the real one."""
     go = threading.Event()
     fake = SimpleNamespace(
         diagnose=lambda path: [Finding("actor collapsed", "FAIL", f"entropy {path.name}", "", "", "")]
@@ -588,7 +588,7 @@ def test_answers_that_take_time(runs, server, monkeypatch):
 
     def slow(path):
         go.wait(10)
-        return findings_of(path)
+        return run_doctor(path)
 
     def wrong(path):
         raise UserError("no replay.", "Train longer.")
@@ -596,24 +596,24 @@ def test_answers_that_take_time(runs, server, monkeypatch):
     def broken(path):
         raise RuntimeError("oh")
 
-    with serving(runs, works={"doctor": slow, "drift": wrong, "dream": broken}) as served:
-        assert values(served, "/api/runs/0/ask/doctor") == {"state": "idle"}
-        assert values(served, "/api/runs/0/ask/doctor?start=1") == {"state": "running"}
-        assert values(served, "/api/runs/0/ask/doctor?start=1") == {"state": "running"}  # not twice
+    with serving(runs, jobs={"doctor": slow, "drift": wrong, "dream": broken}) as served:
+        assert values(served, "/api/runs/0/jobs/doctor") == {"state": "idle"}
+        assert values(served, "/api/runs/0/jobs/doctor?start=1") == {"state": "running"}
+        assert values(served, "/api/runs/0/jobs/doctor?start=1") == {"state": "running"}  # not twice
         go.set()
-        until(lambda: values(served, "/api/runs/0/ask/doctor")["state"] == "done")
-        found = values(served, "/api/runs/0/ask/doctor")["result"]
+        until(lambda: values(served, "/api/runs/0/jobs/doctor")["state"] == "done")
+        found = values(served, "/api/runs/0/jobs/doctor")["result"]
         assert (found[0]["verdict"], found[0]["evidence"]) == ("actor collapsed", "entropy square")
-        values(served, "/api/runs/0/ask/drift?start=1")
-        until(lambda: values(served, "/api/runs/0/ask/drift")["state"] == "failed")
-        assert values(served, "/api/runs/0/ask/drift")["hint"] == "Train longer."
-        values(served, "/api/runs/1/ask/dream?start=1")
-        until(lambda: values(served, "/api/runs/1/ask/dream")["state"] == "failed")
-        assert "RuntimeError: oh" in values(served, "/api/runs/1/ask/dream")["message"]
-        assert ask(served, "/api/runs/1/ask/dream/film.gif")[0] == 404
-    values(server, "/api/runs/0/ask/dream?start=1")  # the real one
-    until(lambda: values(server, "/api/runs/0/ask/dream")["state"] == "done", 30)
-    assert ask(server, values(server, "/api/runs/0/ask/dream")["result"])[2][:4] == b"GIF8"
+        values(served, "/api/runs/0/jobs/drift?start=1")
+        until(lambda: values(served, "/api/runs/0/jobs/drift")["state"] == "failed")
+        assert values(served, "/api/runs/0/jobs/drift")["hint"] == "Train longer."
+        values(served, "/api/runs/1/jobs/dream?start=1")
+        until(lambda: values(served, "/api/runs/1/jobs/dream")["state"] == "failed")
+        assert "RuntimeError: oh" in values(served, "/api/runs/1/jobs/dream")["message"]
+        assert ask(served, "/api/runs/1/jobs/dream/video.gif")[0] == 404
+    values(server, "/api/runs/0/jobs/dream?start=1")  # the real one
+    until(lambda: values(server, "/api/runs/0/jobs/dream")["state"] == "done", 30)
+    assert ask(server, values(server, "/api/runs/0/jobs/dream")["result"])[2][:4] == b"GIF8"
 
 
 # ------------------------------------------------------------------------------------------- playing over the network
@@ -629,9 +629,9 @@ def test_a_dream_over_the_websocket(server, opened):
         local = start_session(opened, seed=3, context=4)
         local.step(action_of(opened.agent, {"choices": [2]}))
         url = right["images"]["observation"][0]
-        picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
-        assert np.array_equal(np.asarray(picture), local.view().images["observation"][0])
-        assert right["value"][0] == pytest.approx(float(local.view().value[0]), rel=1e-3)
+        image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+        assert np.array_equal(np.asarray(image), local.prediction().images["observation"][0])
+        assert right["value"][0] == pytest.approx(float(local.prediction().value[0]), rel=1e-3)
         assert say(socket, do="policy", mode="sample")["step"] == 2
         back = say(socket, do="rewind", to=1)
         assert {k: back[k] for k in ("images", "reward", "value", "latent")} == {
@@ -642,14 +642,14 @@ def test_a_dream_over_the_websocket(server, opened):
         assert len(say(socket, do="policy")["lanes"]) == 3
         assert len(say(socket, do="keep", row=1)["lanes"]) == 1
         for kind, begins in (("gif", b"GIF8"), ("mp4", b"")):
-            if kind in begun["films"]:
-                status, headers, film = ask(server, f"/api/film/{begun['session']}.{kind}")
-                assert (status, film[: len(begins)]) == (200, begins)
+            if kind in begun["videos"]:
+                status, headers, video = ask(server, f"/api/dreams/{begun['session']}.{kind}")
+                assert (status, video[: len(begins)]) == (200, begins)
                 assert "attachment" in headers["content-disposition"]
         other = say(socket, do="start", run=1, seed=0, context=5)
         assert other["images"] == {}
         assert np.shape(other["vectors"]["observation"]) == (1, 4)
-    assert ask(server, f"/api/film/{begun['session']}.gif")[0] == 404  # gone with its page
+    assert ask(server, f"/api/dreams/{begun['session']}.gif")[0] == 404  # gone with its page
 
 
 BAD = [
@@ -689,21 +689,21 @@ def test_a_huge_message_ends_the_connection_and_not_the_server(server):
         socket.send(b"bytes")
         with pytest.raises(ConnectionClosed):
             socket.recv(timeout=20)
-    until(lambda: not server.dashboard.room.players)
+    until(lambda: not server.dashboard.play_server.clients)
     assert ask(server, "/")[0] == 200
 
 
-def test_the_ninth_player_is_told_to_wait(server):
-    until(lambda: not server.dashboard.room.players)
+def test_the_ninth_player_has_to_wait(server):
+    until(lambda: not server.dashboard.play_server.clients)
     with ExitStack() as pages:
         for _ in range(8):
             pages.enter_context(play(server))
-        until(lambda: len(server.dashboard.room.players) == 8)
+        until(lambda: len(server.dashboard.play_server.clients) == 8)
         with play(server) as late:
             assert "8 dreams" in json.loads(late.recv(timeout=10))["message"]
             with pytest.raises(ConnectionClosed):
                 late.recv(timeout=10)
-    until(lambda: not server.dashboard.room.players)
+    until(lambda: not server.dashboard.play_server.clients)
     with play(server) as socket:
         assert say(socket, do="start", run=1, seed=0, context=5)["type"] == "started"
 
@@ -721,12 +721,12 @@ def test_a_newer_checkpoint_is_loaded_at_the_next_start(tmp_path):
 
 
 def test_mistakes_of_the_command_line(tmp_path):
-    with pytest.raises(UserError, match="no address"):
-        prepare(Runs([tmp_path]), host="no.such.host.invalid")
-    first = prepare(Runs([tmp_path]), port=0)
+    with pytest.raises(UserError, match="is not an address"):
+        prepare(RunIndex([tmp_path]), host="no.such.host.invalid")
+    first = prepare(RunIndex([tmp_path]), port=0)
     first.socket.listen()
     with pytest.raises(UserError, match="Choose another --port"):
-        prepare(Runs([tmp_path]), port=first.socket.getsockname()[1])
+        prepare(RunIndex([tmp_path]), port=first.socket.getsockname()[1])
     first.socket.close()
     done = subprocess.run(
         [sys.executable, "-m", "reverie.cli", "watch", "nowhere"],
@@ -759,8 +759,8 @@ def test_the_command_is_ready_in_a_second_or_two_and_needs_no_torch(runs):
     command = [sys.executable, "-m", "reverie.cli", "watch", str(runs), "--port", "0", "--json"]
     listen = lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None  # noqa: E731  a background shell
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=listen) as process:
-        told = json.loads(process.stdout.readline())
-        assert told["runs"] == ["square", "sub/cart"]
+        printed = json.loads(process.stdout.readline())
+        assert printed["runs"] == ["square", "sub/cart"]
         assert time.monotonic() - began < 15
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0  # Ctrl-C is the usual end

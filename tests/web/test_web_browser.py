@@ -42,8 +42,8 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(runs):
-    works = {"doctor": lambda path: FINDINGS, "drift": lambda path: DRIFT, "dream": lambda path: b"GIF89a"}
-    with serving(runs, works=works) as server:
+    jobs = {"doctor": lambda path: FINDINGS, "drift": lambda path: DRIFT, "dream": lambda path: b"GIF89a"}
+    with serving(runs, jobs=jobs) as server:
         yield server
 
 
@@ -112,7 +112,7 @@ def answered(page, act):
     wait(page, f"+document.body.dataset.answers > {before}")
 
 
-def picture(page, row=0):
+def image_src(page, row=0):
     return page.locator("#stage figure img").nth(row).get_attribute("src")
 
 
@@ -161,7 +161,7 @@ def test_every_view_opens(served, open_page):
     assert page.get_by_text("1 categorical dead").count() == 1
     shot(page, "latents")
     page.goto(f"{served.url}#insight")
-    page.get_by_text("examine", exact=True).click()
+    page.get_by_text("run the doctor", exact=True).click()
     page.get_by_text("prior not learning").wait_for()
     assert page.get_by_text("KL <b>9.1</b>").count() == 1  # as text
     page.get_by_text("measure drift", exact=True).click()
@@ -173,29 +173,29 @@ def test_every_view_opens(served, open_page):
     page.get_by_text("behavior.gamma").first.wait_for()
     page.goto(f"{served.url}#episodes")
     page.locator("main td.num").first.wait_for()
-    page.goto(f"{served.url}#films")
-    page.get_by_text("Films of the run").wait_for()
+    page.goto(f"{served.url}#videos")
+    page.get_by_text("Videos of the run").wait_for()
 
 
 def test_steering_changes_the_dream_and_rewinding_restores_it(served, open_page):
     page = open_page()
     start(page, served)
-    seen = [picture(page)]
+    seen = [image_src(page)]
     for key in ("ArrowRight", "d", "3"):
         answered(page, lambda key=key: page.keyboard.press(key))
-        seen.append(picture(page))
-    assert len(set(seen)) > 2, "keys change the picture"
+        seen.append(image_src(page))
+    assert len(set(seen)) > 2, "keys change the image"
     assert page.locator("#step").inner_text() == "dream step 3"
     latent = page.evaluate("document.querySelector('#latent').toDataURL()")
     answered(page, lambda: page.locator("#strip button[data-to='1']").click())
-    assert picture(page) == seen[1]
+    assert image_src(page) == seen[1]
     answered(page, lambda: page.locator("#strip button[data-to='3']").click())
-    assert picture(page) == seen[3]
+    assert image_src(page) == seen[3]
     assert page.evaluate("document.querySelector('#latent').toDataURL()") == latent
     answered(page, lambda: page.keyboard.press("Backspace"))
     assert page.locator("#step").inner_text() == "dream step 2"
     answered(page, lambda: page.keyboard.press("3"))  # the same action: the same dream
-    assert picture(page) == seen[3]
+    assert image_src(page) == seen[3]
     answered(page, lambda: page.locator("#controls button").first.click())
     assert page.locator("#step").inner_text() == "dream step 4"
     for name in ("reward", "continue", "value"):
@@ -203,14 +203,14 @@ def test_steering_changes_the_dream_and_rewinding_restores_it(served, open_page)
     assert page.locator("#policy .prob").count() == 3
 
 
-def test_the_policy_plays_branches_and_is_filmed(served, open_page):
+def test_the_policy_plays_branches_and_is_saved_as_video(served, open_page):
     page = open_page()
     start(page, served)
     page.locator("#fps").fill("30")
     page.keyboard.press("p")
     wait(page, "+document.body.dataset.step >= 30")
     page.keyboard.press("p")
-    rate = float(page.locator("#speed-told").inner_text().split()[0])
+    rate = float(page.locator("#speed-text").inner_text().split()[0])
     page.wait_for_timeout(200)
     at = page.locator("#step").inner_text()
     page.wait_for_timeout(200)
@@ -221,12 +221,12 @@ def test_the_policy_plays_branches_and_is_filmed(served, open_page):
     assert page.locator("#stage figure").count() == 4
     for _ in range(3):
         answered(page, lambda: page.locator("#once").click())
-    assert len({picture(page, row) for row in range(4)}) > 1
+    assert len({image_src(page, row) for row in range(4)}) > 1
     shot(page, "branches")
-    third = picture(page, 2)
+    third = image_src(page, 2)
     answered(page, lambda: page.locator("#stage figure").nth(2).click())
     assert page.locator("#stage figure").count() == 1
-    assert picture(page) == third
+    assert image_src(page) == third
     with page.expect_download() as download:
         page.get_by_text("save GIF").click()
     assert Path(download.value.path()).read_bytes()[:4] == b"GIF8"
@@ -238,11 +238,11 @@ def test_vectors_are_drawn_and_sliders_act(served, open_page):
     before = page.evaluate("document.querySelector('#stage canvas').toDataURL()")
     page.locator("#controls input[type=range]").fill("0.5")
     answered(page, lambda: page.locator("#go").click())
-    assert "torque 0.50" in page.locator("#told-action").inner_text()
+    assert "torque 0.50" in page.locator("#action-text").inner_text()
     assert page.evaluate("document.querySelector('#stage canvas').toDataURL()") != before
 
 
-def test_a_run_without_experience_is_told(served, open_page):
+def test_a_run_without_experience_is_reported(served, open_page):
     page = open_page()
     page.goto(served.url)
     page.goto(f"{served.url}play?run={run_number(page, served, NASTY.replace('/', ''))}")
@@ -252,7 +252,7 @@ def test_a_run_without_experience_is_told(served, open_page):
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(served, open_page):
     page = open_page(390, 844, "light")
-    for hash in ("curves", "latents", "insight", "films", "config", "episodes"):
+    for hash in ("curves", "latents", "insight", "videos", "config", "episodes"):
         page.goto(f"{served.url}#{hash}")
         page.wait_for_selector("main > *")
         page.wait_for_timeout(150)

@@ -68,7 +68,7 @@ def run_dream(args: argparse.Namespace) -> int:
 
 def _write(found, out: Path, args: argparse.Namespace) -> None:  # type: ignore[no-untyped-def]
     from ..insight.frames import frames, sheet
-    from ..insight.video import write_film, write_picture
+    from ..insight.video import write_image, write_video
 
     if not found.images:
         from ..insight.plots import vector_plot
@@ -77,9 +77,9 @@ def _write(found, out: Path, args: argparse.Namespace) -> None:  # type: ignore[
             raise UserError("this agent sees vectors only: there are curves, no video.", "Give -o FILE.png.")
         vector_plot(found, out)
     elif out.suffix == ".png":
-        write_picture(out, sheet(found, args.key))
+        write_image(out, sheet(found, args.key))
     else:
-        write_film(out, frames(found, args.key), fps=args.fps)
+        write_video(out, frames(found, args.key), fps=args.fps)
 
 
 COMMAND = Command(

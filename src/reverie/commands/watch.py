@@ -14,7 +14,7 @@ from ..errors import UserError
 from .command import Command, add_json
 
 if TYPE_CHECKING:
-    from ..web.server import Served
+    from ..web.server import DashboardServer
 
 EPILOG = """\
 Opens a page on this machine with curves of all runs (live while they train), latent usage, drift, doctor's findings,
@@ -44,7 +44,7 @@ def _port(text: str) -> int:
 
 def run_watch(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C. -> 0. Raises UserError."""
-    from ..web.runs import Runs
+    from ..web.runs import RunIndex
     from ..web.server import prepare
 
     roots = args.runs or [Path("runs")]
@@ -52,14 +52,14 @@ def run_watch(args: argparse.Namespace) -> int:
         if not root.is_dir():
             hint = "Give the directory of a run, or train one: reverie train --preset demo."
             raise UserError(f"there is no directory {root}.", hint)
-    served = prepare(Runs(roots), host=args.host, port=args.port)
+    served = prepare(RunIndex(roots), host=args.host, port=args.port)
     with suppress(KeyboardInterrupt):  # the usual end
         _announce(args, served)
         served.run()
     return 0
 
 
-def _announce(args: argparse.Namespace, served: Served) -> None:
+def _announce(args: argparse.Namespace, served: DashboardServer) -> None:
     names = [run.name for run in served.dashboard.runs.all()]
     if args.json:
         print(json.dumps({"url": served.url, "runs": names}), flush=True)

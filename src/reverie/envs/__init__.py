@@ -1,7 +1,8 @@
 """Environments: `make_env` turns an id, an instance or a callable into a Gymnasium environment for the agent.
 
-A family is one file in `families/`, found by the first word of the id: "MiniGrid-..." -> families/minigrid.py (see
-`family.py`). Any other id goes to `gymnasium.make`. No torch in here: this code also runs in worker processes.
+A family is one file in `families/`, found by the first word of the id: "MiniGrid-..." -> families/minigrid.py.
+`family.py` explains how to write one. Any other id goes to `gymnasium.make`. No torch in this folder: its code also
+runs in worker processes.
 """
 
 from .actions import ActionSpec

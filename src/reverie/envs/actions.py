@@ -1,4 +1,4 @@
-"""Any Gymnasium action space as one vector: one-hot groups for choices, [-1, 1] for Box, one after the other.
+"""Conversion between any Gymnasium action space and one vector: one-hots for choices, [-1, 1] for Box, concatenated.
 
 Users never see that vector: `decode` turns it into the environment's own action. No torch in here.
 """
@@ -17,37 +17,39 @@ from gymnasium import spaces
 from ..errors import UserError
 
 Path = tuple[str | int, ...]  # keys of Dict spaces, positions in Tuple spaces, from the root
-#: Integer Boxes up to this many values per number become choices; beyond, continuous numbers that are rounded.
+#: Integer Boxes with up to this many values per number become choices; larger ones become rounded continuous numbers.
 MAX_CHOICES = 32
 
 
 class ActionGroup(NamedTuple):
-    """A stretch of the vector that one distribution describes."""
+    """A contiguous part of the vector that one distribution describes."""
 
     kind: str  # "onehot" or "box"
     size: int  # choices of each one-hot, or numbers of the box
-    copies: int = 1  # one-hots of that size side by side
+    copies: int = 1  # one-hots of that size, one after the other
 
     @property
     def total(self) -> int:
+        """Entries of the vector."""
         return self.size * self.copies
 
 
 @dataclass(frozen=True)
 class ActionPart:
-    """One leaf of the environment's action space, and how it stands in the agent's vector."""
+    """One leaf of the environment's action space and its part of the agent's vector."""
 
     path: Path
     kind: str  # "discrete", "multi_discrete", "multi_binary" or "box"
     shape: tuple[int, ...]  # the environment's own
-    choices: tuple[int, ...] = ()  # how many there are for each number; empty for a box
-    starts: tuple[int, ...] = ()  # smallest value of each
-    low: tuple[float, ...] = ()  # box
-    high: tuple[float, ...] = ()
+    choices: tuple[int, ...] = ()  # number of values of each choice; empty for a box
+    starts: tuple[int, ...] = ()  # smallest value of each choice
+    low: tuple[float, ...] = ()  # lower limits of a box
+    high: tuple[float, ...] = ()  # upper limits of a box
     dtype: str = "int64"
 
     @property
     def size(self) -> int:
+        """Entries of the vector."""
         return sum(self.choices) if self.choices else len(self.low)
 
     @cached_property
@@ -55,30 +57,33 @@ class ActionPart:
         return np.array(self.low), np.array(self.high)
 
     def decode(self, vector: np.ndarray) -> np.ndarray:
-        """(..., size) -> the environment's own (..., *shape), always inside its space."""
+        """Vectors (..., size) -> the environment's own actions (..., *shape), always inside its space."""
         batch = vector.shape[:-1]
         if not self.choices:
             low, high = self._bounds
             own = np.clip(low + (vector + 1) / 2 * (high - low), low, high)
             own = np.rint(own) if np.issubdtype(self.dtype, np.integer) else own
             return own.astype(self.dtype).reshape(batch + self.shape)
-        if len(self.choices) == 1:  # the usual case, at a tenth of the time
+        if len(self.choices) == 1:  # the usual case, ten times faster
             return (vector.argmax(-1) + self.starts[0]).astype(self.dtype).reshape(batch + self.shape)
         picked = [part.argmax(-1) for part in self.split(vector)]
         return (np.stack(picked, -1) + np.array(self.starts)).astype(self.dtype).reshape(batch + self.shape)
 
     def split(self, vector: np.ndarray) -> list[np.ndarray]:
-        """(..., size) -> one (..., n) for each choice."""
+        """(..., size) -> one array (..., n) for each choice."""
         return np.split(vector, np.cumsum(self.choices)[:-1], axis=-1)
 
     def groups(self) -> list[ActionGroup]:
-        """The stretches of this part."""
+        """The groups of this part, in order."""
         if not self.choices:
             return [ActionGroup("box", len(self.low))]
         return [ActionGroup("onehot", size, len(list(same))) for size, same in groupby(self.choices)]
 
     def encode_mask(self, own: Any, batch: tuple[int, ...]) -> np.ndarray:
-        """The environment's mask of this part (None: all allowed) -> (*batch, size) of 0 and 1. Raises UserError."""
+        """The environment's mask of this part (None: all allowed) -> uint8 (*batch, size), 1: allowed.
+
+        Raises UserError for a wrong number of entries.
+        """
         if own is None or not self.choices:
             return np.ones((*batch, self.size), np.uint8)
         pieces = own if isinstance(own, tuple | list) else [own]
@@ -88,13 +93,13 @@ class ActionPart:
             flat = np.zeros((*batch, 0))
         if flat.shape[-1] != self.size:
             raise UserError(
-                f"the action mask{_called(self.path)} has {flat.shape[-1]} entries for {self.size} choices.",
-                "One entry per choice, 1 for allowed, as `space.sample(mask)` wants it.",
+                f"the action mask{_quoted(self.path)} has {flat.shape[-1]} entries for {self.size} choices.",
+                "Give one entry per choice, 1 for allowed, in the form of `space.sample(mask)`.",
             )
         return (flat > 0).astype(np.uint8)
 
     def describe(self) -> str:
-        """For the header of a run."""
+        """A few words for the header of a run, e.g. "4 discrete actions"."""
         if self.kind == "discrete":
             return f"{self.size} discrete actions"
         if self.kind == "multi_binary":
@@ -106,7 +111,7 @@ class ActionPart:
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """All parts of an action. The agent's vector (A,) is theirs, one after the other."""
+    """All parts of an action. The agent's vector (A,) is the vectors of the parts, concatenated."""
 
     parts: tuple[ActionPart, ...]
 
@@ -122,12 +127,12 @@ class ActionSpec:
 
     @cached_property
     def size(self) -> int:
-        """A."""
+        """A, the entries of the vector."""
         return sum(part.size for part in self.parts)
 
     @cached_property
     def groups(self) -> tuple[ActionGroup, ...]:
-        """The vector's stretches in order, neighbours of the same kind merged."""
+        """The groups of the vector in order, neighbours of the same kind merged."""
         merged: list[ActionGroup] = []
         for group in (group for part in self.parts for group in part.groups()):
             last = merged[-1] if merged else None
@@ -141,13 +146,13 @@ class ActionSpec:
 
     @property
     def kind(self) -> str:
-        """ "discrete" if all of it is choices, "box" if none is, else "mixed"."""
+        """ "discrete" if all groups are choices, "box" if none is, else "mixed"."""
         kinds = {group.kind for group in self.groups}
         return "mixed" if len(kinds) > 1 else {"onehot": "discrete", "box": "box"}[kinds.pop()]
 
     @cached_property
     def is_choice(self) -> np.ndarray:
-        """Which entries of the vector belong to one-hots. -> bool (A,)."""
+        """bool (A,): the entries of the vector that belong to one-hots."""
         return np.concatenate([np.full(group.total, group.kind == "onehot") for group in self.groups])
 
     @cached_property
@@ -156,47 +161,49 @@ class ActionSpec:
         return [slice(int(end) - part.size, int(end)) for part, end in zip(self.parts, ends, strict=True)]
 
     def decode(self, vector: np.ndarray) -> Any:
-        """Agent's vector (..., A) -> the environment's own action with the same leading axes, nested as its space."""
+        """The agent's vectors (..., A) -> the environment's own actions, same leading axes, nested as its space."""
         own = [part.decode(vector[..., where]) for part, where in zip(self.parts, self._slices, strict=True)]
         return _nested([(part.path, value) for part, value in zip(self.parts, own, strict=True)])
 
     def decode_one(self, vector: np.ndarray) -> Any:
-        """Agent's vector (A,) -> what `env.step` takes: a plain int for Discrete."""
-        own = [_plain(part, vector[where]) for part, where in zip(self.parts, self._slices, strict=True)]
+        """The agent's vector (A,) -> the argument of `env.step`: a plain int for Discrete."""
+        own = [_native_value(part, vector[where]) for part, where in zip(self.parts, self._slices, strict=True)]
         return _nested([(part.path, value) for part, value in zip(self.parts, own, strict=True)])
 
     def random(self, rng: np.random.Generator, count: int, mask: np.ndarray | None = None) -> np.ndarray:
-        """Uniformly random actions, among the allowed ones. mask (count, A) or None -> (count, A)."""
-        out, at = [], 0
+        """Uniformly random actions among the allowed ones. mask (count, A) or None -> float32 (count, A)."""
+        out = []
+        at = 0
         for group in self.groups:
             if group.kind == "box":
                 out.append(rng.uniform(-1, 1, (count, group.size)).astype(np.float32))
             else:
                 allowed = np.ones((count, group.total)) if mask is None else mask[:, at : at + group.total]
-                chances = allowed.reshape(count * group.copies, group.size).cumsum(-1)
-                drawn = rng.random((len(chances), 1)) * chances[:, -1:]
-                picked = (chances <= drawn).sum(-1).clip(max=group.size - 1)
+                cumulative = allowed.reshape(count * group.copies, group.size).cumsum(-1)
+                drawn = rng.random((len(cumulative), 1)) * cumulative[:, -1:]
+                picked = (cumulative <= drawn).sum(-1).clip(max=group.size - 1)
                 out.append(np.eye(group.size, dtype=np.float32)[picked].reshape(count, group.total))
             at += group.total
         return np.concatenate(out, -1)
 
     def encode_mask(self, own: Any, batch: tuple[int, ...] = ()) -> np.ndarray:
-        """The environment's action mask, nested as its action space -> uint8 (*batch, A), 1 for allowed.
+        """The environment's action mask, nested as its action space -> uint8 (*batch, A), 1: allowed.
 
-        A group without any allowed choice (at the end of an episode) is allowed whole. Raises UserError.
+        Where a mask allows no choice at all (at the end of an episode), all are allowed. Raises UserError.
         """
-        pieces = [part.encode_mask(_found(own, part.path), batch) for part in self.parts]
+        pieces = [part.encode_mask(_mask_at(own, part.path), batch) for part in self.parts]
         mask = np.concatenate(pieces, -1)
         for where in self._choices():
             mask[..., where] |= ~mask[..., where].any(-1, keepdims=True)
         return mask
 
     def forbids_all(self, own: Any) -> bool:
-        """Does this mask leave some choice without any allowed value?"""
-        mask = np.concatenate([part.encode_mask(_found(own, part.path), ()) for part in self.parts])
+        """Whether the environment's mask leaves some choice without any allowed value."""
+        mask = np.concatenate([part.encode_mask(_mask_at(own, part.path), ()) for part in self.parts])
         return any(not mask[where].any() for where in self._choices())
 
     def _choices(self) -> Iterator[slice]:
+        """The one-hots of the vector."""
         at = 0
         for group in self.groups:
             if group.kind == "onehot":
@@ -204,16 +211,16 @@ class ActionSpec:
             at += group.total
 
     def describe(self) -> str:
-        """For the header of a run."""
-        return ", ".join(part.describe() + _called(part.path) for part in self.parts)
+        """A few words for the header of a run, e.g. "2 continuous action(s)"."""
+        return ", ".join(part.describe() + _quoted(part.path) for part in self.parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Values that JSON can hold."""
         return {"parts": [asdict(part) for part in self.parts]}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> ActionSpec:
-        """Inverse of `to_dict`; reads format 1, which knew one part, as well."""
+        """Inverse of `to_dict`; also reads format 1, which has one part."""
         if "parts" not in values:
             old: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
             if old["kind"] == "discrete":
@@ -227,14 +234,14 @@ class ActionSpec:
 
 
 def make_action_spec(space: spaces.Space, *, bound: float = 1.0) -> tuple[ActionSpec, list[str]]:
-    """Read an action space. bound: limits of numbers whose space has none. -> spec, notes for the user.
+    """Read an action space. -> (spec, notes for the user).
 
-    Raises UserError for a space that the agent cannot use.
+    bound: numbers without limits in the space get -bound to bound. Raises UserError for an unsupported space.
     """
     notes: list[str] = []
     parts = tuple(_parts(space, (), bound, notes))
     if not parts:
-        raise UserError(f"the environment takes no action: {space}.")
+        raise UserError(f"the environment takes no action: {space}.", "Give an action space with at least one number.")
     return ActionSpec(parts), notes
 
 
@@ -255,8 +262,8 @@ def _parts(space: spaces.Space, path: Path, bound: float, notes: list[str]) -> I
         yield _box(space, path, bound, notes)
     else:
         raise UserError(
-            f"the action space{_called(path)} {space} is not supported.",
-            "Box, Discrete, MultiDiscrete, MultiBinary and Dict or Tuple of them are; wrap the environment.",
+            f"the action space{_quoted(path)} {space} is not supported.",
+            "Wrap the environment. Supported: Box, Discrete, MultiDiscrete, MultiBinary and Dict or Tuple of them.",
         )
 
 
@@ -268,33 +275,34 @@ def _box(space: spaces.Box, path: Path, bound: float, notes: list[str]) -> Actio
         if max(choices) <= MAX_CHOICES:
             starts = tuple(int(x) for x in low)
             return ActionPart(path, "multi_discrete", space.shape, choices, starts, dtype=str(kind))
-        notes.append(f"the whole numbers of the action{_called(path)} are continuous to the agent, then rounded")
+        notes.append(f"the whole numbers of the action{_quoted(path)} are treated as continuous, then rounded")
     open_ends = ~np.isfinite(low) | ~np.isfinite(high)
     low, high = np.where(np.isfinite(low), low, -bound), np.where(np.isfinite(high), high, bound)
     if open_ends.any():
         notes.append(
-            f"the action{_called(path)} has no limits in its space: {-bound:g} to {bound:g} (env.action_bound)"
+            f"the action{_quoted(path)} has no limits in its space: {-bound:g} to {bound:g} is used (env.action_bound)"
         )
     if (low >= high).any():
         raise UserError(
-            f"the action space{_called(path)} has no room between its limits: {space}.",
+            f"the action space{_quoted(path)} has a lower limit that is not below the upper one: {space}.",
             "Declare the limits in the space, or set env.action_bound.",
         )
     limits = [tuple(float(x) for x in values) for values in (low, high)]
     return ActionPart(path, "box", space.shape, low=limits[0], high=limits[1], dtype=str(kind))
 
 
-def _plain(part: ActionPart, vector: np.ndarray) -> Any:
+def _native_value(part: ActionPart, vector: np.ndarray) -> Any:
     own = part.decode(vector)
     return int(own) if part.kind == "discrete" else np.asarray(own)
 
 
-def _called(path: Path) -> str:
+def _quoted(path: Path) -> str:
+    """ " 'arm/joint'" for messages; "" for a space that is not nested."""
     return f" '{'/'.join(map(str, path))}'" if path else ""
 
 
-def _found(own: Any, path: Path) -> Any:
-    """The entry of a nested mask, None where it has none."""
+def _mask_at(own: Any, path: Path) -> Any:
+    """The entry of a nested mask at `path`, None if there is none."""
     for key in path:
         if own is None or (isinstance(own, Mapping) and key not in own):
             return None

@@ -1,6 +1,6 @@
-"""Environments that speak another language: dm_env and the old gym, as Gymnasium environments.
+"""Adapters from dm_env and from gym before 0.26 to Gymnasium.
 
-Recognised by their methods, so that neither package need be installed.
+Environments are recognised by their methods, so neither package need be installed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..errors import UserError
 
 
 def adapt(env: Any) -> gym.Env:
-    """A Gymnasium environment as it is; a dm_env or an old gym one wrapped. Raises UserError for anything else."""
+    """A Gymnasium environment unchanged, a dm_env or old gym one wrapped. Raises UserError for anything else."""
     if isinstance(env, gym.Env):
         return env
     if all(callable(getattr(env, name, None)) for name in ("reset", "step", "observation_spec", "action_spec")):
@@ -25,22 +25,22 @@ def adapt(env: Any) -> gym.Env:
         return from_old_gym(env)
     raise UserError(
         f"expected a gymnasium.Env, got {type(env).__module__}.{type(env).__name__}.",
-        "Pass an id, a gymnasium.Env or a function that returns one; dm_env and old gym environments are taken, too.",
+        "Pass an id, a gymnasium.Env or a function that returns one; dm_env and old gym environments work, too.",
     )
 
 
 def from_dm_env(env: Any) -> gym.Env:
-    """A `dm_env.Environment`: an end with discount 0 is a termination, any other a truncation."""
+    """Adapt a `dm_env.Environment`: an end with discount 0 is a termination, any other a truncation."""
     return DmEnv(env)
 
 
 def from_old_gym(env: Any) -> gym.Env:
-    """An environment of gym before 0.26: reset gives the observation alone, step four values."""
+    """Adapt an environment of gym before 0.26, whose reset returns only the observation and whose step four values."""
     return OldGym(env)
 
 
 class DmEnv(gym.Env):
-    """See `from_dm_env`."""
+    """A dm_env environment as a Gymnasium environment; see `from_dm_env`."""
 
     def __init__(self, env: Any) -> None:
         self.env = env
@@ -50,15 +50,16 @@ class DmEnv(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         task: Any = getattr(self.env, "task", None)
-        if seed is not None and hasattr(task, "_random"):  # dm_control's
+        if seed is not None and hasattr(task, "_random"):  # a task of dm_control
             task._random = np.random.RandomState(seed)
-        return _as_in(self.observation_space, self.env.reset().observation), {}
+        return _fit_space(self.observation_space, self.env.reset().observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        now = self.env.step(action)
-        terminated = bool(now.last() and now.discount == 0)
-        obs = _as_in(self.observation_space, now.observation)
-        return obs, float(now.reward or 0.0), terminated, bool(now.last()) and not terminated, {}
+        timestep = self.env.step(action)
+        terminated = bool(timestep.last() and timestep.discount == 0)
+        truncated = bool(timestep.last()) and not terminated
+        obs = _fit_space(self.observation_space, timestep.observation)
+        return obs, float(timestep.reward or 0.0), terminated, truncated, {}
 
     def close(self) -> None:
         if callable(getattr(self.env, "close", None)):
@@ -66,7 +67,7 @@ class DmEnv(gym.Env):
 
 
 class OldGym(gym.Env):
-    """See `from_old_gym`."""
+    """An old gym environment as a Gymnasium environment; see `from_old_gym`."""
 
     def __init__(self, env: Any) -> None:
         self.env = env
@@ -79,15 +80,15 @@ class OldGym(gym.Env):
         super().reset(seed=seed)
         if seed is not None and callable(getattr(self.env, "seed", None)):
             self.env.seed(seed)
-        found = self.env.reset()
-        paired = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)  # gym 0.26 itself
-        return found if paired else (found, {})
+        result = self.env.reset()
+        has_info = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)  # gym 0.26 itself
+        return result if has_info else (result, {})
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        found = self.env.step(action)
-        if len(found) == 5:
-            return found
-        obs, reward, done, info = found
+        result = self.env.step(action)
+        if len(result) == 5:
+            return result
+        obs, reward, done, info = result
         truncated = bool(done and info.get("TimeLimit.truncated", False))
         return obs, float(reward), bool(done) and not truncated, truncated, info
 
@@ -100,10 +101,10 @@ class OldGym(gym.Env):
 
 
 def space_of(spec: Any, *, unlimited: bool = False) -> spaces.Space:
-    """The Gymnasium space of a dm_env spec or of a space of the old gym, nested as it is.
+    """The Gymnasium space of a dm_env spec or of an old gym space, with the same nesting.
 
-    Scalars become vectors of size 1; unlimited: numbers are given without limits, whatever the spec says of them.
-    Raises UserError.
+    Scalars become vectors of size 1. unlimited: leave out the limits that a spec gives to its numbers.
+    Raises UserError for an unknown kind of space.
     """
     if isinstance(spec, spaces.Space):
         return spec
@@ -127,11 +128,11 @@ def space_of(spec: Any, *, unlimited: bool = False) -> spaces.Space:
         return spaces.Discrete(int(spec.num_values))
     if hasattr(spec, "shape") and hasattr(spec, "dtype"):
         return _array_space(spec, unlimited)
-    raise UserError(f"the space {spec!r} of the environment is not understood.", "Wrap it as a gymnasium.Env.")
+    raise UserError(f"the environment has an unknown kind of space: {spec!r}.", "Wrap it as a gymnasium.Env.")
 
 
 def _array_space(spec: Any, unlimited: bool) -> spaces.Space:
-    """dm_env's Array and BoundedArray."""
+    """The space of dm_env's Array and BoundedArray."""
     shape, dtype = tuple(spec.shape) or (1,), np.dtype(spec.dtype)
     low: Any = getattr(spec, "minimum", None)
     high: Any = getattr(spec, "maximum", None)
@@ -146,10 +147,10 @@ def _array_space(spec: Any, unlimited: bool) -> spaces.Space:
     return spaces.Box(np.broadcast_to(low, shape).astype(kind), np.broadcast_to(high, shape).astype(kind), dtype=kind)
 
 
-def _as_in(space: spaces.Space, value: Any) -> Any:
-    """A dm_env observation as its space says: arrays, scalars as vectors."""
+def _fit_space(space: spaces.Space, value: Any) -> Any:
+    """A dm_env observation in the form of its space: arrays, scalars as vectors."""
     if isinstance(space, spaces.Dict):
-        return {key: _as_in(inner, value[key]) for key, inner in space.spaces.items()}
+        return {key: _fit_space(inner, value[key]) for key, inner in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(_as_in(inner, part) for inner, part in zip(space.spaces, value, strict=True))
+        return tuple(_fit_space(inner, part) for inner, part in zip(space.spaces, value, strict=True))
     return np.asarray(value, space.dtype).reshape(space.shape or ())

@@ -1,7 +1,72 @@
-"""What a family of environments is: one file in `families/` with the names of the `Family` protocol below.
+"""The protocol of an environment family, and how ids and options find their family.
 
-A family knows its ids (PREFIXES), what must be installed (MODULES, INSTALL, DEBIAN), its own options, and how to make
-a task under the protocol that results are published under. No torch in here: this code also runs in worker processes.
+A family is a group of tasks that come from one package and are scored under one protocol. To add one, write one file
+`families/NAME.py`; no other file changes. It is found by its place, `reverie envs` lists it, and
+tests/envs/test_families.py tests it if its package is installed. A complete family of tasks registered with Gymnasium:
+
+    \"""Toy text: FrozenLake, small grids. pip: gymnasium[toy-text], whose pygame draws.
+
+    Protocol: Gymnasium's own rewards and time limits (truncations).
+    \"""
+
+    import gymnasium as gym
+
+    from ..family import FreeOptions, Request
+    from ..plain import make_plain, plain_protocol
+
+    PREFIXES = ("frozenlake",)
+    MODULES = ("pygame",)
+    INSTALL = "pip install 'gymnasium[toy-text]>=1.1,<2'"
+    DEBIAN = ""
+    EXAMPLE = "FrozenLake-v1"
+    NOTE = "the number of a cell as a one-hot vector"
+    REPEAT = 1
+    DETERMINISTIC_START = True  # every episode starts in the same cell
+    SHORT = True  # random play can fall into a hole in two steps
+    Options = FreeOptions
+
+
+    def make(request: Request) -> gym.Env:
+        \"""The task as Gymnasium makes it; with request.pixels its image.\"""
+        return make_plain(request)
+
+
+    def protocol(request: Request) -> str:
+        \"""What scores depend on.\"""
+        return plain_protocol(request)
+
+Names (class `Family` below has their types):
+
+`PREFIXES`  An id belongs to the family whose PREFIXES has its first word in lower case: what stands before the first
+            of - / : ("MiniGrid-Empty-8x8-v0" -> "minigrid"). "vizdoom*" matches any word that begins so.
+`MODULES`   Import names of the packages. The file itself must be importable without them: import them inside `make`.
+`INSTALL`   The command that installs them. The user sees it when `make` raises ModuleNotFoundError.
+`DEBIAN`    Debian packages that a bare machine needs besides; "" for none.
+`EXAMPLE`   An id. The tests play it.
+`NOTE`      One line for `reverie envs`: what the agent observes.
+`REPEAT`    The usual action repeat, taken for env.action_repeat=0.
+`Options`   A frozen dataclass of `option(default, doc)` fields: bool, int, float, str or Literal. They are set by
+            env.options=name=value and checked. `NoOptions` if there are none, `FreeOptions` to pass any keyword
+            argument to `gymnasium.make`.
+`make`      -> one `gymnasium.Env`, action repeat included (`wrappers.ActionRepeat` adds rewards up), with
+            render_mode "rgb_array" if it can draw at all. Its spaces may be any of Box, Discrete, MultiDiscrete,
+            MultiBinary, and Dict or Tuple of them: `AgentView` resizes images and turns the rest into vectors.
+            - `reset(seed=...)` determines everything that follows; two environments with one seed play alike.
+            - An end of the task is `terminated`, a time limit is `truncated`.
+            - Returned arrays are not written to later.
+            - Numbers to be logged per episode: info["log"] = {name: float} in the last step.
+            - A wrong id or option raises UserError: what happened, and what to do.
+`protocol`  -> one line that begins with the id and contains "repeat N": every choice that a published score depends
+            on. It is printed in the header of a run and stored in its provenance.json.
+
+Optional names:
+
+`DETERMINISTIC_START`, `SHORT`     What the tests may assume; see FLAGS for their meaning and defaults.
+`make_vector(request, count)`      -> a `gymnasium.vector.VectorEnv` that steps `count` environments itself
+                                   (env.backend=native), with NEXT_STEP autoreset and the single spaces of `make`.
+`vector_fits(request)`             -> whether `make_vector` supports what is requested; without it: always.
+
+No torch in here or in `families/`: this code also runs in worker processes.
 """
 
 from __future__ import annotations
@@ -25,104 +90,116 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a family."""
+    """The environment that a family is asked to make."""
 
     env_id: str
-    actions: str = "full"  # "full" or "minimal"
-    pixels: bool = False  # observe pictures where the family would give vectors
-    repeat: int = 1  # each action is applied this many times, rewards added up: the family does that
-    image_size: int = 0  # what the agent will see; a family may draw in that size at once (0: its own)
-    grayscale: bool = False  # as above
-    time_limit: int = 0  # in agent steps; applied outside, but a family may print it
-    options: Any = None  # the family's own Options
+    actions: str = "full"  # "full", or "minimal" for the actions that matter in the task
+    pixels: bool = False  # observe images where the family would give vectors
+    repeat: int = 1  # times that each action is applied, rewards added up; the family does it
+    image_size: int = 0  # side of the images that the agent will see, so that a family may draw them so; 0: any
+    grayscale: bool = False  # whether the agent will see gray images; likewise only a hint
+    time_limit: int = 0  # in agent steps, 0 for none; applied outside, but a family may mention it in its protocol
+    options: Any = None  # the family's Options; None for their defaults
 
 
 class Family(Protocol):
-    """The names that a file in `families/` has."""
+    """The required names of a file in `families/`; the docstring of this file explains each."""
 
-    PREFIXES: tuple[str, ...]  # of its ids: what stands before the first of - / : in lower case; "name*" for any rest
-    MODULES: tuple[str, ...]  # import names that must be there
-    INSTALL: str  # the exact command that brings them
-    DEBIAN: str  # Debian packages that a bare machine needs; "" for none
-    EXAMPLE: str  # an id
-    NOTE: str  # one line: what the agent sees
-    REPEAT: int  # the usual action repeat, for env.action_repeat=0
-    Options: type  # frozen dataclass of `option(default, doc)`
+    PREFIXES: tuple[str, ...]
+    MODULES: tuple[str, ...]
+    INSTALL: str
+    DEBIAN: str
+    EXAMPLE: str
+    NOTE: str
+    REPEAT: int
+    Options: type
 
     def make(self, request: Request) -> gym.Env:
-        """One environment, action repeat included, that can draw itself (render_mode rgb_array) if at all possible."""
+        """One environment, action repeat included."""
         ...
 
     def protocol(self, request: Request) -> str:
-        """One line for the header of a run: every choice that a published score depends on."""
+        """One line: every choice that a published score depends on."""
         ...
 
 
+#: Flags that a family may define -> their defaults. They say what holds for its EXAMPLE, for the tests.
+FLAGS = {
+    "DETERMINISTIC_START": False,  # True: episodes of different seeds may be the same, e.g. from a fixed start
+    "SHORT": False,  # True: random play may end an episode within three steps
+}
+
+
+def flag(family: Family, name: str) -> bool:
+    """The value of one of FLAGS in a family, or its default."""
+    return bool(getattr(family, name, FLAGS[name]))
+
+
 def option(default: Any, doc: str) -> Any:
-    """A field of a family's Options, with its one-line documentation."""
+    """A field of a family's Options, with its documentation in one line."""
     return field(default=default, metadata={"doc": doc})
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """For families without options of their own."""
+    """The Options of a family that has none."""
 
 
 @dataclass(frozen=True)
 class FreeOptions:
-    """For families that hand every option to `gymnasium.make`."""
+    """The Options of a family that passes every option to `gymnasium.make`."""
 
     arguments: tuple[tuple[str, Any], ...] = option((), "any keyword argument that gymnasium.make takes for the task")
 
 
 @cache
 def all_families() -> dict[str, Family]:
-    """{name: module} of every file in `families/`. Importing one needs no package but Gymnasium."""
-    names = sorted(path.stem for path in (Path(__file__).parent / "families").glob("*.py") if path.stem != "__init__")
-    return {name: cast(Family, importlib.import_module(f"{__package__}.families.{name}")) for name in names}
+    """{name: module} for every file in `families/`. Importing one needs no package but Gymnasium."""
+    stems = sorted(path.stem for path in (Path(__file__).parent / "families").glob("*.py") if path.stem != "__init__")
+    return {name: cast(Family, importlib.import_module(f"{__package__}.families.{name}")) for name in stems}
 
 
 def family_of(env_id: str) -> Family | None:
-    """The family that an id belongs to, None for the rest of Gymnasium."""
+    """The family that an id belongs to, None for other ids of Gymnasium."""
     prefix = re.split(r"[-/:]", env_id)[0].lower()
-    return next((family for family in all_families().values() if _any(prefix, family.PREFIXES)), None)
-
-
-def _any(prefix: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(prefix, pattern) for pattern in patterns)
+    for family in all_families().values():
+        if any(fnmatchcase(prefix, pattern) for pattern in family.PREFIXES):
+            return family
+    return None
 
 
 def installed(family: Family) -> bool:
-    """Are the family's packages there?"""
+    """Whether the family's packages are installed."""
     return all(importlib.util.find_spec(name) is not None for name in family.MODULES)
 
 
 def parse_options(family: Family, items: Sequence[str]) -> Any:
-    """("name=value", ...) -> the family's Options. Raises UserError with what there is."""
+    """("name=value", ...) -> the family's Options. Raises UserError for an unknown name or a wrong value."""
     if family.Options is FreeOptions:
         return FreeOptions(tuple(free_options(items).items()))
     known = {item.name: item for item in fields(family.Options)}
-    kinds, values = get_type_hints(family.Options), {}
+    types = get_type_hints(family.Options)
+    values = {}
     listed = ", ".join(known) or "none"
     for name, text in _pairs(items):
         if name not in known:
             raise UserError(f"env.options: '{name}' is no option of this family.", f"It has: {listed}.")
         try:
-            values[name] = coerce(text, kinds[name])
+            values[name] = coerce(text, types[name])
         except ValueError as error:
             raise UserError(f"env.options: '{name}' {error}.", f"It means: {known[name].metadata['doc']}.") from None
     return family.Options(**values)
 
 
 def free_options(items: Sequence[str]) -> dict[str, Any]:
-    """("name=value", ...) -> keyword arguments for `gymnasium.make`: Python values where they read as such."""
-    found = {}
+    """("name=value", ...) -> keyword arguments for `gymnasium.make`: Python literals, true, false, or text."""
+    arguments = {}
     for name, text in _pairs(items):
         try:
-            found[name] = ast.literal_eval(text)
+            arguments[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            found[name] = {"true": True, "false": False}.get(text.lower(), text)
-    return found
+            arguments[name] = {"true": True, "false": False}.get(text.lower(), text)
+    return arguments
 
 
 def _pairs(items: Sequence[str]) -> list[tuple[str, str]]:

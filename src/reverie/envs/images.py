@@ -1,4 +1,4 @@
-"""Resizing and greying of pictures, in NumPy alone."""
+"""Image resizing and conversion to gray, in NumPy only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 
 @lru_cache(maxsize=64)
 def _area_weights(source: int, target: int, channels: int = 1) -> np.ndarray:
-    """How a line of `source` pixels becomes `target`: rows sum to 1. -> (target * channels, source * channels) / g.
+    """Weights that average a line of `source` pixels to `target` pixels, for one block of the line.
 
-    A line falls into g = gcd(source, target) equal blocks (160 -> 64: 32 times 5 -> 2); the weights are one block's.
+    A line consists of g = gcd(source, target) equal blocks (160 -> 64: 32 blocks of 5 -> 2), which share their weights.
+    -> float32 (target / g * channels, source / g * channels); rows sum to 1.
     """
     blocks = math.gcd(source, target)
     source, target = source // blocks, target // blocks
@@ -24,7 +25,7 @@ def _area_weights(source: int, target: int, channels: int = 1) -> np.ndarray:
 
 
 def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Exact area averaging, as cv2.INTER_AREA when shrinking. uint8 (H, W, C) -> uint8 (height, width, C)."""
+    """Resize by exact area averaging, like cv2.INTER_AREA when shrinking. uint8 (H, W, C) -> (height, width, C)."""
     if image.shape[:2] == (height, width):
         return image
     count = image.shape[2]
@@ -34,8 +35,8 @@ def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.rint(mixed, out=mixed).astype(np.uint8).reshape(height, width, count)
 
 
-def grey(image: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, C) -> (H, W, 1): luma of ITU-R 601 for RGB and RGBA, as ALE and OpenCV; else the mean."""
+def to_gray(image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, C) -> (H, W, 1): ITU-R 601 luma for RGB and RGBA, as in ALE and OpenCV; the mean otherwise."""
     count = image.shape[2]
     weights = np.array([0.299, 0.587, 0.114, 0.0])[:count] if count in (3, 4) else np.full(count, 1 / count)
     return np.rint(image @ weights).astype(np.uint8)[..., None]

@@ -1,4 +1,4 @@
-"""Making environments: one (`make_env`) or several that are stepped together (`make_vector`)."""
+"""Construction of environments: one (`make_env`) or several that are stepped together (`make_vector`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from ..errors import UserError
 from .adapters import adapt
 from .family import Request, family_of, free_options, parse_options
-from .plain import finished, make_plain
+from .plain import make_plain, wrap_as_requested
 from .repeatable import Repeatable
 from .vector.backend import choose_backend
 from .vector.native import NativeView
@@ -34,20 +34,26 @@ def make_env(
     grayscale: bool = False,
     options: Sequence[str] = (),
 ) -> gym.Env:
-    """A Gymnasium environment from an id, an instance or a callable that makes one, wrapped as asked.
+    """A Gymnasium environment from an id, an instance, or a callable that returns one.
 
-    action_repeat 0 is what is usual in the family. Its spaces are its own: `AgentView` (for training) and `Player`
-    turn observations and actions into the agent's, images resized and made grey there; image_size and grayscale only
-    tell a family what it need not draw. Raises UserError for anything that is missing.
+    actions: "full" or "minimal" (an id's family only). pixels: observe images instead of vectors. action_repeat: 0 for
+    the family's usual one. time_limit: agent steps, 0 for none. options: "name=value" for the id's family.
+    image_size, grayscale: hints that let a family draw what the agent will see.
+
+    The environment keeps its own spaces: `AgentView` (for training) and `Player` convert observations and actions, and
+    resize images. Raises UserError for an unknown id, a missing package or a wrong option.
     """
     if isinstance(env, str):
         request = make_request(env, actions, pixels, action_repeat, time_limit, image_size, grayscale, options)
         made = _from_id(request, options)
     else:
         if options:
-            raise UserError("env.options are for environments made from an id.", "Put them into your function.")
+            raise UserError(
+                "env.options works only for environments that are made from an id.",
+                "Set the options inside your function.",
+            )
         made = env() if callable(env) else env
-        made = finished(adapt(made), Request("", pixels=pixels, repeat=max(1, action_repeat)))
+        made = wrap_as_requested(adapt(made), Request("", pixels=pixels, repeat=max(1, action_repeat)))
     return gym.wrappers.TimeLimit(made, time_limit) if time_limit else made
 
 
@@ -61,11 +67,11 @@ def make_request(
     grayscale: bool = False,
     options: Sequence[str] = (),
 ) -> Request:
-    """What is asked of the id's family, its usual action repeat and its options filled in. Raises UserError."""
+    """The request to the id's family, with its usual action repeat and its options filled in. Raises UserError."""
     family = family_of(env_id)
     repeat = action_repeat or (family.REPEAT if family else 1)
-    chosen = parse_options(family, options) if family else None
-    return Request(env_id, actions, pixels, repeat, image_size, grayscale, time_limit, chosen)
+    parsed = parse_options(family, options) if family else None
+    return Request(env_id, actions, pixels, repeat, image_size, grayscale, time_limit, parsed)
 
 
 def protocol_of(request: Request) -> str:
@@ -82,8 +88,8 @@ def _from_id(request: Request, options: Sequence[str]) -> gym.Env:
         raise UserError("no environment is given.", "Add --env, e.g. --env MiniGrid-Empty-Random-6x6-v0.")
     if env_id.startswith("custom:"):
         raise UserError(
-            f"'{env_id}' is a custom environment, which cannot be made from its name.",
-            "Pass it: reverie.load(path, env=your_function).",
+            f"'{env_id}' is a custom environment and cannot be made from its name.",
+            "Pass the function that makes it: reverie.load(path, env=your_function).",
         )
     family = family_of(env_id)
     try:
@@ -110,13 +116,14 @@ def make_vector(
 ) -> VectorEnv:
     """`count` environments stepped together, as the agent sees them (`AgentView`).
 
-    backend: "sync" in this process, "async" in worker processes (restarted when they crash, or are silent for `timeout`
-    seconds), "native" by the family itself, "auto" whatever a short measurement finds fastest; the attribute
-    `stepping` of the result says in words which it is. view: options of `make_spec`; the others are `make_env`'s.
+    backend: "sync" steps them in this process, "async" in worker processes (restarted after a crash, or without an
+    answer for `timeout` seconds), "native" in the family's own vector environment; "auto" takes the fastest by a short
+    measurement. The attribute `stepping` of the result describes the choice. view: options of `make_spec`; the other
+    options are those of `make_env`.
 
-    After the end of an episode the next step returns the first observation of the next one and ignores the action
-    (Gymnasium's NEXT_STEP): the rows of the drawing in `replay.py`. All but "native" are `Repeatable`.
-    Raises UserError.
+    After the end of an episode the next step ignores the action and returns the first observation of the next episode
+    (Gymnasium's NEXT_STEP autoreset): these are the rows of the drawing in `data/replay.py`.
+    All but "native" are `Repeatable`. Raises UserError.
     """
     shared = {key: options[key] for key in ("image_size", "grayscale") if key in options}
     view = shared | dict(view or {})
@@ -134,7 +141,7 @@ def make_vector(
     native = getattr(family, "make_vector", None)
     fits = native is not None and getattr(family, "vector_fits", lambda request: True)(request)
     makers = [partial(make_view, env) for _ in range(count)]
-    why = "as asked for"
+    why = "as requested"
     if backend == "auto":
         backend, why = _fastest(env, fits, makers)
         backend = {"workers": "async"}.get(backend, backend)
@@ -142,7 +149,7 @@ def make_vector(
     if backend == "native":
         if native is None:
             raise UserError(
-                f"env.backend=native: the family of '{env}' steps no vector by itself.", "Set env.backend=auto."
+                f"env.backend=native: the family of '{env}' has no vector environment.", "Set env.backend=auto."
             )
         envs = NativeView(native(request, count), **view)
     elif backend == "async":
@@ -160,5 +167,5 @@ def _fastest(env: EnvLike, native: bool, makers: Sequence[Callable[[], gym.Env]]
         return "sync", "one environment"
     try:
         return choose_backend(makers[0], len(makers))
-    except Exception as error:  # whatever is wrong with the task is told when it is really stepped
+    except Exception as error:  # the fault is reported when the environments are stepped for real
         return "sync", f"because the measurement failed ({type(error).__name__})"

@@ -1,6 +1,6 @@
-"""Drawing without a display: which of MuJoCo's OpenGL backends works here is found by trying, and said.
+"""Rendering without a display: finds an OpenGL backend of MuJoCo that works on this machine.
 
-The trial runs in a process of its own: after a failed one in this process no other could be tried.
+Each backend is tried in a process of its own, because after a failure in this process no other could be loaded.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ..errors import UserError
 DEBIAN = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1"
 OTHER_DEBIAN = "libosmesa6"
 BACKENDS = ("egl", "osmesa")
-_CHOSEN = "REVERIE_MUJOCO_GL"  # worker processes inherit it and need not try again
+_CHOSEN = "REVERIE_MUJOCO_GL"  # worker processes inherit the choice and need not try again
 
-#: Draws one picture and prints who drew it, e.g. "llvmpipe (LLVM 15.0.6, 256 bits)" where there is no GPU.
+#: Draws one image and prints the renderer, e.g. "llvmpipe (LLVM 15.0.6, 256 bits)" without a GPU.
 TRIAL = """
 import mujoco
 model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><light/><geom size='1'/></worldbody></mujoco>")
@@ -31,9 +31,10 @@ print("renderer:", GL.glGetString(GL.GL_RENDERER).decode())
 
 
 def choose_renderer() -> str:
-    """Set MUJOCO_GL to a backend that works, before MuJoCo is imported. -> "egl (llvmpipe ...)" for the header.
+    """Set MUJOCO_GL to a backend that works; call it before MuJoCo is imported. -> "egl (llvmpipe ...)" for headers.
 
-    If MUJOCO_GL is set already, only that is tried. Raises UserError with the packages to install if nothing works.
+    If MUJOCO_GL is set already, only that backend is tried. Raises UserError, with the packages to install, if none
+    works.
     """
     if os.environ.get(_CHOSEN):
         return os.environ[_CHOSEN]
@@ -47,12 +48,12 @@ def choose_renderer() -> str:
         failed.append(f"{backend} failed: {fault}")
     raise UserError(
         f"MuJoCo cannot draw here: {'; '.join(failed)}.",
-        f"apt-get install -y --no-install-recommends {DEBIAN} (or {OTHER_DEBIAN}); or env.pixels=false.",
+        f"Run apt-get install -y --no-install-recommends {DEBIAN} (or {OTHER_DEBIAN}), or set env.pixels=false.",
     )
 
 
 def try_backend(backend: str, *, seconds: float = 60.0) -> tuple[str, str]:
-    """Draw a picture with it in another process. -> (name of the renderer, ""), or ("", what went wrong)."""
+    """Draw an image with `backend` in another process. -> (name of the renderer, "") or ("", what went wrong)."""
     environment = os.environ | {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
     try:
         done = subprocess.run(
@@ -68,5 +69,5 @@ def try_backend(backend: str, *, seconds: float = 60.0) -> tuple[str, str]:
 
 
 def on_software(renderer: str) -> bool:
-    """Does the CPU draw? renderer: what `choose_renderer` said."""
+    """Whether the CPU draws. renderer: the result of `choose_renderer`."""
     return any(word in renderer.lower() for word in ("llvmpipe", "softpipe", "swrast", "osmesa"))

@@ -1,8 +1,8 @@
-"""Episodes that can be played again: how a run goes on in the middle of one. No torch in here.
+"""Episodes that can be replayed exactly, so that a run can resume in the middle of one. No torch in here.
 
-Gymnasium seeds an environment once; from then on its state hangs on everything that happened since. Here every episode
-begins with a seed of its own, made from the first seed and the episode's number, so that seed, number and actions are
-the whole state of an unfinished episode.
+Gymnasium seeds an environment once; after that its state depends on everything that has happened since. Here every
+episode begins with a seed of its own, derived from the first seed and the episode's number, so that first seed, number
+and actions are the whole state of an unfinished episode.
 """
 
 from __future__ import annotations
@@ -15,28 +15,29 @@ import numpy as np
 
 
 def seed_of(first: int, episode: int) -> int:
-    """The seed of an environment's episode number `episode`; of episode 0 it is the first seed itself."""
+    """The seed of episode number `episode`; that of episode 0 is the first seed itself."""
     if episode == 0:
         return first
     return int(np.random.SeedSequence([first, episode]).generate_state(1)[0]) // 2
 
 
 class Repeatable(gym.Wrapper):
-    """Seeds each episode by itself, and can go to the middle of one by playing it again.
+    """A wrapper that seeds each episode by itself and can return to the middle of one by replaying its actions.
 
-    Without a first seed it changes nothing, and its episodes cannot be played again.
+    Without a first seed it changes nothing, and its episodes cannot be replayed.
     """
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
         self.first: int | None = None  # the seed given from outside
-        self.episode = 0  # since then
-        self._next: Any = None  # what the next step returns, if it is known already
+        self.episode = 0  # number of episodes finished since that seed
+        self._next: Any = None  # the result of the next step, if it is known already
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._next = None
         if seed is not None:
-            self.first, self.episode = seed, 0
+            self.first = seed
+            self.episode = 0
         elif self.first is not None:
             self.episode += 1
         if self.first is None:
@@ -45,19 +46,21 @@ class Repeatable(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if self._next is not None:
-            known, self._next = self._next, None
-            return known
+            result = self._next
+            self._next = None
+            return result
         return self.env.step(action)
 
     def where(self) -> tuple[int, int] | None:
-        """(first seed, number of the episode): with the actions so far, where it is. None without a seed."""
+        """(first seed, number of the episode), None without a seed. With the actions so far it is the whole state."""
         return None if self.first is None else (self.first, self.episode)
 
     def go_to(self, first: int, episode: int, actions: Sequence[np.ndarray] | None) -> None:
-        """Be in the middle of an episode; the next step, whatever its action, returns what the last of `actions` did.
+        """Return to a point in an episode by replaying its actions.
 
-        actions: those of the episode so far. None of them: the next step returns its first observation, reward 0. None:
-        the episode had ended; the next step returns anything, truncated, so that a vector of environments resets it.
+        The next step ignores its action and returns the result of the last replayed one.
+        actions: those of the episode so far. If empty, the next step returns the first observation and reward 0. If
+        None, the episode had ended, and the next step is truncated, so that a vector of environments resets it.
         """
         self.first, self.episode = first, episode - 1
         obs, info = self.reset()

@@ -1,6 +1,6 @@
-"""Any Gymnasium task as the agent sees it: a flat dict of uint8 images and float vectors, and one action vector.
+"""Conversion of any Gymnasium observation to a flat dict of uint8 images and float vectors.
 
-`Spec` is the description (it travels in checkpoints); `AgentView` in `view.py` applies it. No torch in here.
+`Spec` describes the conversion and is stored in checkpoints; `AgentView` in `view.py` applies it. No torch in here.
 """
 
 from __future__ import annotations
@@ -17,40 +17,43 @@ from gymnasium import spaces
 
 from ..errors import UserError
 from .actions import ActionSpec, Path, make_action_spec
-from .images import area_resize, grey
+from .images import area_resize, to_gray
 
-#: The agent's name for the action mask, which is an observation like others but for its meaning.
+#: The agent's name for the action mask, which is stored like any other observation.
 MASK = "action_mask"
-#: Float pictures of at least this many pixels a side are recognised as such.
+#: Boxes of floats with at least this many pixels a side are recognized as images.
 MIN_FLOAT_IMAGE = 16
 
 
 @dataclass(frozen=True)
 class ObsKey:
-    """One entry of the observation: where it is found in the environment's own and how it is presented."""
+    """One entry of the agent's observation: its path in the environment's observation and its form."""
 
     path: Path  # keys from the root of a Dict or Tuple space; empty for a plain space
     kind: str  # "image", "vector", "discrete" or "mask"
     raw_shape: tuple[int, ...]  # as the environment gives it
     shape: tuple[int, ...]  # as the agent sees it: (H, W, C) or (V,)
     layout: str = ""  # images: "hwc", "chw", "hw" or, for stacked frames, "shwc"
-    grayscale: bool = False  # images: made grey
-    frames: int = 1  # images: pictures side by side in the channels
-    factor: float = 1.0  # images of floats: 255 where 1 is white
-    choices: tuple[int, ...] = ()  # discrete: how many values each number has
-    starts: tuple[int, ...] = ()  # discrete: smallest value of each
+    grayscale: bool = False  # images: converted to gray
+    frames: int = 1  # images: number of stacked frames in the channels
+    factor: float = 1.0  # images of floats: what scales them to 0..255
+    choices: tuple[int, ...] = ()  # discrete: number of values of each number
+    starts: tuple[int, ...] = ()  # discrete: smallest value of each number
 
     def encode(self, value: Any) -> np.ndarray:
-        """Environment's value (..., *raw_shape) -> agent's (..., *shape): uint8 images, float32 vectors."""
+        """Environment's value (..., *raw_shape) -> agent's (..., *shape): uint8 images, float32 vectors.
+
+        Raises UserError for a wrong shape.
+        """
         value = np.asarray(value)
         batch = value.shape[: value.ndim - len(self.raw_shape)]
         if value.shape[len(batch) :] != self.raw_shape:
             raise UserError(
                 f"observation '{name_of(self.path)}' has shape {value.shape}, expected {self.raw_shape}.",
-                "Give the observation as the environment returned it.",
+                "Pass the observation as the environment returned it.",
             )
         if self.kind == "image":
-            return self._pictures(value, batch)
+            return self._encode_images(value, batch)
         if self.choices:
             numbers = value.reshape((*batch, len(self.choices)))
             one_hots = [
@@ -60,7 +63,7 @@ class ObsKey:
             return np.asarray(np.concatenate(one_hots, -1), np.float32)
         return value.reshape(batch + self.shape).astype(np.float32)
 
-    def _pictures(self, value: np.ndarray, batch: tuple[int, ...]) -> np.ndarray:
+    def _encode_images(self, value: np.ndarray, batch: tuple[int, ...]) -> np.ndarray:
         if self.layout == "chw":
             value = np.moveaxis(value, -3, -1)
         elif self.layout == "hw":
@@ -70,54 +73,55 @@ class ObsKey:
             value = value.reshape((*value.shape[:-2], -1))
         if value.dtype != np.uint8:
             value = np.clip(np.rint(value * self.factor), 0, 255).astype(np.uint8)
-        if value.shape[len(batch) :] == self.shape:  # as many channels as frames: grey already, where that is asked
+        if value.shape[len(batch) :] == self.shape:  # includes gray images, which have one channel per frame
             return value
-        pictures = value.reshape((-1, *value.shape[len(batch) :]))
-        return np.stack([self._prepare(picture) for picture in pictures]).reshape(batch + self.shape)
+        images = value.reshape((-1, *value.shape[len(batch) :]))
+        return np.stack([self._resize(image) for image in images]).reshape(batch + self.shape)
 
-    def _prepare(self, picture: np.ndarray) -> np.ndarray:
-        """Resize and make grey as asked. uint8 (H, W, C) of any size -> uint8 of `shape`."""
-        picture = area_resize(picture, self.shape[0], self.shape[1])
+    def _resize(self, image: np.ndarray) -> np.ndarray:
+        """Resize and, with `grayscale`, convert to gray. uint8 (H, W, C) of any size -> uint8 of `shape`."""
+        image = area_resize(image, self.shape[0], self.shape[1])
         if not self.grayscale:
-            return picture.astype(np.uint8, copy=False)
-        return np.concatenate([grey(frame) for frame in np.split(picture, self.frames, -1)], -1)
+            return image.astype(np.uint8, copy=False)
+        return np.concatenate([to_gray(frame) for frame in np.split(image, self.frames, -1)], -1)
 
     @property
     def dtype(self) -> np.dtype:
+        """uint8 for images and masks, float32 for the rest."""
         return np.dtype(np.uint8 if self.kind in ("image", "mask") else np.float32)
 
     def describe(self) -> str:
-        """For the header of a run."""
+        """A few words for the header of a run, e.g. "image 64x64x3 -> convolutions"."""
         network = {"image": "convolutions", "mask": "mask head"}.get(self.kind, "MLP")
         return f"{self.kind} {'x'.join(map(str, self.shape))} -> {network}"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What an agent needs to know of a task."""
+    """The observations and actions of a task."""
 
     obs: Mapping[str, ObsKey]
     action: ActionSpec
-    notes: tuple[str, ...] = field(default=(), compare=False)  # what was decided about the spaces, in words
+    notes: tuple[str, ...] = field(default=(), compare=False)  # remarks on the spaces for the user
 
     @property
     def images(self) -> dict[str, tuple[int, int, int]]:
-        """{key: (C, H, W)} as networks want it."""
+        """{key: (C, H, W)} of the images, channels first as in the networks."""
         return {k: (v.shape[2], v.shape[0], v.shape[1]) for k, v in self.obs.items() if v.kind == "image"}
 
     @property
     def vectors(self) -> dict[str, int]:
-        """{key: V}: Discrete observations as one-hot vectors, and the action mask, included."""
+        """{key: V} of everything else: vectors, one-hots of discrete observations, and the action mask."""
         return {k: v.shape[0] for k, v in self.obs.items() if v.kind != "image"}
 
     @property
     def masked(self) -> bool:
-        """Does the task forbid actions at times?"""
+        """Whether the task has an action mask."""
         return MASK in self.obs and self.obs[MASK].kind == "mask"
 
     @property
     def shapes(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """{key: (shape, dtype)} as stored."""
+        """{key: (shape, dtype)} as the replay memory stores them."""
         return {k: (v.shape, v.dtype) for k, v in self.obs.items()}
 
     @cached_property
@@ -127,7 +131,8 @@ class Spec:
     def encode(self, obs: Any, mask: Any = None) -> dict[str, np.ndarray]:
         """The environment's own observation (one or a batch) -> {key: (..., *shape)}.
 
-        mask: what info["action_mask"] held, where the task gives its mask there; without it everything is allowed.
+        mask: info["action_mask"], if the task reports its mask there; None allows every action.
+        Raises UserError for a missing key or a wrong shape.
         """
         out = {key: item.encode(entry(obs, item.path)) for key, item in self._plain}
         if self.masked:
@@ -137,14 +142,14 @@ class Spec:
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Values that JSON can hold."""
         return {"obs": {k: asdict(v) for k, v in self.obs.items()}, "action": self.action.to_dict()}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Spec:
-        """Inverse of `to_dict`; reads format 1 as well."""
+        """Inverse of `to_dict`; also reads format 1."""
 
-        def known(items: Mapping[str, Any]) -> ObsKey:
+        def read_key(items: Mapping[str, Any]) -> ObsKey:
             plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in items.items()}
             if "start" in plain:  # format 1
                 start = plain.pop("start")
@@ -152,7 +157,7 @@ class Spec:
                     plain |= {"choices": plain["shape"], "starts": (start,)}
             return ObsKey(**plain)
 
-        return Spec({k: known(v) for k, v in values["obs"].items()}, ActionSpec.from_dict(values["action"]))
+        return Spec({k: read_key(v) for k, v in values["obs"].items()}, ActionSpec.from_dict(values["action"]))
 
     def describe(self) -> list[str]:
         """One line per observation and one for the action, for the header of a run."""
@@ -160,13 +165,13 @@ class Spec:
 
 
 def entry(obs: Any, path: Path) -> Any:
-    """The entry of a nested observation. Raises UserError if it lacks it."""
+    """The entry of a nested observation at `path`. Raises UserError if it is missing."""
     for part in path:
         try:
             obs = obs[part]
         except (KeyError, IndexError, TypeError):
             raise UserError(
-                f"the observation lacks '{part}'.", "Give the observation as the environment returned it."
+                f"the observation lacks '{part}'.", "Pass the observation as the environment returned it."
             ) from None
     return obs
 
@@ -187,11 +192,12 @@ def make_spec(
     action_bound: float = 1.0,
     action_mask: str = "auto",
 ) -> Spec:
-    """Read an environment's spaces; images are to be resized (0: not) and made grey as asked.
+    """Read an environment's spaces.
 
-    images, vectors, ignore: patterns of keys ("camera*") to present as images, as vectors, or not at all. action_bound:
-    limits of numbers whose action space has none. action_mask: the key of the observation that holds the mask, "auto"
-    for one that is called action_mask and fits, "none" for none.
+    image_size: side of the agent's images, 0 to keep their size. grayscale: convert images to gray. images, vectors,
+    ignore: patterns of keys ("camera*") to present as images, as vectors, or not at all. action_bound: actions without
+    limits get -action_bound to action_bound. action_mask: the observation that holds the mask; "auto" for one that is
+    called action_mask and fits, "info" for info["action_mask"], "none" for none.
 
     Raises UserError for a space that the agent cannot use.
     """
@@ -204,25 +210,25 @@ def make_spec(
         elif _matches(key, ignore):
             notes.append(f"'{key}' is ignored (env.obs_ignore)")
         elif isinstance(space, spaces.Text) and not _matches(key, (*images, *vectors)):
-            notes.append(f"'{key}' is text, which the agent does not read: ignored")
+            notes.append(f"'{key}' is text, which the agent cannot read: it is ignored")
         else:
             item = _obs_key(space, path, as_image=_matches(key, images), as_vector=_matches(key, vectors))
-            items.append(_prepared(item, image_size, grayscale))
+            items.append(_with_target_size(item, image_size, grayscale))
     obs = {MASK if item.kind == "mask" else name_of(item.path): item for item in items}
     if len({key.replace("/", "-").replace(".", "_") for key in obs}) < len(items):
         raise UserError(
-            f"two observations have names that are too much alike: {', '.join(name_of(item.path) for item in items)}.",
-            "Rename one of the keys.",
+            f"two observations have names that are too similar: {', '.join(name_of(item.path) for item in items)}.",
+            "Rename one of them so that they differ in more than / and - or . and _.",
         )
     if not any(item.kind != "mask" for item in items):
         raise UserError(
             f"the environment has no usable observation: {env.observation_space}.",
-            "Box, Discrete, MultiDiscrete, MultiBinary and Dict or Tuple of them are; text is not read.",
+            "Add one of the supported spaces: Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of them.",
         )
     if action_mask not in ("auto", "none", "info") and MASK not in obs:
         raise UserError(
             f"env.action_mask: there is no observation '{action_mask}' that fits the {action.size} actions.",
-            "Name a key with one number per choice, or info for info['action_mask'].",
+            "Name an observation with one number per choice, or set it to info for info['action_mask'].",
         )
     return Spec(obs, action, tuple(notes))
 
@@ -232,7 +238,7 @@ def _matches(key: str, patterns: Sequence[str]) -> bool:
 
 
 def leaves(space: spaces.Space, path: Path = ()) -> Iterator[tuple[Path, spaces.Space]]:
-    """All spaces inside nested Dict and Tuple spaces, with the way to them."""
+    """(path, space) for all spaces inside nested Dict and Tuple spaces."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         inner = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
         for key, sub in inner:
@@ -266,18 +272,21 @@ def _vector(shape: tuple[int, ...], path: Path) -> ObsKey:
 
 
 def box_key(space: spaces.Box, path: Path = (), *, as_image: bool = False) -> ObsKey:
-    """How a Box is presented: pictures in any channel order and stacks of them as images, the rest as a vector.
+    """The form of a Box: an image, in any channel order and possibly a stack of frames, or else a vector.
 
-    A picture is uint8, or float with the limits 0 and 1 or 0 and 255; `as_image` asks for one whatever the sizes.
+    An image is uint8, or float with the limits 0 and 1 or 0 and 255. as_image: require an image, whatever its size.
+    Raises UserError if that is impossible.
     """
-    shape, factor = space.shape, _factor(space)
+    shape, factor = space.shape, _scale_to_bytes(space)
     large = space.dtype == np.uint8 or len(shape) < 3 or sorted(shape)[-2] >= MIN_FLOAT_IMAGE
     if factor and len(shape) in (3, 4) and (large or as_image):
         frames = shape[0] if len(shape) == 4 else 1
-        height, width, channels, layout = _layout(shape[-3:])
+        height, width, channels, layout = _image_layout(shape[-3:])
         if frames > 1 and layout == "chw":
-            shape_error = f"observation '{name_of(path)}' is a stack of pictures of shape {shape}, channels first."
-            raise UserError(shape_error, "Put the channels last: (frames, height, width, channels).")
+            raise UserError(
+                f"observation '{name_of(path)}' is a stack of images with the channels first, {shape}.",
+                "Put the channels last: (frames, height, width, channels).",
+            )
         layout = "shwc" if len(shape) == 4 else layout
         return ObsKey(path, "image", shape, (height, width, channels * frames), layout, frames=frames, factor=factor)
     if factor and len(shape) == 2 and ((space.dtype == np.uint8 and min(shape) >= 4) or as_image):
@@ -285,13 +294,13 @@ def box_key(space: spaces.Box, path: Path = (), *, as_image: bool = False) -> Ob
     if as_image:
         raise UserError(
             f"observation '{name_of(path)}' cannot be an image (env.obs_images): {space}.",
-            "Pictures are Boxes of 2 to 4 dimensions, uint8, or float with the limits 0 and 1 or 0 and 255.",
+            "Give a Box of 2 to 4 dimensions, uint8, or float with the limits 0 and 1 or 0 and 255.",
         )
     return _vector(shape, path)
 
 
-def _factor(space: spaces.Box) -> float:
-    """What turns its numbers into 0..255; 0 for what is no picture."""
+def _scale_to_bytes(space: spaces.Box) -> float:
+    """The factor that scales an image to 0..255; 0 for a Box that is not an image."""
     if space.dtype == np.uint8:
         return 1.0
     if not np.issubdtype(space.dtype, np.floating) or space.low.size == 0 or space.low.min() != 0:
@@ -299,18 +308,21 @@ def _factor(space: spaces.Box) -> float:
     return {1.0: 255.0, 255.0: 1.0}.get(float(space.high.max()), 0.0)
 
 
-def _layout(shape: tuple[int, ...]) -> tuple[int, int, int, str]:
-    """(height, width, channels, layout) of a picture: channels are 1, 3 or 4, else the shortest side, last if equal."""
+def _image_layout(shape: tuple[int, ...]) -> tuple[int, int, int, str]:
+    """(height, width, channels, layout) of an image.
+
+    The channels are the axis of size 1, 3 or 4, otherwise the shortest one, the last one if equal.
+    """
     first = shape[0] < min(shape[1:])
     if shape[2] in (1, 3, 4) or (shape[0] not in (1, 3, 4) and not first):
         return shape[0], shape[1], shape[2], "hwc"
     return shape[1], shape[2], shape[0], "chw"
 
 
-def _prepared(item: ObsKey, image_size: int, grayscale: bool) -> ObsKey:
+def _with_target_size(item: ObsKey, image_size: int, grayscale: bool) -> ObsKey:
     if item.kind != "image":
         return item
     height, width, channels = item.shape
-    grayscale = grayscale and channels > item.frames  # else it is grey already
+    grayscale = grayscale and channels > item.frames  # otherwise it is gray already
     shape = (image_size or height, image_size or width, item.frames if grayscale else channels)
     return replace(item, shape=shape, grayscale=grayscale)

@@ -1,4 +1,4 @@
-"""Small Gymnasium wrappers that several families share. No torch in here."""
+"""Gymnasium wrappers that several families share. No torch in here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 
 class ActionSubset(gym.ActionWrapper):
-    """Keep only the given actions of a Discrete space, renumbered from 0."""
+    """An environment with only the given actions of its Discrete space, renumbered from 0."""
 
     def __init__(self, env: gym.Env, keep: Sequence[int]) -> None:
         super().__init__(env)
@@ -22,7 +22,7 @@ class ActionSubset(gym.ActionWrapper):
 
 
 class ActionRepeat(gym.Wrapper):
-    """Apply each action `times` times, add up rewards, stop at the end of the episode."""
+    """An environment that applies each action `times` times, adds up the rewards, and stops at an episode's end."""
 
     def __init__(self, env: gym.Env, times: int) -> None:
         super().__init__(env)

@@ -1,4 +1,7 @@
-"""`diagnose(RUN)`: what is wrong with a run, in words. Measurements: probes.py; rules: verdicts*.py."""
+"""`diagnose(RUN)`: findings about what is wrong with a run.
+
+`measurements.py` measures, `rules_model.py` and `rules_behavior.py` turn measurements into findings.
+"""
 
 from __future__ import annotations
 
@@ -10,45 +13,47 @@ from ..train import DreamerV2
 from .findings import Finding, RunFacts
 from .history import History, read_history
 from .measurements import Measurements, probe
-from .rules_behavior import judge
+from .rules_behavior import apply_rules
 from .run_reader import Experience, open_run
 
 __all__ = ["Finding", "diagnose", "diagnose_agent"]
 
-#: Newest steps of the replay that are looked at: enough for every share, and read in a second.
+#: Newest steps of the replay that are read: enough for every measurement, and read in a second.
 MOST_STEPS = 8000
 
 
 def diagnose(path: str | Path) -> list[Finding]:
-    """Findings of a run, finished or still training: at most five, the worst first. Raises UserError.
+    """The findings about a run, finished or still training: at most five, the worst first. Raises UserError.
 
-    A run that broke before its first checkpoint is judged by its logs alone.
+    A run that failed before its first checkpoint is judged by its logs only.
     """
     path = Path(path)
     history = read_history(path)
     try:
-        opened = open_run(path, most_steps=MOST_STEPS)
-        experience = opened.need_experience()
+        run = open_run(path, most_steps=MOST_STEPS)
+        experience = run.need_experience()
     except UserError:
         if not history.updates and not history.crashed:
             raise
-        return judge(RunFacts(load_file(path / "config.yaml"), history, None))
-    return diagnose_agent(opened.agent, experience, history)
+        return apply_rules(RunFacts(load_file(path / "config.yaml"), history, None))
+    return diagnose_agent(run.agent, experience, history)
 
 
 def diagnose_agent(agent: DreamerV2, experience: Experience, history: History) -> list[Finding]:
-    """The same of an agent in memory, also of one that is learning: nothing of it is changed and none of its random
-    streams is used. `probes.experience_of(replay)` and `history.read_history(run)` give the rest."""
+    """The findings about an agent in memory, which may be training: neither it nor its random streams are changed.
+
+    experience: `measurements.experience_of(replay)`; history: `history.read_history(run)`.
+    """
     training = agent.training
     agent.eval()
     try:
-        return judge(RunFacts(agent.config, history, measure(agent, experience)))
+        return apply_rules(RunFacts(agent.config, history, measure(agent, experience)))
     finally:
         agent.train(training)
 
 
 def measure(agent: DreamerV2, experience: Experience) -> Measurements | None:
-    """The probes' measurements; None while the replay is shorter than what they need."""
+    """The measurements; None while the replay is too short for them."""
     try:
         return probe(agent, experience)
     except UserError:

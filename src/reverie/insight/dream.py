@@ -1,10 +1,10 @@
-"""What the agent dreams: look for a few steps, then close the eyes and go on (drawing in replay.py).
+"""Open-loop dreams from real starts: a few observed steps, then only the prior (drawing in `data/replay.py`).
 
-A window of replay lies in one episode. For `context` steps the posterior sees the observations; from there on only the
-prior speaks, with the replay's own actions, the policy's or random ones. Nothing that comes after the context can be
-seen by the dream: a test changes the future and gets the same dream, bit for bit.
+A window of replay lies in one episode. For `context` steps the posterior gets the observations; after that only the
+prior continues, with the recorded actions, the policy's or random ones. The dream cannot see anything after the
+context: a test changes the future and gets the same dream, bit for bit.
 
-N starts, K samples of each (other latent noise, to show what the model is unsure of), T = context + horizon steps.
+N starts, K samples of each (with other latent noise, to show the model's uncertainty), T = context + horizon steps.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from ..data.replay import Batch
 from ..errors import UserError
 from ..rssm import DiscreteRSSM, State
 from ..train import DreamerV2, to_batch
-from .run_reader import Experience, Opened, as_batch, own_noise
+from .run_reader import Experience, RunReader, as_batch, private_generator
 
 ACTIONS = ("replay", "policy", "random")
 
 
 @dataclass(frozen=True)
 class Dreamed:
-    """Starts, and what was dreamt from them. Arrays; images uint8, vectors in the environment's own units."""
+    """Dreams from several starts and the truth. Images are uint8, vectors in the environment's own units."""
 
     context: int
-    actions: str  # of ACTIONS
-    truth: dict[str, np.ndarray]  # {key: (N, T, ...)}; what follows the episode's end repeats its last step
-    valid: np.ndarray  # (N, T) bool: the truth belongs to this dream
-    dream: dict[str, np.ndarray]  # {key: (N, K, T, ...)}; the context as the posterior sees it
+    actions: str  # one of ACTIONS
+    truth: dict[str, np.ndarray]  # {key: (N, T, ...)}; after the end of the episode its last step is repeated
+    valid: np.ndarray  # (N, T) bool: the truth can be compared with the dream
+    dream: dict[str, np.ndarray]  # {key: (N, K, T, ...)}; during the context reconstructions by the posterior
     reward: np.ndarray  # (N, K, T) predicted, in the space that the actor plans in
     true_reward: np.ndarray  # (N, T)
-    going_on: np.ndarray  # (N, K, T) predicted probability that the episode goes on after this step
+    going_on: np.ndarray  # (N, K, T) predicted probability that the episode continues after this step
     value: np.ndarray  # (N, K, T)
     action: np.ndarray  # (N, K, T, A) into each step; NaN where there is none
-    images: tuple[str, ...]  # which keys are images
+    images: tuple[str, ...]  # the keys that are images
 
     @property
     def steps(self) -> int:
-        """T."""
+        """T, context included."""
         return self.valid.shape[1]
 
     def error(self, key: str) -> np.ndarray:
-        """Mean squared error against the truth, pixels from 0 to 1. -> (N, K, T), NaN where there is no truth."""
+        """Mean squared error, with pixels from 0 to 1. -> (N, K, T), NaN where the truth is not valid."""
         scale = 255.0 if key in self.images else 1.0
         gap = (self.dream[key].astype(np.float64) - self.truth[key][:, None]) / scale
-        found = (gap**2).mean(tuple(range(3, gap.ndim)))
-        return np.where(self.valid[:, None], found, np.nan)
+        mean_squared = (gap**2).mean(tuple(range(3, gap.ndim)))
+        return np.where(self.valid[:, None], mean_squared, np.nan)
 
     def to_dict(self) -> dict[str, Any]:
-        """Numbers without pictures, for JSON."""
+        """The numbers, without images, as JSON values."""
         counts = self.valid.sum(0)
-        names = {
+        errors = {
             key: _plain(np.where(counts, np.nansum(self.error(key).mean(1), 0) / np.maximum(counts, 1), np.nan))
             for key in self.truth
         }
@@ -67,7 +67,7 @@ class Dreamed:
             "actions": self.actions,
             "starts": len(self.valid),
             "samples": self.reward.shape[1],
-            "mse": names,
+            "mse": errors,
             "reward": _plain(self.reward.mean((0, 1))),
             "going_on": _plain(self.going_on.mean((0, 1))),
             "value": _plain(self.value.mean((0, 1))),
@@ -79,7 +79,7 @@ def _plain(values: np.ndarray) -> list[float | None]:
 
 
 def dream(
-    opened: Opened,
+    run: RunReader,
     *,
     context: int = 5,
     horizon: int = 45,
@@ -88,38 +88,39 @@ def dream(
     actions: str = "replay",
     seed: int = 0,
 ) -> Dreamed:
-    """Dream from random moments of a run's replay. Raises UserError where there are none that are long enough."""
+    """Dream from random steps of a run's replay. Raises UserError if no episode is long enough."""
     batch, valid = find_starts(
-        opened.need_experience(), starts, context=context, horizon=horizon, seed=seed, anywhere=actions != "replay"
+        run.need_experience(), starts, context=context, horizon=horizon, seed=seed, anywhere=actions != "replay"
     )
-    return dream_of(opened.agent, batch, valid, context=context, samples=samples, actions=actions, seed=seed)
+    return dream_of(run.agent, batch, valid, context=context, samples=samples, actions=actions, seed=seed)
 
 
 def find_starts(
     experience: Experience, count: int, *, context: int, horizon: int, seed: int = 0, anywhere: bool = False
 ) -> tuple[Batch, np.ndarray]:
-    """Windows of one episode each that reach as far as can be had. -> Batch of arrays (N, T, ...), valid (N, T).
+    """Windows of one episode each, as long as possible up to the horizon. -> Batch of arrays (N, T, ...), valid (N, T).
 
-    anywhere: it is enough if the context is there. Steps behind an episode's end repeat its last one, not valid.
+    anywhere: also windows that contain only the context. Steps after the end of an episode repeat its last one and are
+    not valid. Raises UserError if no episode is long enough.
     """
     places = []
-    for stretch in experience.stretches:
-        rows, length = stretch.rows, len(stretch)
-        ends = np.flatnonzero(np.append(rows["is_first"][1:], True)) + 1  # one behind each episode's last step
+    for segment in experience.segments:
+        rows, length = segment.rows, len(segment)
+        ends = np.flatnonzero(np.append(rows["is_first"][1:], True)) + 1  # one after each episode's last step
         end_of = ends[np.searchsorted(ends, np.arange(length), side="right")]
-        places += [(stretch, start, int(end_of[start]) - start) for start in range(length)]
+        places += [(segment, start, int(end_of[start]) - start) for start in range(length)]
     reach = max((left for *_, left in places), default=0)
     if reach < context + (0 if anywhere else 1):
         raise UserError(
-            f"no episode in the replay has more than {context} steps.", "Ask for less --context, or train longer."
+            f"no episode in the replay has more than {context} steps.", "Choose a smaller --context, or train longer."
         )
     enough = context if anywhere else min(context + horizon, reach)
     good = [place for place in places if place[2] >= enough]
     chosen = np.random.default_rng(seed).choice(len(good), count, replace=len(good) < count)
     windows, valid = [], []
-    for stretch, start, left in (good[i] for i in chosen):
+    for segment, start, left in (good[i] for i in chosen):
         at = np.minimum(np.arange(context + horizon), left - 1)
-        windows.append({key: value[start + at] for key, value in stretch.rows.items()})
+        windows.append({key: value[start + at] for key, value in segment.rows.items()})
         valid.append(np.arange(context + horizon) < left)
     return as_batch(windows), np.array(valid)
 
@@ -135,13 +136,13 @@ def dream_of(
     actions: str = "replay",
     seed: int = 0,
 ) -> Dreamed:
-    """The same from given windows. batch: arrays (N, T, ...) of one episode each, valid (N, T). Raises UserError."""
+    """Dream from given windows. batch: arrays (N, T, ...) of one episode each, valid (N, T). Raises UserError."""
     if actions not in ACTIONS:
         raise UserError(f"--actions must be one of {', '.join(ACTIONS)}, got '{actions}'.")
     starts, steps = valid.shape
     if not 1 <= context < steps:
-        raise UserError(f"--context must be from 1 to {steps - 1}, got {context}.", "Ask for a longer --horizon.")
-    chance, rssm, device = own_noise(seed), agent.world_model.rssm, agent.device
+        raise UserError(f"--context must be from 1 to {steps - 1}, got {context}.", "Choose a longer --horizon.")
+    chance, rssm, device = private_generator(seed), agent.world_model.rssm, agent.device
     seen = to_batch(
         Batch({k: v[:, :context] for k, v in batch.obs.items()}, *(v[:, :context] for v in batch[1:])), device
     )
@@ -177,7 +178,7 @@ def dream_of(
 
 
 def decode(agent: DreamerV2, feat: Tensor) -> dict[str, Tensor]:
-    """Features to observations the way the environment gives them. feat (..., F) -> {key: (..., *shape)}."""
+    """Decode features to observations in the environment's units. feat (..., F) -> {key: (..., *shape)}."""
     model = agent.world_model
     return {**model.reconstruct(feat), **model.reconstruct_vectors(feat)}
 

@@ -1,12 +1,12 @@
-"""How far can it dream? Errors of the open loop after 1..H steps, beside what costs nothing to guess.
+"""Drift: errors of open-loop dreams after 1..H steps, compared with those of simple guesses.
 
-A window of replay is looked at for `context` steps; then the world model goes on alone with the replay's own actions
-(time: drawing in `replay.py`). Step k of the horizon is compared with what really came k steps after the last look:
+The world model observes `context` steps of a window of replay and then continues without observations, with the
+recorded actions (drawing in `data/replay.py`). Step k of the horizon is compared with the real step k:
 
-    dream   the prior after k steps without looking            floor   the posterior, which looked at that very step
-    copy    the last thing seen, unchanged                     mean    the average of everything
+    dream   the prior after k steps without observations       floor   the posterior, which observes the same step
+    copy    the last observed step, unchanged                  mean    the average over all steps
 
-Windows lie in one episode; where it ends earlier, the steps behind its end count for nothing (`valid`).
+Windows lie in one episode; steps after its end do not count (`valid`).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from ..ops import SCALAR_TRANSFORMS
 from ..rssm import State
 from ..train import to_batch
 from ..world_model import WorldModel
-from .run_reader import Experience, Opened, own_noise
+from .run_reader import Experience, RunReader, private_generator
 
 GUESSES = ("dream", "floor", "copy", "mean")
-#: Fewer starts than these say nothing about a horizon.
+#: The fewest starts with which a horizon is judged.
 FEWEST_STARTS = 8
-#: An error below this share of the data's variance is as good as none, whatever a guess would have cost.
+#: Errors below this share of the data's variance count as none, even if a guess is better.
 NO_ERROR = 1e-4
 
 
 @dataclass(frozen=True)
 class Drift:
-    """The curves. Lists have one entry per horizon 1..H, None where too few windows reach that far."""
+    """The curves of all errors. Lists have one entry per horizon 1..H, None where too few windows are that long."""
 
     horizon: int
     context: int
@@ -49,18 +49,18 @@ class Drift:
     error: dict[str, list[float | None]]  # guess -> squared error in shares of the data's variance, mean over keys
     reward: dict[str, list[float | None]]  # guess -> squared error, on the scale that the actor plans on
     continues: dict[str, list[float | None]]  # guess -> Brier score; empty without such a head
-    returns: dict[str, Any]  # imagined and realised discounted returns of each window: correlation, bias, pairs
+    returns: dict[str, Any]  # imagined and realized discounted returns of the windows: correlation, bias, pairs
     useful_horizon: int
     imagination_horizon: int
 
     @property
     def warning(self) -> str:
-        """What to say if the actor learns from dreams longer than they are good, or nothing."""
+        """A sentence if the actor learns from dreams that are longer than the useful horizon, else ""."""
         if self.imagination_horizon <= self.useful_horizon or self.useful_horizon >= self.reach:
             return ""
         return (
             f"behavior.imagination_horizon is {self.imagination_horizon}, but the dream is better than guessing for "
-            f"{self.useful_horizon} steps only: lower it, or train the world model longer."
+            f"{self.useful_horizon} steps only. Lower it, or train the world model longer."
         )
 
     @property
@@ -69,27 +69,25 @@ class Drift:
         return max((k + 1 for k, count in enumerate(self.starts) if count >= FEWEST_STARTS), default=0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Values that JSON can hold."""
         return {**self.__dict__, "warning": self.warning}
 
 
-def written_out(state: State) -> State:
-    """The same state with a plain tensor for z, which the fast path keeps as places of ones (`fast/rows.py`).
-
-    Of any leading axes (...).
-    """
+def with_plain_stoch(state: State) -> State:
+    """The state (...) with a dense tensor for z, which the fast path stores as indices (`fast/rows.py`)."""
     stoch: Any = state.stoch
     return state if isinstance(stoch, Tensor) else State(state.deter, stoch.dense(), state.stats)
 
 
 @torch.no_grad()
 def open_loop(world_model: WorldModel, state: State, actions: Tensor, noise: Tensor | None = None) -> State:
-    """Dream on from `state` with given actions, never looking. state of (N, ...), actions (N, H, A), noise (N, H, S).
+    """Continue from `state` with given actions and without observations.
 
-    actions[:, k] leads from step k to step k + 1 (drawing in `replay.py`: actions into the steps after the state's).
-    -> State of (N, H, ...): prior after 1..H steps.
+    state of (N, ...), actions (N, H, A), noise (N, H, S); actions[:, k] leads from step k to step k + 1 (drawing in
+    `data/replay.py`).
+    -> State of (N, H, ...): the prior after 1..H steps.
     """
-    rssm, state = world_model.rssm, written_out(state)
+    rssm, state = world_model.rssm, with_plain_stoch(state)
     if noise is None:
         noise = rssm.latent.noise(*actions.shape[:2], device=actions.device)
     steps = []
@@ -100,9 +98,9 @@ def open_loop(world_model: WorldModel, state: State, actions: Tensor, noise: Ten
 
 
 def ssim(left: Tensor, right: Tensor, *, window: int = 7) -> Tensor:
-    """Structural similarity (Wang et al. 2004) with a flat window, of images with values 0..1. 1 is equal.
+    """Structural similarity (Wang et al. 2004) with a uniform window, for images with values 0..1. 1: equal.
 
-    (..., C, H, W), (..., C, H, W) -> (...). The mean over all places of the window and all channels.
+    (..., C, H, W), (..., C, H, W) -> (...), the mean over all positions and channels.
     """
     size = min(window, *left.shape[-2:])
     x, y = (image.flatten(0, -4) if image.dim() > 4 else image for image in (left, right))
@@ -121,28 +119,28 @@ def ssim(left: Tensor, right: Tensor, *, window: int = 7) -> Tensor:
 def sample_windows(
     experience: Experience, count: int, *, context: int, horizon: int, seed: int = 0
 ) -> tuple[Batch, np.ndarray]:
-    """Windows that begin anywhere in an episode and reach at least one step beyond their context.
+    """Windows that begin anywhere in an episode and have at least one step after their context.
 
-    -> Batch of arrays (N, context + horizon, ...) and valid (N, horizon). Steps beyond the episode's end repeat its
-    last one and are not valid. Raises UserError if no episode is long enough.
+    -> Batch of arrays (N, context + horizon, ...) and valid (N, horizon). Steps after the end of the episode repeat
+    its last one and are not valid. Raises UserError if no episode is long enough.
     """
     starts = [
-        (stretch, start, int(end))
-        for stretch in experience.stretches
-        for start, end in enumerate(_ends(stretch.rows))
+        (segment, start, int(end))
+        for segment in experience.segments
+        for start, end in enumerate(_ends(segment.rows))
         if start + context <= end
     ]
     if not starts:
         raise UserError(
-            f"no episode in the replay is longer than {context} steps.", "Ask for less --context, or train longer."
+            f"no episode in the replay is longer than {context} steps.", "Choose a smaller --context, or train longer."
         )
     chosen = np.random.default_rng(seed).choice(len(starts), count, replace=len(starts) < count)
     rows: list[dict[str, np.ndarray]] = []
     valid = np.zeros((count, horizon), bool)
     for index, choice in enumerate(chosen):
-        stretch, start, end = starts[choice]
+        segment, start, end = starts[choice]
         steps = np.minimum(start + np.arange(context + horizon), end)
-        rows.append({key: value[steps] for key, value in stretch.rows.items()})
+        rows.append({key: value[steps] for key, value in segment.rows.items()})
         valid[index, : end - start - context + 1] = True
     joined: dict[str, Any] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     obs = {key[4:]: joined.pop(key) for key in list(joined) if key.startswith("obs/")}
@@ -150,7 +148,7 @@ def sample_windows(
 
 
 def _ends(rows: Mapping[str, np.ndarray]) -> np.ndarray:
-    """For each step, the last step of its episode that is there. -> (T,)."""
+    """For each step, the index of the last recorded step of its episode. -> (T,)."""
     length = len(rows["reward"])
     stop = rows["is_last"].copy()
     stop[:-1] |= rows["is_first"][1:]
@@ -160,13 +158,13 @@ def _ends(rows: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def drift(
-    opened: Opened, *, horizon: int = 0, context: int = 5, starts: int = 64, seed: int = 0, similarity: bool = True
+    run: RunReader, *, horizon: int = 0, context: int = 5, starts: int = 64, seed: int = 0, similarity: bool = True
 ) -> Drift:
-    """The drift curves of a run. horizon 0: the imagination horizon, 15 at least. Raises UserError without replay."""
+    """The drift of a run. horizon 0: the imagination horizon, at least 15. Raises UserError without a replay."""
     return drift_of(
-        opened.agent.world_model,
-        opened.need_experience(),
-        opened.config,
+        run.agent.world_model,
+        run.need_experience(),
+        run.config,
         horizon=horizon,
         context=context,
         starts=starts,
@@ -186,7 +184,7 @@ def drift_of(
     seed: int = 0,
     similarity: bool = True,
 ) -> Drift:
-    """As `drift`, for a model that is being trained. similarity: also SSIM, which takes longest."""
+    """As `drift`, for a model in memory. similarity: also SSIM, which takes longest."""
     horizon = horizon or max(15, config.behavior.imagination_horizon)
     arrays, valid = sample_windows(experience, starts, context=context, horizon=horizon, seed=seed)
     device = next(iter(world_model.parameters())).device
@@ -198,17 +196,17 @@ def drift_of(
 def measure(
     world_model: WorldModel, batch: Batch, valid: Tensor, config: Config, *, seed: int = 0, similarity: bool = True
 ) -> Drift:
-    """Curves of given windows. Batch of tensors (N, C + H, ...), valid (N, H); drawing in `replay.py`."""
+    """The drift on given windows (drawing in `data/replay.py`). batch: tensors (N, C + H, ...), valid (N, H)."""
     count, length = batch.reward.shape
     horizon = valid.shape[1]
     context = length - horizon
     obs = world_model.preprocess(batch.obs)
-    latent, generator = world_model.rssm.latent, own_noise(seed)
+    latent, generator = world_model.rssm.latent, private_generator(seed)
     noise = latent.noise(count, length + horizon, generator=generator).to(valid.device)
     posterior, _ = world_model.rssm.rollout_observation(
         world_model.encoder(obs), batch.action, batch.is_first, noise=noise[:, :length]
     )
-    posterior = written_out(posterior)
+    posterior = with_plain_stoch(posterior)
     start, looked = (State(*(x[:, cut] for x in posterior)) for cut in (context - 1, slice(context, None)))
     dream = open_loop(world_model, start, batch.action[:, context:], noise[:, length:])
     feats = {"dream": dream.feat, "floor": looked.feat}
@@ -237,7 +235,7 @@ def measure(
 
 
 def _observed(world_model: WorldModel, obs: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """Heads that predict observations, and what they should predict."""
+    """(name, target) of the heads that predict observations."""
     named = {"obs/" + key.replace(".", "_"): value for key, value in obs.items() if key != world_model.mask_key}
     return [(head, target) for head, target in named.items() if head in world_model.heads]
 
@@ -245,7 +243,10 @@ def _observed(world_model: WorldModel, obs: Mapping[str, Tensor]) -> list[tuple[
 def _observation(
     guesses: dict[str, Tensor], target: Tensor, context: int, valid: Tensor, seen: Tensor, similarity: bool
 ) -> tuple[dict[str, dict[str, list[float | None]]], dict[str, Tensor]]:
-    """One key. guesses {name: (N, H, ...)}, target (N, C + H, ...) -> curves, errors (N, H) in shares of variance."""
+    """The errors of one observation. guesses {name: (N, H, ...)}, target (N, C + H, ...).
+
+    -> curves, errors (N, H) in shares of the variance.
+    """
     truth, event = target[:, context:], list(range(2, target.dim()))
     mean = target[seen].mean(0)
     spread = float(((target[seen] - mean) ** 2).mean().clamp(min=1e-8))
@@ -262,7 +263,7 @@ def _observation(
 
 
 def _psnr(mse: float | None) -> float | None:
-    """In decibels, of images whose values span 1; 100 at most, so that no error is still a number."""
+    """PSNR in decibels of images whose values span 1, at most 100, so that it is finite without an error."""
     return None if mse is None else min(100.0, -10 * math.log10(max(mse, 1e-10)))
 
 
@@ -275,7 +276,7 @@ def _reward(
     seen: Tensor,
     config: Config,
 ) -> tuple[dict[str, list[float | None]], dict[str, Any]]:
-    """Errors of rewards, and imagined against realised returns, both on the scale that the actor plans on."""
+    """Errors of rewards, and imagined against realized returns, both on the scale that the actor plans on."""
     squash, unsquash = SCALAR_TRANSFORMS[config.model.reward_transform]
     target = unsquash(squash(batch.reward))
     truth = target[:, context:]
@@ -287,7 +288,7 @@ def _reward(
 
 
 def _agreement(imagined: Tensor, realised: Tensor) -> dict[str, Any]:
-    """(N,), (N,) -> correlation (None where one of them never changes), bias, and the pairs."""
+    """(N,), (N,) -> correlation (None if one of them is constant), bias, and the pairs."""
     left, right = imagined.double() - imagined.double().mean(), realised.double() - realised.double().mean()
     scale = float(left.norm() * right.norm())
     correlation = float(left @ right) / scale if scale > 1e-9 else None
@@ -298,7 +299,7 @@ def _agreement(imagined: Tensor, realised: Tensor) -> dict[str, Any]:
 def _continues(
     world_model: WorldModel, batch: Batch, feats: Mapping[str, Tensor], context: int, valid: Tensor, seen: Tensor
 ) -> dict[str, list[float | None]]:
-    """Brier scores: mean squared error of a probability against what happened."""
+    """Brier scores of the continue head: mean squared errors of probabilities against 0 and 1."""
     if "continue" not in world_model.heads:
         return {}
     target = 1 - batch.is_terminal.float()
@@ -309,7 +310,7 @@ def _continues(
 
 
 def _curve(values: Tensor, valid: Tensor) -> list[float | None]:
-    """Means over the windows that reach each horizon. values, valid (N, H) -> H numbers."""
+    """Means over the windows that are long enough for each horizon. values, valid (N, H) -> H numbers."""
     counts = valid.sum(0)
     means = torch.where(valid, values.double(), 0.0).sum(0) / counts.clamp(min=1)
     return [
@@ -321,10 +322,10 @@ def _curve(values: Tensor, valid: Tensor) -> list[float | None]:
 def useful_horizon(error: Mapping[str, Tensor], valid: Tensor) -> int:
     """The last horizon at which the dream is better than guessing. error {guess: (N, H)}, valid (N, H) -> 0..H.
 
-    Guessing is the better of copy and mean at that horizon. The dream is better where its error, averaged with that of
-    the horizons before and after, is lower by more than one standard error over the windows: chance does not do. Of
-    all stretches of such horizons the longest counts, and the answer is where it ends: at first a copy may be better
-    than any reconstruction, for little has moved; and a lucky horizon far out is none.
+    Guessing is the better of copy and mean at that horizon. The dream is better if its error, averaged with that of
+    the horizons before and after, is lower by more than one standard error over the windows. Of all intervals of such
+    horizons the longest counts, and the result is its end: at first a copy may be better than any reconstruction,
+    because little has moved; and a single good horizon far out may be random.
     """
     weights = valid.double()
     counts = weights.sum(0).clamp(min=1)
@@ -343,7 +344,7 @@ def useful_horizon(error: Mapping[str, Tensor], valid: Tensor) -> int:
 
 
 def _end_of_longest(better: Sequence[bool]) -> int:
-    """Where the longest run of True ends, counted from 1; 0 if there is none. Of equal ones the first."""
+    """The end of the longest run of True, counted from 1; 0 without one. Of equal ones the first."""
     longest = end = run = 0
     for k, good in enumerate(better):
         run = run + 1 if good else 0

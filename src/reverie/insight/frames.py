@@ -1,4 +1,4 @@
-"""Dreams as pictures: rows truth, dream, error; a column for each start; labels that can be read.
+"""Frames that show dreams: rows truth, dream and error, a column for each start, and labels.
 
 Drawn with Pillow. Small images are enlarged without smoothing.
 """
@@ -20,14 +20,14 @@ LOOKING, DREAMING, NOTHING = (46, 125, 50), (216, 100, 20), (205, 205, 200)
 
 
 def frames(dreamed: Dreamed, key: str = "") -> list[np.ndarray]:
-    """One picture for each step, context first. key: which images, by default the first. -> uint8 (H, W, 3)."""
+    """One frame for each step, context first. key: the observation, by default the first image. -> uint8 (H, W, 3)."""
     key = key or dreamed.images[0]
     truth, dream = _coloured(dreamed.truth[key]), _coloured(dreamed.dream[key])
-    return [_picture(dreamed, truth, dream, t) for t in range(dreamed.steps)]
+    return [_frame(dreamed, truth, dream, t) for t in range(dreamed.steps)]
 
 
 def sheet(dreamed: Dreamed, key: str = "", *, columns: int = 10, start: int = 0) -> np.ndarray:
-    """A still of one start: some steps side by side, rows truth, dreams, error. -> uint8 (H, W, 3)."""
+    """One image of one start: some steps side by side, rows truth, dreams and error. -> uint8 (H, W, 3)."""
     key = key or dreamed.images[0]
     truth, dream = _coloured(dreamed.truth[key])[start], _coloured(dreamed.dream[key])[start]
     steps = np.unique(np.linspace(0, dreamed.steps - 1, min(columns, dreamed.steps)).round().astype(int))
@@ -38,21 +38,21 @@ def sheet(dreamed: Dreamed, key: str = "", *, columns: int = 10, start: int = 0)
         cells = _cells(truth[t], dream[:, t], valid=bool(dreamed.valid[start, t]))
         x = LEFT + column * (width * scale + GAP)
         looking = t < dreamed.context
-        draw.text((x, 8), _moment(t, dreamed.context), fill=LOOKING if looking else DREAMING, font=_font())
+        draw.text((x, 8), _step_label(t, dreamed.context), fill=LOOKING if looking else DREAMING, font=_font())
         for row, cell in enumerate(cells):
             _paste(canvas, draw, cell, (x, TOP + row * (height * scale + GAP)), (height, width), scale, looking)
     _labels(draw, rows, height * scale)
     return np.asarray(canvas)
 
 
-def _picture(dreamed: Dreamed, truth: np.ndarray, dream: np.ndarray, t: int) -> np.ndarray:
+def _frame(dreamed: Dreamed, truth: np.ndarray, dream: np.ndarray, t: int) -> np.ndarray:
     starts, samples = dream.shape[:2]
     height, width = truth.shape[2:4]
     scale, rows, looking = _scale((height, width)), _rows(samples), t < dreamed.context
     canvas, draw = _canvas(starts, len(rows), (height * scale, width * scale), TOP + 3 * LINE + 4)
     colour = LOOKING if looking else DREAMING
-    told = "looking" if looking else f"dreaming, actions: {dreamed.actions}"
-    draw.text((LEFT, 7), f"step {_moment(t, dreamed.context)}   {told}", fill=colour, font=_font())
+    phase = "observing" if looking else f"dreaming, actions: {dreamed.actions}"
+    draw.text((LEFT, 7), f"step {_step_label(t, dreamed.context)}   {phase}", fill=colour, font=_font())
     for start in range(starts):
         x = LEFT + start * (width * scale + GAP)
         for row, cell in enumerate(_cells(truth[start, t], dream[start, :, t], valid=bool(dreamed.valid[start, t]))):
@@ -67,11 +67,11 @@ def _picture(dreamed: Dreamed, truth: np.ndarray, dream: np.ndarray, t: int) -> 
 def _numbers(dreamed: Dreamed, start: int, t: int) -> tuple[str, str, str]:
     reward, value, on = (x[start, :, t].mean() for x in (dreamed.reward, dreamed.value, dreamed.going_on))
     real = f" ({dreamed.true_reward[start, t]:.2f})" if dreamed.valid[start, t] else ""
-    return f"reward {reward:.2f}{real}", f"goes on {on:.0%}", f"value {value:.2f}"
+    return f"reward {reward:.2f}{real}", f"continues {on:.0%}", f"value {value:.2f}"
 
 
-def _moment(t: int, context: int) -> str:
-    """Steps since the last look: 0 is the last picture that was seen."""
+def _step_label(t: int, context: int) -> str:
+    """Steps since the last observed one, which is 0."""
     return f"{t - context + 1:+d}" if t >= context else f"{t - context + 1}"
 
 
@@ -80,7 +80,7 @@ def _rows(samples: int) -> list[str]:
 
 
 def _cells(truth: np.ndarray, dreams: np.ndarray, *, valid: bool) -> list[np.ndarray | None]:
-    """truth (H, W, 3), dreams (K, H, W, 3) -> truth, dreams, error of the mean dream; None: nothing to show."""
+    """truth (H, W, 3), dreams (K, H, W, 3) -> [truth, dreams, error of the mean dream]; None for unknown ones."""
     if not valid:
         return [None, *dreams, None]
     error = np.abs(dreams.astype(np.int16).mean(0) - truth).clip(0, 255).astype(np.uint8)
@@ -88,7 +88,7 @@ def _cells(truth: np.ndarray, dreams: np.ndarray, *, valid: bool) -> list[np.nda
 
 
 def _coloured(images: np.ndarray) -> np.ndarray:
-    """(..., H, W, C) of any number of channels -> (..., H, W, 3): grey is repeated, of stacked frames the last one."""
+    """(..., H, W, C) of any number of channels -> (..., H, W, 3): gray is repeated; of stacked frames the last one."""
     channels = images.shape[-1]
     return images[..., -3:] if channels >= 3 and channels % 3 == 0 else images[..., -1:].repeat(3, -1)
 
@@ -99,7 +99,9 @@ def _scale(size: Sequence[int]) -> int:
 
 def _canvas(columns: int, rows: int, cell: tuple[int, int], margin: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     height, width = rows * (cell[0] + GAP) + margin, LEFT + columns * (cell[1] + GAP)
-    canvas = Image.new("RGB", (max(width, 300) + width % 2, height + height % 2), PAPER)  # even: films want it
+    canvas = Image.new(
+        "RGB", (max(width, 300) + width % 2, height + height % 2), PAPER
+    )  # even, as video encoders need it
     return canvas, ImageDraw.Draw(canvas)
 
 

@@ -1,6 +1,7 @@
-"""What every logged number means, what is healthy, what to do, and where it is computed. Imports nothing of ours.
+"""Glossary of all logged metrics: meaning, unit, healthy values, advice, and where each is computed.
 
-`reverie explain KEY` prints an entry; a test fails if a run logs a key that has none, or if an entry is never logged.
+`reverie explain KEY` prints an entry. A test fails if a run logs a key without an entry, or if an entry is never
+logged. Imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """One metric. `<part>` in a key stands for names that the task gives."""
+    """One metric. `<part>` in a key stands for a name from the task."""
 
     key: str
     meaning: str
     unit: str
-    healthy: str
-    advice: str
+    healthy: str  # usual values of a healthy run
+    advice: str  # what to do about other values
     where: str  # file:function in src/reverie
 
 
@@ -25,7 +26,7 @@ def _e(key: str, where: str, unit: str, meaning: str, healthy: str, advice: str)
     return Entry(key, meaning, unit, healthy, advice, where)
 
 
-_NOTHING = "Nothing: it only counts."
+_NOTHING = "Nothing to do: it is a counter."
 _FREE = "model.free_nats"
 
 ENTRIES: tuple[Entry, ...] = (
@@ -37,27 +38,27 @@ ENTRIES: tuple[Entry, ...] = (
        "At least episode/return, within eval/ci95.",
        "Far below it: the most likely action is worse than a sampled one; try train.eval_mode=train."),
     _e("eval/ci95", "run/loop.py:evaluate", "reward", "Half width of the 95 % interval of eval/return over its episodes.",
-       "Small against the differences that you want to see.", "More train.eval_episodes."),
+       "Small compared with the differences of interest.", "More train.eval_episodes."),
     _e("eval/length", "run/loop.py:evaluate", "steps", "Mean length of the evaluation episodes.", "It depends on the task.",
-       "At the time limit on a task with a goal: the agent does not reach it."),
+       "At the time limit in a task with a goal: the agent does not reach it."),
     _e("return", "run/loop.py:_note", "reward", "Return of one episode (episodes.jsonl).", "See episode/return.", _NOTHING),
     _e("length", "run/loop.py:_note", "steps", "Length of one episode (episodes.jsonl).", "See eval/length.", _NOTHING),
-    _e("phase", "run/loop.py:_stamp", "name", "prefill, train, eval, random (the baseline) or crashed (its environment broke).",
+    _e("phase", "run/loop.py:_stamp", "name", "prefill, train, eval, random (the baseline) or crashed (the environment failed).",
        "No crashed ones.", "Crashed: `reverie check-env`."),
     # ---------------------------------------------------------------------------------------------------------- counters
     _e("env_steps", "run/logger.py:write", "steps", "Environment steps so far, prefill included; of all environments together.",
        "Rises to train.env_steps.", _NOTHING),
-    _e("frames", "run/loop.py:write", "frames", "env_steps times env.action_repeat: what published curves have on their axis.",
+    _e("frames", "run/loop.py:write", "frames", "env_steps times env.action_repeat, the horizontal axis of published curves.",
        "See env_steps.", _NOTHING),
     _e("updates", "run/loop.py:write", "updates", "Updates of world model, actor and critic so far.",
        "train.train_ratio per step after the prefill, plus train.pretrain.", _NOTHING),
-    _e("seconds", "run/clock.py:speeds", "s", "Time spent on acting and learning; evaluations are not in it.", "Rises.", _NOTHING),
+    _e("seconds", "run/clock.py:speeds", "s", "Time spent on acting and learning, without evaluations.", "Rises.", _NOTHING),
     _e("replay/steps", "run/loop.py:write", "steps", "Steps in replay.", "Rises to replay.replay_capacity.",
        "Full early and the return falls: a larger replay.replay_capacity."),
     _e("train/ratio", "run/clock.py:achieved_ratio", "updates per step", "Updates per environment step since the prefill.",
-       "train.train_ratio, within 1 %.", "Lower: the run was stopped in an update that was due; it is made up for."),
+       "train.train_ratio, within 1 %.", "Lower: the run was stopped before an update that was due; it is made up later."),
     _e("speed/env_steps_per_second", "run/clock.py:speeds", "1/s", "Environment steps per second since the beginning.",
-       "Steady.", "`reverie bench train` says where the time goes."),
+       "Steady.", "`reverie bench train` shows where the time goes."),
     _e("speed/updates_per_second", "run/clock.py:speeds", "1/s", "Updates per second of updating.", "Steady.",
        "`reverie bench update`; a smaller train.batch_size or model; compute.precision=bfloat16."),
     _e("time/env", "run/clock.py:speeds", "share", "Share of time in environments and acting.", "Below 0.3.",
@@ -65,12 +66,12 @@ ENTRIES: tuple[Entry, ...] = (
     _e("time/replay", "run/clock.py:speeds", "share", "Share of time drawing batches.", "Below 0.05.",
        "replay.storage=memory if it fits."),
     _e("time/update", "run/clock.py:speeds", "share", "Share of time in updates.", "The largest of the three.", "See speed."),
-    _e("nonfinite/skipped", "run/loop.py:write", "updates", "Updates left out because of a NaN or infinity (on_nonfinite).",
-       "0.", "`reverie replay-crash RUN` names what broke."),
+    _e("nonfinite/skipped", "run/loop.py:write", "updates", "Updates skipped because of a NaN or infinity (on_nonfinite).",
+       "0.", "`reverie replay-crash RUN` names the tensor that broke first."),
     _e("nonfinite/rollbacks", "run/loop.py:write", "times", "Returns to a checkpoint for the same reason.", "0.",
        "`reverie replay-crash RUN`; lower learning rates."),
     # ------------------------------------------------------------------------------------------------------- world model
-    _e("world_model/loss", "world_model.py:loss", "nats", "All losses of the world model, weighted, plus the KL.",
+    _e("world_model/loss", "world_model.py:loss", "nats", "Weighted sum of all losses of the world model, the KL included.",
        "Falls at first, then slowly; rises a little when the agent sees new things.",
        "Rising for long: learning rate model.world_model_lr too high, or the task changes."),
     _e("world_model/grad_norm", "train.py:_step", "norm", "Gradient norm of the world model before clipping.",
@@ -83,39 +84,38 @@ ENTRIES: tuple[Entry, ...] = (
     _e("world_model/reward_loss", "world_model.py:loss", "nats", "Negative log likelihood of rewards (0.5 x squared error "
        "of symlog rewards, or of a two-hot code).", "Falls below half the variance of the rewards; see reward/explained.",
        "Sparse rewards: replay.prioritize=rewards, model.reward_scale."),
-    _e("world_model/continue_loss", "world_model.py:loss", "nats", "Cross entropy of going on or ending.",
+    _e("world_model/continue_loss", "world_model.py:loss", "nats", "Cross entropy of the prediction whether the episode continues.",
        "Below the entropy of the share of ends.", "See continue/brier."),
-    _e("world_model/kl", "rssm.py:kl_loss", "nats per state", "KL(posterior || prior): what looking tells that the prior did "
-       "not know.", f"Above {_FREE} early on, later near it; neither 0 nor growing.",
-       "Near 0 with bad pictures: posterior collapse, lower model.kl_scale. Large for long: the prior does not learn; "
+    _e("world_model/kl", "rssm.py:kl_loss", "nats per state", "KL(posterior || prior): the information of the observation that "
+       "the prior did not predict.", f"Above {_FREE} early on, later near it; neither 0 nor growing.",
+       "Near 0 with bad reconstructions: posterior collapse, lower model.kl_scale. Large for long: the prior does not learn; "
        "higher model.kl_balance."),
-    _e("world_model/kl_reverse", "rssm.py:kl_loss", "nats per state", "KL(prior || posterior), only told: the design's other "
-       "direction.", "Same order as world_model/kl; larger where the posterior is surer than the prior.",
+    _e("world_model/kl_reverse", "rssm.py:kl_loss", "nats per state", "KL(prior || posterior), the other direction; it is only logged.", "Same order as world_model/kl; larger if the posterior is more certain than the prior.",
        "Many times larger: the posterior is overconfident; model.unimix=0.01 bounds it."),
     _e("world_model/kl_below_free", "rssm.py:kl_loss", "share", f"Share of states whose KL is below {_FREE}.",
-       "Anything below 1 while learning.", f"1 for long: the KL teaches nothing any more; lower {_FREE}."),
+       "Anything below 1 while learning.", f"1 for long: the KL has no gradient any more; lower {_FREE}."),
     _e("world_model/prior_entropy", "rssm.py:kl_loss", "nats per state", "Entropy of the prior, summed over variables.",
-       "Above the posterior's, falling.", "At its maximum S ln K: the prior has learnt nothing."),
+       "Above the posterior's, falling.", "At its maximum S ln K: the prior has learned nothing."),
     _e("world_model/posterior_entropy", "rssm.py:kl_loss", "nats per state", "Entropy of the posterior.",
-       "Well below its maximum S ln K.", "At the maximum: the code carries nothing; lower model.kl_scale."),
+       "Well below its maximum S ln K.", "At the maximum: the latent has no information; lower model.kl_scale."),
     # -------------------------------------------------------------------------------------------------- health of the code
-    _e("latent/perplexity", "run/health.py:perplexity", "classes, 1..K", "exp(entropy) of how often each class is believed in, "
-       "averaged over categoricals: as how many equally used classes.", "Above 2; it need not be near K.",
-       "Near 1: the code is hardly used; lower model.kl_scale, or fewer model.num_categoricals."),
+    _e("latent/perplexity", "run/health.py:perplexity", "classes, 1..K", "exp(entropy) of the average probability of each class, "
+       "averaged over categoricals: the number of equally used classes.", "Above 2; it need not be near K.",
+       "Near 1: the latent is hardly used; lower model.kl_scale, or fewer model.num_categoricals."),
     _e("latent/perplexity_min", "run/health.py:perplexity", "classes, 1..K", "The same of the least used categorical.",
        "Above 1.1.", "1: that categorical is dead; harmless while few are (latent/dead)."),
-    _e("latent/used", "run/health.py:used_share", "share", "Share of all S x K classes believed in more than a tenth of their "
-       "fair share of the time.", "0.1 and more; a healthy demo has 0.2.", "Small: the model is larger than the task needs."),
-    _e("latent/dead", "run/health.py:dead_share", "share", "Share of categoricals that always say the same.", "Below 0.3.",
+    _e("latent/used", "run/health.py:used_share", "share", "Share of all S x K classes with an average probability above a tenth "
+       "of the uniform one.", "0.1 and more; the demo has 0.2.", "Small: the model is larger than the task needs."),
+    _e("latent/dead", "run/health.py:dead_share", "share", "Share of categoricals that always have the same class.", "Below 0.3.",
        "Near 1: posterior collapse; lower model.kl_scale or model.free_nats."),
     _e("kl/loss", "rssm.py:kl_loss", "nats", f"The KL's term in the loss: after balancing and {_FREE}, before "
        "model.kl_scale.", f"At least {_FREE}, near it late in training.", f"Exactly {_FREE} from the start: see "
        "world_model/kl_below_free."),
     _e("kl/grad_prior", "run/health.py:kl_gradients", "norm", "Gradient norm of KL(posterior || prior) with respect to the prior's "
-       "logits, root mean square over states. Equal values, unequal gradients: that is what model.kl_balance weighs.",
-       "Falls as the prior learns.", "0: prior and posterior are equal, or nothing is in the code."),
+       "logits, root mean square over states. model.kl_balance weighs this gradient against kl/grad_posterior.",
+       "Falls as the prior learns.", "0: prior and posterior are equal, or the latent has no information."),
     _e("kl/grad_posterior", "run/health.py:kl_gradients", "norm", "The same with respect to the posterior's logits.",
-       "Same order as kl/grad_prior.", "Much larger: the posterior is pulled to a bad prior; higher model.kl_balance."),
+       "Same order as kl/grad_prior.", "Much larger: the posterior is pulled towards a bad prior; higher model.kl_balance."),
     # ------------------------------------------------------------------------------------------------------------- heads
     _e("reward/mse", "run/health.py:_of_rewards", "reward squared", "Mean squared error of predicted rewards on a batch, in the "
        "space that the actor plans in.", "Falls.", "See reward/explained."),
@@ -126,12 +126,12 @@ ENTRIES: tuple[Entry, ...] = (
        "Between -5 and 5.", "Beyond: rewards in the hundreds; model.reward_transform=symlog, or scale them."),
     _e("reward/symlog_max", "run/health.py:_of_rewards", "symlog reward", "Largest reward of a batch, through symlog.",
        "Between -5 and 5.", "See reward/symlog_min."),
-    _e("continue/brier", "run/health.py:brier", "0..1", "Mean squared error of the predicted probability of going on.",
-       "Below the share of ends times one minus it.", "Larger: worse than a constant; model.continue_scale."),
-    _e("continue/ece", "run/health.py:expected_calibration_error", "0..1", "How far predicted probabilities of going on are from "
-       "frequencies (10 groups).", "Below 0.05.", "Above: dreams end too early or too late; model.continue_scale."),
+    _e("continue/brier", "run/health.py:brier", "0..1", "Mean squared error of the predicted probability that the episode continues.",
+       "Below p (1 - p), where p is the share of steps that end an episode.", "Larger: worse than a constant prediction; model.continue_scale."),
+    _e("continue/ece", "run/health.py:expected_calibration_error", "0..1", "Expected calibration error: mean distance of predicted "
+       "probabilities of continuing from their frequencies (10 groups).", "Below 0.05.", "Above: dreams end too early or too late; model.continue_scale."),
     # --------------------------------------------------------------------------------------------------- actor and critic
-    _e("actor/loss", "actor_critic.py:compute_actor_loss", "reward", "The actor's loss. Its size says little.",
+    _e("actor/loss", "actor_critic.py:compute_actor_loss", "reward", "The actor's loss. Its size has little meaning.",
        "Anything finite.", "Look at actor/entropy and critic/value."),
     _e("actor/entropy", "actor_critic.py:compute_actor_loss", "nats", "Entropy of the policy in dreams.",
        "Falls from ln(number of actions), not to 0.",
@@ -141,33 +141,33 @@ ENTRIES: tuple[Entry, ...] = (
     _e("actor/advantage", "actor_critic.py:compute_actor_loss", "reward", "Mean of return minus baseline.",
        "Near 0, slightly above.", "Far from 0: the critic lags behind; behavior.critic_lr, slow_critic_every."),
     _e("actor/advantage_std", "actor_critic.py:compute_actor_loss", "reward", "Its standard deviation: the actor's signal.",
-       "Well above 0.", "0: all dreams look alike to the actor; see reward/explained, and whether the task pays at all."),
+       "Well above 0.", "0: all actions seem equal to the actor; see reward/explained, and whether the task has rewards at all."),
     _e("actor/grad_norm", "train.py:_step", "norm", "Gradient norm of the actor before clipping.", "Below train.grad_clip.",
        "Above it for long: large rewards or advantages; behavior.return_norm=percentile."),
     _e("critic/loss", "train.py:_learn_behaviour", "reward squared or nats", "The critic's loss.", "Falls, with bumps.",
        "Growing: critic diverges; behavior.critic_lr down, slow critic on."),
     _e("critic/value", "actor_critic.py:compute_critic_loss", "reward", "Mean value of dreamed states.",
-       "Within what the task can pay.", "Beyond any possible return: diverging; see critic/bias."),
+       "Within the range of possible returns.", "Beyond any possible return: diverging; see critic/bias."),
     _e("critic/target", "actor_critic.py:compute_critic_loss", "reward", "Mean lambda-return of dreamed states.",
        "Near critic/value.", "See actor/advantage."),
     _e("critic/error", "actor_critic.py:compute_critic_loss", "reward", "Mean distance of values from lambda-returns.",
        "A small share of the range of values.", "See critic/loss."),
     _e("critic/grad_norm", "train.py:_step", "norm", "Gradient norm of the critic before clipping.",
        "Below train.grad_clip.", "Above it for long: large returns; behavior.critic_distribution=twohot."),
-    _e("critic/bias", "run/health.py:fit", "reward", "Values minus discounted sums of what really came in replayed windows.",
-       "Small against the spread of values; negative while old experience is worse than the policy of now is usual.",
-       "Large and positive: the critic dreams of rewards that do not come; imagination horizon, reward head."),
-    _e("critic/slope", "run/health.py:fit", "ratio", "Slope of what really came on the value: 1 is calibrated.",
+    _e("critic/bias", "run/health.py:fit", "reward", "Mean of values minus the discounted real returns in windows of the replay.",
+       "Small compared with the spread of values; positive is usual while old experience is worse than today's policy.",
+       "Large and positive: the critic expects rewards that do not come; imagination horizon, reward head."),
+    _e("critic/slope", "run/health.py:fit", "ratio", "Slope of the regression of real returns on values: 1 is calibrated.",
        "0.5 to 1.5.", "Below: values are too far apart; above: too close together."),
-    _e("critic/correlation", "run/health.py:fit", "-1..1", "Correlation of values with what really came.", "Above 0.5.",
-       "Near 0 with varied returns: the critic sees nothing; reward/explained first."),
+    _e("critic/correlation", "run/health.py:fit", "-1..1", "Correlation of values with real returns.", "Above 0.5.",
+       "Near 0 with varied returns: the critic predicts nothing; see reward/explained first."),
     _e("critic/symlog_min", "run/health.py:snapshot", "symlog reward", "Smallest value in a batch, through symlog.",
        "Between -7 and 7.", "Beyond: returns in the thousands; behavior.critic_transform=symlog."),
     _e("critic/symlog_max", "run/health.py:snapshot", "symlog reward", "Largest value in a batch, through symlog.",
        "Between -7 and 7.", "See critic/symlog_min."),
     _e("imagination/reward", "train.py:_learn_behaviour", "reward", "Mean predicted reward in dreams.",
        "Near the mean reward of recent episodes, or above.", "Far above: dreams promise too much (`reverie drift`)."),
-    _e("imagination/continue", "train.py:_learn_behaviour", "probability", "Mean predicted probability of going on in dreams.",
+    _e("imagination/continue", "train.py:_learn_behaviour", "probability", "Mean predicted probability of continuing in dreams.",
        "About 1 - 1/length of an episode.", "Much lower: dreams end too early; continue/ece."),
 )  # fmt: skip
 
@@ -176,21 +176,21 @@ _PATTERNS = [(re.compile(re.sub(r"<[^>]+>", "(.+)", re.escape(entry.key).replace
 
 
 def find(key: str) -> Entry | None:
-    """The entry for a logged key, or none."""
+    """The entry of a logged key, or None."""
     return next((entry for pattern, entry in _PATTERNS if pattern.fullmatch(key)), None)
 
 
 def near(key: str, count: int = 3) -> list[str]:
-    """Known keys that look like this one, or hold it."""
+    """Known keys that are similar to this one or contain it."""
     keys = [entry.key for entry in ENTRIES]
     inside = [known for known in keys if key.lower() in known.lower()]
     return (inside + difflib.get_close_matches(key, [k for k in keys if k not in inside], count, 0.4))[: max(count, 8)]
 
 
 def explain(key: str) -> Entry:
-    """What a logged key means. Raises KeyError with a sentence if nothing is known of it."""
+    """The entry of a logged key. Raises KeyError, with similar keys in the message, if there is none."""
     found = find(key)
     if found is None:
         others = near(key)
-        raise KeyError(f"no metric is called '{key}'" + (f"; near it: {', '.join(others)}" if others else ""))
+        raise KeyError(f"no metric is called '{key}'" + (f"; similar ones: {', '.join(others)}" if others else ""))
     return found

@@ -1,4 +1,4 @@
-"""What a run wrote down about itself, as the doctor needs it: metrics.jsonl, episodes.jsonl, and traces of trouble."""
+"""The logs of a run as the doctor needs them: metrics, returns, and signs of failures."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ..run.logger import read_lines
 
 @dataclass(frozen=True)
 class History:
-    """Of a run so far; empty where nothing was written yet."""
+    """The logged history of a run so far; empty if nothing was written yet."""
 
     env_steps: int = 0
     updates: int = 0
     metrics: dict[str, list[float]] = field(default_factory=dict)  # key -> its finite values, line by line
-    nonfinite: tuple[str, ...] = ()  # keys that were once no number
-    skipped: int = 0  # updates left out because of a NaN
+    nonfinite: tuple[str, ...] = ()  # keys that were once NaN or infinite
+    skipped: int = 0  # updates skipped because of a NaN
     rollbacks: int = 0
-    crashed: bool = False  # there is an autopsy
+    crashed: bool = False  # there is a NaN report
     random: tuple[float, ...] = ()  # returns of the random policy
     returns: tuple[float, ...] = ()  # of training episodes, in order
     evaluations: tuple[tuple[int, float], ...] = ()  # environment steps, mean return
 
     def thirds(self, key: str) -> tuple[float, float] | None:
-        """Medians of a metric: the lowest of the first two thirds' halves, and of the last third. None: too few."""
+        """(lower median of the first and second third, median of the last third); None for too few lines."""
         values = self.metrics.get(key, [])
         if len(values) < 6:
             return None
@@ -36,15 +36,15 @@ class History:
         return early, median(values[-part:])
 
     def lowest(self, key: str, *, window: int = 5) -> float | None:
-        """The lowest median of `window` lines in a row, in the first half of the run. None: too few lines."""
+        """The lowest median of `window` consecutive lines in the first half of the run; None for too few lines."""
         values = self.metrics.get(key, [])
         half = values[: max(window, len(values) // 2)]
         return min((median(half[i : i + window]) for i in range(len(half) - window + 1)), default=None)
 
     def better_than_random(self) -> bool | None:
-        """Do the last training episodes, or the last evaluation, beat the random policy? None: not known.
+        """Whether the last training episodes or the last evaluation beat the random policy; None if unknown.
 
-        By more than two standard errors of the random policy's mean return.
+        They must be better by more than two standard errors of the random policy's mean return.
         """
         if len(self.random) < 3 or not (self.returns or self.evaluations):
             return None
@@ -57,12 +57,12 @@ class History:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle one; of an even number the upper."""
+    """The median; of an even number of values the upper one."""
     return sorted(values)[len(values) // 2]
 
 
 def read_history(run: Path) -> History:
-    """Read a run's directory, finished or not; lines that are being written are left out."""
+    """Read a run's directory, finished or not; an incomplete last line is ignored."""
     lines = read_lines(run / "metrics.jsonl")
     return make_history(lines, read_lines(run / "episodes.jsonl"), crashed=(run / "crash").is_dir())
 
@@ -70,7 +70,7 @@ def read_history(run: Path) -> History:
 def make_history(
     lines: Sequence[Mapping[str, Any]], episodes: Sequence[Mapping[str, Any]], *, crashed: bool = False
 ) -> History:
-    """From the lines of metrics.jsonl and of episodes.jsonl."""
+    """The history from the lines of metrics.jsonl and episodes.jsonl. crashed: whether there is a NaN report."""
     metrics: dict[str, list[float]] = {}
     nonfinite: dict[str, None] = {}
     for line in lines:
@@ -83,7 +83,7 @@ def make_history(
     for episode in episodes:
         if episode.get("phase") == "eval":
             evaluations.setdefault(int(episode["env_steps"]), []).append(float(episode["return"]))
-    told: dict[str, tuple[float, ...]] = {
+    returns: dict[str, tuple[float, ...]] = {
         phase: tuple(float(e["return"]) for e in episodes if e.get("phase") == phase) for phase in ("random", "train")
     }
 
@@ -98,7 +98,7 @@ def make_history(
         skipped=highest("nonfinite/skipped"),
         rollbacks=highest("nonfinite/rollbacks"),
         crashed=crashed,
-        random=told["random"],
-        returns=told["train"],
+        random=returns["random"],
+        returns=returns["train"],
         evaluations=tuple((steps, sum(found) / len(found)) for steps, found in evaluations.items()),
     )

@@ -1,4 +1,4 @@
-"""The doctor beside a training run: a look after evaluations, as often as it costs next to nothing."""
+"""The doctor during training: a diagnosis after evaluations, as often as it takes at most 2 % of the time."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from .measurements import experience_of
 if TYPE_CHECKING:
     from ..run.state import RunState
 
-#: Of the time spent on training, the share that looking may take; the look at the end of a run comes in any case.
+#: Share of the training time that diagnoses may take; the one at the end of a run is always made.
 SHARE = 0.02
-#: Seconds that the first look is expected to take.
+#: Expected seconds of the first diagnosis.
 FIRST = 3.0
 
 
 class Adviser:
-    """Called after each evaluation. -> lines for the screen."""
+    """A callback for after each evaluation, which returns lines for the terminal."""
 
     def __init__(self) -> None:
-        self.spent, self.last = 0.0, FIRST
-        self.told: dict[str, str] = {}  # verdict -> level, of the last look
+        self.spent = 0.0  # seconds of all diagnoses
+        self.last = FIRST  # seconds of the last one
+        self.reported: dict[str, str] = {}  # verdict -> level, of the last diagnosis
 
     def __call__(self, run: RunState) -> list[str]:
-        """Nothing where it is not time, or where nothing is new. Whatever goes wrong in here does not end a run."""
+        """The new findings; [] if it is not yet time for a diagnosis. Never raises."""
         if self.spent + self.last > SHARE * run.clock.seconds and not run.finished():
             return []
         since = time.perf_counter()
         try:
             findings = diagnose_agent(run.agent, experience_of(run.replay), read_history(run.directory))
         except Exception as error:  # advice is never worth a run
-            return [f"doctor    could not look ({type(error).__name__}: {error})"]
+            return [f"doctor    the diagnosis failed ({type(error).__name__}: {error})"]
         self.last = time.perf_counter() - since
         self.spent += self.last
         lines = []
         for finding in findings:
-            if self.told.get(finding.verdict) != finding.level:
+            if self.reported.get(finding.verdict) != finding.level:
                 lines.append(f"doctor    {finding.level} {finding.verdict}: {finding.evidence}")
                 if finding.key:
                     lines.append(f"          {finding.key}: {finding.change}")
-        self.told = {finding.verdict: finding.level for finding in findings}
+        self.reported = {finding.verdict: finding.level for finding in findings}
         return lines

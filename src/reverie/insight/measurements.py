@@ -1,7 +1,7 @@
-"""What the doctor measures: a handful of numbers from the weights and a sample of replay, and from the run's logs.
+"""The doctor's measurements of an agent on a sample of its own replay.
 
-Pure functions; no verdicts in here (verdicts.py). Windows are those of `replay.py` and may cross episodes, as in
-training. Shapes as everywhere: B windows, T steps, S categoricals, K classes.
+Pure functions without verdicts (those are in `rules_model.py` and `rules_behavior.py`). Windows may cross episodes, as
+in training. B windows, T steps, S categoricals, K classes.
 """
 
 from __future__ import annotations
@@ -21,111 +21,109 @@ from ..latents import CategoricalLatent
 from ..ops import SCALAR_TRANSFORMS
 from ..rssm import State
 from ..train import DreamerV2, to_batch
-from .drift import Drift, drift_of, written_out
-from .run_reader import Experience, Stretch, as_batch, own_noise
+from .drift import Drift, drift_of, with_plain_stoch
+from .run_reader import Experience, Segment, as_batch, private_generator
 
-#: Windows drawn anywhere, and windows that end with something rare: a reward or an end.
+#: Number of random windows, number of windows that end with a rare reward or the end of the task, and their length.
 WINDOWS, EVENTS, LENGTH = 32, 16, 16
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """Of one agent on its own experience. None: it could not be measured, or makes no sense here."""
+    """Measurements of one agent on its own experience. None: not measurable, or meaningless for this agent."""
 
     steps: int = 0  # in the replay
     rewarding: float = 0.0  # share of steps with a reward other than 0
     rewards: tuple[float, float] = (0.0, 0.0)  # lowest and highest
-    planned_reward: float = 0.0  # largest absolute reward as the actor plans with it
+    planned_reward: float = 0.0  # largest absolute reward in the space that the actor plans in
     terminals: float = 0.0  # share of steps that end the task
     broken: tuple[str, ...] = ()  # tensors that hold NaN or infinity
-    growth: float = 1.0  # of the world model's weights since they were drawn, the median layer
-    inputs: dict[str, tuple[float, float]] = field(default_factory=dict)  # key -> mean, largest absolute, scaled
-    images: tuple[str, ...] = ()  # which of them are images
-    deviations: dict[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # of vectors' dimensions: smallest, largest
+    growth: float = 1.0  # of the world model's weights since initialization, in the median layer
+    inputs: dict[str, tuple[float, float]] = field(default_factory=dict)  # key -> (mean, largest absolute), scaled
+    images: tuple[str, ...] = ()  # the keys of `inputs` that are images
+    deviations: dict[str, tuple[float, float]] = field(default_factory=dict)  # of a vector's dimensions: (min, max)
     leak: float = 0.0  # change of the state after a reset when only the past changes
-    explained: dict[str, float] = field(default_factory=dict)  # share of variance that the posterior's decoder gets
+    explained: dict[str, float] = field(default_factory=dict)  # share of the variance that the decoder explains
     kl: float = math.nan  # KL(posterior || prior), nats per state
-    information: float = math.nan  # KL(posterior || average posterior): what a look tells at all, nats
+    information: float = math.nan  # KL(posterior || average posterior), nats: information from the observation
     below_free: float = 0.0  # share of states whose KL is below the free nats
     entropies: tuple[float, float] = (math.nan, math.nan)  # of posterior and prior, nats
     perplexity: float | None = None  # of the average posterior, mean over categoricals
     dead: float | None = None  # share of categoricals that never change
     difference: float | None = None  # between the categoricals of a state, total variation
-    action_gain: float = math.nan  # how much more a dreamed step misses with a random action, ratio of KLs
-    shifted: float = math.nan  # how much more looking is surprised with actions one step early or late, the smaller
+    action_gain: float = math.nan  # KL of a dreamed step with a random action, in shares of that with the recorded one
+    shifted: float = math.nan  # KL with actions one step early or late (the smaller), in shares of that at their time
     reward_contrast: float | None = None  # (predicted | reward) - (predicted | none), in shares of the true difference
     reward_explained: float | None = None  # share of the variance of rewards
-    events: int = 0  # rewarding steps that were looked at
-    continues: tuple[float, float] | None = None  # mean predicted probability where the task went on, where it ended
-    continue_brier: tuple[float, float] | None = None  # Brier score, and that of always telling the share
-    randomness: float = math.nan  # of the actor: 1 as random as can be, 0 always the same action in a state
-    most_entropy: float = math.nan  # that choices can have, in nats; NaN for numbers
+    events: int = 0  # rewarding steps in the sample
+    continues: tuple[float, float] | None = None  # mean predicted probability where the task continued, where it ended
+    continue_brier: tuple[float, float] | None = None  # Brier score, and that of always predicting the frequency
+    randomness: float = math.nan  # of the actor: 1 for the uniform policy, 0 for a deterministic one
+    most_entropy: float = math.nan  # of the uniform policy over choices, in nats; NaN for numbers
     value: tuple[float, float] = (math.nan, math.nan)  # mean, deviation
     highest_value: float = math.nan  # largest absolute
-    slow_gap: float = math.nan  # between critic and slow critic, in shares of what values are like
+    slow_gap: float = math.nan  # between critic and slow critic, in shares of the size of values
     drift: Drift | None = None
 
 
 def experience_of(replay: Replay, *, most: int = 20_000) -> Experience:
-    """The newest steps of a replay in memory, for looking at an agent while it learns."""
-    stretches = []
+    """The newest `most` steps of a replay in memory, to measure an agent while it trains."""
+    segments = []
     for stream, held in enumerate(np.minimum(replay.counts, replay.size).tolist()):
         length = min(held, max(1, most // len(replay.counts)))
         if length:
             batch = replay.window(np.array([stream]), np.array([held - length]), length)
             rows = {f"obs/{key}": value[0] for key, value in batch.obs.items()}
-            stretches.append(Stretch(rows | {k: v[0] for k, v in batch._asdict().items() if k != "obs"}))
-    return Experience(tuple(stretches))
+            segments.append(Segment(rows | {k: v[0] for k, v in batch._asdict().items() if k != "obs"}))
+    return Experience(tuple(segments))
 
 
 def probe(agent: DreamerV2, experience: Experience, *, seed: int = 0) -> Measurements:
-    """Measure. Draws from no stream of random numbers but its own. Raises UserError where replay is too short."""
+    """Measure an agent, with a separate random stream. Raises UserError if the replay is too short."""
     length = min(LENGTH, agent.config.train.seq_len)
-    everywhere = experience.windows(WINDOWS, length, seed=seed)
-    rare = event_windows(experience, EVENTS, length, seed=seed)
-    arrays = everywhere if rare is None else _joined(everywhere, rare)
+    random_windows = experience.windows(WINDOWS, length, seed=seed)
+    rare_windows = event_windows(experience, EVENTS, length, seed=seed)
+    arrays = random_windows if rare_windows is None else _joined(random_windows, rare_windows)
     batch = to_batch(arrays, agent.device)
     broken = tuple(name for name, value in agent.state_dict().items() if not bool(value.isfinite().all()))
-    told = {**_of_experience(experience, agent), "broken": broken, "growth": weight_growth(agent.world_model)}
+    values = {**_of_experience(experience, agent), "broken": broken, "growth": weight_growth(agent.world_model)}
     if broken:
-        return Measurements(**told)
+        return Measurements(**values)
     with torch.no_grad():
-        told |= _probe_inputs(agent, batch)
-        told |= _probe_model(agent, batch, _rates(experience), seed)
+        values |= _probe_inputs(agent, batch)
+        values |= _probe_model(agent, batch, _rates(experience), seed)
     try:
-        told["drift"] = drift_of(
+        values["drift"] = drift_of(
             agent.world_model, experience, agent.config, starts=48, context=min(5, length - 2), similarity=False
         )
     except UserError:  # no episode is long enough
-        told["drift"] = None
-    return Measurements(**told)
+        values["drift"] = None
+    return Measurements(**values)
 
 
 def weight_growth(module: nn.Module) -> float:
-    """Size of the median weight matrix in shares of what Glorot's initialisation draws (networks.py: init_glorot)."""
-    found = []
+    """Size of the median weight matrix in shares of its size after Glorot initialization (layers.py: init_glorot)."""
+    ratios = []
     for weight in (p.detach() for p in module.parameters() if p.dim() >= 2):
         area = weight[0, 0].numel()
         drawn = math.sqrt(2 / (area * (weight.shape[0] + weight.shape[1])))
-        found.append(float(weight.pow(2).mean().sqrt()) / drawn)
-    return sorted(found)[len(found) // 2]
+        ratios.append(float(weight.pow(2).mean().sqrt()) / drawn)
+    return sorted(ratios)[len(ratios) // 2]
 
 
 def event_windows(experience: Experience, count: int, length: int, *, seed: int = 0) -> Batch | None:
-    """Windows (count, length, ...) whose last step ends the task or pays a rare reward. -> Batch, or None."""
-    found = []
-    for stretch in experience.stretches:
-        reward = stretch.rows["reward"]
+    """Windows (count, length, ...) whose last step ends the task or pays a rare reward; None without such steps."""
+    candidates = []
+    for segment in experience.segments:
+        reward = segment.rows["reward"]
         rare = reward != 0 if np.mean(reward != 0) < 0.2 else np.zeros_like(reward, dtype=bool)
-        for end in np.flatnonzero(rare | stretch.rows["is_terminal"]):
+        for end in np.flatnonzero(rare | segment.rows["is_terminal"]):
             if end + 1 >= length:
-                found.append((stretch, int(end) + 1 - length))
-    if not found:
+                candidates.append((segment, int(end) + 1 - length))
+    if not candidates:
         return None
-    chosen = np.random.default_rng(seed).choice(len(found), count, replace=len(found) < count)
-    return as_batch([found[i][0].window(found[i][1], length) for i in chosen])
+    chosen = np.random.default_rng(seed).choice(len(candidates), count, replace=len(candidates) < count)
+    return as_batch([candidates[i][0].window(candidates[i][1], length) for i in chosen])
 
 
 def _joined(left: Batch, right: Batch) -> Batch:
@@ -134,7 +132,7 @@ def _joined(left: Batch, right: Batch) -> Batch:
 
 
 def _of_experience(experience: Experience, agent: DreamerV2) -> dict[str, Any]:
-    reward = np.concatenate([stretch.rows["reward"] for stretch in experience.stretches])
+    reward = np.concatenate([segment.rows["reward"] for segment in experience.segments])
     squash, unsquash = SCALAR_TRANSFORMS[agent.config.model.reward_transform]
     return {
         "steps": len(experience),
@@ -147,7 +145,7 @@ def _of_experience(experience: Experience, agent: DreamerV2) -> dict[str, Any]:
 
 def _rates(experience: Experience) -> float:
     """Share of steps that end the task."""
-    return float(np.mean(np.concatenate([stretch.rows["is_terminal"] for stretch in experience.stretches])))
+    return float(np.mean(np.concatenate([segment.rows["is_terminal"] for segment in experience.segments])))
 
 
 def _probe_inputs(agent: DreamerV2, batch: Batch) -> dict[str, Any]:
@@ -163,27 +161,27 @@ def _probe_inputs(agent: DreamerV2, batch: Batch) -> dict[str, Any]:
 
 
 def _probe_model(agent: DreamerV2, batch: Batch, terminals: float, seed: int) -> dict[str, Any]:
-    model, generator = agent.world_model, own_noise(seed)
+    model, generator = agent.world_model, private_generator(seed)
     rssm = model.rssm
     obs = model.preprocess(batch.obs)
     embed = model.encoder(obs)
     noise = rssm.latent.noise(*batch.reward.shape, generator=generator).to(agent.device)
-    found, prior = rssm.rollout_observation(embed, batch.action, batch.is_first, noise=noise)
-    posterior = written_out(found)
-    told = {**latent_numbers(rssm.latent, posterior.stats, prior, agent.config.model.free_nats)}
-    told["action_gain"] = action_gain(agent, posterior, batch, seed=seed)
-    told["shifted"] = shifted_surprise(agent, batch, embed, noise, told["kl"])
-    told["leak"] = memory_leak(agent, posterior, batch, embed, noise)
-    told["explained"] = explained_shares(agent, posterior.feat, obs)
-    told |= _probe_heads(agent, posterior.feat, batch, terminals)
-    told |= _probe_behaviour(agent, posterior.feat)
-    return told
+    rolled_out, prior = rssm.rollout_observation(embed, batch.action, batch.is_first, noise=noise)
+    posterior = with_plain_stoch(rolled_out)
+    values = {**latent_numbers(rssm.latent, posterior.stats, prior, agent.config.model.free_nats)}
+    values["action_gain"] = action_gain(agent, posterior, batch, seed=seed)
+    values["shifted"] = shifted_surprise(agent, batch, embed, noise, values["kl"])
+    values["leak"] = memory_leak(agent, posterior, batch, embed, noise)
+    values["explained"] = explained_shares(agent, posterior.feat, obs)
+    values |= _probe_heads(agent, posterior.feat, batch, terminals)
+    values |= _probe_behaviour(agent, posterior.feat)
+    return values
 
 
 def latent_numbers(latent: Any, posterior: Tensor, prior: Tensor, free_nats: float) -> dict[str, Any]:
-    """How much the latent says, and how well the prior foresees it. posterior, prior: stats (B, T, P)."""
+    """The information in the latent and the KL of the prior. posterior, prior: stats (B, T, P)."""
     kl = latent.kl(posterior, prior)
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "kl": float(kl.mean()),
         "below_free": float((kl < free_nats).float().mean()),
         "entropies": (float(latent.entropy(posterior).mean()), float(latent.entropy(prior).mean())),
@@ -192,12 +190,12 @@ def latent_numbers(latent: Any, posterior: Tensor, prior: Tensor, free_nats: flo
         mean, std = latent.mean_std(posterior)
         spread = mean.flatten(0, 1).var(0) + (std**2).flatten(0, 1).mean(0)
         information = 0.5 * torch.log(spread / (std**2).flatten(0, 1)).sum(-1).mean()
-        return told | {"information": float(information)}
+        return values | {"information": float(information)}
     probs = latent.logits(posterior).softmax(-1).flatten(0, 1)  # (N, S, K)
     average = probs.mean(0)
     entropy = -(average * average.clamp(min=1e-12).log()).sum(-1)
     other = probs[:, torch.arange(probs.shape[1]).roll(1)]
-    return told | {
+    return values | {
         "information": float(entropy.sum() - latent.entropy(posterior).mean()),
         "perplexity": float(entropy.exp().mean()),
         "dead": float((entropy.exp() < 1.1).float().mean()),
@@ -206,10 +204,11 @@ def latent_numbers(latent: Any, posterior: Tensor, prior: Tensor, free_nats: flo
 
 
 def action_gain(agent: DreamerV2, posterior: State, batch: Batch, *, seed: int = 0) -> float:
-    """Does the right action make one dreamed step better? posterior of (B, T, ...); NaN where too few steps tell.
+    """The KL of a dreamed step with a random action, in shares of that with the recorded action.
 
-    KL(posterior at t || one step of prior from t - 1 with an action): with a random action, in shares of that with the
-    action that led into t (drawing in `replay.py`).
+    KL(posterior at t || prior at t from the state at t - 1 and an action); the recorded action is the one into t
+    (drawing in `data/replay.py`).
+    posterior of (B, T, ...). NaN for fewer than 16 steps.
     """
     rssm, action = agent.world_model.rssm, batch.action[:, 1:].flatten(0, 1)
     keep = ~batch.is_first[:, 1:].flatten()
@@ -218,70 +217,71 @@ def action_gain(agent: DreamerV2, posterior: State, batch: Batch, *, seed: int =
     past = State(*(x[:, :-1].flatten(0, 1)[keep] for x in posterior))
     truth = posterior.stats[:, 1:].flatten(0, 1)[keep]
 
-    def miss(chosen: Tensor) -> float:
+    def kl_with(chosen: Tensor) -> float:
         return float(rssm.latent.kl(truth, rssm.prior_net(rssm.recurrent_step(past, chosen))).mean())
 
     rng = np.random.default_rng(seed)
     others = [torch.from_numpy(agent.spec.action.random(rng, len(truth))).to(action) for _ in range(3)]
-    return sum(map(miss, others)) / len(others) / max(miss(action[keep]), 1e-6)
+    return sum(map(kl_with, others)) / len(others) / max(kl_with(action[keep]), 1e-6)
 
 
 def shifted_surprise(agent: DreamerV2, batch: Batch, embed: Tensor, noise: Tensor, kl: float) -> float:
-    """KL of looking with actions that are told one step early or late, the smaller, in shares of that at their time.
+    """KL(posterior || prior) with actions one step early or late, the smaller one, in shares of that at their time.
 
-    Below 1 the model was taught at another time than it acts and dreams at (drawing in `replay.py`).
+    Below 1, the model was trained with actions of another step than it acts and dreams with (drawing in
+    `data/replay.py`).
     """
-    rssm, found = agent.world_model.rssm, []
+    rssm, kls = agent.world_model.rssm, []
     for shift in (-1, 1):
         action = batch.action.roll(shift, 1).nan_to_num()
         posterior, prior = rssm.rollout_observation(embed, action, batch.is_first, noise=noise)
-        found.append(float(rssm.latent.kl(posterior.stats, prior).mean()))
-    return min(found) / max(kl, 1e-6)
+        kls.append(float(rssm.latent.kl(posterior.stats, prior).mean()))
+    return min(kls) / max(kl, 1e-6)
 
 
 def memory_leak(agent: DreamerV2, posterior: State, batch: Batch, embed: Tensor, noise: Tensor) -> float:
-    """How much of the state after a reset hangs on what came before it; 0 as it should be. posterior of (B, T, ...)."""
+    """The largest change of the state after a reset when the past is exchanged: should be 0. posterior (B, T, ...)."""
     count = batch.reward.shape[0]
     state = State(*(x[:, -1] for x in posterior))
     first = torch.ones(count, dtype=torch.bool, device=embed.device)
     rssm, action = agent.world_model.rssm, batch.action[:, -1].nan_to_num()
-    here = rssm.observe(state, action, embed[:, 0], first, noise[:, 0])
+    expected = rssm.observe(state, action, embed[:, 0], first, noise[:, 0])
     other = rssm.observe(State(*(x.roll(1, 0) for x in state)), action.roll(1, 0), embed[:, 0], first, noise[:, 0])
-    return float((here.deter - other.deter).abs().max())
+    return float((expected.deter - other.deter).abs().max())
 
 
 def explained_shares(agent: DreamerV2, feat: Tensor, obs: Mapping[str, Tensor]) -> dict[str, float]:
-    """Share of each observation's variance that its decoder gets from states that looked. feat (B, T, F)."""
-    model, found = agent.world_model, {}
+    """Share of each observation's variance that its decoder explains from posterior states. feat (B, T, F)."""
+    model, shares = agent.world_model, {}
     for key, target in obs.items():
         head = "obs/" + key.replace(".", "_")
         if head in model.heads and key != model.mask_key:
             flat = target.float().flatten(0, 1)
             error = ((model.head(head)(feat).float().flatten(0, 1) - flat) ** 2).mean()
-            found[key] = 1 - float(error / ((flat - flat.mean(0)) ** 2).mean().clamp(min=1e-8))
-    return found
+            shares[key] = 1 - float(error / ((flat - flat.mean(0)) ** 2).mean().clamp(min=1e-8))
+    return shares
 
 
 def _probe_heads(agent: DreamerV2, feat: Tensor, batch: Batch, terminals: float) -> dict[str, Any]:
     model = agent.world_model
     squash, unsquash = SCALAR_TRANSFORMS[agent.config.model.reward_transform]
     reward, predicted = unsquash(squash(batch.reward)).flatten(), model.head("reward")(feat).float().flatten()
-    told: dict[str, Any] = {"events": int((reward != 0).sum())}
+    values: dict[str, Any] = {"events": int((reward != 0).sum())}
     if float(reward.var()) > 1e-10:
-        told["reward_explained"] = 1 - float(((predicted - reward) ** 2).mean() / reward.var())
-    some = reward != 0
-    if 0 < int(some.sum()) < len(some):
-        gap = float(reward[some].abs().mean())
-        sign = reward[some].sign()
-        told["reward_contrast"] = float((sign * (predicted[some] - predicted[~some].mean())).mean()) / gap
+        values["reward_explained"] = 1 - float(((predicted - reward) ** 2).mean() / reward.var())
+    rewarding = reward != 0
+    if 0 < int(rewarding.sum()) < len(rewarding):
+        gap = float(reward[rewarding].abs().mean())
+        sign = reward[rewarding].sign()
+        values["reward_contrast"] = float((sign * (predicted[rewarding] - predicted[~rewarding].mean())).mean()) / gap
     if "continue" in model.heads:
         ended, going = batch.is_terminal.flatten(), model.continues(feat).float().flatten().clamp(max=1)
         on = going[~ended]
         off = going[ended] if bool(ended.any()) else going.new_zeros(1)
-        told["continues"] = (float(on.mean()), float(off.mean()))
+        values["continues"] = (float(on.mean()), float(off.mean()))
         brier = (1 - terminals) * float(((1 - on) ** 2).mean()) + terminals * float((off**2).mean())
-        told["continue_brier"] = (brier, terminals * (1 - terminals))
-    return told
+        values["continue_brier"] = (brier, terminals * (1 - terminals))
+    return values
 
 
 def _probe_behaviour(agent: DreamerV2, feat: Tensor) -> dict[str, Any]:
@@ -298,21 +298,21 @@ def _probe_behaviour(agent: DreamerV2, feat: Tensor) -> dict[str, Any]:
 
 
 def most_entropy(agent: DreamerV2) -> float:
-    """Of a uniformly random choice, in nats; NaN where actions are numbers."""
+    """Entropy of uniformly random choices, in nats; NaN if any actions are numbers."""
     if agent.spec.action.kind != "discrete":
         return math.nan
     return sum(group.copies * math.log(max(2, group.size)) for group in agent.spec.action.groups)
 
 
 def randomness(agent: DreamerV2, feat: Tensor, *, draws: int = 16) -> float:
-    """1: as random as the action space allows; 0: always the same action in a state. feat (N, F).
+    """Randomness of the policy: 1 for a uniform one, 0 for a deterministic one. feat (N, F).
 
-    Choices: entropy in shares of its maximum. Numbers: their deviation in shares of the uniform one's, 0.577.
+    Choices: entropy in shares of its maximum. Numbers: deviation in shares of the uniform distribution's, 0.577.
     """
     policy = agent.policy(feat)
     if agent.spec.action.kind == "discrete":
         return float(policy.entropy().mean()) / most_entropy(agent)
-    generator = own_noise(0)
+    generator = private_generator(0)
     actions = torch.stack([policy.sample(policy.noise(generator)) for _ in range(draws)])
     numbers = actions[..., ~agent.is_choice]
     return float(numbers.std(0).mean()) * math.sqrt(3)

@@ -20,7 +20,7 @@ from ..run.evaluation import Evaluation
 from ..run.logger import read_lines
 from . import plots
 from .page import as_html, data_uri, render
-from .run_reader import Opened, open_run
+from .run_reader import RunReader, open_run
 
 MAX_VIDEO = 3 * 2**20  # bytes of a GIF that is put into the page
 
@@ -143,24 +143,24 @@ def _findings(path: Path) -> Sequence[Any]:
     return diagnose(path)
 
 
-def _drift(opened: Opened) -> dict[str, Any]:
+def _drift(opened: RunReader) -> dict[str, Any]:
     from .drift import drift
 
     found = drift(opened)
     return {"svg": as_html(plots.drift_svg(found)), "warning": found.warning}
 
 
-def _dream(opened: Opened) -> Any:
+def _dream(opened: RunReader) -> Any:
     """A GIF as PageImage; of an agent that sees vectors only {"svg": curves}."""
     from .dream import dream
     from .frames import frames
-    from .video import write_film
+    from .video import write_video
 
     found = dream(opened, context=3, horizon=12, starts=3, samples=2)
     if not found.images:
         return {"svg": as_html(plots.vector_svg(found))}
     with tempfile.TemporaryDirectory() as folder:
-        file = write_film(Path(folder) / "dream.gif", frames(found), fps=3)
+        file = write_video(Path(folder) / "dream.gif", frames(found), fps=3)
         return PageImage(data_uri(file), "rows: truth, dreams, error; columns: different starts")
 
 

@@ -1,4 +1,4 @@
-"""A run or a saved agent, opened for looking: nothing in its directory is changed, also while it is training."""
+"""Read-only access to a run or a saved agent: configuration, weights and replay, also while the run is training."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..envs.spaces import Spec
 from ..errors import UserError
 from ..train import DreamerV2, to_batch
 
-#: Steps that are read at most, the newest ones; and bytes, for big images.
+#: The most steps that are read, the newest ones; and the most bytes, for large images.
 MOST_STEPS, MOST_BYTES = 20_000, 2**30
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Consecutive steps of one environment: rows of `replay.Batch` without its first dimension, arrays (T, ...)."""
+class Segment:
+    """Consecutive steps of one environment: arrays (T, ...), the rows of `data.replay.Batch` without its first axis."""
 
     rows: dict[str, np.ndarray]  # obs/KEY, action, reward, is_first, is_last, is_terminal
 
@@ -32,68 +32,68 @@ class Stretch:
         return len(self.rows["reward"])
 
     def window(self, start: int, length: int) -> dict[str, np.ndarray]:
-        """`length` steps from `start` on."""
+        """The `length` steps from `start` on."""
         return {key: value[start : start + length] for key, value in self.rows.items()}
 
 
 @dataclass(frozen=True)
 class Experience:
-    """The newest steps of a run's replay, as its log holds them."""
+    """The newest steps of a run's replay, read from its log."""
 
-    stretches: tuple[Stretch, ...]
+    segments: tuple[Segment, ...]
 
     def __len__(self) -> int:
-        return sum(len(stretch) for stretch in self.stretches)
+        return sum(len(segment) for segment in self.segments)
 
     def windows(self, count: int, length: int, *, seed: int = 0, in_one_episode: bool = False) -> Batch:
         """Random windows. -> Batch of arrays (count, length, ...).
 
-        in_one_episode: no step but the first may be a first step. Raises UserError if there is no such window.
+        in_one_episode: only the first step of a window may be a first step. Raises UserError if there is no window.
         """
         starts = [(s, t) for s, t in self._starts(length) if not in_one_episode or self._within(s, t, length)]
         if not starts:
-            what = "episode" if in_one_episode else "stretch of experience"
-            raise UserError(f"no {what} of {length} steps is in the replay.", "Ask for a shorter one, or train longer.")
+            kind = "episode" if in_one_episode else "sequence"
+            raise UserError(f"the replay has no {kind} of {length} steps.", "Choose fewer steps, or train longer.")
         chosen = np.random.default_rng(seed).choice(len(starts), count, replace=len(starts) < count)
-        return as_batch([self.stretches[s].window(t, length) for s, t in (starts[i] for i in chosen)])
+        return as_batch([self.segments[s].window(t, length) for s, t in (starts[i] for i in chosen)])
 
     def episodes(self) -> list[dict[str, np.ndarray]]:
-        """Rows of each whole episode, oldest first."""
+        """The rows of each complete episode, oldest first."""
         found = []
-        for stretch in self.stretches:
-            firsts = np.flatnonzero(stretch.rows["is_first"])
-            lasts = np.flatnonzero(stretch.rows["is_last"])
+        for segment in self.segments:
+            firsts = np.flatnonzero(segment.rows["is_first"])
+            lasts = np.flatnonzero(segment.rows["is_last"])
             for first in firsts:
                 end = lasts[lasts >= first]
                 if len(end):
-                    found.append(stretch.window(int(first), int(end[0] - first + 1)))
+                    found.append(segment.window(int(first), int(end[0] - first + 1)))
         return found
 
     def _starts(self, length: int) -> Iterator[tuple[int, int]]:
-        for index, stretch in enumerate(self.stretches):
-            for start in range(len(stretch) - length + 1):
+        for index, segment in enumerate(self.segments):
+            for start in range(len(segment) - length + 1):
                 yield index, start
 
-    def _within(self, stretch: int, start: int, length: int) -> bool:
-        return not self.stretches[stretch].rows["is_first"][start + 1 : start + length].any()
+    def _within(self, segment: int, start: int, length: int) -> bool:
+        return not self.segments[segment].rows["is_first"][start + 1 : start + length].any()
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What there is to look at."""
+class RunReader:
+    """A run or a saved agent as it was read by `open_run`."""
 
-    path: Path  # as it was asked for
-    found: Path  # the checkpoint, or the saved agent
+    path: Path  # the argument of `open_run`
+    source: Path  # the checkpoint, or the saved agent
     config: Config
     spec: Spec
-    agent: DreamerV2  # in evaluation; nobody trains it
+    agent: DreamerV2  # in evaluation mode, without gradients
     env_steps: int | None  # of the checkpoint; None for a saved agent
     experience: Experience | None  # None for a saved agent
 
     def need_experience(self) -> Experience:
-        """Raises UserError where there is none."""
+        """The experience. Raises UserError if there is none."""
         if self.experience is None or not len(self.experience):
-            raise UserError(f"{self.path} has no replay to look at.", "Give the directory of a run.")
+            raise UserError(f"{self.path} has no replay.", "Give the directory of a run that has begun to train.")
         return self.experience
 
     def batch(self, count: int, length: int, *, seed: int = 0, in_one_episode: bool = False) -> Batch:
@@ -103,36 +103,39 @@ class Opened:
         )
 
 
-def open_run(path: str | Path, *, device: str = "cpu", most_steps: int = MOST_STEPS) -> Opened:
-    """Load the newest whole checkpoint of a run (or a saved agent) and its newest experience. Raises UserError."""
-    for attempt in range(5):  # a run that is training removes old checkpoints while we look
+def open_run(path: str | Path, *, device: str = "cpu", most_steps: int = MOST_STEPS) -> RunReader:
+    """Load the newest complete checkpoint of a run (or a saved agent) and its newest experience.
+
+    Changes nothing in the directory. most_steps: steps of experience to read. Raises UserError.
+    """
+    for attempt in range(5):  # a training run may remove the checkpoint in the meantime
         try:
             return _open(Path(path), device, most_steps)
         except (UserError, OSError) as error:
             if attempt == 4 or not (isinstance(error, OSError) or "No such file" in error.message):
                 if isinstance(error, OSError):
-                    raise UserError(f"cannot read {path} ({error.strerror}).", "Try it again.") from error
+                    raise UserError(f"cannot read {path} ({error.strerror}).", "Try again.") from error
                 raise
     raise AssertionError("unreachable")
 
 
-def _open(path: Path, device: str, most_steps: int) -> Opened:
-    found = checkpoint.find_agent(path)
-    config, spec = checkpoint.read_agent(found)
+def _open(path: Path, device: str, most_steps: int) -> RunReader:
+    source = checkpoint.find_agent(path)
+    config, spec = checkpoint.read_agent(source)
     plain = build({"compute.mode": "reference", "compute.device": "meta"}, base=config)
-    checkpoint.require_fit(found, lambda: DreamerV2(plain, spec))
+    checkpoint.require_fit(source, lambda: DreamerV2(plain, spec))
     mode = "fast" if config.compute.mode in ("auto", "graph", "compile") else config.compute.mode
     agent = DreamerV2(build({"compute.device": device, "compute.mode": mode}, base=config), spec)
-    checkpoint.load_weights(found, agent)
+    checkpoint.load_weights(source, agent)
     agent.requires_grad_(False)
     agent.eval()
-    is_run = found != path and found.parent.parent == path
-    steps = int(found.name.split("-")[1]) if found.name.startswith("step-") else None
-    return Opened(path, found, config, spec, agent, steps, _experience(path, most_steps) if is_run else None)
+    is_run = source != path and source.parent.parent == path
+    steps = int(source.name.split("-")[1]) if source.name.startswith("step-") else None
+    return RunReader(path, source, config, spec, agent, steps, _experience(path, most_steps) if is_run else None)
 
 
 def _experience(path: Path, most_steps: int) -> Experience:
-    """The newest log files up to a limit, joined where they follow one another."""
+    """The newest log files up to a limit, joined where they are consecutive."""
     pieces: list[tuple[int, int, dict[str, np.ndarray]]] = []  # stream, first step, rows
     steps = size = 0
     for file in reversed(log_files(path / "replay")):
@@ -143,22 +146,22 @@ def _experience(path: Path, most_steps: int) -> Experience:
         size += sum(value.nbytes for part in rows for value in part.values())
         if steps >= most_steps or size >= MOST_BYTES:
             break
-    stretches: list[Stretch] = []
+    segments: list[Segment] = []
     group: list[dict[str, np.ndarray]] = []
     previous: tuple[int, int] | None = None
     for stream, at, part in sorted(pieces, key=lambda piece: piece[:2]):
         if previous != (stream, at) and group:
-            stretches.append(_joined(group))
+            segments.append(_joined(group))
             group = []
         group.append(part)
         previous = (stream, at + len(part["reward"]))
     if group:
-        stretches.append(_joined(group))
-    return Experience(tuple(stretch for stretch in stretches if len(stretch)))
+        segments.append(_joined(group))
+    return Experience(tuple(segment for segment in segments if len(segment)))
 
 
-def _joined(parts: list[dict[str, np.ndarray]]) -> Stretch:
-    return Stretch({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+def _joined(parts: list[dict[str, np.ndarray]]) -> Segment:
+    return Segment({key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
 
 
 def as_batch(rows: list[dict[str, np.ndarray]]) -> Batch:
@@ -168,6 +171,6 @@ def as_batch(rows: list[dict[str, np.ndarray]]) -> Batch:
     return Batch(obs=obs, **joined)
 
 
-def own_noise(seed: int) -> torch.Generator:
-    """A random stream of one's own: looking must not change what the looked-at draws next."""
+def private_generator(seed: int) -> torch.Generator:
+    """A generator for reading: the agent's own random streams must not change."""
     return torch.Generator().manual_seed(seed)

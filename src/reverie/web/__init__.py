@@ -1,1 +1,1 @@
-"""`reverie watch`: a dashboard in the browser and a player inside the dream. Reads runs; the core knows none of it."""
+"""The web application of `reverie watch`: a dashboard of runs and a player inside the dream. It only reads runs."""

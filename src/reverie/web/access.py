@@ -1,10 +1,10 @@
-"""Who may look: the checks before every request, as plain ASGI around the app.
+"""Access control for the dashboard: an ASGI wrapper that checks every request.
 
-Host      the name in the address bar must be one of ours: a page elsewhere whose name was pointed at 127.0.0.1 (DNS
-          rebinding) is turned away
+Host      the name in the address bar must belong to this machine: a page of another site whose name was pointed at
+          127.0.0.1 (DNS rebinding) is refused
 Origin    a page of another site may not open a websocket or fetch anything
-method    GET and HEAD: nothing can be changed
-token     beyond the loopback address: once in the URL, then as a cookie that scripts cannot read
+method    only GET and HEAD, so nothing can be changed
+token     for addresses other than loopback: once in the URL, then in a cookie that scripts cannot read
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HEADERS = {
     "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",  # the first URL has the token in it
+    "referrer-policy": "no-referrer",  # the first URL contains the token
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
@@ -34,13 +34,14 @@ _HEADERS = {
 
 
 class AccessControl:
-    """`app`, for those who may."""
+    """`app` behind the checks of this file."""
 
     def __init__(self, app: App, *, names: Iterable[str] = (), token: str = "", port: int = 0) -> None:
-        """names: of this host besides the loopback's; token: "" for none (loopback only); port: for the cookie."""
-        self.app, self.token = app, token
+        """names: of this host, besides those of loopback; token: "" for none (loopback only); port: for the cookie."""
+        self.app = app
+        self.token = token
         self.names = LOOPBACK | {name.lower() for name in names}
-        self.cookie = f"reverie-{port}"  # cookies do not tell ports apart
+        self.cookie = f"reverie-{port}"  # cookies are shared by all ports of a host
 
     async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -51,40 +52,40 @@ class AccessControl:
         if refusal:
             await _refuse(scope, send, *refusal)
         elif scope["type"] == "http" and self.token and "token" in _query(scope):
-            await self._welcome(scope, send)
+            await self._set_cookie(scope, send)
         else:
             await self.app(scope, receive, _with_headers(send))
 
     def refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-        """-> status and reason, None if all is well."""
-        if not self._is_ours(headers.get("host", "")):
+        """-> (status, reason) of a refused request, None if it is allowed."""
+        if not self._is_own_name(headers.get("host", "")):
             return 421, "This address is not one of this server's names. Open the URL that reverie watch printed."
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
             return 405, "This page is read-only."
         origin = headers.get("origin")
         if (origin is not None or scope["type"] == "websocket") and not _same(origin or "", headers["host"]):
-            return 403, "Another site asks; only the page itself may."
+            return 403, "The request comes from another site. Only the page itself may make it."
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
-            return 403, "Another site asks; only the page itself may."
-        if self.token and not self._knows(scope, headers):
+            return 403, "The request comes from another site. Only the page itself may make it."
+        if self.token and not self._has_token(scope, headers):
             return 403, "Open the URL with the token that reverie watch printed."
         return None
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_own_name(self, host: str) -> bool:
         name = _name(host)
         return name in self.names or (bool(self.token) and _is_address(name))
 
-    def _knows(self, scope: Scope, headers: dict[str, str]) -> bool:
-        given = _query(scope).get("token", [""])[0]
+    def _has_token(self, scope: Scope, headers: dict[str, str]) -> bool:
+        in_url = _query(scope).get("token", [""])[0]
         try:
-            kept = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
+            cookie = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
         except CookieError:
-            kept = None
-        offered = given or (kept.value if kept else "")
+            cookie = None
+        offered = in_url or (cookie.value if cookie else "")
         return secrets.compare_digest(offered.encode(), self.token.encode())
 
-    async def _welcome(self, scope: Scope, send: Send) -> None:
-        """Keep the token as a cookie and take it out of the address bar."""
+    async def _set_cookie(self, scope: Scope, send: Send) -> None:
+        """Store the token in a cookie and redirect to the URL without it."""
         rest = urlencode({key: value for key, value in _query(scope).items() if key != "token"}, doseq=True)
         where = scope["path"] if scope["path"] in ("/", "/play") else "/"
         headers = {
@@ -104,7 +105,7 @@ def _query(scope: Scope) -> dict[str, list[str]]:
 
 
 def _name(host: str) -> str:
-    """Without the port: an ssh tunnel may have another one."""
+    """The host name without the port, which may differ behind an ssh tunnel."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
@@ -130,8 +131,8 @@ def _same(origin: str, host: str) -> bool:
 def _with_headers(send: Send) -> Send:
     async def sent(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            own = [(key.encode(), value.encode()) for key, value in _HEADERS.items()]
-            message = {**message, "headers": [*message.get("headers", []), *own]}
+            security_headers = [(key.encode(), value.encode()) for key, value in _HEADERS.items()]
+            message = {**message, "headers": [*message.get("headers", []), *security_headers]}
         await send(message)
 
     return sent

@@ -1,4 +1,4 @@
-"""What the actions of known environments are called, and which key plays which of them."""
+"""Names of the actions of known environments, and the keys that trigger them in the dream player."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _NUMBERS = {
     "CarRacing": ("steering", "gas", "brake"),
     "BipedalWalker": ("hip 1", "knee 1", "hip 2", "knee 2"),
 }
-#: Key -> words of action names that it plays, the best first.
+#: Key -> words in the names of actions that it may trigger, the best match first.
 _KEYS = {
     "ArrowLeft": ("left", "turn left"),
     "ArrowRight": ("right", "turn right"),
@@ -53,19 +53,19 @@ LETTERS = {"ArrowLeft": "KeyA", "ArrowRight": "KeyD", "ArrowUp": "KeyW", "ArrowD
 
 
 def choice_names(config: Config, count: int) -> tuple[str, ...]:
-    """Names of the `count` choices of the run's task; () where nobody knows them."""
+    """Names of the `count` choices of the run's task; () if they are unknown."""
     env_id = config.env.id
     family = family_of(env_id)
     kind = family.__name__.rpartition(".")[2] if family is not None and hasattr(family, "__name__") else ""
     if kind == "minigrid":
-        kept = {3: (0, 1, 2), 5: (0, 1, 2, 3, 5)}.get(count, tuple(range(7)))
-        return _if_as_many([_MINIGRID[i] for i in kept], count)
+        indices = {3: (0, 1, 2), 5: (0, 1, 2, 3, 5)}.get(count, tuple(range(7)))
+        return _if_as_many([_MINIGRID[i] for i in indices], count)
     if kind == "minatar":
         game = re.sub("[^a-z]", "", env_id.lower())
-        kept = {3: (0, 2, 4) if "freeway" in game else (0, 1, 3), 4: (0, 1, 3, 5), 5: (0, 1, 2, 3, 4)}.get(
+        indices = {3: (0, 2, 4) if "freeway" in game else (0, 1, 3), 4: (0, 1, 3, 5), 5: (0, 1, 2, 3, 4)}.get(
             count, tuple(range(6))
         )
-        return _if_as_many([_MINATAR[i] for i in kept], count)
+        return _if_as_many([_MINATAR[i] for i in indices], count)
     if kind == "atari" and count != len(_ATARI):
         return _if_as_many(_minimal_atari(config), count)
     known = {"atari": _ATARI, "crafter": _CRAFTER, "memory_maze": _MAZE, "miniworld": _MINIWORLD}.get(kind)
@@ -73,41 +73,44 @@ def choice_names(config: Config, count: int) -> tuple[str, ...]:
 
 
 def number_names(config: Config, count: int) -> tuple[str, ...]:
-    """Names of the `count` continuous numbers of the run's task; () where nobody knows them."""
+    """Names of the `count` continuous numbers of the run's task; () if they are unknown."""
     return _if_as_many(list(_NUMBERS.get(_task(config.env.id), ())), count)
 
 
 def controls(config: Config, spec: Spec) -> list[dict[str, Any]]:
-    """How the page lets somebody act: one entry for each choice and each stretch of numbers, in the vector's order."""
-    found: list[dict[str, Any]] = []
+    """The controls of the player: one entry for each choice and each group of numbers, in the order of the vector.
+
+    {"kind": "choice", "names", "keys": {key: index}} or {"kind": "numbers", "names"}.
+    """
+    parts: list[dict[str, Any]] = []
     for group in spec.action.groups:
         if group.kind == "box":
             names = number_names(config, group.size) or tuple(f"action {i}" for i in range(group.size))
-            found.append({"kind": "numbers", "names": names})
+            parts.append({"kind": "numbers", "names": names})
         else:
             names = choice_names(config, group.size) if len(spec.action.groups) == group.copies == 1 else ()
-            keys = keys_for(names, group.size) if not any(entry["kind"] == "choice" for entry in found) else {}
-            told = names or tuple(str(i) for i in range(group.size))
-            found += [
-                {"kind": "choice", "names": told, "keys": keys if copy == 0 else {}} for copy in range(group.copies)
+            keys = keys_for(names, group.size) if not any(entry["kind"] == "choice" for entry in parts) else {}
+            labels = names or tuple(str(i) for i in range(group.size))
+            parts += [
+                {"kind": "choice", "names": labels, "keys": keys if copy == 0 else {}} for copy in range(group.copies)
             ]
-    return found
+    return parts
 
 
 def keys_for(names: tuple[str, ...], count: int) -> dict[str, int]:
-    """{key as a browser calls it: index of the action}: arrows and WASD by name or by order, digits 1-9 by order."""
+    """{code of a key in browsers: index of the action}: arrows and WASD by name or by order, digits 1-9 by order."""
     keys = {f"Digit{i + 1}": i for i in range(min(count, 9))}
     if not names:
         keys |= {key: i for i, key in enumerate(LETTERS) if i < count}
     for key, words in _KEYS.items():
-        fits = [i for word in words for i in _called(names, word)]
-        if fits:
-            keys[key] = fits[0]
+        matching = [i for word in words for i in _with_word(names, word)]
+        if matching:
+            keys[key] = matching[0]
     return keys | {letter: keys[arrow] for arrow, letter in LETTERS.items() if arrow in keys}
 
 
-def _called(names: tuple[str, ...], word: str) -> list[int]:
-    """Actions of that name, then those with the word in their name, short ones first."""
+def _with_word(names: tuple[str, ...], word: str) -> list[int]:
+    """Indices of the actions of that name, then of those with the word in their name, short ones first."""
     inside = [i for i, name in enumerate(names) if f" {word} " in f" {name} "]
     return sorted(inside, key=lambda i: (names[i] != word, len(names[i])))
 
@@ -121,13 +124,13 @@ def _if_as_many(names: list[str], count: int) -> tuple[str, ...]:
 
 
 def _minimal_atari(config: Config) -> list[str]:
-    """A game's own actions: only the emulator knows them."""
+    """The names of a game's own actions, which only the emulator knows; [] if it cannot be started."""
     from ..envs import make_env
     from ..run.tasks import options_of
 
     try:
         env: Any = make_env(config.env.id, **options_of(config))
-    except Exception:  # the package is missing on this machine, or its ROM: names are a comfort
+    except Exception:  # e.g. the package is missing on this machine; numbers are shown instead of names
         return []
     names = [str(name).lower() for name in env.unwrapped.get_action_meanings()]
     env.close()

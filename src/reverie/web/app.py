@@ -1,4 +1,4 @@
-"""The routes of the dashboard. What can be asked for is a fixed list; runs and films are asked for by number."""
+"""The routes of the dashboard. Static files and jobs are fixed lists; runs and videos are requested by number."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from starlette.websockets import WebSocket
 from .. import __version__
 from ..errors import UserError
 from .columns import AXES
-from .jobs import WORKS, Asks, Work, meaning_of
-from .play_socket import PlayRoom
-from .runs import RunData, Runs, compare_configs
+from .jobs import JOBS, Job, JobRunner, explain_metric
+from .play_socket import PlayServer
+from .runs import RunIndex, WatchedRun, compare_configs
 
 #: Files of the page: name in the URL -> media type. Nothing else of the folder is served.
 ASSETS = {
@@ -43,67 +43,68 @@ POLL_SECONDS, SCAN_EVERY, BEAT_SECONDS, FIRST_SECONDS = 1.0, 10, 15, 1.0
 MOST_LISTENERS, MOST_POINTS, MOST_KEYS, MOST_LINES_AT_ONCE = 32, 5000, 64, 200
 
 
-class Live:
-    """One loop that looks for new lines while anybody listens, and tells all pages: pages never poll."""
+class LiveUpdates:
+    """Server-sent events for all pages from one loop that reads new lines while a page is open. Pages never poll."""
 
-    def __init__(self, runs: Runs, seconds: float = POLL_SECONDS) -> None:
-        self.runs, self.seconds = runs, seconds
+    def __init__(self, runs: RunIndex, seconds: float = POLL_SECONDS) -> None:
+        self.runs = runs
+        self.seconds = seconds  # between two reads
         self.listeners: set[asyncio.Queue[str]] = set()
-        self._told: dict[int, tuple[int, int]] = {}  # run: generation and lines that were told
+        self._sent: dict[int, tuple[int, int]] = {}  # run: generation and number of lines that were sent
         self._loop: asyncio.Task[None] | None = None
 
     async def events(self) -> AsyncIterator[str]:
-        """Server-sent events for one page."""
+        """The server-sent events for one page."""
         queue: asyncio.Queue[str] = asyncio.Queue(100)
         if not self.listeners:
-            self._told = {run.id: (run.generation, run.count) for run in self.runs.all()}
+            self._sent = {run.id: (run.generation, run.count) for run in self.runs.all()}
         self.listeners.add(queue)
         if self._loop is None or self._loop.done():
-            self._loop = asyncio.create_task(self._follow())
+            self._loop = asyncio.create_task(self._read_and_send())
         try:
             yield _event("hello", {"version": __version__})
             while True:
                 try:
                     yield await asyncio.wait_for(queue.get(), BEAT_SECONDS)
                 except TimeoutError:
-                    yield ": still here\n\n"
+                    yield ": alive\n\n"
         finally:
             self.listeners.discard(queue)
 
-    async def _follow(self) -> None:
+    async def _read_and_send(self) -> None:
         rounds = 0
         states: list[Any] = []
         while self.listeners:
             rounds += 1
             if rounds % SCAN_EVERY == 0 and await run_in_threadpool(self.runs.scan):
-                self._tell(_event("runs", {}))
-            told = await run_in_threadpool(self._news)
-            for news in told:
-                self._tell(_event("lines", news))
-            if told or rounds % 5 == 0:
+                self._send(_event("runs", {}))
+            updates = await run_in_threadpool(self._new_lines)
+            for update in updates:
+                self._send(_event("lines", update))
+            if updates or rounds % 5 == 0:
                 summaries = await run_in_threadpool(lambda: [run.summary() for run in self.runs.all()])
                 if summaries != states:
                     states = summaries
-                    self._tell(_event("summaries", {"runs": summaries}))
+                    self._send(_event("summaries", {"runs": summaries}))
             await asyncio.sleep(self.seconds)
 
-    def _news(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+    def _new_lines(self) -> list[dict[str, Any]]:
+        updates: list[dict[str, Any]] = []
         for run in self.runs.all():
             run.refresh()
-            generation, count = self._told.get(run.id, (run.generation, 0))
+            generation, count = self._sent.get(run.id, (run.generation, 0))
             lines = run.since(generation, count)
-            self._told[run.id] = (run.generation, run.count)
+            self._sent[run.id] = (run.generation, run.count)
             if lines is None or len(lines) > MOST_LINES_AT_ONCE:
-                found.append({"id": run.id, "again": True})
+                updates.append({"id": run.id, "again": True})
             elif lines:
-                found.append({"id": run.id, "generation": generation, "from": count, "lines": lines})
-        return found
+                updates.append({"id": run.id, "generation": generation, "from": count, "lines": lines})
+        return updates
 
-    def _tell(self, news: str) -> None:
+    def _send(self, text: str) -> None:
         for queue in list(self.listeners):
-            event = news
-            if queue.full():  # a page that sleeps: it shall ask for everything when it wakes
+            event = text
+            if queue.full():  # a suspended page: it reloads everything when it resumes
                 while not queue.empty():
                     queue.get_nowait()
                 event = _event("lost", {})
@@ -115,13 +116,16 @@ def _event(name: str, values: Any) -> str:
 
 
 class Dashboard:
-    """Everything that answers."""
+    """The web application: its routes and what they need."""
 
-    def __init__(self, runs: Runs, *, works: Mapping[str, Work] = WORKS, seconds: float = POLL_SECONDS) -> None:
-        self.runs, self.live, self.asks, self.room = runs, Live(runs, seconds), Asks(works), PlayRoom(runs)
+    def __init__(self, runs: RunIndex, *, jobs: Mapping[str, Job] = JOBS, seconds: float = POLL_SECONDS) -> None:
+        self.runs = runs
+        self.live = LiveUpdates(runs, seconds)
+        self.jobs = JobRunner(jobs)
+        self.play_server = PlayServer(runs)
 
     def app(self) -> Starlette:
-        """The routes; `guard.Guard` must stand before them."""
+        """The application, to be wrapped in `access.AccessControl`."""
         run = "/api/runs/{run:int}"
         routes = [
             Route("/", self._page("index.html")),
@@ -135,21 +139,21 @@ class Dashboard:
             Route(f"{run}/about", self._about),
             Route(f"{run}/videos", self._videos),
             Route(f"{run}/videos/{{number:int}}", self._video),
-            Route(f"{run}/ask/{{what}}", self._ask),
-            Route(f"{run}/ask/dream/film.gif", self._reality),
+            Route(f"{run}/jobs/{{name}}", self._job),
+            Route(f"{run}/jobs/dream/video.gif", self._comparison),
             Route("/api/configs", self._configs),
             Route("/api/explain", self._explain),
             Route("/api/events", self._events),
-            Route("/api/film/{number}.{kind}", self._film),
+            Route("/api/dreams/{session}.{kind}", self._dream_video),
             WebSocketRoute("/api/play", self._play),
         ]
-        told = {UserError: _told_user, HTTPException: _told_plainly}
-        return Starlette(routes=routes, exception_handlers=told)
+        handlers = {UserError: _user_error, HTTPException: _http_error}
+        return Starlette(routes=routes, exception_handlers=handlers)
 
     def close(self) -> None:
-        """Begin nothing more."""
-        self.asks.close()
-        self.room.close()
+        """Start no more work."""
+        self.jobs.close()
+        self.play_server.close()
 
     # ------------------------------------------------------------------------------------------------------ files
 
@@ -167,7 +171,7 @@ class Dashboard:
 
     # ------------------------------------------------------------------------------------------------------- runs
 
-    def _run(self, request: Request) -> RunData:
+    def _run(self, request: Request) -> WatchedRun:
         run = self.runs.get(request.path_params["run"])
         if run is None:
             raise HTTPException(404, "There is no such run.")
@@ -207,10 +211,10 @@ class Dashboard:
 
     async def _video(self, request: Request) -> Response:
         run = self._run(request)
-        await run_in_threadpool(run.videos)  # numbers are given out here
+        await run_in_threadpool(run.videos)  # this assigns the numbers
         found = run.video(request.path_params["number"])
         if found is None:
-            raise HTTPException(404, "There is no such film.")
+            raise HTTPException(404, "There is no such video.")
         return FileResponse(found[0], media_type=found[1], headers={"cache-control": "no-cache"})
 
     async def _configs(self, request: Request) -> Response:
@@ -218,52 +222,52 @@ class Dashboard:
         chosen = [run for run in map(self.runs.get, numbers) if run is not None]
         return _json({"runs": [run.id for run in chosen], "rows": compare_configs(chosen)})
 
-    # --------------------------------------------------------------------------------------- computed when asked for
+    # ------------------------------------------------------------------------------------------------------- jobs
 
-    async def _ask(self, request: Request) -> Response:
-        run, what = self._run(request), request.path_params["what"]
-        if what not in self.asks.works:
-            raise HTTPException(404, "Nobody can be asked that.")
+    async def _job(self, request: Request) -> Response:
+        run, name = self._run(request), request.path_params["name"]
+        if name not in self.jobs.jobs:
+            raise HTTPException(404, "There is no such job.")
         if request.query_params.get("start") == "1":
-            self.asks.start(run.path, what)
-        state = self.asks.state(run.path, what)
+            self.jobs.start(run.path, name)
+        state = self.jobs.state(run.path, name)
         if isinstance(state.get("result"), bytes):
-            state["result"] = f"/api/runs/{run.id}/ask/{what}/film.gif"
+            state["result"] = f"/api/runs/{run.id}/jobs/{name}/video.gif"
         return _json(state)
 
-    async def _reality(self, request: Request) -> Response:
-        found = self.asks.state(self._run(request).path, "dream").get("result")
+    async def _comparison(self, request: Request) -> Response:
+        found = self.jobs.state(self._run(request).path, "dream").get("result")
         if not isinstance(found, bytes):
-            raise HTTPException(404, "There is no such film yet.")
+            raise HTTPException(404, "There is no such video yet.")
         return Response(found, media_type="image/gif", headers={"cache-control": "no-store"})
 
     async def _explain(self, request: Request) -> Response:
         key = request.query_params.get("key", "")[:200]
-        return _json(await run_in_threadpool(meaning_of, key) or {})
+        return _json(await run_in_threadpool(explain_metric, key) or {})
 
     # ------------------------------------------------------------------------------------------------ live and play
 
     async def _events(self, request: Request) -> Response:
         if len(self.live.listeners) >= MOST_LISTENERS:
-            raise HTTPException(503, f"{MOST_LISTENERS} pages are following already.")
+            raise HTTPException(503, f"{MOST_LISTENERS} pages are open already. Close one of them.")
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(self.live.events(), media_type="text/event-stream", headers=headers)
 
-    async def _film(self, request: Request) -> Response:
+    async def _dream_video(self, request: Request) -> Response:
         kind = request.path_params["kind"]
         if kind not in ("gif", "mp4"):
-            raise HTTPException(404, "A film is a GIF or an MP4.")
-        film = await self.room.film(request.path_params["number"], kind)
-        if film is None:
-            raise HTTPException(404, "There is no such dream any more.")
+            raise HTTPException(404, "A video is a GIF or an MP4.")
+        video = await self.play_server.video(request.path_params["session"], kind)
+        if video is None:
+            raise HTTPException(404, "This dream no longer exists.")
         disposition = f'attachment; filename="dream.{kind}"'
         media = {"gif": "image/gif", "mp4": "video/mp4"}[kind]
         return Response(
-            film, media_type=media, headers={"content-disposition": disposition, "cache-control": "no-store"}
+            video, media_type=media, headers={"content-disposition": disposition, "cache-control": "no-store"}
         )
 
     async def _play(self, socket: WebSocket) -> None:
-        await self.room.serve(socket)
+        await self.play_server.serve(socket)
 
 
 def _file(name: str) -> Response:
@@ -276,7 +280,7 @@ def _json(values: Any) -> Response:
 
 
 def finite(values: Any) -> Any:
-    """JSON knows no NaN and no infinity: null instead."""
+    """The values with null for NaN and infinity, which JSON does not have."""
     if isinstance(values, float):
         return values if math.isfinite(values) else None
     if isinstance(values, Mapping):
@@ -285,20 +289,20 @@ def finite(values: Any) -> Any:
 
 
 def _axis(request: Request) -> str:
-    asked = request.query_params.get("x", "")
-    return asked if asked in AXES else AXES[0]
+    axis = request.query_params.get("x", "")
+    return axis if axis in AXES else AXES[0]
 
 
 def _limit(request: Request) -> int:
-    asked = request.query_params.get("limit", "")
-    return max(10, min(MOST_POINTS, int(asked))) if asked.isascii() and asked.isdigit() and len(asked) < 6 else 600
+    text = request.query_params.get("limit", "")
+    return max(10, min(MOST_POINTS, int(text))) if text.isascii() and text.isdigit() and len(text) < 6 else 600
 
 
-async def _told_user(request: Request, error: Exception) -> Response:
+async def _user_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, UserError)
     return JSONResponse({"message": error.message, "hint": error.hint}, 400)
 
 
-async def _told_plainly(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"message": error.detail}, error.status_code)

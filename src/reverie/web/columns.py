@@ -1,4 +1,4 @@
-"""Numbers over time, kept by column and thinned out for the page."""
+"""Logged numbers of a run in memory, by column, and their reduction to as many points as a chart needs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 
 import numpy as np
 
-#: What the horizontal axis can be.
+#: Quantities on the horizontal axis of a chart.
 AXES = ("env_steps", "seconds", "updates")
 
 
 class MetricColumns:
-    """Lines of metrics.jsonl by column. A value that a line does not have is not stored."""
+    """Lines of metrics.jsonl by column. Values that a line does not have take no memory."""
 
     def __init__(self) -> None:
         self.axes: dict[str, array] = {axis: array("d") for axis in AXES}
         self.columns: dict[str, tuple[array, array]] = {}  # key: (row numbers, values)
-        self.last: dict[str, float] = {}
+        self.last: dict[str, float] = {}  # key: newest value
 
     def __len__(self) -> int:
         return len(self.axes["env_steps"])
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """One line; an evaluation's has no time of its own and takes that of the line before."""
+        """Add a line. That of an evaluation has no axes of its own and takes those of the line before."""
         row = len(self)
         for axis, values in self.axes.items():
             values.append(_number(line.get(axis), values[-1] if values else 0.0))
@@ -39,7 +39,7 @@ class MetricColumns:
                 self.last[str(key)] = number
 
     def xy(self, key: str, axis: str) -> tuple[np.ndarray, np.ndarray]:
-        """All values of a key. -> x (n,), y (n,); empty for a key that is not there."""
+        """All values of a key. -> x (n,), y (n,); empty for an unknown key."""
         if key in AXES:
             return np.array(self.axes[axis]), np.array(self.axes[key])
         if key not in self.columns:
@@ -48,21 +48,21 @@ class MetricColumns:
         return np.array(self.axes[axis])[np.array(rows, np.int64)], np.array(values)
 
     def at_steps(self, env_steps: np.ndarray, axis: str) -> np.ndarray:
-        """Where these environment steps are on another axis, by interpolation. (n,) -> (n,)."""
+        """The positions of environment steps on another axis, by interpolation. (n,) -> (n,)."""
         if axis == "env_steps" or len(self) == 0:
             return env_steps
         return np.interp(env_steps, np.array(self.axes["env_steps"]), np.array(self.axes[axis]))
 
 
-class Episodes:
-    """Lines of episodes.jsonl."""
+class EpisodeTable:
+    """Lines of episodes.jsonl as rows."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, float, float, float, float]] = []  # phase, env steps, return, length, seconds
         self.last: deque[float] = deque(maxlen=20)  # returns of the newest training episodes
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """One episode; a line without a return is none."""
+        """Add an episode; a line without a return is ignored."""
         score = _number(line.get("return"), math.nan)
         if not math.isnan(score):
             phase = str(line.get("phase", ""))
@@ -72,19 +72,19 @@ class Episodes:
                 self.last.append(score)
 
     def of(self, *phases: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """-> env steps, returns, lengths of the episodes of these phases, each (n,)."""
+        """Environment steps, returns and lengths of the episodes of these phases, each (n,)."""
         rows = [row[1:4] for row in self.rows if row[0] in phases]
         columns = np.array(rows, float).reshape(-1, 3).T
         return columns[0], columns[1], columns[2]
 
     def newest(self, count: int) -> list[dict[str, Any]]:
-        """The last ones, newest first."""
-        names = ("phase", "env_steps", "return", "length", "seconds")
-        return [dict(zip(names, row, strict=True)) for row in self.rows[: -count - 1 : -1]]
+        """The last `count` episodes, newest first, for a table."""
+        keys = ("phase", "env_steps", "return", "length", "seconds")
+        return [dict(zip(keys, row, strict=True)) for row in self.rows[: -count - 1 : -1]]
 
 
-def thinned(x: np.ndarray, y: np.ndarray, limit: int) -> dict[str, Any]:
-    """At most `limit` points: means of equal numbers of neighbours, with their lowest and highest. x, y (n,)."""
+def downsample(x: np.ndarray, y: np.ndarray, limit: int) -> dict[str, Any]:
+    """At most `limit` points: means of equal numbers of neighbors, with their minimum and maximum. x, y (n,)."""
     count = len(x)
     if count <= limit:
         return {"x": rounded(x), "y": rounded(y), "n": count}
@@ -99,23 +99,30 @@ def thinned(x: np.ndarray, y: np.ndarray, limit: int) -> dict[str, Any]:
     }
 
 
-def evaluations(steps: np.ndarray, scores: np.ndarray) -> list[tuple[float, float, float, int]]:
-    """Episodes of the same step are one evaluation. -> (env steps, mean, half width of its 95 % interval, episodes)."""
-    found = []
+def group_evaluations(steps: np.ndarray, scores: np.ndarray) -> list[tuple[float, float, float, int]]:
+    """Group the episodes of each step into an evaluation.
+
+    -> [(env steps, mean, half width of the 95 % interval, number of episodes)]
+    """
+    groups = []
     for step in np.unique(steps):
-        own = scores[steps == step]
-        width = 1.96 * float(own.std(ddof=1)) / math.sqrt(len(own)) if len(own) > 1 else 0.0
-        found.append((float(step), float(own.mean()), width, len(own)))
-    return found
+        episode_scores = scores[steps == step]
+        width = (
+            1.96 * float(episode_scores.std(ddof=1)) / math.sqrt(len(episode_scores))
+            if len(episode_scores) > 1
+            else 0.0
+        )
+        groups.append((float(step), float(episode_scores.mean()), width, len(episode_scores)))
+    return groups
 
 
 def rounded(values: Iterable[float]) -> list[float]:
-    """Seven digits are enough for a screen."""
+    """The values with seven digits, which is enough for a screen."""
     return [float(f"{value:.7g}") for value in values]
 
 
 def _number(value: Any, otherwise: float) -> float:
-    """A finite number, or what to take instead."""
+    """`value` if it is a finite number, else `otherwise`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return otherwise
     return float(value)

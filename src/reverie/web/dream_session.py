@@ -1,8 +1,8 @@
-"""Playing inside the dream: a session that starts at a real moment and is then steered, rewound and branched.
+"""A dream that a user plays in: it starts at a real step and is then steered, rewound and branched.
 
-No web in here. All state is explicit: a session is the list of its moments, and going back to one is exact. Chance is
-a function of (seed, lane, step), so the same actions from the same moment give the same dream again; another lane is
-another sample of the same world. Indices follow the drawing in `replay.py`, dream side: `step` k, action u_k out of it.
+No web in here. A session is the list of its steps, so returning to one is exact. Random numbers are a function of
+(seed, lane, step): the same actions from the same step give the same dream again, and another lane is another sample
+of the same world. Indices are those of the dream in the drawing of `data/replay.py`: action u_k leads out of step k.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from torch import Tensor
 from ..data.replay import Batch
 from ..distributions import CompositePolicy, OneHotPolicy, Policy
 from ..errors import UserError
-from ..insight.run_reader import Opened
+from ..insight.run_reader import RunReader
 from ..latents import CategoricalLatent
 from ..observations import RunningStandardizer, Standardizer, module_name
 from ..ops import symexp
 from ..rssm import State
 from ..train import DreamerV2
 
-#: Limits of a session: branches side by side, dreamt steps, real steps before them.
+#: Limits of a session: parallel branches, dreamed steps, real steps before them.
 MOST_LANES, MOST_STEPS, MOST_CONTEXT = 9, 2000, 64
 
 
 @dataclass(frozen=True)
-class Moment:
-    """One step of a dream in each of L lanes."""
+class DreamStep:
+    """One step of a dream in each of L lanes, which are parallel samples."""
 
     state: State  # of (L, ...)
-    lanes: tuple[int, ...]  # whose chance each lane follows
-    action: np.ndarray | None = None  # (L, A) what led here; None at the start
+    lanes: tuple[int, ...]  # numbers of the lanes, which select their random numbers
+    action: np.ndarray | None = None  # (L, A) the action into this step; None at the start
 
 
 @dataclass(frozen=True)
-class View:
-    """What the model says about a moment, one entry per lane."""
+class Prediction:
+    """The model's predictions at a step of a dream, one entry per lane."""
 
     images: dict[str, np.ndarray]  # {key: uint8 (L, H, W, C)}
     vectors: dict[str, np.ndarray]  # {key: (L, V)} in the environment's own units
-    reward: np.ndarray  # (L,) on arriving here, in the space that the actor plans in
-    going_on: np.ndarray  # (L,) probability that the episode goes on after this state
+    reward: np.ndarray  # (L,) of this step, in the space that the actor plans in
+    continues: np.ndarray  # (L,) probability that the episode continues after this state
     value: np.ndarray  # (L,)
     policy: list[list[dict[str, Any]]]  # of each lane: {"kind": "choice", "probs"} or {"kind": "numbers", "mean"}
     classes: np.ndarray | None  # (L, S, K) probabilities; None for Gaussian latents
@@ -53,96 +53,110 @@ class View:
 
 
 class DreamSession:
-    """A dream that somebody plays in."""
+    """The steps of a dream, the current one, and the operations of the player."""
 
     def __init__(self, agent: DreamerV2, context: Batch, *, seed: int = 0) -> None:
-        """context: tensors (1, C, ...), C real steps; the dream starts at the last of them. Raises UserError."""
-        self.agent, self.context, self.seed = agent, context, seed
-        self.moments = [Moment(filtered(agent, context, seed), (0,))]
-        self.at = 0  # the moment that is looked at
+        """context: tensors (1, C, ...), C real steps; the dream starts at the last of them."""
+        self.agent = agent
+        self.context = context
+        self.seed = seed
+        self.history = [DreamStep(filter_context(agent, context, seed), (0,))]
+        self.at = 0  # index of the current step in `history`
         self._next_lane = 1
 
     @property
-    def moment(self) -> Moment:
-        """Where we are."""
-        return self.moments[self.at]
+    def current(self) -> DreamStep:
+        """The step that is displayed and from which the dream continues."""
+        return self.history[self.at]
 
-    def step(self, action: np.ndarray) -> Moment:
-        """Dream on from where we are; what had been dreamt beyond is dropped. action (A,) or (L, A) -> new moment."""
+    def step(self, action: np.ndarray) -> DreamStep:
+        """Dream one step from the current one and drop the later ones. action (A,) or (L, A). -> the new step.
+
+        Raises UserError after MOST_STEPS steps.
+        """
         if self.at >= MOST_STEPS:
             raise UserError(f"a dream has at most {MOST_STEPS} steps.", "Rewind, or start another one.")
-        here = self.moment
-        own = np.broadcast_to(np.asarray(action, np.float32), (len(here.lanes), self.agent.spec.action.size)).copy()
+        here = self.current
+        actions = np.broadcast_to(np.asarray(action, np.float32), (len(here.lanes), self.agent.spec.action.size)).copy()
         noise = self._noise(here.lanes, self.at + 1)
-        self.moments = [
-            *self.moments[: self.at + 1],
-            Moment(dreamt(self.agent, here.state, own, noise), here.lanes, own),
+        self.history = [
+            *self.history[: self.at + 1],
+            DreamStep(imagine_step(self.agent, here.state, actions, noise), here.lanes, actions),
         ]
         self.at += 1
-        return self.moment
+        return self.current
 
     def policy_action(self, *, mode: str = "sample") -> np.ndarray:
-        """What the actor would do here: "sample", or "mode" for its most likely action. -> (L, A)."""
-        feat, actions = self.moment.state.feat, []
+        """The actor's action at the current step: "sample", or "mode" for the most likely one. -> (L, A)."""
+        feat, actions = self.current.state.feat, []
         with torch.no_grad():
-            for row, lane in enumerate(self.moment.lanes):  # one by one: a lane's luck must not depend on the others
+            for row, lane in enumerate(self.current.lanes):  # separately, so that a lane does not depend on the others
                 policy = self.agent.policy(feat[row : row + 1])
-                generator = _chance(self.seed, lane, self.at, 1)
+                generator = _generator(self.seed, lane, self.at, 1)
                 actions.append(policy.mode() if mode == "mode" else policy.sample(policy.noise(generator)))
         return torch.cat(actions).numpy()
 
-    def rewind(self, to: int) -> Moment:
-        """Look at step `to` again, earlier or later; nothing is dropped until the next step. Raises UserError."""
-        if not 0 <= to < len(self.moments):
-            raise UserError(f"this dream has steps 0 to {len(self.moments) - 1}, not {to}.")
-        self.at = to
-        return self.moment
+    def rewind(self, to: int) -> DreamStep:
+        """Make step `to`, earlier or later, the current one; later steps are kept until the next `step`.
 
-    def branch(self, lanes: int) -> Moment:
-        """Go on from here in several samples side by side. The first keeps its luck. Raises UserError."""
+        Raises UserError for a step that does not exist.
+        """
+        if not 0 <= to < len(self.history):
+            raise UserError(f"this dream has steps 0 to {len(self.history) - 1}, not {to}.")
+        self.at = to
+        return self.current
+
+    def branch(self, lanes: int) -> DreamStep:
+        """Continue from the current step in `lanes` parallel samples, the first with its random numbers as before.
+
+        Raises UserError for more than MOST_LANES.
+        """
         if not 1 <= lanes <= MOST_LANES:
             raise UserError(f"a dream has 1 to {MOST_LANES} branches, not {lanes}.")
-        here = select(self.moment, 0)
+        start = select(self.current, 0)
         new = tuple(range(self._next_lane, self._next_lane + lanes - 1))
         self._next_lane += lanes - 1
-        state = State(*(x.expand(lanes, *x.shape[1:]).clone() for x in here.state))
-        action = None if here.action is None else np.repeat(here.action, lanes, 0)
-        self.moments = [*self._of_lane(here.lanes[0])[: self.at], Moment(state, (*here.lanes, *new), action)]
-        return self.moment
+        state = State(*(x.expand(lanes, *x.shape[1:]).clone() for x in start.state))
+        action = None if start.action is None else np.repeat(start.action, lanes, 0)
+        self.history = [*self._of_lane(start.lanes[0])[: self.at], DreamStep(state, (*start.lanes, *new), action)]
+        return self.current
 
-    def keep(self, row: int) -> Moment:
-        """Go on with one of the branches alone. Raises UserError."""
-        if not 0 <= row < len(self.moment.lanes):
-            raise UserError(f"there are branches 0 to {len(self.moment.lanes) - 1}, not {row}.")
-        self.moments = self._of_lane(self.moment.lanes[row])
-        return self.moment
+    def keep(self, row: int) -> DreamStep:
+        """Continue with one of the branches only. Raises UserError for one that does not exist."""
+        if not 0 <= row < len(self.current.lanes):
+            raise UserError(f"there are branches 0 to {len(self.current.lanes) - 1}, not {row}.")
+        self.history = self._of_lane(self.current.lanes[row])
+        return self.current
 
     def reroll(self) -> None:
-        """Other luck from here on: the next step of the same action may come out differently."""
-        self.moments = self.moments[: self.at + 1]
-        fresh = tuple(range(self._next_lane, self._next_lane + len(self.moment.lanes)))
+        """Use other random numbers from here on, so that the same action may lead to another step."""
+        self.history = self.history[: self.at + 1]
+        fresh = tuple(range(self._next_lane, self._next_lane + len(self.current.lanes)))
         self._next_lane += len(fresh)
-        self.moments[self.at] = replace(self.moment, lanes=fresh)
+        self.history[self.at] = replace(self.current, lanes=fresh)
 
-    def view(self, index: int | None = None) -> View:
-        """What the model says about a moment, the present one by default."""
-        return look(self.agent, self.moments[self.at if index is None else index].state)
+    def prediction(self, index: int | None = None) -> Prediction:
+        """The model's predictions at step `index`, the current one by default."""
+        return predict(self.agent, self.history[self.at if index is None else index].state)
 
-    def _of_lane(self, lane: int) -> list[Moment]:
-        """The history with this lane alone wherever it is one of several."""
-        return [select(m, m.lanes.index(lane)) if lane in m.lanes else select(m, 0) for m in self.moments]
+    def _of_lane(self, lane: int) -> list[DreamStep]:
+        """The history, reduced to this lane where it is one of several."""
+        return [select(m, m.lanes.index(lane)) if lane in m.lanes else select(m, 0) for m in self.history]
 
     def _noise(self, lanes: Sequence[int], step: int) -> Tensor:
         latent = self.agent.world_model.rssm.latent
-        return torch.cat([latent.noise(1, generator=_chance(self.seed, lane, step, 0)) for lane in lanes])
+        return torch.cat([latent.noise(1, generator=_generator(self.seed, lane, step, 0)) for lane in lanes])
 
 
-def start_session(opened: Opened, *, seed: int = 0, context: int = 5) -> DreamSession:
-    """Begin at a random real moment of the run's experience, after `context` real steps. Raises UserError."""
+def start_session(reader: RunReader, *, seed: int = 0, context: int = 5) -> DreamSession:
+    """A session that starts at a random real step of the run's replay, after `context` real steps.
+
+    Raises UserError without a replay.
+    """
     context = max(1, min(context, MOST_CONTEXT))
-    for length in range(context, 0, -1):  # short episodes have shorter beginnings
+    for length in range(context, 0, -1):  # shorter if no episode is long enough
         try:
-            return DreamSession(opened.agent, opened.batch(1, length, seed=seed, in_one_episode=True), seed=seed)
+            return DreamSession(reader.agent, reader.batch(1, length, seed=seed, in_one_episode=True), seed=seed)
         except UserError:
             if length == 1:
                 raise
@@ -150,43 +164,42 @@ def start_session(opened: Opened, *, seed: int = 0, context: int = 5) -> DreamSe
 
 
 @torch.no_grad()
-def filtered(agent: DreamerV2, context: Batch, seed: int) -> State:
-    """The state after looking at the last of C real steps. context: tensors (1, C, ...) -> State of (1, ...)."""
+def filter_context(agent: DreamerV2, context: Batch, seed: int) -> State:
+    """The posterior state after the last of C real steps. context: tensors (1, C, ...) -> State of (1, ...)."""
     model = agent.world_model
     embed = model.encoder(model.preprocess(context.obs))
     state, length = model.rssm.initial(1), context.reward.shape[1]
     for t in range(length):
         first = torch.ones_like(context.is_first[:, t]) if t == 0 else context.is_first[:, t]
-        noise = model.rssm.latent.noise(1, generator=_chance(seed, 0, t, 2))
+        noise = model.rssm.latent.noise(1, generator=_generator(seed, 0, t, 2))
         state = model.rssm.observe(state, context.action[:, t], embed[:, t], first, noise)
     return State(*(x.float() for x in state))
 
 
 @torch.no_grad()
-def dreamt(agent: DreamerV2, state: State, action: np.ndarray, noise: Tensor) -> State:
-    """One dreamt step, Eq. 1 with the prior. state of (L, ...), action (L, A) out of it, noise (L, ...) -> State."""
+def imagine_step(agent: DreamerV2, state: State, action: np.ndarray, noise: Tensor) -> State:
+    """One step of the prior (Eq. 1). state of (L, ...), action (L, A) out of it, noise (L, ...) -> State."""
     rssm = agent.world_model.rssm
     return rssm.prior(rssm.recurrent_step(state, torch.from_numpy(action)), noise)
 
 
 @torch.no_grad()
-def look(agent: DreamerV2, state: State) -> View:
-    """Decode and predict. state of (L, ...) -> View."""
+def predict(agent: DreamerV2, state: State) -> Prediction:
+    """Observations, reward, continuation, value and policy at a state of (L, ...)."""
     model, feat = agent.world_model, state.feat
-    going_on = model.continues(feat).clamp(0, 1)
     classes = chosen = None
     if isinstance(model.rssm.latent, CategoricalLatent):
         latent = model.rssm.latent
         classes = latent.logits(state.stats).softmax(-1).numpy()
         chosen = state.stoch.reshape(classes.shape).argmax(-1).numpy()
     reward = model.heads["reward"](feat)
-    return View(
+    return Prediction(
         images={key: value.numpy() for key, value in model.reconstruct(feat).items()},
         vectors=_vectors(agent, feat),
         reward=reward.float().numpy(),
-        going_on=going_on.float().numpy(),
+        continues=model.continues(feat).clamp(0, 1).float().numpy(),
         value=agent.critic(feat).float().numpy(),
-        policy=_told(agent, agent.policy(feat), len(feat)),
+        policy=_policy_numbers(agent.policy(feat), len(feat)),
         classes=classes,
         chosen=chosen,
     )
@@ -199,7 +212,7 @@ def _vectors(agent: DreamerV2, feat: Tensor) -> dict[str, np.ndarray]:
 
 
 def in_units(agent: DreamerV2, key: str, value: Tensor) -> Tensor:
-    """A predicted vector (..., V) as the environment would have given it."""
+    """A predicted vector (..., V) in the environment's own units."""
     model = agent.world_model
     if module_name(key) in model.standardizers:
         scale = model.standardizers[module_name(key)]
@@ -212,9 +225,9 @@ def in_units(agent: DreamerV2, key: str, value: Tensor) -> Tensor:
     return symexp(value.float()) if model.vector_transform == "symlog" else value.float()
 
 
-def _told(agent: DreamerV2, policy: Policy, lanes: int) -> list[list[dict[str, Any]]]:
-    """The actor's answer in numbers: probabilities of each choice, mean of each number."""
-    told: list[list[dict[str, Any]]] = [[] for _ in range(lanes)]
+def _policy_numbers(policy: Policy, lanes: int) -> list[list[dict[str, Any]]]:
+    """For each lane: the probabilities of each choice, the most likely value of each number."""
+    parts: list[list[dict[str, Any]]] = [[] for _ in range(lanes)]
     if isinstance(policy, CompositePolicy):
         members = [(member, part.policy == "onehot") for member, part in policy.members]
     else:
@@ -224,14 +237,17 @@ def _told(agent: DreamerV2, policy: Policy, lanes: int) -> list[list[dict[str, A
             if is_choice and isinstance(member, OneHotPolicy):
                 size = member.log_probs.shape[-1]
                 for probs in member.log_probs.exp().reshape(lanes, -1, size)[row]:
-                    told[row].append({"kind": "choice", "probs": [round(float(p), 4) for p in probs]})
+                    parts[row].append({"kind": "choice", "probs": [round(float(p), 4) for p in probs]})
             else:
-                told[row].append({"kind": "numbers", "mean": [round(float(x), 4) for x in member.mode()[row]]})
-    return told
+                parts[row].append({"kind": "numbers", "mean": [round(float(x), 4) for x in member.mode()[row]]})
+    return parts
 
 
 def action_of(agent: DreamerV2, wanted: Mapping[str, Any]) -> np.ndarray:
-    """{"choices": [index of each one-hot], "numbers": [-1..1 of each]} -> the agent's vector (A,). Raises UserError."""
+    """{"choices": [index of each one-hot], "numbers": [-1..1 of each]} -> the agent's vector (A,).
+
+    Raises UserError for values out of range and for too few or too many.
+    """
     choices, numbers = list(wanted.get("choices", ())), list(wanted.get("numbers", ()))
     pieces: list[np.ndarray] = []
     for group in agent.spec.action.groups:
@@ -239,27 +255,27 @@ def action_of(agent: DreamerV2, wanted: Mapping[str, Any]) -> np.ndarray:
             if group.kind == "onehot":
                 index = choices.pop(0) if choices else -1
                 if not isinstance(index, int) or not 0 <= index < group.size:
-                    raise UserError(f"a choice is 0 to {group.size - 1}, got {index!r}.")
+                    raise UserError(f"a choice must be 0 to {group.size - 1}, got {index!r}.")
                 pieces.append(np.eye(group.size, dtype=np.float32)[index])
             else:
                 own, numbers = numbers[: group.size], numbers[group.size :]
                 if len(own) != group.size or not all(isinstance(x, int | float) and -1 <= x <= 1 for x in own):
-                    raise UserError(f"an action has {group.size} numbers from -1 to 1 here, got {own!r}.")
+                    raise UserError(f"this action needs {group.size} numbers from -1 to 1, got {own!r}.")
                 pieces.append(np.array(own, np.float32))
     if choices or numbers:
         raise UserError("the action has more parts than the environment takes.")
     return np.concatenate(pieces)
 
 
-def select(moment: Moment, row: int) -> Moment:
-    """One lane of a moment."""
-    if len(moment.lanes) == 1:
-        return moment
-    action = None if moment.action is None else moment.action[row : row + 1]
-    return Moment(State(*(x[row : row + 1] for x in moment.state)), (moment.lanes[row],), action)
+def select(step: DreamStep, row: int) -> DreamStep:
+    """One lane of a step."""
+    if len(step.lanes) == 1:
+        return step
+    action = None if step.action is None else step.action[row : row + 1]
+    return DreamStep(State(*(x[row : row + 1] for x in step.state)), (step.lanes[row],), action)
 
 
-def _chance(seed: int, lane: int, step: int, what: int) -> torch.Generator:
-    """Random numbers of one lane at one step; never training's."""
+def _generator(seed: int, lane: int, step: int, what: int) -> torch.Generator:
+    """The random numbers of one lane at one step, independent of those of training."""
     mixed = np.random.SeedSequence([seed, lane, step, what]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(mixed >> np.uint64(1)))

@@ -1,6 +1,6 @@
-"""What takes seconds to compute and is only wanted on demand: drift, doctor's findings, a film of real against dream.
+"""Background jobs of the dashboard that take seconds: drift, the doctor's findings, a video of truth against dream.
 
-One thread of work at a time, so that a page never takes more than one core from a training run beside it.
+One job runs at a time, so that the page never takes more than one core from a training run.
 """
 
 from __future__ import annotations
@@ -19,96 +19,96 @@ from ..insight.glossary import find
 MOST_KEPT = 64
 _log = logging.getLogger(__name__)
 
-Work = Callable[[Path], Any]
+Job = Callable[[Path], Any]
 
 
-def drift_of(path: Path) -> dict[str, Any]:
-    """How far the run's model can dream. -> Drift.to_dict()."""
+def measure_drift(path: Path) -> dict[str, Any]:
+    """The drift of the run's model. -> Drift.to_dict()."""
     from ..insight.drift import drift
     from ..insight.run_reader import open_run
 
     return drift(open_run(path)).to_dict()
 
 
-def findings_of(path: Path) -> list[dict[str, Any]]:
-    """Doctor's findings, as plain values."""
+def run_doctor(path: Path) -> list[dict[str, Any]]:
+    """The doctor's findings as JSON values."""
     from ..insight.doctor import diagnose
 
     return [finding.to_dict() for finding in diagnose(path)]
 
 
-def film_of_reality(path: Path) -> bytes:
+def compare_with_dream(path: Path) -> bytes:
     """Truth, dream and error side by side, as a GIF."""
     from ..insight.run_reader import open_run
-    from .image_encoding import gif, real_against_dream
+    from .image_encoding import comparison_frames, encode_gif
 
-    opened = open_run(path, most_steps=5000)
-    return gif(real_against_dream(opened, seed=opened.env_steps or 0), fps=8)
+    run = open_run(path, most_steps=5000)
+    return encode_gif(comparison_frames(run, seed=run.env_steps or 0), fps=8)
 
 
-def meaning_of(key: str) -> dict[str, Any] | None:
-    """What a logged number means; None where the glossary does not know it."""
+def explain_metric(key: str) -> dict[str, Any] | None:
+    """The glossary's entry of a logged number, None if it has none."""
     entry = find(key)
     return None if entry is None else entry._asdict()
 
 
-#: What a page may ask for.
-WORKS: Mapping[str, Work] = {"drift": drift_of, "doctor": findings_of, "dream": film_of_reality}
+#: The jobs that a page may start.
+JOBS: Mapping[str, Job] = {"drift": measure_drift, "doctor": run_doctor, "dream": compare_with_dream}
 
 
-class Asks:
-    """Answers by (run, what), computed once in the background until asked for again."""
+class JobRunner:
+    """Runs jobs in the background, one at a time, and keeps the last result of each (run, job)."""
 
-    def __init__(self, works: Mapping[str, Work] = WORKS) -> None:
-        self.works = works
-        self._turn = threading.Lock()  # one at a time
-        self._kept: OrderedDict[tuple[Path, str], Future[Any]] = OrderedDict()
+    def __init__(self, jobs: Mapping[str, Job] = JOBS) -> None:
+        self.jobs = jobs
+        self._turn = threading.Lock()  # held by the job that runs
+        self._results: OrderedDict[tuple[Path, str], Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def start(self, path: Path, what: str) -> None:
-        """Compute it, unless that is under way. Raises KeyError for what nobody can ask."""
-        work = self.works[what]
+    def start(self, path: Path, name: str) -> None:
+        """Start a job, unless it is running already. Raises KeyError for an unknown one."""
+        job = self.jobs[name]
         with self._lock:
-            old = self._kept.get((path, what))
+            old = self._results.get((path, name))
             if old is None or old.done():
-                answer = self._kept[path, what] = Future()
-                self._kept.move_to_end((path, what))
-                # A daemon: Ctrl-C shall not wait for a minute of somebody's drift curves.
-                threading.Thread(target=self._answer, args=(work, path, answer), daemon=True).start()
-            while len(self._kept) > MOST_KEPT:
-                self._kept.popitem(last=False)[1].cancel()
+                result = self._results[path, name] = Future()
+                self._results.move_to_end((path, name))
+                # A daemon thread, so that Ctrl-C need not wait for a minute of drift curves.
+                threading.Thread(target=self._run, args=(job, path, result), daemon=True).start()
+            while len(self._results) > MOST_KEPT:
+                self._results.popitem(last=False)[1].cancel()
 
-    def state(self, path: Path, what: str) -> dict[str, Any]:
-        """{"state": "idle", "running", "done" or "failed", "result", "message", "hint"}."""
+    def state(self, path: Path, name: str) -> dict[str, Any]:
+        """{"state": "idle", "running", "done" or "failed"}, with "result", or "message" and "hint"."""
         with self._lock:
-            found = self._kept.get((path, what))
-        if found is None or found.cancelled():
+            result = self._results.get((path, name))
+        if result is None or result.cancelled():
             return {"state": "idle"}
-        if not found.done():
+        if not result.done():
             return {"state": "running"}
-        error = found.exception()
+        error = result.exception()
         if isinstance(error, UserError):
             return {"state": "failed", "message": error.message, "hint": error.hint}
         if error is not None:
-            _log.error("computing %s of %s failed", what, path, exc_info=error)
+            _log.error("computing %s of %s failed", name, path, exc_info=error)
             return {
                 "state": "failed",
                 "message": f"{type(error).__name__}: {error}",
-                "hint": "A bug: please report it.",
+                "hint": "This is a bug: please report it.",
             }
-        return {"state": "done", "result": found.result()}
+        return {"state": "done", "result": result.result()}
 
-    def _answer(self, work: Work, path: Path, answer: Future[Any]) -> None:
+    def _run(self, job: Job, path: Path, result: Future[Any]) -> None:
         with self._turn:
-            if not answer.set_running_or_notify_cancel():
+            if not result.set_running_or_notify_cancel():
                 return
             try:
-                answer.set_result(work(path))
-            except Exception as error:  # told to the page that asked
-                answer.set_exception(error)
+                result.set_result(job(path))
+            except Exception as error:  # reported to the page by `state`
+                result.set_exception(error)
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Start no more jobs."""
         with self._lock:
-            for answer in self._kept.values():
-                answer.cancel()
+            for result in self._results.values():
+                result.cancel()

@@ -1,4 +1,4 @@
-"""The dream player's side of the websocket: one message in, one answer out.
+"""The server's side of the dream player's websocket: one answer for each message.
 
 in   {"do": "start", "run": 0, "seed": 1, "context": 5}      out  {"type": "started", ...}
      {"do": "step", "choices": [2]} or "numbers": [0.1]           {"type": "frame", "step": 7, "frames": ..., ...}
@@ -26,81 +26,81 @@ from typing import TYPE_CHECKING, Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..errors import UserError
-from .runs import Runs
+from .runs import RunIndex
 
-if TYPE_CHECKING:  # torch takes a second to load, and the page shall be there before
-    from ..insight.run_reader import Opened
-    from .dream_session import DreamSession, View
+if TYPE_CHECKING:  # torch takes a second to import, and the page should open before
+    from ..insight.run_reader import RunReader
+    from .dream_session import DreamSession, Prediction
 
-MOST_SESSIONS, MOST_OPENED, IDLE_SECONDS, STEPS_READ = 8, 2, 1800, 5000
+MOST_SESSIONS, MOST_LOADED, IDLE_SECONDS, STEPS_READ = 8, 2, 1800, 5000
 BIGGEST_MESSAGE = 16_384  # bytes
 
 
 @dataclass
-class PlaySocket:
-    """One page that plays."""
+class PlayClient:
+    """A connected page and its dream."""
 
-    number: str = field(default_factory=lambda: secrets.token_urlsafe(16))  # nobody else can guess it
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))  # cannot be guessed by another page
     session: DreamSession | None = None
-    opened: Opened | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class PlayRoom:
-    """All sessions, and the agents that they share."""
+class PlayServer:
+    """All connected players, and the agents that they share."""
 
-    def __init__(self, runs: Runs, *, most: int = MOST_SESSIONS) -> None:
-        self.runs, self.most = runs, most
-        self.players: dict[str, PlaySocket] = {}
-        self._opened: OrderedDict[Path, Opened] = OrderedDict()
-        self._opening = threading.Lock()
+    def __init__(self, runs: RunIndex, *, most: int = MOST_SESSIONS) -> None:
+        self.runs = runs
+        self.most = most
+        self.clients: dict[str, PlayClient] = {}
+        self._readers: OrderedDict[Path, RunReader] = OrderedDict()  # the last ones used
+        self._loading = threading.Lock()
         self._pool = ThreadPoolExecutor(2, "reverie-play")
 
     async def serve(self, socket: WebSocket) -> None:
-        """One connection, until it is closed or idle for long."""
+        """Serve one connection until it is closed, or idle for IDLE_SECONDS."""
         await socket.accept()
-        if len(self.players) >= self.most:
-            told = f"{self.most} dreams are being played already."
-            await socket.send_text(_error(told, "Close another page that plays."))
+        if len(self.clients) >= self.most:
+            message = f"{self.most} dreams are being played already."
+            await socket.send_text(_error(message, "Close another page with a player."))
             await socket.close(1013)
             return
-        player = PlaySocket()
-        self.players[player.number] = player
+        client = PlayClient()
+        self.clients[client.id] = client
         try:
             while True:
                 text = await asyncio.wait_for(socket.receive_text(), IDLE_SECONDS)
                 loop = asyncio.get_running_loop()
-                await socket.send_text(await loop.run_in_executor(self._pool, self._answer, player, text))
+                await socket.send_text(await loop.run_in_executor(self._pool, self._answer, client, text))
         except (WebSocketDisconnect, TimeoutError, KeyError):  # KeyError: bytes instead of text
             pass
         finally:
-            del self.players[player.number]
+            del self.clients[client.id]
 
-    def _answer(self, player: PlaySocket, text: str) -> str:
+    def _answer(self, client: PlayClient, text: str) -> str:
         started = time.perf_counter()
         try:
             message = json.loads(text)
             if not isinstance(message, dict):
-                raise UserError("a message is a JSON object.")
-            with player.lock:
-                answer = self._do(player, message)
+                raise UserError("a message must be a JSON object.")
+            with client.lock:
+                answer = self._do(client, message)
         except UserError as error:
             return _error(error.message, error.hint)
         except (ValueError, RecursionError):
             return _error("this message cannot be read.")
-        except OSError as error:  # a run that trains moved its files at this moment
-            return _error(f"the run cannot be read ({error.strerror}).", "Try it again.")
+        except OSError as error:  # a training run has just moved its files
+            return _error(f"the run cannot be read ({error.strerror}).", "Try again.")
         answer["ms"] = round(1000 * (time.perf_counter() - started), 2)
         return json.dumps(answer)
 
-    def _do(self, player: PlaySocket, message: dict[str, Any]) -> dict[str, Any]:
-        what = message.get("do")
-        if what == "start":
-            return self._start(player, message)
-        if player.session is None:
+    def _do(self, client: PlayClient, message: dict[str, Any]) -> dict[str, Any]:
+        command = message.get("do")
+        if command == "start":
+            return self._start(client, message)
+        if client.session is None:
             raise UserError("no dream has begun.", "Choose a run first.")
-        session = player.session
-        actions: dict[Any, Callable[[], Any]] = {
+        session = client.session
+        commands: dict[Any, Callable[[], Any]] = {
             "step": partial(_step, session, message),
             "policy": lambda: session.step(session.policy_action(mode=_mode(message))),
             "rewind": lambda: session.rewind(_whole(message, "to")),
@@ -109,66 +109,66 @@ class PlayRoom:
             "reroll": session.reroll,
             "look": lambda: None,
         }
-        if not isinstance(what, str) or what not in actions:
+        if not isinstance(command, str) or command not in commands:
             raise UserError("there is no such command.")
-        actions[what]()
+        commands[command]()
         return frame_of(session)
 
-    def _start(self, player: PlaySocket, message: dict[str, Any]) -> dict[str, Any]:
+    def _start(self, client: PlayClient, message: dict[str, Any]) -> dict[str, Any]:
         from .action_names import controls
         from .dream_session import start_session
 
         run = self.runs.get(_whole(message, "run"))
         if run is None:
             raise UserError("there is no such run.", "Reload the page.")
-        opened = self._open(run.path)
-        session = start_session(opened, seed=_whole(message, "seed"), context=_whole(message, "context"))
-        player.session, player.opened = session, opened
+        reader = self._load(run.path)
+        session = start_session(reader, seed=_whole(message, "seed"), context=_whole(message, "context"))
+        client.session = session
         return frame_of(session) | {
             "type": "started",
-            "session": player.number,
-            "task": opened.config.env.id,
-            "env_steps": opened.env_steps,
-            "controls": controls(opened.config, opened.spec),
-            "masked": opened.spec.masked,
-            "films": ["gif", "mp4"] if importlib.util.find_spec("av") else ["gif"],
+            "session": client.id,
+            "task": reader.config.env.id,
+            "env_steps": reader.env_steps,
+            "controls": controls(reader.config, reader.spec),
+            "masked": reader.spec.masked,
+            "videos": ["gif", "mp4"] if importlib.util.find_spec("av") else ["gif"],
             "context": context_of(session),
         }
 
-    def _open(self, path: Path) -> Opened:
-        """The newest whole checkpoint; read again only when there is a newer one."""
+    def _load(self, path: Path) -> RunReader:
+        """The run with its newest complete checkpoint, loaded again only if there is a newer one."""
         from ..checkpoint import find_agent
         from ..insight.run_reader import open_run
 
-        with self._opening:
-            kept = self._opened.pop(path, None)
-            if kept is None or kept.found != find_agent(path):
-                kept = open_run(path, most_steps=STEPS_READ)
-            self._opened[path] = kept
-            while len(self._opened) > MOST_OPENED:
-                self._opened.popitem(last=False)
-            return kept
+        with self._loading:
+            reader = self._readers.pop(path, None)
+            if reader is None or reader.source != find_agent(path):
+                reader = open_run(path, most_steps=STEPS_READ)
+            self._readers[path] = reader
+            while len(self._readers) > MOST_LOADED:
+                self._readers.popitem(last=False)
+            return reader
 
-    async def film(self, number: str, kind: str) -> bytes | None:
-        """A session's film, None if there is no such session. Raises UserError."""
-        player = self.players.get(number)
-        if player is None or player.session is None:
+    async def video(self, client_id: str, kind: str) -> bytes | None:
+        """The dream of a client as "gif" or "mp4", None if there is no such client. Raises UserError."""
+        client = self.clients.get(client_id)
+        if client is None or client.session is None:
             return None
-        return await asyncio.get_running_loop().run_in_executor(self._pool, _film, player, kind)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, _video, client, kind)
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Start no more work."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _film(player: PlaySocket, kind: str) -> bytes:
-    from .image_encoding import film_of, gif, mp4
+def _video(client: PlayClient, kind: str) -> bytes:
+    from .image_encoding import encode_gif, encode_mp4, video_frames
 
-    with player.lock:
-        if player.session is None:
-            raise UserError("no dream has begun.")
-        frames = film_of(player.session)
-    return mp4(frames) if kind == "mp4" else gif(frames)
+    with client.lock:
+        if client.session is None:
+            raise UserError("no dream has begun.", "Choose a run first.")
+        frames = video_frames(client.session)
+    return encode_mp4(frames) if kind == "mp4" else encode_gif(frames)
 
 
 def _step(session: DreamSession, message: dict[str, Any]) -> None:
@@ -176,33 +176,33 @@ def _step(session: DreamSession, message: dict[str, Any]) -> None:
 
     for key in ("choices", "numbers"):
         if not isinstance(message.get(key, []), list):
-            raise UserError(f"'{key}' is a list.")
+            raise UserError(f"'{key}' must be a list.")
     session.step(action_of(session.agent, message))
 
 
 def frame_of(session: DreamSession) -> dict[str, Any]:
-    """The moment that is looked at, as the page wants it."""
+    """The current step of the dream as a JSON message for the page."""
     from .image_encoding import data_url
 
-    view, moment = session.view(), session.moment
+    prediction, step = session.prediction(), session.current
     return {
         "type": "frame",
         "step": session.at,
-        "last": len(session.moments) - 1,
-        "lanes": list(moment.lanes),
-        "images": {key: [data_url(image) for image in images] for key, images in view.images.items()},
-        "vectors": {key: _short(values) for key, values in view.vectors.items()},
-        "reward": _short(view.reward),
-        "continue": _short(view.going_on),
-        "value": _short(view.value),
-        "policy": view.policy,
-        "action": None if moment.action is None else _short(moment.action),
-        "latent": _latent(view),
+        "last": len(session.history) - 1,
+        "lanes": list(step.lanes),
+        "images": {key: [data_url(image) for image in images] for key, images in prediction.images.items()},
+        "vectors": {key: _short(values) for key, values in prediction.vectors.items()},
+        "reward": _short(prediction.reward),
+        "continue": _short(prediction.continues),
+        "value": _short(prediction.value),
+        "policy": prediction.policy,
+        "action": None if step.action is None else _short(step.action),
+        "latent": _latent(prediction),
     }
 
 
 def context_of(session: DreamSession) -> dict[str, Any]:
-    """The real steps before the dream."""
+    """The real steps before the dream, for the page."""
     from .image_encoding import data_url
 
     obs, spec = session.context.obs, session.agent.spec
@@ -213,13 +213,13 @@ def context_of(session: DreamSession) -> dict[str, Any]:
     }
 
 
-def _latent(view: View) -> dict[str, Any] | None:
-    if view.classes is None or view.chosen is None:
+def _latent(prediction: Prediction) -> dict[str, Any] | None:
+    if prediction.classes is None or prediction.chosen is None:
         return None
-    lanes, rows, columns = view.classes.shape
-    probs = (view.classes * 255).round().astype("uint8")
-    told = [base64.b64encode(probs[i].tobytes()).decode() for i in range(lanes)]
-    return {"rows": rows, "columns": columns, "probs": told, "chosen": view.chosen.tolist()}
+    lanes, rows, columns = prediction.classes.shape
+    probs = (prediction.classes * 255).round().astype("uint8")
+    encoded = [base64.b64encode(probs[i].tobytes()).decode() for i in range(lanes)]
+    return {"rows": rows, "columns": columns, "probs": encoded, "chosen": prediction.chosen.tolist()}
 
 
 def _short(values: Any) -> Any:
@@ -229,7 +229,7 @@ def _short(values: Any) -> Any:
 def _whole(message: dict[str, Any], key: str) -> int:
     value = message.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-        raise UserError(f"'{key}' is a whole number from 0 on.")
+        raise UserError(f"'{key}' must be a whole number of at least 0.")
     return value
 
 

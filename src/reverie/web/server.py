@@ -1,4 +1,4 @@
-"""From addresses to a running server. Loads in a quarter of a second; torch only when somebody plays."""
+"""The web server of `reverie watch`: binds an address and builds the application. Imports torch only for the player."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
-from .jobs import WORKS, Work
-from .runs import Runs
+from .jobs import JOBS, Job
+from .runs import RunIndex
 
 FIRST_PORT, TRIED_PORTS = 8770, 20
 
 
 @dataclass(frozen=True)
-class Served:
-    """A server that is ready to run; `run` returns when it is told to end."""
+class DashboardServer:
+    """A bound server; `run` serves until Ctrl-C or `stop`."""
 
-    url: str
+    url: str  # with the token, if there is one
     socket: socket.socket
     server: Any  # uvicorn.Server
-    dashboard: Any
+    dashboard: Any  # app.Dashboard
 
     def run(self) -> None:
-        """Answer until Ctrl-C, or until `stop`."""
+        """Serve until Ctrl-C or `stop`."""
         try:
             self.server.run([self.socket])
         finally:
@@ -35,21 +35,23 @@ class Served:
             self.socket.close()
 
     def stop(self) -> None:
-        """From another thread."""
+        """End `run`; may be called from another thread."""
         self.server.should_exit = True
 
 
 def prepare(
-    runs: Runs,
+    runs: RunIndex,
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
-    works: Mapping[str, Work] = WORKS,
+    jobs: Mapping[str, Job] = JOBS,
     seconds: float = 1.0,
-) -> Served:
-    """Bind and build. port: None takes the first free one from FIRST_PORT on, 0 any; seconds between looks for news.
+) -> DashboardServer:
+    """Bind an address and build the server.
 
-    Beyond the loopback address a random token guards the page; it is in the URL. Raises UserError.
+    port: None takes the first free one from FIRST_PORT on, 0 any free one. seconds: between two reads of the runs.
+    For addresses other than loopback, a random token in the URL protects the page.
+    Raises UserError for missing packages and for an address that cannot be bound.
     """
     uvicorn = _uvicorn()
     from .access import AccessControl
@@ -59,10 +61,10 @@ def prepare(
     bound = _bind(host, port)
     number = int(bound.getsockname()[1])
     token = "" if is_loopback(host) else secrets.token_urlsafe(32)
-    dashboard = Dashboard(runs, works=works, seconds=seconds)
-    guard = AccessControl(dashboard.app(), names=_own_names(host), token=token, port=number)
+    dashboard = Dashboard(runs, jobs=jobs, seconds=seconds)
+    protected = AccessControl(dashboard.app(), names=_own_names(host), token=token, port=number)
     config = uvicorn.Config(
-        guard,
+        protected,
         ws="websockets-sansio",
         ws_max_size=BIGGEST_MESSAGE,
         ws_max_queue=4,
@@ -75,7 +77,7 @@ def prepare(
     )
     shown = _shown_name(host)
     url = f"http://{shown}:{number}/" + (f"?token={token}" if token else "")
-    return Served(url, bound, uvicorn.Server(config), dashboard)
+    return DashboardServer(url, bound, uvicorn.Server(config), dashboard)
 
 
 def _uvicorn() -> Any:
@@ -85,13 +87,13 @@ def _uvicorn() -> Any:
         import websockets  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(
-            f"reverie watch needs packages that are not installed ({error.name}).", "pip install 'reverie-rl[web]'"
+            f"reverie watch needs a package that is not installed ({error.name}).", "pip install 'reverie-rl[web]'"
         ) from error
     return uvicorn
 
 
 def is_loopback(host: str) -> bool:
-    """Can only this machine reach it?"""
+    """Whether only this machine can reach the address."""
     if host == "localhost":
         return True
     try:
@@ -105,27 +107,27 @@ def _bind(host: str, port: int | None) -> socket.socket:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise UserError(
-            f"--host {host} is no address of this machine.", "E.g. 127.0.0.1, or 0.0.0.0 for all."
+            f"--host {host} is not an address of this machine.", "Use e.g. 127.0.0.1, or 0.0.0.0 for all addresses."
         ) from error
     family, _, _, _, address = sorted(found, key=lambda item: item[0] != socket.AF_INET)[0]
-    tried = [port] if port is not None else [FIRST_PORT + i for i in range(TRIED_PORTS)]
-    for number in tried:
+    ports = [port] if port is not None else [FIRST_PORT + i for i in range(TRIED_PORTS)]
+    for number in ports:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((address[0], number, *address[2:]))
-            bound.listen(128)  # the URL is told before the server answers: who is quicker shall wait, not fail
+            bound.listen(128)  # the URL is printed before the server answers: earlier requests wait instead of failing
             return bound
         except OSError as error:
             bound.close()
-            if error.errno != errno.EADDRINUSE or number == tried[-1]:
-                told = f"cannot listen on {host}, port {number} ({error.strerror})."
-                raise UserError(told, "Choose another --port or --host.") from error
+            if error.errno != errno.EADDRINUSE or number == ports[-1]:
+                message = f"cannot listen on {host}, port {number} ({error.strerror})."
+                raise UserError(message, "Choose another --port or --host.") from error
     raise AssertionError("unreachable")
 
 
 def _own_names(host: str) -> set[str]:
-    """What this machine may be called in the address bar."""
+    """The names of this machine that may stand in the address bar."""
     if is_loopback(host):
         return {host}
     name = socket.gethostname()

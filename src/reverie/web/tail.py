@@ -1,4 +1,4 @@
-"""Following a .jsonl file that grows, and that a resumed run may cut off and write anew."""
+"""Incremental reading of a .jsonl file that grows, and that a resumed run may truncate and write again."""
 
 from __future__ import annotations
 
@@ -10,53 +10,56 @@ from typing import Any
 
 import numpy as np
 
-#: Lines that are parsed of a file that is long when first seen: every so-many-th, so that a page opens in a second.
+#: Lines that are parsed at first of a long file: one in `stride`, so that a page opens in a second.
 MOST_LINES = 5000
-#: Lines with these are never left out, up to as many again: evaluations are rare, and null is a number that was NaN.
+#: Lines with these are never left out, up to as many again: evaluations are rare, and null was NaN or infinity.
 PRECIOUS = {"metrics.jsonl": (b'"eval/', b"null"), "episodes.jsonl": (b'"phase": "eval"', b'"phase": "random"')}
 _CHUNK, _WHOLE_TAIL, _MARK, _NEWLINE = 2**22, 2**18, 64, 10
 
 
-class Follow:
-    """What is new in a .jsonl file since it was last read."""
+class JsonlTail:
+    """Reads the lines that were added to a .jsonl file since the last call."""
 
     def __init__(self, path: Path, *, most: int = MOST_LINES) -> None:
-        self.path, self.most = path, most
-        self.stride = 1  # 1 in so many lines was read at first
-        self._forget()
+        self.path = path
+        self.most = most
+        self.stride = 1  # one in so many lines was parsed by the first read
+        self._reset()
 
-    def _forget(self) -> None:
-        self._offset, self._mark, self._seen = 0, b"", (0, 0, 0)
+    def _reset(self) -> None:
+        self._offset = 0  # bytes that have been read
+        self._mark = b""  # the last of them
+        self._seen = (0, 0, 0)  # size, time and inode of the file at the last read
 
     @property
     def modified(self) -> float:
-        """When the file was last seen to change, in seconds since 1970; 0 if it is not there."""
+        """The time of the last change that was read, in seconds since 1970; 0 without a file."""
         return self._seen[1] / 1e9
 
     def read(self) -> tuple[bool, list[dict[str, Any]]]:
-        """-> (did the file begin anew, its new lines). A half-written last line waits for the next time."""
+        """-> (whether the file was truncated or replaced, new lines). An incomplete last line is left for later."""
         try:
             stat = os.stat(self.path)
         except OSError:
-            anew = self._offset > 0
-            self._forget()
-            return anew, []
+            restarted = self._offset > 0
+            self._reset()
+            return restarted, []
         now = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
         if now == self._seen:
             return False, []
         try:
             with open(self.path, "rb") as file:
-                anew = self._cut(file, stat.st_size)
-                if anew:
-                    self._forget()
+                restarted = self._was_rewritten(file, stat.st_size)
+                if restarted:
+                    self._reset()
                 lines = self._lines(file, stat.st_size)
         except OSError:
             return False, []
         self._seen = now
-        return anew, lines
+        return restarted, lines
 
-    def _cut(self, file: Any, size: int) -> bool:
-        """Is what we have read no longer there as it was?"""
+    def _was_rewritten(self, file: Any, size: int) -> bool:
+        """Whether the part that has been read is no longer the same."""
         if size < self._offset:
             return True
         file.seek(self._offset - len(self._mark))
@@ -67,7 +70,7 @@ class Follow:
         self.stride = self._choose_stride(file, size) if self._offset == 0 else 1
         found: list[dict[str, Any]] = []
         rest, count, spare = b"", 0, self.most
-        tail = max(0, size - _WHOLE_TAIL)  # the end is read whole: it is what people look at
+        tail = max(0, size - _WHOLE_TAIL)  # the end is parsed completely: it is what users look at
         while chunk := file.read(min(_CHUNK, (tail if file.tell() < tail else size) - file.tell())):
             whole, newline, rest = (rest + chunk).rpartition(b"\n")
             if self.stride == 1 or file.tell() > tail:
@@ -86,7 +89,7 @@ class Follow:
         return found
 
     def _choose_stride(self, file: Any, size: int) -> int:
-        """From the length of the first lines."""
+        """The stride, estimated from the length of the first lines."""
         sample = file.read(2**16)
         file.seek(0)
         lines = sample.count(b"\n")
@@ -95,7 +98,7 @@ class Follow:
 
 
 def _lines_with(text: bytes, ends: np.ndarray, words: Sequence[bytes], most: int) -> set[int]:
-    """Numbers of the lines with one of these words in them, at most so many. ends (n,): where each line ends."""
+    """Numbers of the lines that contain one of these words, at most `most`. ends (n,): offsets of the line ends."""
     lines: set[int] = set()
     for word in words:
         at = text.find(word)

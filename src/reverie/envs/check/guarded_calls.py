@@ -1,7 +1,7 @@
-"""How `check_env` talks to an environment: every call is guarded, and what comes back is brought into form.
+"""Guarded calls of an environment for `check_env`: exceptions become findings, return values get the right form.
 
-A fault that leaves nothing to go on with is told and raises `Broken`; after any other the values are repaired, so that
-one mistake does not hide the next.
+A fault after which the environment cannot be stepped is reported and raises `Broken`. After any other fault the values
+are repaired, so that one mistake does not hide the next.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .report import CheckReport
 
 SIGNATURE = "Write def reset(self, *, seed=None, options=None) and call super().reset(seed=seed) in it."
 FIVE = "Return observation, reward, terminated, truncated, info."
-#: What an environment may do to us; Ctrl-C is the user's.
+#: The exceptions that an environment may raise; KeyboardInterrupt comes from the user.
 FAULTS = (Exception, SystemExit)
 
 _OURS = (str(Path(__file__).parents[1]), str(Path(gym.__file__).parent))
@@ -30,19 +30,19 @@ _INSTALLED = (sysconfig.get_paths()["stdlib"], *site.getsitepackages(), site.get
 
 
 class Broken(Exception):
-    """The environment cannot be played on; why is in the report."""
+    """Raised when the environment cannot be stepped any further; the report has the reason."""
 
 
-def told(error: BaseException) -> str:
-    """An exception in one line, with the place it comes from: in the user's code if it passed there."""
+def describe_error(error: BaseException) -> str:
+    """An exception in one line with its origin, which is a line of the user's code where possible."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
-    own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)]
-    place = (own or frames)[-1] if frames else None
+    of_user = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)]
+    origin = (of_user or frames)[-1] if frames else None
     try:
         text = " ".join(str(error).split())[:160]
     except Exception:  # an exception that cannot be printed
         text = ""
-    where = f" in {_short(place.filename)}:{place.lineno}" if place else ""
+    where = f" in {_short(origin.filename)}:{origin.lineno}" if origin else ""
     return f"{type(error).__name__}{f' ({text})' if text else ''}{where}"
 
 
@@ -54,16 +54,16 @@ def _short(filename: str) -> str:
 
 
 def attempt(report: CheckReport, severity: str, code: str, what: str, fix: str, work: Callable[[], Any]) -> Any:
-    """What `work` returns; None if it raises, which is told."""
+    """The result of `work`; None if it raises, which is reported."""
     try:
         return work()
     except FAULTS as error:
-        report.add(severity, code, f"{what} raises {told(error)}", fix)
+        report.add(severity, code, f"{what} raises {describe_error(error)}", fix)
         return None
 
 
 def kind_of(value: Any) -> str:
-    """A value in a few words: what it is, if that is short, and its type."""
+    """A value in a few words: its repr, if that is short, and its type."""
     if value is None:
         return "None"
     try:
@@ -82,34 +82,36 @@ def reset(env: gym.Env, seed: int | None, report: CheckReport) -> tuple[Any, dic
     wanted: dict[str, Any] = {"seed": seed, "options": None}
     while True:
         try:
-            return _two(env, env.reset(**wanted), report)
+            return _observation_and_info(env, env.reset(**wanted), report)
         except FAULTS as error:
-            names = [x for x in ("seed", "options") if f"unexpected keyword argument '{x}'" in str(error)]
-            if not names or not isinstance(error, TypeError):
+            refused = [x for x in ("seed", "options") if f"unexpected keyword argument '{x}'" in str(error)]
+            if not refused or not isinstance(error, TypeError):
                 failed("reset", error, report)
-            if names[0] not in wanted:  # a wrapper passes it nevertheless
+            if refused[0] not in wanted:  # a wrapper passes it nevertheless
                 raise Broken from error
-            if len(wanted) == 2:  # who knows neither is told once
-                refuses = f"reset of {type(env.unwrapped).__name__} does not take '{names[0]}'"
-                report.add("error", f"reset-no-{names[0]}", refuses, SIGNATURE)
-            del wanted[names[0]]
+            if len(wanted) == 2:  # one finding is enough if it takes neither
+                refuses = f"reset of {type(env.unwrapped).__name__} does not take '{refused[0]}'"
+                report.add("error", f"reset-no-{refused[0]}", refuses, SIGNATURE)
+            del wanted[refused[0]]
 
 
-def _two(env: gym.Env, found: Any, report: CheckReport) -> tuple[Any, dict[str, Any]]:
-    paired = isinstance(found, tuple | list) and len(found) == 2
-    if paired and isinstance(found[1], dict):
-        return found[0], found[1]
-    if paired and not _fits(env, found):
+def _observation_and_info(env: gym.Env, result: Any, report: CheckReport) -> tuple[Any, dict[str, Any]]:
+    paired = isinstance(result, tuple | list) and len(result) == 2
+    if paired and isinstance(result[1], dict):
+        return result[0], result[1]
+    if paired and not _fits(env, result):
         report.add(
-            "error", "info-no-dict", f"the info of reset is {kind_of(found[1])}, not a dict", "Return {} if empty."
+            "error", "info-no-dict", f"the info of reset is {kind_of(result[1])}, not a dict", "Return {} if empty."
         )
-        return found[0], {}
-    size = f" of {len(found)}" if isinstance(found, tuple) else ""
+        return result[0], {}
+    size = f" of {len(result)}" if isinstance(result, tuple) else ""
     report.add(
-        "error", "reset-returns", f"reset returns a {type(found).__name__}{size}, not (observation, info)",
+        "error",
+        "reset-returns",
+        f"reset returns a {type(result).__name__}{size}, not (observation, info)",
         "Return observation, {}.",
-    )  # fmt: skip
-    return found, {}
+    )
+    return result, {}
 
 
 def _fits(env: gym.Env, value: Any) -> bool:
@@ -120,8 +122,8 @@ def _fits(env: gym.Env, value: Any) -> bool:
 
 
 def failed(what: str, error: BaseException, report: CheckReport) -> NoReturn:
-    """Tell an exception of the environment's. Raises Broken."""
-    report.add("error", f"{what}-raises", f"{what} raises {told(error)}", f"Fix {what} at that line.")
+    """Report an exception of the environment. Raises Broken."""
+    report.add("error", f"{what}-raises", f"{what} raises {describe_error(error)}", f"Fix {what} at that line.")
     raise Broken from error
 
 
@@ -129,21 +131,23 @@ def failed(what: str, error: BaseException, report: CheckReport) -> NoReturn:
 
 
 def step(env: gym.Env, action: Any, at: int, report: CheckReport) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-    """observation, reward, terminated, truncated, info. at: which step it is. Raises Broken."""
+    """observation, reward, terminated, truncated, info. at: number of the step. Raises Broken."""
     before = copy.deepcopy(action)
     try:
-        found = env.step(action)
+        result = env.step(action)
     except FAULTS as error:
-        if env.unwrapped is not env:  # a wrapper may have stumbled over what step returned
-            _look_inside(env.unwrapped, action, report)
+        if env.unwrapped is not env:  # a wrapper may have failed on the values that step returned
+            _step_unwrapped(env.unwrapped, action, report)
         failed("step", error, report)
-    _five(found, report)
-    obs, reward, terminated, truncated, info = found
+    _require_five(result, report)
+    obs, reward, terminated, truncated, info = result
     if not equal(before, action):
         report.add(
-            "warning", "action-changed", f"step changes the action that it is given (at step {at})",
+            "warning",
+            "action-changed",
+            f"step changes the action that it is given (at step {at})",
             "Work on a copy: action = np.array(action).",
-        )  # fmt: skip
+        )
     if not isinstance(info, dict):
         report.add("error", "step-info", f"the info of step {at} is {kind_of(info)}, not a dict", "Return {} if empty.")
         info = {}
@@ -151,25 +155,27 @@ def step(env: gym.Env, action: Any, at: int, report: CheckReport) -> tuple[Any, 
     return obs, _reward(reward, at, report), ends[0], ends[1], info
 
 
-def _look_inside(env: gym.Env, action: Any, report: CheckReport) -> None:
+def _step_unwrapped(env: gym.Env, action: Any, report: CheckReport) -> None:
     try:
-        found = env.step(action)
+        result = env.step(action)
     except FAULTS:
         return
-    _five(found, report)
+    _require_five(result, report)
 
 
-def _five(found: Any, report: CheckReport) -> None:
-    if isinstance(found, tuple | list) and len(found) == 5:
+def _require_five(result: Any, report: CheckReport) -> None:
+    if isinstance(result, tuple | list) and len(result) == 5:
         return
-    if isinstance(found, tuple) and len(found) == 4:
+    if isinstance(result, tuple) and len(result) == 4:
         report.add(
-            "error", "step-four", "step returns 4 values, as in the old gym, not 5",
+            "error",
+            "step-four",
+            "step returns 4 values, as in the old gym, not 5",
             "Split done: return observation, reward, terminated, truncated, info, truncated=True for a time limit.",
-        )  # fmt: skip
+        )
     else:
-        size = f" of {len(found)}" if isinstance(found, tuple | list) else ""
-        report.add("error", "step-returns", f"step returns a {type(found).__name__}{size}, not 5 values", FIVE)
+        size = f" of {len(result)}" if isinstance(result, tuple | list) else ""
+        report.add("error", "step-returns", f"step returns a {type(result).__name__}{size}, not 5 values", FIVE)
     raise Broken
 
 
@@ -178,7 +184,7 @@ def _flag(name: str, value: Any, at: int, report: CheckReport) -> bool:
         return bool(value)
     try:
         severity, meant = "warning", bool(np.asarray(value, float).item())
-    except FAULTS:  # nobody knows what is meant
+    except FAULTS:  # the meaning is unknown
         severity, meant = "error", False
     if value is None:
         severity, meant = "error", False
@@ -195,9 +201,11 @@ def _reward(value: Any, at: int, report: CheckReport) -> float:
     if not isinstance(value, int | float | np.integer | np.floating | np.bool_):
         severity = "warning" if isinstance(value, np.ndarray) and value.ndim == 0 else "error"
         report.add(
-            severity, "reward-type", f"the reward is {kind_of(value)} at step {at}, not a number",
+            severity,
+            "reward-type",
+            f"the reward is {kind_of(value)} at step {at}, not a number",
             "Return float(reward).",
-        )  # fmt: skip
+        )
         return number if np.isfinite(number) else 0.0
     if np.isfinite(number):
         return number
@@ -207,7 +215,10 @@ def _reward(value: Any, at: int, report: CheckReport) -> float:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Are two observations, or actions, the same to the last bit? NaN equals NaN; what cannot be compared differs."""
+    """Whether two observations or actions are the same to the last bit. NaN equals NaN.
+
+    Values that cannot be compared count as different.
+    """
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
     if isinstance(a, tuple | list):

@@ -1,8 +1,8 @@
-"""Is an environment what it says it is? Plays random episodes and tells mistakes, one sentence each, with the fix.
+"""`check_env`: plays random episodes and reports mistakes of the environment, one sentence each, with the fix.
 
-`check_env` looks from outside, with Gymnasium's contract in mind and with what breaks learning silently: numbers on
-odd scales, ends that are no ends, arrays that change after they were returned. It never raises for a broken
-environment: what the environment raises is a finding, too.
+The checks cover Gymnasium's contract and what breaks learning silently: numbers on odd scales, time limits that are
+reported as terminations, arrays that change after they were returned. `check_env` never raises for a broken
+environment: an exception of the environment is a finding, too.
 """
 
 from __future__ import annotations
@@ -24,54 +24,58 @@ from ..adapters import DmEnv, OldGym
 from ..make import EnvLike, make_env
 from ..spaces import MASK, leaves, make_spec, name_of
 from .determinism import Choose, compare
-from .guarded_calls import FAULTS, Broken, attempt, kind_of, reset, step, told
-from .observations import Seen, look_at_episodes, look_at_memory, look_at_observation, look_at_pace, look_at_ranges
+from .guarded_calls import FAULTS, Broken, attempt, describe_error, kind_of, reset, step
+from .observations import Seen, check_episodes, check_memory, check_observation, check_pace, check_ranges
 from .report import CheckReport
 
-PATIENCE, FURTHER = 10.0, 10  # no end in `steps`: seconds, and times `steps`, to go on looking for one
-WIDE = 1e4  # continuous actions beyond this are not limits, but the lack of them
+PATIENCE, FURTHER = 10.0, 10  # if no episode ends in `steps` steps: seconds, and multiples of `steps`, to continue
+WIDE = 1e4  # larger limits of continuous actions count as no limits
 
 
 def check_env(env: EnvLike, *, steps: int = 500, seed: int = 0, **make_env_options: Any) -> CheckReport:
-    """Play `steps` random steps and look. env: an id, an environment, or a function that makes one.
+    """Play `steps` random steps and check everything that the environment returns.
 
-    Others of it are made (of an environment: copied) and compared under one seed. make_env_options: of `make_env`.
-    `print` the report; its `findings` are the mistakes. Never raises for what the environment does.
+    env: an id, an environment, or a function that makes one. It is made (an environment: copied) two or three times,
+    and the episodes of one seed are compared. make_env_options: options of `make_env`.
+    `print` the report; its `findings` are the mistakes. Never raises because of the environment.
     """
     report = CheckReport()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Gymnasium's own remarks on what is told here
+        warnings.simplefilter("ignore")  # Gymnasium warns about mistakes that are reported here
         try:
             _check(env, steps, seed, make_env_options, report)
         except Broken:
             pass
-        except FAULTS as error:  # values that raise when they are looked at; or a mistake of ours
+        except FAULTS as error:  # values that raise when they are inspected, or a bug of this library
             report.add(
-                "error", "cannot-look", f"looking at what the environment returned raises {told(error)}",
-                "Return NumPy arrays, floats, bools and dicts; if it does, this is a fault of reverie: report it.",
-            )  # fmt: skip
+                "error",
+                "cannot-look",
+                f"inspecting what the environment returned raises {describe_error(error)}",
+                "Return NumPy arrays, floats, bools and dicts. If it does, this is a bug of reverie: please report it.",
+            )
     return report
 
 
 def _check(source: EnvLike, steps: int, seed: int, options: dict[str, Any], report: CheckReport) -> None:
     env = _make(source, options, report)
-    _look_at_spaces(env, options, report)
-    another = _maker_of_others(source, env, options)
+    _check_spaces(env, options, report)
+    make_another = _maker_of_others(source, env, options)
     fix = (
-        "Pass a function that makes it: training needs another one for evaluation."
+        "Pass a function that makes it: training needs a second one for evaluation."
         if isinstance(source, gym.Env)
-        else "Let two exist at a time (ports, files): training makes another one for evaluation."
+        else "Allow two to exist at a time (ports, files): training makes a second one for evaluation."
     )
-    other = attempt(report, "warning", "only-one", "making a second environment beside the first", fix, another)
+    other = attempt(report, "warning", "only-one", "making a second environment beside the first", fix, make_another)
     try:
         _play(env, steps, seed, report)
         if other is not None and not report.has("reset-no-seed"):
-            compare(env, other, another, _policy(env.action_space), seed, min(steps, 60), report)
-        _look_at_render(env, report)
+            compare(env, other, make_another, _policy(env.action_space), seed, min(steps, 60), report)
+        _check_render(env, report)
     finally:
+        fix = "Let close() return without an exception, also when it is called twice."
         for made in (other, *([] if isinstance(source, gym.Env) else [env])):
             if made is not None:
-                attempt(report, "warning", "close-raises", "close", "Let close() end quietly, twice too.", made.close)
+                attempt(report, "warning", "close-raises", "close", fix, made.close)
 
 
 # --------------------------------------------------------------------------------------------------------------- making
@@ -89,7 +93,7 @@ def _make(source: EnvLike, options: dict[str, Any], report: CheckReport) -> gym.
         report.add("error", code, error.message.rstrip("."), error.hint or "Make it work in Python first.")
         raise Broken from error
     except FAULTS as error:
-        report.add("error", "cannot-make", f"making it raises {told(error)}", "Fix that line.")
+        report.add("error", "cannot-make", f"making it raises {describe_error(error)}", "Fix that line.")
         raise Broken from error
     inner = env.unwrapped
     if isinstance(inner, OldGym | DmEnv):
@@ -107,7 +111,7 @@ def _one(made: Any, options: dict[str, Any]) -> gym.Env:
 
 
 def _without_checker(env: gym.Env) -> gym.Env:
-    """Gymnasium's own passive checker would raise before anything can be told here."""
+    """`env` without Gymnasium's passive checker, which would raise before a mistake can be reported here."""
     if not isinstance(env, gym.Wrapper):
         return env
     inner = _without_checker(env.env)
@@ -118,13 +122,13 @@ def _without_checker(env: gym.Env) -> gym.Env:
 
 
 def _maker_of_others(source: EnvLike, env: gym.Env, options: dict[str, Any]) -> Callable[[], gym.Env]:
-    """A function that makes environments like this one, as fresh as it is now."""
+    """A function that makes more environments like `env`, in the state in which `env` is now."""
     if not isinstance(source, gym.Env):
         return lambda: _without_checker(make_env(source, **options))
     kept: list[gym.Env] = []
 
     def copied() -> gym.Env:
-        if not kept:  # the first call comes before it is played with
+        if not kept:  # the first call comes before the environment is stepped
             kept.append(copy.deepcopy(env))
         return copy.deepcopy(kept[0])
 
@@ -134,27 +138,33 @@ def _maker_of_others(source: EnvLike, env: gym.Env, options: dict[str, Any]) -> 
 # --------------------------------------------------------------------------------------------------------------- spaces
 
 
-def _look_at_spaces(env: gym.Env, options: dict[str, Any], report: CheckReport) -> None:
+def _check_spaces(env: gym.Env, options: dict[str, Any], report: CheckReport) -> None:
     for name in ("observation_space", "action_space"):
         space = attempt(report, "error", "no-space", name, f"Set self.{name} in __init__.", lambda: getattr(env, name))  # noqa: B023
         if not isinstance(space, spaces.Space):
             report.add(
-                "error", "no-space", f"{name} is {kind_of(space)}, not a Gymnasium space",
+                "error",
+                "no-space",
+                f"{name} is {kind_of(space)}, not a Gymnasium space",
                 f"Set self.{name} in __init__, e.g. to gymnasium.spaces.Box or Discrete.",
-            )  # fmt: skip
+            )
             raise Broken
     report.facts |= {"observation": _shown(env.observation_space), "action": _shown(env.action_space)}
     for path, space in leaves(env.observation_space):
         key = name_of(path)
         if isinstance(space, spaces.Text):
-            report.add("note", "text", f"'{key}' is text, which is not read", "Nothing, if it does not matter.", key)
+            fix = "Nothing to fix if it does not matter; otherwise encode it as numbers."
+            report.add("note", "text", f"'{key}' is text, which the agent cannot read", fix, key)
         elif not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             report.add(
-                "error", "observation-space", f"'{key}' is a {type(space).__name__} space, which cannot be learnt",
-                "Give Box, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of them.", key,
-            )  # fmt: skip
+                "error",
+                "observation-space",
+                f"'{key}' is a {type(space).__name__} space, which is not supported",
+                "Use Box, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of them.",
+                key,
+            )
     for path, space in leaves(env.action_space):
-        _look_at_action(space, f" '{name_of(path)}'" if path else "", report)
+        _check_action(space, f" '{name_of(path)}'" if path else "", report)
     view = {name: options[name] for name in ("image_size", "grayscale") if name in options}
     try:
         spec = make_spec(env, **view)
@@ -165,7 +175,7 @@ def _look_at_spaces(env: gym.Env, options: dict[str, Any], report: CheckReport) 
 
 
 def _shown(space: spaces.Space) -> str:
-    """A space in one line, without the limits of every number."""
+    """A space in one line, with the extreme limits only."""
     if isinstance(space, spaces.Dict):
         return "; ".join(f"{key}: {_shown(inner)}" for key, inner in space.spaces.items())
     if isinstance(space, spaces.Tuple):
@@ -175,7 +185,7 @@ def _shown(space: spaces.Space) -> str:
     return " ".join(repr(space).split())[:80]
 
 
-def _look_at_action(space: spaces.Space, called: str, report: CheckReport) -> None:
+def _check_action(space: spaces.Space, called: str, report: CheckReport) -> None:
     try:
         make_action_spec(space)
     except UserError as error:
@@ -186,38 +196,50 @@ def _look_at_action(space: spaces.Space, called: str, report: CheckReport) -> No
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     if not np.isfinite([low, high]).all():
         report.add(
-            "warning", "action-unbounded", f"the action{called} goes from {low.min():g} to {high.max():g} in its space",
-            "Declare limits of useful actions; without them -1 to 1 is assumed (env.action_bound).", called,
-        )  # fmt: skip
+            "warning",
+            "action-unbounded",
+            f"the action{called} goes from {low.min():g} to {high.max():g} in its space",
+            "Declare the limits of useful actions; without them -1 to 1 is assumed (env.action_bound).",
+            called,
+        )
     elif max(abs(low).max(), abs(high).max()) > WIDE:
         report.add(
-            "warning", "action-wide", f"the action{called} reaches from {low.min():g} to {high.max():g}",
-            "Declare limits of useful actions: the agent's -1 to 1 is stretched onto them.", called,
-        )  # fmt: skip
+            "warning",
+            "action-wide",
+            f"the action{called} reaches from {low.min():g} to {high.max():g}",
+            "Declare the limits of useful actions: the agent's range of -1 to 1 is scaled to them.",
+            called,
+        )
     elif np.issubdtype(space.dtype, np.integer) and (high - low + 1).max() > MAX_CHOICES:
         report.add(
-            "note", "action-rounded", f"the action{called} has {(high - low + 1).max():.0f} whole numbers: it is "
-            "learnt as one number and rounded", "Nothing, if neighbours mean nearly the same.", called,
-        )  # fmt: skip
+            "note",
+            "action-rounded",
+            f"the action{called} has {(high - low + 1).max():.0f} whole numbers: it is "
+            "learned as one number and rounded",
+            "Nothing to fix if neighboring numbers mean nearly the same.",
+            called,
+        )
     elif np.issubdtype(space.dtype, np.floating) and not np.allclose(low, -high):
         index = tuple(np.argwhere(~np.isclose(low, -high))[0])
         which = f"number {', '.join(map(str, index))} of " if low.size > 1 else ""
         report.add(
-            "note", "action-uneven",
-            f"{which}the action{called} goes from {low[index]:g} to {high[index]:g}, not evenly around 0",
-            "Nothing: the agent's -1 to 1 is stretched onto it, and its 0 is the middle.", called,
-        )  # fmt: skip
+            "note",
+            "action-uneven",
+            f"{which}the action{called} goes from {low[index]:g} to {high[index]:g}, not symmetric around 0",
+            "Nothing to fix: the agent's range of -1 to 1 is scaled to it, and 0 is its middle.",
+            called,
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------------- play
 
 
 def _play(env: gym.Env, steps: int, seed: int, report: CheckReport) -> None:
-    """`steps` random steps, looked at one by one; then, if no episode has ended, on to the first end."""
+    """Play `steps` random steps and check each; then, if no episode has ended, continue to the first end."""
     seen, space, choose = Seen(), env.observation_space, _policy(env.action_space)(seed)
     total, length, until = 0.0, 0, 0.0
     obs, info = _timed(seen.reset_seconds, lambda: reset(env, seed, report))
-    look_at_observation(space, obs, 0, seen, report, first=True)
+    check_observation(space, obs, 0, seen, report, first=True)
     for at in range(1, FURTHER * steps + 1):
         looking = at <= steps
         if at == steps + 1:
@@ -227,18 +249,21 @@ def _play(env: gym.Env, steps: int, seed: int, report: CheckReport) -> None:
         kept, before = copy.deepcopy(obs) if looking else None, obs
         action = choose(env, obs, info, report)
         obs, reward, terminated, truncated, info = _timed(
-            seen.step_seconds, lambda: step(env, action, at, report)  # noqa: B023
-        )  # fmt: skip
+            seen.step_seconds,
+            lambda: step(env, action, at, report),  # noqa: B023
+        )
         if looking:
-            look_at_memory(space, kept, before, obs, at, report)
-            look_at_observation(space, obs, at, seen, report, first=False)
+            check_memory(space, kept, before, obs, at, report)
+            check_observation(space, obs, at, seen, report, first=False)
         seen.rewards.append(reward)
         total, length = total + reward, length + 1
         if terminated and truncated:
             report.add(
-                "note", "both-ends", f"step {at} both terminates and truncates: it counts as terminated",
+                "note",
+                "both-ends",
+                f"step {at} both terminates and truncates: it counts as terminated",
                 "Return truncated=True only where the task itself did not end.",
-            )  # fmt: skip
+            )
         if terminated or truncated:
             seen.lengths.append(length)
             seen.returns.append(total)
@@ -246,23 +271,23 @@ def _play(env: gym.Env, steps: int, seed: int, report: CheckReport) -> None:
             total, length = 0.0, 0
             obs, info = _timed(seen.reset_seconds, lambda: reset(env, None, report))
             if looking:
-                look_at_observation(space, obs, at, seen, report, first=True)
-    look_at_pace(seen, report)
-    look_at_episodes(seen, (env.spec.max_episode_steps if env.spec else 0) or 0, report)
+                check_observation(space, obs, at, seen, report, first=True)
+    check_pace(seen, report)
+    check_episodes(seen, (env.spec.max_episode_steps if env.spec else 0) or 0, report)
     for path, leaf in leaves(space):
         if name_of(path) in seen.values:
-            look_at_ranges(name_of(path), leaf, seen, report)
+            check_ranges(name_of(path), leaf, seen, report)
 
 
 def _timed(seconds: list[float], work: Callable[[], Any]) -> Any:
     since = time.perf_counter()
-    found = work()
+    result = work()
     seconds.append(time.perf_counter() - since)
-    return found
+    return result
 
 
 def _policy(space: spaces.Space) -> Callable[[int], Choose]:
-    """A function from a seed to the random policy of training, which takes allowed actions only."""
+    """A function from a seed to the random policy of training, which takes only allowed actions."""
     spec: ActionSpec | None
     try:
         spec = make_action_spec(space)[0]
@@ -285,7 +310,7 @@ def _policy(space: spaces.Space) -> Callable[[int], Choose]:
 
 
 def _mask(env: gym.Env, spec: ActionSpec, obs: Any, info: dict[str, Any], report: CheckReport) -> np.ndarray | None:
-    """The environment's own mask as (1, A), where it has one; what is wrong with it is told."""
+    """The environment's action mask as uint8 (1, A), None without one; reports a faulty mask."""
     own = info.get(MASK)
     if own is None and isinstance(obs, dict):
         own = obs.get(MASK)
@@ -300,41 +325,49 @@ def _mask(env: gym.Env, spec: ActionSpec, obs: Any, info: dict[str, Any], report
         report.add("error", "mask", error.message.rstrip("."), error.hint)
         return None
     except Exception:
-        report.add("error", "mask", f"the action mask is {kind_of(own)}, not numbers", "One number for each choice.")
+        report.add("error", "mask", f"the action mask is {kind_of(own)}, not numbers", "Return one number per choice.")
         return None
     if none:
         report.add(
-            "error", "mask-forbids-all", f"the action mask forbids all {spec.size} actions in a running episode",
-            "Allow at least one, or end the episode there.",
-        )  # fmt: skip
+            "error",
+            "mask-forbids-all",
+            f"the action mask forbids all {spec.size} actions in a running episode",
+            "Allow at least one action, or end the episode there.",
+        )
     return mask[None]
 
 
-# ---------------------------------------------------------------------------------------------------------------- looks
+# --------------------------------------------------------------------------------------------------------------- render
 
 
-def _look_at_render(env: gym.Env, report: CheckReport) -> None:
+def _check_render(env: gym.Env, report: CheckReport) -> None:
     mode = attempt(report, "warning", "render-raises", "render_mode", "Set it in __init__.", lambda: env.render_mode)
     if report.has("render-raises"):
         return
     if mode != "rgb_array":
         report.add(
-            "note", "no-film", f"render_mode is {mode!r}: there will be no films of it",
-            "Take render_mode='rgb_array' and return a uint8 (H, W, 3) picture from render().",
-        )  # fmt: skip
+            "note",
+            "no-film",
+            f"render_mode is {mode!r}: no videos can be made",
+            "Support render_mode='rgb_array' and return a uint8 (H, W, 3) image from render().",
+        )
         return
-    fix = "Fix it, or set render_mode=None: without pictures there are no films."
-    picture: Any = attempt(report, "warning", "render-raises", "render", fix, env.render)
+    fix = "Fix it, or set render_mode=None to train without videos."
+    image: Any = attempt(report, "warning", "render-raises", "render", fix, env.render)
     if report.has("render-raises"):
         return
-    if not isinstance(picture, np.ndarray) or picture.shape[2:] != (3,) or picture.dtype != np.uint8:
-        kind = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else kind_of(picture)
+    if not isinstance(image, np.ndarray) or image.shape[2:] != (3,) or image.dtype != np.uint8:
+        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else kind_of(image)
         report.add(
-            "warning", "render-returns", f"render returns {kind}, not a uint8 picture (H, W, 3)",
+            "warning",
+            "render-returns",
+            f"render returns {kind}, not a uint8 image of shape (H, W, 3)",
             "Return np.uint8, channels last.",
-        )  # fmt: skip
-    elif picture.max() == 0:
+        )
+    elif image.max() == 0:
         report.add(
-            "warning", "render-black", f"render returns a picture {picture.shape} that is black",
-            "Look whether anything is drawn; without a display, MuJoCo needs MUJOCO_GL=egl or osmesa.",
-        )  # fmt: skip
+            "warning",
+            "render-black",
+            f"render returns an image of shape {image.shape} that is black",
+            "Check that something is drawn; without a display, MuJoCo needs MUJOCO_GL=egl or osmesa.",
+        )

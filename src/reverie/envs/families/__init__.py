@@ -1,1 +1,1 @@
-"""One file per family of environments; `..family` says what is in it."""
+"""Environment families, one file each; the docstring of `..family` explains how to write one."""

@@ -1,11 +1,11 @@
-"""Atari 2600 games from pixels, as the scores of DreamerV2 and of Atari-100k are measured. pip: ale-py, ROMs inside.
+"""Atari 2600 games from pixels, under the protocols of DreamerV2 and Atari-100k. pip: ale-py, which includes the ROMs.
 
-Protocol: an action holds for 4 frames; each frame keeps the action before with probability `sticky`; up to 30 no-ops
-start a game; the picture is the maximum of the last two frames, grey as ALE makes it, averaged by area; rewards are
-raw; game over is the only end (a termination), the limit of 108 000 frames after the no-ops a truncation.
+Protocol: an action is repeated for 4 frames; each frame keeps the previous action with probability `sticky`; up to 30
+no-ops start a game; the image is the maximum of the last two frames, in ALE's gray, resized by area averaging; rewards
+are raw; only game over is a termination; the limit of 108 000 frames after the no-ops is a truncation.
 
-`make` gives the frames, rewards, ends and random numbers of Gymnasium's AtariPreprocessing, without OpenCV;
-`make_vector` the same from ALE's own C++ threads, only its random numbers differ (tests/envs/test_atari.py).
+`make` gives the same frames, rewards, ends and random numbers as Gymnasium's AtariPreprocessing, without OpenCV.
+`make_vector` gives the same from ALE's own C++ threads, with other random numbers (tests/envs/test_atari.py).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ EXAMPLE = "ALE/Pong-v5"
 NOTE = "the screen, 18 or minimal actions, each held for 4 frames, some ignored (sticky actions)"
 REPEAT = 4
 
-#: Their ROMs have no game for one player: ALE would end the process.
+#: ROMs without a game for one player, for which ALE would end the process.
 FOR_TWO = {"combat", "joust", "maze_craze", "warlords"}
 
-#: (actions, repeat, sticky, noop_max, limit in frames, lives, grey) that scores are published under.
+#: (actions, repeat, sticky, noop_max, limit in frames, lives, gray) of published scores -> name of the protocol.
 PUBLISHED = {
     ("full", 4, 0.25, 30, 108_000, "ignore", True): "the protocol of DreamerV2",
     ("minimal", 4, 0.25, 30, 108_000, "ignore", True): "the protocol of DreamerV2's code of 2022",
@@ -50,11 +50,11 @@ class Options:
     """Settings of the emulator; the defaults are DreamerV2's."""
 
     sticky: float = option(0.25, "probability that a frame keeps the previous action; Atari-100k: 0")
-    noop_max: int = option(30, "a game starts with at most this many no-ops, a random number of them")
+    noop_max: int = option(30, "a game starts with a random number of no-ops, at most this many")
     lives: Literal["ignore", "terminal"] = option(
-        "ignore", "terminal: a lost life ends the episode, and the next one goes on in the same game"
+        "ignore", "terminal: a lost life ends the episode, and the next one continues the same game"
     )
-    max_frames: int = option(108_000, "a game is cut after this many frames (a truncation)")
+    max_frames: int = option(108_000, "a game is truncated after this many frames")
 
 
 def make(request: Request) -> gym.Env:
@@ -71,10 +71,10 @@ def make(request: Request) -> gym.Env:
 
 
 def make_vector(request: Request, count: int) -> VectorEnv:
-    """`count` games stepped by ALE's own threads: the spaces of `make`, its settings, and request.time_limit as well.
+    """`count` games stepped by ALE's own threads, with the spaces and settings of `make` and request.time_limit.
 
-    Different from `make`: a game starts with 0 to noop_max no-ops (there: 1 to noop_max), and seeds mean other games.
-    Raises UserError where not `vector_fits`: after a lost life it could not go on in the same game.
+    Differences from `make`: a game starts with 0 to noop_max no-ops instead of 1 to noop_max, and a seed means another
+    game. Raises UserError for lives=terminal, because ALE's threads cannot continue a game after an end.
     """
     options = _checked(request)
     if not vector_fits(request):
@@ -89,7 +89,7 @@ def make_vector(request: Request, count: int) -> VectorEnv:
     envs = AtariVectorEnv(
         game_of(request.env_id),
         count,
-        max_num_frames_per_episode=2**30,  # `AtariVector` counts: its own limit would keep the last picture back
+        max_num_frames_per_episode=2**30,  # `AtariVector` counts: ALE's own limit would withhold the last image
         repeat_action_probability=options.sticky,
         full_action_space=request.actions != "minimal",
         autoreset_mode=AutoresetMode.NEXT_STEP,
@@ -109,12 +109,12 @@ def make_vector(request: Request, count: int) -> VectorEnv:
 
 
 def vector_fits(request: Request) -> bool:
-    """Can `make_vector` do what is asked?"""
+    """Whether `make_vector` supports the request."""
     return request.options is None or request.options.lives == "ignore"
 
 
 def protocol(request: Request) -> str:
-    """What scores depend on, and whose they can be compared with."""
+    """What scores depend on, and the published protocol that it equals."""
     options = request.options or Options()
     limit = _limit(request, options)
     flags = (request.actions, request.repeat, options.sticky, options.noop_max, limit, options.lives, request.grayscale)
@@ -124,7 +124,7 @@ def protocol(request: Request) -> str:
         f"{'18' if request.actions == 'full' else 'minimal'} actions, repeat {request.repeat}, "
         f"sticky {options.sticky:g}, up to {options.noop_max} no-ops, limit {limit} frames, "
         f"{'life loss ends an episode' if options.lives == 'terminal' else 'no life information'}, "
-        f"{size} {'grey' if request.grayscale else 'RGB'}, maximum of 2 frames"
+        f"{size} {'gray' if request.grayscale else 'RGB'}, maximum of 2 frames"
     )
 
 
@@ -138,33 +138,43 @@ def game_of(env_id: str) -> str:
     if found is None:
         close = difflib.get_close_matches(name.replace("_", "").lower(), games, 3) or ("pong", "breakout", "mspacman")
         listed = ", ".join(f"ALE/{games[item].title().replace('_', '')}-v5" for item in close)
-        raise UserError(f"there is no Atari game '{env_id}' for one player.", f"{len(games)} there are, e.g. {listed}.")
+        raise UserError(
+            f"there is no Atari game '{env_id}' for one player.",
+            f"Choose one of the {len(games)} games, e.g. {listed}.",
+        )
     return found
 
 
 def _checked(request: Request) -> Options:
-    """The family's options. Raises UserError for numbers that make no sense."""
+    """The family's options. Raises UserError for values out of range."""
     options: Options = request.options or Options()
     if not 0 <= options.sticky < 1:
-        raise UserError(f"env.options: 'sticky' is a probability below 1, got {options.sticky:g}.", "Usual: 0.25 or 0.")
+        raise UserError(
+            f"env.options: 'sticky' must be a probability below 1, got {options.sticky:g}.",
+            "Set a value from 0 to below 1; the usual ones are 0.25 and 0.",
+        )
     if options.noop_max < 0:
-        raise UserError(f"env.options: 'noop_max' must not be negative, got {options.noop_max}.", "Usual: 30.")
+        raise UserError(
+            f"env.options: 'noop_max' must not be negative, got {options.noop_max}.", "The usual value is 30."
+        )
     if options.max_frames < 1:
-        raise UserError(f"env.options: 'max_frames' must be above 0, got {options.max_frames}.", "Usual: 108000.")
+        raise UserError(
+            f"env.options: 'max_frames' must be above 0, got {options.max_frames}.", "The usual value is 108000."
+        )
     return options
 
 
 def _limit(request: Request, options: Options) -> int:
-    """Frames after which a game is cut: the family's limit or the run's, whichever is shorter."""
+    """Frames after which a game is truncated: the family's limit or the run's, whichever is shorter."""
     return min(options.max_frames, request.time_limit * request.repeat or options.max_frames)
 
 
 class AtariEnv(gym.Env):
     """One game. observation: uint8 (H, W, 1 or 3); action: Discrete; info: lives, episode_frame_number.
 
-    reset(seed=) repeats everything, sticky actions and no-ops too, and draws them as Gymnasium's ALE ids would with
-    that seed; it takes some 50 ms. The step in which a game ends shows frames from before its end, as ALE's vector
-    environment and AtariPreprocessing do: published scores were made with such last pictures.
+    reset(seed=) determines everything, sticky actions and no-ops included, exactly as Gymnasium's ALE ids do with that
+    seed; it takes some 50 ms. The observation of the step in which a game ends has frames from before the end, as in
+    ALE's vector environment and AtariPreprocessing, with which published scores were made.
     """
 
     def __init__(
@@ -173,7 +183,9 @@ class AtariEnv(gym.Env):
         import ale_py
         from ale_py import roms
 
-        self.repeat, self.grayscale, self.options = repeat, grayscale, options
+        self.repeat = repeat
+        self.grayscale = grayscale
+        self.options = options
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": max(1, round(60 / repeat))}
         self.render_mode = "rgb_array"
         self._rom: Any = roms.get_rom_path(game)
@@ -190,22 +202,24 @@ class AtariEnv(gym.Env):
         self._newest, self._older = (np.zeros((height, width, channels), np.uint8) for _ in range(2))
         self._size = (image_size or height, image_size or width)
         self.observation_space = spaces.Box(0, 255, (*self._size, channels), np.uint8)
-        self._steps, self._max_steps = 0, -(-options.max_frames // repeat)  # of this game, after its no-ops
+        self._steps = 0  # of this game, after its no-ops
+        self._max_steps = -(-options.max_frames // repeat)
         self._lives = 0
-        self._goes_on = False  # the last episode ended with a life, not with the game
+        self._same_game = False  # the last episode ended with a lost life, not with the game
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new game; with lives=terminal the same one where it stands, if only a life was lost."""
+        """Start a new game; with lives=terminal continue the same one if only a life was lost."""
         if seed is not None:
             self._seed(seed)
-        if seed is not None or not self._goes_on:
+        if seed is not None or not self._same_game:
             self._new_game()
-        self._goes_on, self._lives = False, self._ale.lives()
+        self._same_game = False
+        self._lives = self._ale.lives()
         self._capture(self._newest)
         self._older.fill(0)
-        return self._picture(), self._info()
+        return self._observe(), self._info()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         ale, chosen, reward = self._ale, self._actions[int(action)], 0
@@ -214,14 +228,14 @@ class AtariEnv(gym.Env):
             reward += ale.act(chosen)
             terminated = ale.game_over(with_truncation=False)
             if self.options.lives == "terminal" and not terminated:
-                terminated = self._goes_on = self._life_lost()
+                terminated = self._same_game = self._life_lost()
             if terminated:
                 break
             if left < 2:
                 self._capture(self._older if left else self._newest)
         self._steps += 1
         truncated = not terminated and self._steps >= self._max_steps
-        return self._picture(), float(reward), terminated, truncated, self._info()
+        return self._observe(), float(reward), terminated, truncated, self._info()
 
     def render(self) -> np.ndarray:
         """The screen: uint8 (210, 160, 3), a few games have more lines."""
@@ -232,11 +246,11 @@ class AtariEnv(gym.Env):
         return [action.name for action in self._actions]
 
     def _seed(self, seed: int | None) -> None:
-        """Both generators, for the no-ops and for sticky actions, from one seed as ale_py's Gymnasium ids do it."""
+        """Seed both generators, for no-ops and sticky actions, in the way of ale_py's Gymnasium ids."""
         noops, emulator = np.random.SeedSequence(seed).generate_state(2)
         self.np_random, _ = gym.utils.seeding.np_random(int(noops))
         self._ale.setInt("random_seed", int(emulator.astype(np.int32)))
-        self._ale.loadROM(self._rom)  # only then the seed counts
+        self._ale.loadROM(self._rom)  # the seed takes effect only now
 
     def _new_game(self) -> None:
         self._ale.reset_game()
@@ -248,7 +262,7 @@ class AtariEnv(gym.Env):
         self._steps = 0
 
     def _life_lost(self) -> bool:
-        """A life fewer, but not the last: some games stay at 0 for a while before they are over."""
+        """Whether a life was lost, but not the last one: some games stay at 0 for a while before they are over."""
         before, self._lives = self._lives, self._ale.lives()
         return 0 < self._lives < before
 
@@ -258,8 +272,8 @@ class AtariEnv(gym.Env):
         else:
             self._ale.getScreenRGB(screen)
 
-    def _picture(self) -> np.ndarray:
-        """A new uint8 (H, W, C). The maximum stays in `_newest`: it is what a step without new frames shows again."""
+    def _observe(self) -> np.ndarray:
+        """A new uint8 (H, W, C). The maximum stays in `_newest`, because a step without new frames shows it again."""
         np.maximum(self._newest, self._older, out=self._newest)
         return np.array(area_resize(self._newest, *self._size))
 
@@ -268,41 +282,44 @@ class AtariEnv(gym.Env):
 
 
 class AtariVector(VectorEnv):
-    """ALE's vector environment with `make`'s spaces, pictures (N, H, W, C), and its limit in agent steps."""
+    """ALE's vector environment with the spaces of `make`, images (N, H, W, C), and a limit in agent steps."""
 
     def __init__(self, envs: VectorEnv, observation_space: spaces.Space, max_steps: int) -> None:
-        self.envs, self.num_envs, self.metadata = envs, envs.num_envs, dict(envs.metadata)
-        self.single_observation_space, self.single_action_space = observation_space, envs.single_action_space
+        self.envs = envs
+        self.num_envs = envs.num_envs
+        self.metadata = dict(envs.metadata)
+        self.single_observation_space = observation_space
+        self.single_action_space = envs.single_action_space
         self.observation_space = gym.vector.utils.batch_space(observation_space, self.num_envs)
         self.action_space = envs.action_space
         self.max_steps = max_steps
         self._steps = np.zeros(self.num_envs, np.int64)  # of each game; -1: its next row is a first one
-        self._cut = np.zeros(self.num_envs, bool)  # truncated in the last step, so that a reset is up to us
+        self._cut = np.zeros(self.num_envs, bool)  # truncated here in the last step, so that ALE must be reset
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """New games. Environment i gets the seed `seed` + i, or `seed[i]`; ALE takes 31 bits of it."""
+        """Start new games. Environment i gets the seed `seed` + i, or `seed[i]`, of which ALE uses 31 bits."""
         seeds: Any = None
         if seed is not None:
             each = range(seed, seed + self.num_envs) if isinstance(seed, int | np.integer) else seed
-            seeds = np.array([-1 if item is None else item % 2**31 for item in each], np.int64)  # -1: goes on
+            seeds = np.array([-1 if item is None else item % 2**31 for item in each], np.int64)  # -1: unchanged
         obs, infos = self.envs.reset(seed=seeds)
         self._steps[:], self._cut[:] = 0, False
-        return self._pictures(obs), infos
+        return self._channels_last(obs), infos
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """actions (N,) integers -> pictures (N, H, W, C), rewards (N,) float64, terminated, truncated, infos."""
+        """actions (N,) integers -> images (N, H, W, C), rewards (N,) float64, terminated, truncated, infos."""
         obs, reward, terminated, _, infos = self.envs.step(np.asarray(actions, np.int64))
-        if self._cut.any():  # ALE has played on there: a new game instead
+        if self._cut.any():  # ALE has continued these games: replace the result by that of a new game
             obs, infos = self.envs.reset(options={"reset_mask": self._cut})
             reward, terminated = np.where(self._cut, 0, reward), terminated & ~self._cut
         self._steps += 1
         self._cut = ~terminated & (self._steps >= self.max_steps)
         self._steps[terminated | self._cut] = -1
-        return self._pictures(obs), reward.astype(np.float64), terminated, self._cut.copy(), infos
+        return self._channels_last(obs), reward.astype(np.float64), terminated, self._cut.copy(), infos
 
-    def _pictures(self, obs: np.ndarray) -> np.ndarray:
+    def _channels_last(self, obs: np.ndarray) -> np.ndarray:
         """(N, 1, H, W) or (N, 1, H, W, 3) -> (N, H, W, C)"""
         return obs.reshape(self.observation_space.shape or ())
 

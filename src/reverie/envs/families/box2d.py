@@ -1,6 +1,6 @@
 """Box2D tasks: landing, walking, racing. pip: gymnasium[box2d].
 
-Protocol: Gymnasium's own rewards and time limits (truncations). CarRacing is seen from pixels anyway: env.pixels=true
+Protocol: Gymnasium's own rewards and time limits (truncations). CarRacing always observes pixels: env.pixels=true
 changes nothing there.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 
 from ..family import FreeOptions, Request
-from ..plain import finished, from_gymnasium, plain_protocol
+from ..plain import from_gymnasium, plain_protocol, wrap_as_requested
 
 PREFIXES = ("lunarlander", "lunarlandercontinuous", "bipedalwalker", "bipedalwalkerhardcore", "carracing")
 MODULES = ("Box2D",)
@@ -25,9 +25,9 @@ Options = FreeOptions
 
 
 class NewWorld(gym.Wrapper):
-    """Each episode of BipedalWalker in a world of its own: the package's keeps the order of earlier contacts.
+    """BipedalWalker with a new Box2D world for each episode, because the old one keeps the order of earlier contacts.
 
-    Without it an environment that is seeded again goes another way than a new one, after some dozen steps.
+    Without it, an environment that is seeded again differs from a new one after some dozen steps.
     """
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -38,16 +38,17 @@ class NewWorld(gym.Wrapper):
 
 
 def make(request: Request) -> gym.Env:
-    """The task as Gymnasium makes it; with request.pixels its picture."""
-    request = _seen(request)
+    """The task as Gymnasium makes it; with request.pixels its image."""
+    request = _without_pixels(request)
     env = from_gymnasium(request.env_id, dict(request.options.arguments) if request.options else {})
-    return finished(NewWorld(env) if "bipedal" in request.env_id.lower() else env, request)
+    return wrap_as_requested(NewWorld(env) if "bipedal" in request.env_id.lower() else env, request)
 
 
 def protocol(request: Request) -> str:
     """What scores depend on."""
-    return plain_protocol(_seen(request))
+    return plain_protocol(_without_pixels(request))
 
 
-def _seen(request: Request) -> Request:
+def _without_pixels(request: Request) -> Request:
+    """The request as CarRacing needs it, which observes pixels by itself."""
     return replace(request, pixels=request.pixels and not request.env_id.lower().startswith("carracing"))

@@ -1,6 +1,7 @@
-"""Classic control: small states, or their pictures. pip: gymnasium[classic-control], whose pygame draws.
+"""Classic control: small state vectors, or images of them. pip: gymnasium[classic-control], whose pygame draws.
 
-Protocol: Gymnasium's own rewards and time limits (truncations)."""
+Protocol: Gymnasium's own rewards and time limits (truncations).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ Options = FreeOptions
 
 
 def make(request: Request) -> gym.Env:
-    """The task as Gymnasium makes it; with request.pixels its picture."""
+    """The task as Gymnasium makes it; with request.pixels its image."""
     return make_plain(request)
 
 

@@ -1,11 +1,11 @@
 """Crafter: an open world with 22 achievements, from 64x64 pixels. pip: crafter (and numba: resets 20 times faster).
 
-Protocol: 17 actions, no repeat, 10,000 steps (a truncation), reward 1 for the first time of each achievement and 0.1
-for each change of health; death is a termination. The Crafter score is the geometric mean of success rates (Hafner
-2021, Eq. 1): `crafter_score`.
+Protocol: 17 actions, no repeat, 10,000 steps (a truncation), reward 1 when an achievement is unlocked for the first
+time in an episode and 0.1 for each change of health; death is a termination. The Crafter score is the geometric mean
+of success rates (Hafner 2021, Eq. 1): `crafter_score`.
 
-The package is not reproducible: objects of a chunk are a `set`, ordered by where they lie in memory. Here they are
-kept in the order in which they came (`_ordered`), so that a seed means one world.
+The package itself is not reproducible: the objects of a chunk are a `set`, ordered by their addresses in memory. Here
+they are kept in the order of insertion (`_keep_order`), so that a seed determines the world.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MODULES = ("crafter",)
 INSTALL = "pip install 'crafter>=1.8.3,<2' numba"
 DEBIAN = ""
 EXAMPLE = "crafter/reward"
-NOTE = "64x64 RGB, 17 actions; achievements are logged, `reverie info RUN` tells the Crafter score"
+NOTE = "64x64 RGB, 17 actions; achievements are logged, `reverie info RUN` prints the Crafter score"
 REPEAT = 1
 Options = NoOptions
 
@@ -40,19 +40,19 @@ def make(request: Request) -> gym.Env:
 
 def protocol(request: Request) -> str:
     """What scores depend on."""
-    told = "with reward" if with_reward(request.env_id) else "without reward"
-    return f"{request.env_id}: 64x64 RGB, 17 actions, {told}, 10000 steps (truncated), action repeat {request.repeat}"
+    reward = "with reward" if with_reward(request.env_id) else "without reward"
+    return f"{request.env_id}: 64x64 RGB, 17 actions, {reward}, 10000 steps (truncated), action repeat {request.repeat}"
 
 
 def crafter_score(rates: Iterable[float]) -> float:
-    """exp(mean(ln(1 + s_i))) - 1 of success rates s_i in percent (Crafter, Eq. 1). -> percent."""
+    """exp(mean(ln(1 + s_i))) - 1 for success rates s_i in percent (Crafter, Eq. 1). -> percent."""
     return float(np.exp(np.mean(np.log(1 + np.fromiter(rates, float)))) - 1)
 
 
 def score_of(episodes: Iterable[Mapping[str, Any]]) -> float | None:
-    """The Crafter score of logged episodes, those of training by the benchmark's rules; None if they are of no Crafter.
+    """The Crafter score of logged episodes, None if they are not of Crafter.
 
-    episodes: lines of episodes.jsonl.
+    episodes: lines of episodes.jsonl; by the benchmark's rules those of training.
     """
     rows = [[value for key, value in line.items() if key.startswith("achievement/")] for line in episodes]
     rows = [row for row in rows if row]
@@ -60,16 +60,16 @@ def score_of(episodes: Iterable[Mapping[str, Any]]) -> float | None:
 
 
 def with_reward(env_id: str) -> bool:
-    """Is the task's reward given to the agent? Raises UserError for a task that is not there."""
+    """Whether the agent gets the task's reward. Raises UserError for an unknown task."""
     known = {"crafter/reward": True, "crafterreward-v1": True, "crafter": True}
     known |= {"crafter/noreward": False, "crafternoreward-v1": False}
     if env_id.lower() not in known:
-        raise UserError(f"Crafter has no task '{env_id}'.", "There are crafter/reward and crafter/noreward.")
+        raise UserError(f"Crafter has no task '{env_id}'.", "Choose crafter/reward or crafter/noreward.")
     return known[env_id.lower()]
 
 
 class _Ordered(dict):
-    """A set in the order of arrival, with the two methods that Crafter uses."""
+    """A set in the order of insertion, with the two methods that Crafter uses."""
 
     def add(self, item: Any) -> None:
         self[item] = None
@@ -78,8 +78,8 @@ class _Ordered(dict):
         del self[item]
 
 
-def _ordered(world: type) -> None:
-    """Let the package's worlds keep their objects in order. Once is enough."""
+def _keep_order(world: type) -> None:
+    """Patch the package's World class so that it keeps its objects in order; a second call does nothing."""
     if getattr(world, "ordered_by_reverie", False):
         return
     reset = world.reset  # type: ignore[attr-defined]
@@ -100,8 +100,9 @@ class World(gym.Env):
     def __init__(self, *, reward: bool) -> None:
         import crafter
 
-        _ordered(crafter.engine.World)
-        self.crafter, self.reward = crafter, reward
+        _keep_order(crafter.engine.World)
+        self.crafter = crafter  # the package
+        self.reward = reward
         self.env = crafter.Env(reward=reward)
         self.action_space = spaces.Discrete(len(crafter.constants.actions))
         self.observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
@@ -117,11 +118,11 @@ class World(gym.Env):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         obs, reward, done, info = self.env.step(int(action))
         terminated = bool(done and info["discount"] == 0)
-        told: dict[str, Any] = {"achievements": dict(info["achievements"])}
+        own_info: dict[str, Any] = {"achievements": dict(info["achievements"])}
         if done:
-            told["log"] = {f"achievement/{name}": float(count > 0) for name, count in info["achievements"].items()}
-        return np.asarray(obs), float(reward), terminated, bool(done) and not terminated, told
+            own_info["log"] = {f"achievement/{name}": float(count > 0) for name, count in info["achievements"].items()}
+        return np.asarray(obs), float(reward), terminated, bool(done) and not terminated, own_info
 
     def render(self) -> np.ndarray:
-        """A larger picture for people. -> uint8 (256, 256, 3)."""
+        """A larger image for videos. -> uint8 (256, 256, 3)."""
         return np.asarray(self.env.render((256, 256)))

@@ -1,10 +1,10 @@
 """DeepMind Control suite, from joint angles and velocities or from a camera. pip: dm-control, mujoco below version 4.
 
-Protocol: repeat 2, episodes of 1000 control steps (a truncation: control does not end), the task's own rewards summed
+Protocol: repeat 2, episodes of 1000 control steps (a truncation: the tasks do not end), the task's own rewards summed
 over the repeat. Proprio: the suite's own entries, scalars included. Pixels: camera 0 (quadruped: 2).
 
-A picture drawn by a CPU takes 24 to 51 ms as the suite draws it, and 0.6 to 2 ms without shadows, reflections and
-multisampling and through a camera that is kept (`physics.render` makes a new one each time): look=fast.
+On a CPU the suite needs 24 to 51 ms to draw an image. Without shadows, reflections and multisampling, and with a
+camera that is kept (`physics.render` makes a new one each time), it takes 0.6 to 2 ms: look=fast.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NOTE = "joint angles and velocities; with env.pixels=true a camera, repeat 2"
 REPEAT = 2
 #: Cameras other than 0, as in the published runs: from there the task can be seen.
 CAMERAS = {"quadruped": 2}
-FILM_SIZE = 240  # pixels a side of pictures for people
+RENDER_SIZE = 240  # pixels a side of images for videos
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Options:
     look: Literal["auto", "fast", "standard"] = option(
         "auto", "fast: no shadows and reflections; standard: as the suite draws; auto: fast if a CPU draws"
     )
-    camera: int = option(-1, "which camera; -1: the usual one")
+    camera: int = option(-1, "number of the camera; -1: the usual one")
 
 
 def make(request: Request) -> gym.Env:
@@ -53,7 +53,7 @@ def make(request: Request) -> gym.Env:
     if request.pixels:
         choose_renderer()  # before MuJoCo is imported
     elif not os.environ.get("MUJOCO_GL"):
-        os.environ["MUJOCO_GL"] = "egl"  # the default needs a display as soon as a film is asked for
+        os.environ["MUJOCO_GL"] = "egl"  # the default needs a display as soon as a video is made
     warnings.filterwarnings("ignore", module="dm_control")
     from dm_control import suite
 
@@ -68,13 +68,13 @@ def make(request: Request) -> gym.Env:
 
 
 def protocol(request: Request) -> str:
-    """What scores depend on; with pixels also who draws them."""
-    seen = "joint angles and velocities"
+    """What scores depend on; with pixels this includes the renderer."""
+    observation = "joint angles and velocities"
     if request.pixels:
         options, domain = request.options or Options(), _names(request.env_id)[0]
         camera = options.camera if options.camera >= 0 else CAMERAS.get(domain, 0)
-        seen = f"camera {camera}, {'fast' if _fast(options) else 'standard'} look, drawn by {choose_renderer()}"
-    return f"{request.env_id}: {seen}, action repeat {request.repeat}, 1000 control steps (truncated)"
+        observation = f"camera {camera}, {'fast' if _fast(options) else 'standard'} look, drawn by {choose_renderer()}"
+    return f"{request.env_id}: {observation}, action repeat {request.repeat}, 1000 control steps (truncated)"
 
 
 def _names(env_id: str) -> tuple[str, str]:
@@ -90,39 +90,42 @@ def _fast(options: Options) -> bool:
 
 
 class Control(gym.Env):
-    """A task of the suite, `repeat` control steps at a time; observations are its own entries, or a picture.
+    """A task of the suite, `repeat` control steps at a time; observations are its own entries, or an image.
 
-    pixels: side of the picture that is observed; 0 for the entries, and then nothing is drawn unless `render` is
-    called.
+    pixels: side of the observed image; 0 for the entries, and then nothing is drawn unless `render` is called.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012  (Gymnasium's own form)
     render_mode = "rgb_array"
 
     def __init__(self, env: Any, repeat: int, camera: int, *, pixels: int = 0, fast: bool = True) -> None:
-        self.env, self.repeat, self.camera, self.pixels, self.fast = env, repeat, camera, pixels, fast
-        self._cameras: dict[int, Any] = {}
+        self.env = env
+        self.repeat = repeat
+        self.camera = camera
+        self.pixels = pixels
+        self.fast = fast
+        self._cameras: dict[int, Any] = {}  # size of the image -> camera
         self.action_space = space_of(env.action_spec())
         self._scalars = {key for key, spec in env.observation_spec().items() if len(spec.shape) != 1}
-        whole = space_of(env.observation_spec(), unlimited=True)
-        picture = spaces.Box(0, 255, (pixels, pixels, 3), np.uint8)
-        self.observation_space = picture if pixels else whole
+        entries = space_of(env.observation_spec(), unlimited=True)
+        image = spaces.Box(0, 255, (pixels, pixels, 3), np.uint8)
+        self.observation_space = image if pixels else entries
         if pixels and fast:
             self._prepare(pixels)
 
     def _prepare(self, size: int) -> None:
-        """Before the first picture: no multisampling, no larger buffer than needed."""
+        """Turn off multisampling and limit the buffer's size, which is possible only before the first image."""
         look = self.env.physics.model.vis
         look.quality.offsamples = 0
-        look.global_.offwidth = look.global_.offheight = max(size, FILM_SIZE)
+        look.global_.offwidth = look.global_.offheight = max(size, RENDER_SIZE)
 
     def _observe(self, entries: Any) -> Any:
         if self.pixels:
             return self._draw(self.pixels)
-        seen = {key: np.array(value, np.float32) for key, value in entries.items()}
+        observation = {key: np.array(value, np.float32) for key, value in entries.items()}
         for key in self._scalars:
-            seen[key] = seen[key].reshape(-1)
-        return seen
+            observation[key] = observation[key].reshape(-1)
+        return observation
 
     def _draw(self, size: int) -> np.ndarray:
         from dm_control.mujoco import engine
@@ -135,24 +138,25 @@ class Control(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None:
-            self.env.task._random = np.random.RandomState(seed)  # what a new environment would be made with
+            self.env.task._random = np.random.RandomState(seed)  # as a new environment would get it
         return self._observe(self.env.reset().observation), {}
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         total = 0.0
         for _ in range(self.repeat):
-            now = self.env.step(action)
-            total += now.reward or 0.0
-            ended = now.last()
+            timestep = self.env.step(action)
+            total += timestep.reward or 0.0
+            ended = timestep.last()
             if ended:
                 break
-        return self._observe(now.observation), total, ended and now.discount == 0, ended and now.discount != 0, {}
+        terminated, truncated = ended and timestep.discount == 0, ended and timestep.discount != 0
+        return self._observe(timestep.observation), total, terminated, truncated, {}
 
     def render(self) -> np.ndarray:
-        """A picture for people. -> uint8 (FILM_SIZE, FILM_SIZE, 3)."""
+        """An image for videos. -> uint8 (RENDER_SIZE, RENDER_SIZE, 3)."""
         if not self._cameras and self.fast:
-            self._prepare(FILM_SIZE)
-        return self._draw(FILM_SIZE)
+            self._prepare(RENDER_SIZE)
+        return self._draw(RENDER_SIZE)
 
     def close(self) -> None:
         self._cameras.clear()

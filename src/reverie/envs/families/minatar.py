@@ -1,8 +1,8 @@
 """MinAtar: five Atari games on 10x10 cells, thousands of steps per second. pip: minatar (GPL-3, not part of Reverie).
 
 Protocol: each channel of the game's state is one channel of a 10x10 uint8 image (0 or 255), sticky actions 0.1,
-difficulty ramping, no time limit but env.time_limit and Freeway's own 2500 frames: a truncation here, an end in the
-package. Ids ending in -v1, or actions=minimal: the game's own actions.
+difficulty ramping, no time limit except env.time_limit and Freeway's own 2500 frames, which are a truncation here and
+a termination in the package. Ids ending in -v1, or actions=minimal: the game's own actions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MODULES = ("minatar",)
 INSTALL = "pip install 'minatar>=1.0.15,<2'"
 DEBIAN = ""
 EXAMPLE = "MinAtar/Breakout-v1"
-NOTE = "10x10 cells, a channel per kind of thing; set env.image_size=0"
+NOTE = "10x10 cells, a channel per kind of object; set env.image_size=0"
 REPEAT = 1
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 
@@ -34,9 +34,9 @@ GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 class Options:
     """Settings of the games; the defaults are MinAtar's."""
 
-    sticky: float = option(0.1, "probability that the last action is taken instead")
+    sticky: float = option(0.1, "probability that the previous action is repeated instead")
     ramping: bool = option(True, "games become harder with time")
-    view: Literal["grid", "rgb"] = option("grid", "grid: a channel per kind of thing; rgb: a colour per kind, 10x10")
+    view: Literal["grid", "rgb"] = option("grid", "grid: a channel per kind of object; rgb: a colour per kind, 10x10")
 
 
 def make(request: Request) -> gym.Env:
@@ -51,8 +51,9 @@ def protocol(request: Request) -> str:
     options = request.options or Options()
     actions = "the game's own actions" if _minimal(request) else "all 6 actions"
     ramping = "difficulty ramping" if options.ramping else "no difficulty ramping"
-    seen = "grid of channels" if options.view == "grid" else "RGB picture"
-    return f"{request.env_id}: {seen}, {actions}, sticky {options.sticky:g}, {ramping}, action repeat {request.repeat}"
+    observation = "grid of channels" if options.view == "grid" else "RGB image"
+    rules = f"sticky {options.sticky:g}, {ramping}, action repeat {request.repeat}"
+    return f"{request.env_id}: {observation}, {actions}, {rules}"
 
 
 def _minimal(request: Request) -> bool:
@@ -63,7 +64,7 @@ def _game(env_id: str) -> str:
     name = re.sub(r"-v\d+$", "", env_id.partition("/")[2])
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
     if name not in GAMES:
-        raise UserError(f"MinAtar has no game '{name}' ({env_id}).", f"There are {', '.join(GAMES)}: e.g. {EXAMPLE}.")
+        raise UserError(f"MinAtar has no game '{name}' ({env_id}).", f"Choose {', '.join(GAMES)}, e.g. {EXAMPLE}.")
     return name
 
 
@@ -87,9 +88,9 @@ class Game(gym.Env):
         self._numbers = np.arange(1, count + 1)
 
     def _observe(self) -> np.ndarray:
-        return self._picture() if self.rgb else np.asarray(self.game.state(), np.uint8) * np.uint8(255)
+        return self._image() if self.rgb else np.asarray(self.game.state(), np.uint8) * np.uint8(255)
 
-    def _picture(self) -> np.ndarray:
+    def _image(self) -> np.ndarray:
         """One colour per channel, the last one on top. -> uint8 (10, 10, 3)."""
         return self._colours[(self.game.state() * self._numbers).max(2)]
 
@@ -105,9 +106,9 @@ class Game(gym.Env):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         reward, done = self.game.act(self.actions[int(action)])
-        timeout = done and getattr(self.game.env, "terminate_timer", 0) < 0  # Freeway ends by it alone
+        timeout = done and getattr(self.game.env, "terminate_timer", 0) < 0  # only Freeway ends by it
         return self._observe(), float(reward), bool(done and not timeout), bool(timeout), {}
 
     def render(self) -> np.ndarray:
         """16 pixels per cell. -> uint8 (160, 160, 3)."""
-        return self._picture().repeat(16, 0).repeat(16, 1)
+        return self._image().repeat(16, 0).repeat(16, 1)

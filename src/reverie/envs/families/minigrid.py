@@ -1,8 +1,8 @@
-"""MiniGrid and BabyAI: the agent's own 7x7 view, as a picture (8-pixel tiles, 56x56 RGB) or as symbols. pip: minigrid.
+"""MiniGrid and BabyAI: the agent's 7x7 view, as an image (8-pixel tiles, 56x56 RGB) or as symbols. pip: minigrid.
 
 Protocol: partial RGB view, the mission text is dropped, the environment's own step limit (a truncation), its own
 reward 1 - 0.9 * steps / limit at the goal and 0 otherwise. actions=minimal keeps those that can matter for the task.
-Options show the whole grid, symbols instead of pictures, or the mission as a vector of its words.
+Options show the whole grid, symbols instead of images, or the mission as a vector of its words.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MINIMAL = {
 
 TILE = 8  # pixels of a cell's side
 KINDS = (11, 6, 4)  # objects, colours and states that a cell can have
-#: The words of all missions of MiniGrid and BabyAI; any other falls into one of the places up to WORDS.
+#: The words of all missions of MiniGrid and BabyAI; any other word gets one of the remaining slots below WORDS.
 VOCABULARY = (
     "a", "after", "and", "at", "avoid", "ball", "behind", "blue", "box", "door", "end", "fetch", "find", "from",
     "front", "get", "go", "goal", "green", "grey", "hallway", "in", "key", "lava", "left", "matching", "must", "near",
@@ -50,35 +50,35 @@ WORDS = 64
 
 @dataclass(frozen=True)
 class Options:
-    """What the agent sees."""
+    """The form of the observation."""
 
     view: Literal["partial", "full", "symbolic"] = option(
-        "partial", "partial: what is before the agent, as a picture; full: the whole grid; symbolic: one-hots of cells"
+        "partial", "partial: image of the agent's view; full: image of the whole grid; symbolic: one-hots of the cells"
     )
-    mission: Literal["drop", "encode"] = option("drop", "encode: which words the mission has, and where in it")
+    mission: Literal["drop", "encode"] = option("drop", "encode: the mission's words and their positions, as a vector")
 
 
 class AgentObservation(gym.ObservationWrapper):
-    """Pictures or one-hots, instead of MiniGrid's Dict of symbols, direction and text."""
+    """Observations as images or one-hots, instead of MiniGrid's Dict of symbols, direction and text."""
 
     def __init__(self, env: gym.Env, options: Options) -> None:
         super().__init__(env)
         self.options = options
         view: Any = env.unwrapped
         width, height = (view.width, view.height) if options.view == "full" else (view.agent_view_size,) * 2
-        picture: spaces.Space = spaces.Box(0, 255, (height * TILE, width * TILE, 3), np.uint8)
+        image: spaces.Space = spaces.Box(0, 255, (height * TILE, width * TILE, 3), np.uint8)
         if options.view == "symbolic":
             cells = spaces.Box(0, 1, (width * height * sum(KINDS),), np.float32)
-            picture = spaces.Dict({"cells": cells, "direction": spaces.Discrete(4)})
-        self.observation_space = picture
+            image = spaces.Dict({"cells": cells, "direction": spaces.Discrete(4)})
+        self.observation_space = image
         if options.mission == "encode":
             words = spaces.Box(0, np.inf, (2 * WORDS,), np.float32)
-            inner = picture.spaces if isinstance(picture, spaces.Dict) else {"image": picture}
+            inner = image.spaces if isinstance(image, spaces.Dict) else {"image": image}
             self.observation_space = spaces.Dict({**inner, "mission": words})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # BabyAI prints every level that it throws away
+            with contextlib.redirect_stdout(io.StringIO()):  # BabyAI prints every level that it discards
                 obs, info = self.env.reset(seed=seed, options=options)
         except FileNotFoundError as error:  # the patterns of the WFC tasks are not in the wheel
             raise UserError(f"a file is missing in the package minigrid: {error.filename}", "Copy it there.") from error
@@ -98,28 +98,28 @@ class AgentObservation(gym.ObservationWrapper):
 
 
 def one_hot_cells(symbols: np.ndarray) -> np.ndarray:
-    """Object, colour and state of each cell, as one-hots side by side. ints (W, H, 3) -> float32 (W * H * 21,)."""
+    """One-hots of object, colour and state of each cell, concatenated. ints (W, H, 3) -> float32 (W * H * 21,)."""
     parts = [np.eye(count, dtype=np.float32)[symbols[..., i]] for i, count in enumerate(KINDS)]
     return np.concatenate(parts, -1).reshape(-1)
 
 
 def encode_mission(text: str) -> np.ndarray:
-    """How often each word stands in a text, and the sum of its places from 0 to 1. -> float32 (2 * WORDS,).
+    """The count of each word in a text and the sum of its relative positions (0 to 1). -> float32 (2 * WORDS,).
 
-    The places tell "put the red ball next to the blue box" from "put the blue ball next to the red box".
+    The positions distinguish "put the red ball next to the blue box" from "put the blue ball next to the red box".
     """
     words = [word.strip(",.").lower() for word in text.split()]
-    slots = [_SLOTS[word] if word in _SLOTS else _spare(word) for word in words]
-    places = (np.arange(len(words)) + 1) / max(1, len(words))
-    halves = (np.bincount(slots, weights, WORDS) for weights in (None, places))
+    slots = [_SLOTS[word] if word in _SLOTS else _spare_slot(word) for word in words]
+    positions = (np.arange(len(words)) + 1) / max(1, len(words))
+    halves = (np.bincount(slots, weights, WORDS) for weights in (None, positions))
     return np.concatenate(list(halves)).astype(np.float32)
 
 
 _SLOTS = {word: slot for slot, word in enumerate(VOCABULARY)}
 
 
-def _spare(word: str) -> int:
-    """A slot behind the vocabulary, by a hash that is the same everywhere."""
+def _spare_slot(word: str) -> int:
+    """A slot after the vocabulary, by a hash that is the same on every machine."""
     return len(VOCABULARY) + zlib.crc32(word.encode()) % (WORDS - len(VOCABULARY))
 
 
@@ -137,14 +137,14 @@ def make(request: Request) -> gym.Env:
 def protocol(request: Request) -> str:
     """What scores depend on."""
     options = request.options or Options()
-    view = {"partial": "partial RGB view", "full": "RGB picture of the grid", "symbolic": "symbols of the partial view"}
-    mission = "mission dropped" if options.mission == "drop" else "the mission's words and their places"
+    view = {"partial": "partial RGB view", "full": "RGB image of the grid", "symbolic": "symbols of the partial view"}
+    mission = "mission dropped" if options.mission == "drop" else "the mission's words and their positions"
     keep = _kept(request)
     actions = f"{len(keep)} actions that matter" if keep else "all actions"
     return f"{request.env_id}: {view[options.view]}, {mission}, {actions}, action repeat {request.repeat}"
 
 
 def _kept(request: Request) -> tuple[int, ...]:
-    """The actions for actions=minimal; () for all, where none are known to be useless."""
+    """The actions for actions=minimal; () for all of them if none is known to be useless."""
     task = (*request.env_id.split("-"), "")[1]
     return next((keep for keep, names in MINIMAL.items() if request.actions == "minimal" and task in names), ())

@@ -1,6 +1,6 @@
 """MiniWorld: rooms and mazes in three dimensions. pip: miniworld.
 
-Protocol: pictures of 64x64 instead of 80x60, the tasks' own rewards and step limits (truncations).
+Protocol: images of 64x64 instead of 80x60 pixels, the tasks' own rewards and step limits (truncations).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Options = FreeOptions
 
 
 def make(request: Request) -> gym.Env:
-    """The task, drawn in the agent's size at once."""
+    """The task, drawn directly in the size that the agent sees."""
     os.environ.setdefault("PYGLET_HEADLESS", "true")
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints how many samples a pixel has
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints the samples per pixel
         import miniworld  # noqa: F401  (registers the ids)
 
         size = request.image_size or 64

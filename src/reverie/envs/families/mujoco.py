@@ -1,8 +1,8 @@
 """MuJoCo tasks of Gymnasium: HalfCheetah, Ant, Hopper, ... pip: mujoco (below version 4, for dm-control beside it).
 
-Protocol: Gymnasium's own rewards, ends and time limits (truncations). With env.pixels=true the picture of a camera
-that follows the body where the task has one. Where a CPU draws, it does so without shadows, reflections and
-multisampling, 75 times faster (HalfCheetah, 64x64); env.options=look=standard draws as Gymnasium does.
+Protocol: Gymnasium's own rewards, ends and time limits (truncations). With env.pixels=true the image of a camera that
+follows the body, if the task has one. A CPU draws without shadows, reflections and multisampling, 75 times faster
+(HalfCheetah, 64x64); env.options=look=standard draws as Gymnasium does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import gymnasium as gym
 
 from ...errors import UserError
 from ..family import FreeOptions, Request
-from ..plain import finished, from_gymnasium, plain_protocol
+from ..plain import from_gymnasium, plain_protocol, wrap_as_requested
 from ..rendering import DEBIAN as DEBIAN_OF_RENDERING
 from ..rendering import choose_renderer, on_software
 
@@ -29,15 +29,15 @@ EXAMPLE = "HalfCheetah-v5"
 NOTE = "joint angles and velocities; pixels with env.pixels=true"
 REPEAT = 1
 Options = FreeOptions
-LOOKS = ("auto", "fast", "standard")
-FILM_SIZE = 240  # pixels a side of pictures for people
+RENDER_STYLES = ("auto", "fast", "standard")
+RENDER_SIZE = 240  # pixels a side of images for videos
 
 
 class MujocoDrawing(gym.Wrapper):
-    """Draws in the environment's own OpenGL context, fast if asked, and gives it back in that context.
+    """Renders and frees its resources in the environment's own OpenGL context, and renders fast if requested.
 
-    Gymnasium does both in whatever context is current: with two environments maybe the other one's, whose pictures
-    are black from then on.
+    Gymnasium uses whatever context is current. With two environments that may be the other one's, whose images are
+    black from then on.
     """
 
     def __init__(self, env: gym.Env, look: str) -> None:
@@ -47,11 +47,11 @@ class MujocoDrawing(gym.Wrapper):
 
     def render(self) -> Any:
         if self._viewer is None:
-            self._viewer = self._prepared()
+            self._viewer = self._make_viewer()
         self._viewer.make_context_current()
         return self.env.render()
 
-    def _prepared(self) -> Any:
+    def _make_viewer(self) -> Any:
         import mujoco  # type: ignore[import, unused-ignore]
 
         fast, task = _fast(self.look), self.unwrapped
@@ -62,7 +62,7 @@ class MujocoDrawing(gym.Wrapper):
             viewer.scn.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             viewer.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self._release = weakref.finalize(self, _free, viewer)
-        atexit.register(self._release)  # thus before MuJoCo's own, after which nothing can be freed
+        atexit.register(self._release)  # runs before MuJoCo's own handler, after which nothing can be freed
         return viewer
 
     def close(self) -> None:
@@ -79,45 +79,50 @@ def _free(viewer: Any) -> None:
 
 
 def make(request: Request) -> gym.Env:
-    """The task as Gymnasium makes it; with request.pixels its picture, drawn in the agent's size at once."""
+    """The task as Gymnasium makes it; with request.pixels its image, drawn directly in the size that the agent sees."""
     if request.pixels:
         choose_renderer()  # before MuJoCo is imported
     else:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # the default needs a display as soon as a film is asked for
-    size = (request.image_size or 64) if request.pixels else FILM_SIZE
-    arguments = {"width": size, "height": size} | _camera(request) | _asked(request)
+        os.environ.setdefault("MUJOCO_GL", "egl")  # the default needs a display as soon as a video is made
+    size = (request.image_size or 64) if request.pixels else RENDER_SIZE
+    arguments = {"width": size, "height": size} | _camera(request) | _env_options(request)
     look = arguments.pop("look", "auto")
-    if look not in LOOKS:
-        raise UserError(f"env.options: 'look' must be one of {', '.join(LOOKS)}, not {look!r}.")
+    if look not in RENDER_STYLES:
+        raise UserError(
+            f"env.options: 'look' must be one of {', '.join(RENDER_STYLES)}, not {look!r}.",
+            "Correct it, or leave it out.",
+        )
     try:
         env: gym.Env = MujocoDrawing(from_gymnasium(request.env_id, arguments), look)
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError):
             raise
-        raise UserError(f"Gymnasium has no '{request.env_id}' any more ({error}).", f"E.g. {EXAMPLE}.") from error
-    if request.pixels:  # a camera that follows nothing looks at the middle of what it sees first
+        raise UserError(
+            f"Gymnasium no longer has '{request.env_id}' ({error}).", f"Choose a newer version, e.g. {EXAMPLE}."
+        ) from error
+    if request.pixels:  # a camera that follows nothing centers on the first scene, which must not depend on the seed
         env.reset(seed=0)
         env.render()
-    return finished(env, request)
+    return wrap_as_requested(env, request)
 
 
 def protocol(request: Request) -> str:
-    """What scores depend on; with pixels also who draws them."""
+    """What scores depend on; with pixels this includes the renderer."""
     if not request.pixels:
         return plain_protocol(request)
-    look = "fast" if _fast(_asked(request).get("look", "auto")) else "standard"
+    look = "fast" if _fast(_env_options(request).get("look", "auto")) else "standard"
     camera = "following" if _camera(request) else "fixed"
     return f"{plain_protocol(request)}, {camera} camera, {look} look, drawn by {choose_renderer()}"
 
 
-def _asked(request: Request) -> dict[str, Any]:
+def _env_options(request: Request) -> dict[str, Any]:
     return dict(request.options.arguments) if request.options else {}
 
 
 def _camera(request: Request) -> dict[str, Any]:
-    """The argument for Gymnasium: its usual camera stays where the body was at first."""
+    """The camera argument for Gymnasium, whose usual camera stays where the body was at first."""
     follows = request.env_id.split("-")[0].lower() in FOLLOWED
-    return {"camera_name": "track"} if follows and "camera_id" not in _asked(request) else {}
+    return {"camera_name": "track"} if follows and "camera_id" not in _env_options(request) else {}
 
 
 def _fast(look: str) -> bool:

@@ -1,8 +1,8 @@
-"""ViZDoom: first-person tasks and games, freedoom's maps inside. pip: vizdoom.
+"""ViZDoom: first-person tasks and games. pip: vizdoom, which includes the maps of freedoom.
 
-Protocol: each action holds for 4 frames of the game (its own frame_skip), the screen is seen (320x240, resized), the
-game's variables (health, ammunition) as a vector where the task has them; its own rewards and time limits.
-env.obs_ignore=gamevariables leaves the screen alone.
+Protocol: each action is repeated for 4 frames of the game (its own frame_skip); the agent observes the screen (320x240,
+resized) and, if the task has them, the game's variables (health, ammunition) as a vector; the tasks' own rewards and
+time limits. env.obs_ignore=gamevariables leaves only the screen.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Options = FreeOptions
 
 
 class OneEnd(gym.Wrapper):
-    """A time limit is truncated alone, and a seed means one game.
+    """ViZDoom with a time limit that is only truncated, and games that are determined by their seed.
 
-    The package says both terminated and truncated at a time limit, and shows a black picture: here it is what was seen
-    last. A level's map outlives its episode, so that a seed starts the engine anew.
+    The package reports both terminated and truncated at a time limit, with a black image; here the last image is
+    repeated. A level's state outlives its episode, so a reset with a seed restarts the engine.
     """
 
     _last: Any = None
@@ -43,7 +43,9 @@ class OneEnd(gym.Wrapper):
         try:
             self._last, info = self.env.reset(seed=seed, options=options)
         except vizdoom.FileDoesNotExistException as error:
-            raise UserError(f"this game is sold, not free: {error}", f"Put the file there. Free: {EXAMPLE}.") from error
+            raise UserError(
+                f"this game is not free, and its file is missing: {error}", f"Put the file there, or use {EXAMPLE}."
+            ) from error
         return self._last, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""One process or several? Measured, because nobody can know it: for a few tenths of a second, before a run.
+"""Choice between one process and worker processes, by measurements of a few tenths of a second before a run.
 
-`decide` is the arithmetic, `choose_backend` measures: a step of one environment and, if workers might pay at all, a
-vector step in them.
+`choose_backend` measures a step of one environment and, if workers might pay, a vector step in workers; `decide` and
+`expected` are the arithmetic.
 """
 
 from __future__ import annotations
@@ -18,49 +18,49 @@ from ...errors import UserError
 from ..spaces import MASK, Spec
 from .workers import WorkerVectorEnv, usable_cores
 
-OVERHEAD = 50e-6  # seconds that a vector step takes besides stepping, and
-OVERHEAD_EACH = 50e-6  # for each worker (measured together 60e-6 to 120e-6, two workers, 8 environments of 64 x 64 RGB)
-GAIN = 1.25  # workers must be faster by this factor
+OVERHEAD = 50e-6  # seconds of a vector step besides stepping, plus
+OVERHEAD_EACH = 50e-6  # for each worker (together, measured: 60e-6 to 120e-6 for 2 workers, 8 environments, 64x64 RGB)
+GAIN = 1.25  # the factor by which workers must be faster
 MEASURE = 0.3  # seconds per measurement
 
 
 def expected(step_seconds: float, count: int, cores: int) -> float:
-    """Seconds of a vector step in workers, as arithmetic has it: the largest slice, and messages."""
+    """Estimated seconds of a vector step in workers: the largest slice, plus the messages."""
     workers = min(count, cores)
     return math.ceil(count / workers) * step_seconds + OVERHEAD + OVERHEAD_EACH * workers
 
 
 def decide(sync_seconds: float, workers_seconds: float) -> str:
-    """ "workers" only for a clear gain: they take memory and seconds to start."""
+    """ "workers" or "sync". Workers need a clear gain, because they cost memory and take seconds to start."""
     return "workers" if sync_seconds >= GAIN * workers_seconds else "sync"
 
 
 def choose_backend(make_view: Callable[[], gym.Env], count: int, *, cores: int | None = None) -> tuple[str, str]:
-    """("sync" or "workers", why, with the measured numbers) for `count` environments as `make_view` makes them.
+    """("sync" or "workers", the reason with the measured numbers) for `count` environments made by `make_view`.
 
-    Makes and closes one environment and, if workers might pay, `count` of them. Where workers fail it says so and
-    chooses sync; the environment's own mistakes are raised.
+    Makes and closes one environment and, if workers might pay, `count` of them. Chooses sync if workers fail; raises
+    what the single environment raises.
     """
     cores = usable_cores() if cores is None else cores
     if count < 2 or cores < 2:
         return "sync", "one environment" if count < 2 else "one core"
     step = time_step(make_view)
-    sync, hoped = count * step, expected(step, count, cores)
-    told = f"{count} environments of {_ms(step)} a step"
-    if decide(sync, hoped) == "sync":
-        return "sync", f"{told}: too fast for processes"
+    sync = count * step
+    measured = f"{count} environments of {_ms(step)} a step"
+    if decide(sync, expected(step, count, cores)) == "sync":
+        return "sync", f"{measured}: too fast for processes"
     try:
         with_workers = time_workers(make_view, count, min(count, cores))
     except UserError as error:
-        return "sync", f"{told}: workers fail ({error.message})"
+        return "sync", f"{measured}: workers fail ({error.message})"
     backend = decide(sync, with_workers)
-    return backend, f"{told}: {_ms(sync)} one after the other, {_ms(with_workers)} in {min(count, cores)} processes"
+    return backend, f"{measured}: {_ms(sync)} one after the other, {_ms(with_workers)} in {min(count, cores)} processes"
 
 
 def time_step(make_view: Callable[[], gym.Env]) -> float:
-    """Seconds of a step of one environment under random actions, resets included where episodes end.
+    """Mean seconds of a step of one environment under random actions, resets at the ends of episodes included.
 
-    The first step does not count, because things are loaded and compiled in it; at least three do.
+    The first step does not count, because it loads and compiles; at least three others do.
     """
     env = make_view()
     try:
@@ -80,7 +80,7 @@ def time_step(make_view: Callable[[], gym.Env]) -> float:
 
 
 def _random(env: gym.Env, obs: Any) -> Any:
-    """A random action, an allowed one where the environment says which are."""
+    """A random action, an allowed one if the environment has an action mask."""
     if not isinstance(obs, dict) or MASK not in obs:
         return env.action_space.sample()
     spec: Spec = env.get_wrapper_attr("agent_spec")
@@ -88,7 +88,7 @@ def _random(env: gym.Env, obs: Any) -> Any:
 
 
 def time_workers(make_view: Callable[[], gym.Env], count: int, workers: int) -> float:
-    """Seconds of a vector step of `count` environments in `workers` processes."""
+    """Mean seconds of a vector step of `count` environments in `workers` processes."""
     envs = WorkerVectorEnv([make_view] * count, workers=workers, max_restarts=0, on_fault=lambda message: None)
     try:
         envs.action_space.seed(0)

@@ -1,7 +1,7 @@
-"""A family's own vector environment as the agent sees it: what a vector of `AgentView`s shows, from one batched call.
+"""`NativeView`: a family's own vector environment, presented like a vector of `AgentView`s.
 
-Families offer one (`make_vector`) where the environments of a batch are stepped in C++ or as NumPy arrays, so that
-wrapping each by itself would cost more than its step.
+Families have one (`make_vector`) where the environments of a batch are stepped in C++ or as NumPy arrays, so that
+wrapping each separately would cost more than its step.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ..view import agent_space
 
 
 class NativeView(VectorEnv):
-    """A vector environment, its single spaces those of the task, presented as a vector of `AgentView`s.
+    """A vector environment with the task's own single spaces, presented like a vector of `AgentView`s.
 
-    observations: {key: uint8 (N, H, W, C) or float32 (N, V)}; actions: the agent's vectors (N, A); NEXT_STEP
-    autoreset: the step after an end ignores the action and returns the next episode's first row, reward 0. `view` are
-    the options of `make_spec`. Checks every step as AgentView does. The environment must not write into arrays that
+    observations: {key: uint8 (N, H, W, C) or float32 (N, V)}; actions: the agent's vectors (N, A). NEXT_STEP
+    autoreset: the step after an end ignores the action and returns the next episode's first row, reward 0.
+    view: options of `make_spec`. Checks every step as AgentView does. The environment must not write into arrays that
     it has returned. Raises UserError for other autoreset modes and for spaces that the agent cannot use.
     """
 
@@ -33,7 +33,7 @@ class NativeView(VectorEnv):
         mode = env.metadata.get("autoreset_mode")
         if mode is None or AutoresetMode(mode) != AutoresetMode.NEXT_STEP:
             raise UserError(
-                f"the vector environment {type(env).__name__} resets in another way than NEXT_STEP ({mode}).",
+                f"the vector environment {type(env).__name__} does not reset with NEXT_STEP, but with {mode}.",
                 "Make it with autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP.",
             )
         if view.get("action_mask") == "info":
@@ -45,8 +45,12 @@ class NativeView(VectorEnv):
             observation_space=env.single_observation_space, action_space=env.single_action_space
         )
         self.agent_spec = spec = make_spec(single, **view)
-        self.env, self.num_envs, self.steps = env, env.num_envs, 0
-        self.metadata, self.spec, self.render_mode = env.metadata, env.spec, env.render_mode
+        self.env = env
+        self.num_envs = env.num_envs
+        self.metadata = env.metadata
+        self.spec = env.spec
+        self.render_mode = env.render_mode
+        self.steps = 0
         self.single_observation_space = agent_space(spec)
         self.single_action_space = spaces.Box(-1, 1, (spec.action.size,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -55,7 +59,7 @@ class NativeView(VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """First observations. One seed makes all environments repeatable, and each different."""
+        """First observations. One seed makes all environments repeatable, and all different."""
         obs, infos = self.env.reset(seed=cast(Any, seed), options=options)
         return self._checked(obs), infos
 
@@ -70,12 +74,12 @@ class NativeView(VectorEnv):
             index = int(np.flatnonzero(~np.isfinite(reward))[0])
             raise UserError(
                 f"the reward of environment {index} is {reward[index]} at step {self.steps}.",
-                "Fix the environment: rewards are finite.",
+                "Fix the environment: rewards must be finite.",
             )
         return self._checked(obs), reward, terminated, truncated, infos
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Attribute `name` once per environment: a view shows all of them alike."""
+        """Attribute `name` of this view, once per environment."""
         return (getattr(self, name),) * self.num_envs
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Environments in worker processes, which may crash or hang without taking the run with them.
+"""Vectorized environments in worker processes, which may crash or hang without ending the run.
 
 `WorkerVectorEnv` gives the same rows as Gymnasium's SyncVectorEnv (NEXT_STEP autoreset), from a few processes that
 each step a slice of the environments:
@@ -6,12 +6,12 @@ each step a slice of the environments:
     parent                                     worker (say, environments 4..7)
     actions -> shared memory
     b"step"                              -->   steps each of its environments, or resets it if its episode has ended:
-    waits, with a time limit             <--   observations, rewards, ends -> shared memory; b"" or what went wrong
+    waits, with a time limit             <--   observations, rewards, ends -> shared memory; b"" or a Fault
     copies out of shared memory
 
-The processes are started by `subprocess`, not `multiprocessing`: they do not import the user's script again (which so
-needs no `if __name__ == "__main__"` and works in notebooks) and inherit no threads, locks or graphics contexts. Makers
-travel by cloudpickle. The shared memory is a file without a name: there is nothing to clean up, whoever dies.
+The processes are started by `subprocess`, not `multiprocessing`: they do not import the user's script again (so it
+needs no `if __name__ == "__main__"` and may be a notebook) and inherit no threads, locks or graphics contexts. Makers
+are sent by cloudpickle. The shared memory is a file without a name, so nothing remains whichever process dies.
 """
 
 from __future__ import annotations
@@ -37,31 +37,33 @@ from .worker_process import (
     CLOSE,
     CLOSING,
     STEP,
-    Description,
     Fault,
-    Shared,
+    SharedArrays,
+    SliceDescription,
     Worker,
     WorkerTask,
-    nameless_file,
+    anonymous_file,
     wait_for,
 )
 
-FORGIVEN = 100  # vector steps without a fault after which earlier ones no longer count
-IN_THIS_PROCESS = "With env.backend=sync it runs in this process, where a debugger works."
+FORGIVEN = 100  # vector steps without a fault after which earlier faults no longer count
+IN_THIS_PROCESS = "Set env.backend=sync to run it in this process, where a debugger works."
 
 
 class WorkerVectorEnv(VectorEnv):
-    """Environments as SyncVectorEnv steps them, row by row the same, but in `workers` processes.
+    """The same rows as Gymnasium's SyncVectorEnv with NEXT_STEP autoreset, computed in `workers` processes.
 
-    makers: functions without arguments, each returning one environment with a Dict of boxes to observe and a Box to
-    act (`AgentView`); all alike. workers: at most one per environment; 0: one per core.
+    makers: functions without arguments, each returning an environment with a Dict of Boxes as observation and a Box as
+    action (`AgentView`); all with the same spaces. workers: at most one per environment; 0: one per core.
 
-    An environment that raises, a worker that dies, or one that is silent for `timeout` seconds (`start_timeout` while
-    environments are made or reset from outside) is a fault. The worker is started again and makes its environments
-    anew, with new seeds; their running episodes end with the last good observation, reward 0, truncated and
-    infos["crashed"]; `on_fault` gets the traceback (None: stderr). UserError: the mistakes that `AgentView` finds; a
-    fault before the first observation; more than `max_restarts` faults with less than 100 good steps in between.
-    Of the environments' infos only info["log"] of the step that ends an episode leaves the workers.
+    An environment that raises, a worker that dies, and one that does not answer for `timeout` seconds
+    (`start_timeout` while environments are made or reset from outside) are faults. The worker is restarted and makes
+    its environments again, with new seeds. Their running episodes end with the last good observation, reward 0,
+    truncated and infos["crashed"]; `on_fault` gets the traceback (None: stderr).
+
+    Raises UserError for mistakes that `AgentView` finds, for a fault before the first observation, and for more than
+    `max_restarts` faults with less than FORGIVEN good steps in between.
+    Of the environments' infos, only info["log"] of the last step of an episode is returned.
     """
 
     def __init__(
@@ -77,23 +79,29 @@ class WorkerVectorEnv(VectorEnv):
         if sys.platform == "win32":
             raise UserError("worker processes need Linux or macOS.", "Set env.backend=sync.")
         self.num_envs = count = len(makers)
-        self.timeout, self.start_timeout, self.max_restarts = timeout, start_timeout, max_restarts
+        self.timeout = timeout
+        self.start_timeout = start_timeout
+        self.max_restarts = max_restarts
         self.on_fault = on_fault or (lambda message: print(message, file=sys.stderr, flush=True))
         self._seeds: list[int | None] = [None] * count  # of the last reset with a seed
-        self._entropy = self._steps = self._restarts = self._faults = self._last_fault = 0
+        self._entropy = 0  # from which the seeds after a restart are drawn
+        self._steps = 0
+        self._restarts = 0
+        self._faults = 0  # since the last FORGIVEN good steps
+        self._last_fault = 0  # the step of it
         self._obs: dict[str, np.ndarray] = {}  # of the last step; empty before the first reset
         self._ended = np.zeros(count, bool)
-        self._halfway = False  # in the middle of a step; stays so when Ctrl-C strikes there
+        self._halfway = False  # in the middle of a step; stays True if Ctrl-C interrupts it
         packed = [CloudpickleWrapper(maker) for maker in makers]
         workers = min(count, workers or usable_cores())
         shares = share_cores(workers)
         slices = [part.tolist() for part in np.array_split(np.arange(count), workers)]
-        jobs = [WorkerTask([packed[index] for index in part], part[0], count) for part in slices]
-        self.workers = [Worker(job, share) for job, share in zip(jobs, shares, strict=True)]
-        self._memory = nameless_file()
-        self._end = weakref.finalize(self, _end, self.workers, self._memory, os.getpid())
+        tasks = [WorkerTask([packed[index] for index in part], part[0], count) for part in slices]
+        self.workers = [Worker(task, share) for task, share in zip(tasks, shares, strict=True)]
+        self._memory = anonymous_file()
+        self._finalizer = weakref.finalize(self, _close_workers, self.workers, self._memory, os.getpid())
         with self._exchange():
-            self._describe(self._make())
+            self._set_spaces(self._make())
 
     # ---------------------------------------------------------------------------------------------- Gymnasium's methods
 
@@ -111,7 +119,7 @@ class WorkerVectorEnv(VectorEnv):
             raise ValueError(f"{self.num_envs} environments need as many seeds, got {len(self._seeds)}")
         given = next((one for one in self._seeds if one is not None), None)
         self._entropy = int(np.random.SeedSequence().generate_state(1)[0]) if given is None else given
-        if self._halfway and not self.closed:  # nobody knows how far the workers are
+        if self._halfway and not self.closed:  # the state of the workers is unknown
             for worker in self.workers:
                 worker.stop(0)
             self._halfway = False
@@ -122,7 +130,8 @@ class WorkerVectorEnv(VectorEnv):
                 worker.send(self._reset_command(worker, worker.indices, options))
             for worker, answer in wait_for(self.workers, self.start_timeout).items():
                 self._recover(worker, answer, "in its reset", worker.indices, options)
-        self._obs, self._ended = copies(self._shared.obs), np.zeros(self.num_envs, bool)
+        self._obs = copies(self._shared.obs)
+        self._ended = np.zeros(self.num_envs, bool)
         return copies(self._obs), {}
 
     def step(self, actions: Any) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -141,7 +150,7 @@ class WorkerVectorEnv(VectorEnv):
                 worker.send(STEP)
             for worker, answer in wait_for(self.workers, self.timeout).items():
                 if isinstance(answer, Fault):
-                    due = [i for i in worker.indices if self._ended[i]]  # whose next row is a first one anyway
+                    due = [i for i in worker.indices if self._ended[i]]  # the next row is a first one anyway
                     self._recover(worker, answer, f"at step {self._steps}", due)
                     crashed[worker.indices] = ~self._ended[worker.indices]
                 for index, log in answer.items() if isinstance(answer, dict) else ():
@@ -150,13 +159,14 @@ class WorkerVectorEnv(VectorEnv):
         for key, last in self._obs.items():
             obs[key][crashed] = last[crashed]
         terminated, truncated = shared.terminated & ~crashed, shared.truncated | crashed
-        self._obs, self._ended = obs, terminated | truncated
+        self._obs = obs
+        self._ended = terminated | truncated
         if crashed.any():
             infos |= {"crashed": crashed, "_crashed": crashed.copy()}
         return copies(obs), reward, terminated, truncated, infos
 
     def call(self, name: str, *arguments: Any, only: Sequence[int] | None = None) -> tuple[Any, ...]:
-        """Attribute `name`, or what the method of that name returns, of each environment or of `only` some."""
+        """Attribute `name`, or the result of the method of that name, of each environment or those of `only`."""
         chosen = range(self.num_envs) if only is None else only
         with self._exchange():
             for worker in self.workers:
@@ -173,19 +183,19 @@ class WorkerVectorEnv(VectorEnv):
         return self.call(name)
 
     def render(self) -> tuple[Any, ...]:
-        """A picture of each environment."""
+        """An image of each environment."""
         return self.call("render")
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the workers, by force after 2 s, and free the shared memory."""
-        self._end()
+        self._finalizer()
         vars(self).pop("_shared", None)
 
     # ------------------------------------------------------------------------------------------ starting and recovering
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:
-        """Around everything that workers are asked: what ends halfway may be followed by nothing but a reset."""
+        """Context of every exchange with the workers: after one that was interrupted, only a reset is possible."""
         if self.closed:
             raise RuntimeError("the environments are closed")
         if self._halfway:
@@ -198,36 +208,37 @@ class WorkerVectorEnv(VectorEnv):
             raise
         self._halfway = False
 
-    def _make(self) -> list[Description]:
+    def _make(self) -> list[SliceDescription]:
         """Start all workers and wait until they have made their environments. Raises UserError."""
         for worker in self.workers:
             worker.start(self._memory)
         answers = wait_for(self.workers, self.start_timeout)
         for worker, answer in answers.items():
             if isinstance(answer, Fault):
-                self._judge(worker, answer, "while it was made", final=True)
+                self._report_fault(worker, answer, "while it was made", final=True)
         return [answers[worker] for worker in self.workers]
 
-    def _describe(self, made: list[Description]) -> None:
-        """Set Gymnasium's attributes and lay out the shared memory."""
+    def _set_spaces(self, made: list[SliceDescription]) -> None:
+        """Set Gymnasium's attributes and allocate the shared memory."""
         self._spaces = observation, action = made[0].spaces[0]
         for worker, one in zip(self.workers, made, strict=True):
             self._check_spaces(worker, one)
         if not isinstance(action, spaces.Box) or not isinstance(observation, spaces.Dict):
             raise TypeError(f"expected an AgentView with a Dict of boxes and a Box, got {observation} and {action}")
-        self.single_observation_space, self.single_action_space = observation, action
+        self.single_observation_space = observation
+        self.single_action_space = action
         self.observation_space = batch_space(observation, self.num_envs)
         self.action_space = batch_space(action, self.num_envs)
         self.metadata = made[0].metadata | {"autoreset_mode": AutoresetMode.NEXT_STEP}
         self.render_mode = made[0].render_mode
-        self._shared = Shared(self._memory, observation, action, self.num_envs)
+        self._shared = SharedArrays(self._memory, observation, action, self.num_envs)
 
-    def _check_spaces(self, worker: Worker, made: Description) -> None:
+    def _check_spaces(self, worker: Worker, made: SliceDescription) -> None:
         for index, found in zip(worker.indices, made.spaces, strict=True):
             if found != self._spaces:
                 raise UserError(
                     f"environment {index} has other spaces than environment 0: {found} instead of {self._spaces}.",
-                    "All must be alike: the function that makes them has to give the same spaces every time.",
+                    "Give all of them the same spaces: the function that makes them must not vary them.",
                 )
 
     def _reset_command(self, worker: Worker, now: list[int], options: dict[str, Any] | None) -> bytes:
@@ -238,12 +249,12 @@ class WorkerVectorEnv(VectorEnv):
     def _recover(
         self, worker: Worker, answer: Any, when: str, due: list[int], options: dict[str, Any] | None = None
     ) -> None:
-        """As long as the answer is a fault: start the worker again and reset the environments that are due.
+        """While the answer is a Fault, restart the worker and reset the environments in `due`.
 
-        Its other environments are reset by the next step. Raises UserError when that is hopeless.
+        Its other environments are reset by the next step. Raises UserError after too many faults.
         """
         while isinstance(answer, Fault):
-            self._judge(worker, answer, when, final=not self._obs)
+            self._report_fault(worker, answer, when, final=not self._obs)
             worker.stop(0)
             self._restarts += 1
             for index in worker.indices:
@@ -251,13 +262,13 @@ class WorkerVectorEnv(VectorEnv):
                 self._seeds[index] = int(words[0]) // 2
             worker.start(self._memory)
             answer, when = wait_for([worker], self.start_timeout)[worker], "while it was made again"
-            if isinstance(answer, Description):
+            if isinstance(answer, SliceDescription):
                 self._check_spaces(worker, answer)
                 worker.send(self._reset_command(worker, due, options))
                 answer, when = wait_for([worker], self.start_timeout)[worker], "in its reset"
 
-    def _judge(self, worker: Worker, fault: Fault, when: str, *, final: bool) -> None:
-        """Report a fault. Raises UserError if it is one, if it is final, or if there have been too many."""
+    def _report_fault(self, worker: Worker, fault: Fault, when: str, *, final: bool) -> None:
+        """Report a fault. Raises UserError if it is a UserError of the environment, final, or one too many."""
         if fault.hint is not None:
             raise UserError(fault.reason, fault.hint) from RuntimeError(fault.details)
         index = fault.index
@@ -269,16 +280,16 @@ class WorkerVectorEnv(VectorEnv):
         self._faults = 1 if self._steps - self._last_fault > FORGIVEN else self._faults + 1
         self._last_fault = self._steps
         final = final or self._faults > self.max_restarts
-        then = "" if final else f"\nA new process makes {worker} again; what was being played there ends here."
+        then = "" if final else f"\nA new process makes {worker} again; the running episodes end here."
         self.on_fault(f"{sentence}\n{fault.details.rstrip()}{then}")
         if final:
-            often = f", {self._faults} faults with less than {FORGIVEN} good steps in between" if self._obs else ""
-            raise UserError(f"{sentence}{often}.", IN_THIS_PROCESS) from RuntimeError(fault.details)
+            count = f", {self._faults} faults with less than {FORGIVEN} good steps in between" if self._obs else ""
+            raise UserError(f"{sentence}{count}.", IN_THIS_PROCESS) from RuntimeError(fault.details)
 
 
-def _end(workers: list[Worker], memory: int, parent: int) -> None:
-    """End all workers and free the memory, when the environments are closed or forgotten or Python ends."""
-    if os.getpid() != parent:  # in a fork: they are not ours
+def _close_workers(workers: list[Worker], memory: int, parent: int) -> None:
+    """End all workers and free the memory: on close, garbage collection and exit."""
+    if os.getpid() != parent:  # in a fork, which does not own them
         return
     running = [worker for worker in workers if worker.process is not None]
     for worker in running:
@@ -290,12 +301,12 @@ def _end(workers: list[Worker], memory: int, parent: int) -> None:
 
 
 def copies(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of arrays that are about to be written over."""
+    """Copies of arrays that will be written over."""
     return {key: array.copy() for key, array in arrays.items()}
 
 
 def usable_cores() -> int:
-    """How many cores this process may keep busy: its affinity and, in a container, its quota (cgroup v2)."""
+    """The number of cores that this process may use, by its affinity and, in a container, its quota (cgroup v2)."""
     count = len(_cores())
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -305,8 +316,11 @@ def usable_cores() -> int:
 
 
 def share_cores(workers: int) -> list[list[int]]:
-    """Cores for each worker, no core for two of them: some schedulers leave processes that take turns with a third on
-    one core for many milliseconds, and nothing runs in parallel. Empty lists (no limit) if there are too few."""
+    """Separate cores for each worker; empty lists (no limit) if there are too few.
+
+    Without this, some schedulers keep workers that alternate with the parent on one core for many milliseconds, so
+    that nothing runs in parallel.
+    """
     cores = _cores()
     return [cores[worker::workers] if workers <= len(cores) else [] for worker in range(workers)]
 

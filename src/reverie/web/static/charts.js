@@ -1,10 +1,10 @@
-// Curves: uPlot with bands, smoothing, a logarithmic axis, zoom by dragging, and a box that tells values under the pointer.
+// Charts: uPlot with bands, smoothing, a logarithmic axis, zoom by dragging, and a box with the values under the pointer.
 import { css, duration, el, onTheme, short } from "./common.js";
 
 const charts = new Set();
 onTheme(() => charts.forEach((chart) => chart.rebuild()));
 
-/** Exponential moving average without the bias of its beginning; `weight` 0 is none. */
+/** Exponential moving average with bias correction; `weight` 0 means none. */
 export function smoothed(values, weight) {
   if (!weight) return values;
   let sum = 0, norm = 0;
@@ -30,12 +30,12 @@ function joined(curves) {
   return { xs, column };
 }
 
-/** Some air around the values; a curve that never moves lies in the middle. */
+/** The y range: the values with a margin; a constant curve lies in the middle. */
 function range(plot, low, high) {
   if (low === null || high === null) return [0, 1];
   if (low === high) return [low - Math.max(0.5, Math.abs(low) / 10), high + Math.max(0.5, Math.abs(high) / 10)];
-  const air = 0.06 * (high - low);
-  return [low >= 0 && low - air < 0 ? 0 : low - air, high + air];
+  const margin = 0.06 * (high - low);
+  return [low >= 0 && low - margin < 0 ? 0 : low - margin, high + margin];
 }
 
 export class Chart {
@@ -81,7 +81,7 @@ export class Chart {
 
   series() {
     const series = [{}], bands = [];
-    this.told = [];
+    this.labeled = [];
     for (const curve of this.curves) {
       const none = { points: { show: false }, spanGaps: true };
       if (curve.level === undefined && (curve.low || curve.ci)) {
@@ -91,7 +91,7 @@ export class Chart {
       } else if (curve.level === undefined && this.options.smooth && !curve.points && !curve.raw) {
         series.push({ ...none, stroke: faint(curve.colour, 0.28), width: 1 });
       }
-      this.told.push([series.length, curve]);
+      this.labeled.push([series.length, curve]);
       const lonely = curve.level === undefined && curve.x.length < 2;
       series.push({
         stroke: curve.colour, width: curve.dash ? 1.2 : 1.8, dash: curve.dash, spanGaps: true,
@@ -105,7 +105,7 @@ export class Chart {
     if (this.plot) { this.plot.destroy(); this.plot = null; }
     this.box.replaceChildren();
     if (!data) {
-      this.box.append(el("div", { className: "empty", style: { height: `${this.options.height}px` } }, this.options.empty || "nothing yet"));
+      this.box.append(el("div", { className: "empty", style: { height: `${this.options.height}px` } }, this.options.empty || "no data yet"));
       return;
     }
     const { series, bands } = this.series();
@@ -121,7 +121,7 @@ export class Chart {
         { ...axis, values: xs, ...(this.options.axis ? {} : { incrs: [1, 2, 5, 10, 20, 50, 100] }), space: this.options.axis === "seconds" ? 84 : 56, size: 28 },
         { ...axis, size: 52, values: (_, v) => v.map((y) => (y === null ? "" : short(y))) },
       ],
-      hooks: { setCursor: [(plot) => this.tell(plot)], setSelect: [() => { this.zoomed = true; }] },
+      hooks: { setCursor: [(plot) => this.showTip(plot)], setSelect: [() => { this.zoomed = true; }] },
     };
     this.plot = new uPlot(options, data, this.box);
     this.zoomed = false;
@@ -130,11 +130,11 @@ export class Chart {
     this.plot.over.addEventListener("mouseleave", () => { this.tip.hidden = true; });
   }
 
-  tell(plot) {
+  showTip(plot) {
     const { left, top, idx } = plot.cursor;
     if (idx === null || idx === undefined || left < 0) { this.tip.hidden = true; return; }
     const x = plot.data[0][idx], rows = [];
-    for (const [at, curve] of this.told) {
+    for (const [at, curve] of this.labeled) {
       let near = idx; // the closest point that this curve has
       for (let step = 0; plot.data[at][near] === null && step < 400; step++) {
         const [right, before] = [idx + step, idx - step];
@@ -168,10 +168,10 @@ export class Chart {
   }
 }
 
-/** A card with a title and a chart in it. */
+/** A card with a title and a chart. */
 export function chartCard(title, { wide = false, about = null, ...options } = {}) {
   const box = el("div");
-  const head = el("div", { className: "head" }, el("h3", {}, title), about && el("button", { type: "button", className: "quiet", title: "What does it mean?", on: { click: about } }, "?"));
+  const head = el("div", { className: "head" }, el("h3", {}, title), about && el("button", { type: "button", className: "quiet", title: "Explain this metric", on: { click: about } }, "?"));
   const card = el("div", { className: wide ? "card wide" : "card", data: { chart: title } }, head, box);
   return { card, chart: new Chart(box, options), head };
 }

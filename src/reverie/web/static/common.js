@@ -1,9 +1,9 @@
-// Shared by both pages: elements made without any HTML parsing (names of runs are text, whatever they contain), numbers, theme.
+// Shared by both pages: DOM elements without HTML parsing (names of runs are always text), number formats, theme, colours.
 
 export const COLOURS = ["#5b8cff", "#f2913d", "#2fb380", "#e0567a", "#a678f0", "#17b1c9", "#c9a227", "#8a94a8", "#d65db1", "#7fb13d"];
 export const colourOf = (id) => COLOURS[id % COLOURS.length];
 
-/** An element: properties, `on` listeners, `data` attributes, children as nodes or text. */
+/** Create an element: properties, `on` listeners, `data` attributes, children as nodes or text. */
 export function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(props)) {
@@ -70,14 +70,14 @@ export function startTheme(button) {
   });
 }
 
-/** 0..1 -> a colour from night to gold (hand-made, rising in lightness, readable by the colour-blind). */
+/** 0..1 -> a colour from dark blue to gold (rising in lightness, so that colour-blind readers see the order). */
 const STOPS = [[16, 18, 34], [52, 44, 112], [118, 60, 150], [196, 78, 128], [244, 136, 84], [252, 226, 140]];
 export function heat(value) {
   const at = Math.max(0, Math.min(1, value)) * (STOPS.length - 1), i = Math.min(STOPS.length - 2, Math.floor(at)), part = at - i;
   return STOPS[i].map((from, k) => Math.round(from + (STOPS[i + 1][k] - from) * part));
 }
 
-/** Rows of numbers 0..1 as a picture: one pixel each, enlarged by the style. */
+/** Rows of numbers 0..1 as an image: one pixel each, enlarged by the style. */
 export function drawHeat(canvas, rows, { scale = (x) => x } = {}) {
   const height = rows.length, width = rows[0].length;
   canvas.width = width; canvas.height = height;

@@ -5,7 +5,7 @@ import { ask, css, drawHeat, duration, el, short } from "./common.js";
 const AXES = { env_steps: "env steps", seconds: "wall time", updates: "updates" };
 const POINTS = Math.round(Math.max(160, Math.min(500, innerWidth / 2.5)));
 
-/** Title, keys of which the first that a run has is drawn (a pattern may stand for one). */
+/** Title, and keys or patterns of which the first that a run has is drawn. */
 const FAVOURED = [
   ["World model loss", ["world_model/loss"]],
   ["Image or vector loss", [/^world_model\/obs\/.*_loss$/]],
@@ -19,7 +19,7 @@ const FAVOURED = [
 ];
 const keyOf = (run, wanted) => wanted.map((w) => (typeof w === "string" ? run.keys.find((k) => k === w) : run.keys.find((k) => w.test(k)))).find(Boolean);
 
-/** Numbers that have been fetched, and go on with live lines. */
+/** Series that have been fetched; live lines are appended to them. */
 class Store {
   constructor() { this.kept = new Map(); }
 
@@ -42,7 +42,7 @@ class Store {
     return this.kept.get(name);
   }
 
-  /** New lines of a run. -> is anything that was fetched out of date for good? */
+  /** Append new lines of a run, or drop its series if they must be fetched again. */
   take(news) {
     const mine = [...this.kept].filter(([name]) => name.startsWith(`${news.id} `));
     if (news.again) { mine.forEach(([name]) => this.kept.delete(name)); return; }
@@ -75,14 +75,14 @@ function tools(state) {
   return el("div", { className: "tools" },
     segments(AXES, state.axis, (axis) => state.set("axis", axis)),
     el("label", {}, "smoothing", smooth), el("label", {}, log, "log scale"),
-    el("span", { className: "dim hide-small" }, "drag to zoom, double-click to go back"));
+    el("span", { className: "dim hide-small" }, "drag to zoom, double-click to reset"));
 }
 
 async function explain(key, card) {
   const old = card.querySelector(".meaning");
   if (old) { old.remove(); return; }
   const found = await ask(`/api/explain?key=${encodeURIComponent(key)}`).catch(() => ({}));
-  const lines = found.meaning ? [found.meaning, found.unit && `Unit: ${found.unit}.`, found.healthy && `Healthy: ${found.healthy}.`, found.advice, found.where] : ["There is no entry for it."];
+  const lines = found.meaning ? [found.meaning, found.unit && `Unit: ${found.unit}.`, found.healthy && `Healthy: ${found.healthy}.`, found.advice, found.where] : ["The glossary has no entry for it."];
   card.append(el("p", { className: "meaning small dim" }, el("code", {}, key), el("br"), lines.filter(Boolean).join(" ")));
 }
 
@@ -92,7 +92,7 @@ const nothing = (text) => el("div", { className: "note" }, text);
 
 function openCurves(main, state) {
   const store = new Store(), cards = new Map(), groups = new Map();
-  const tasks = new Map(); // a chart of returns for each task: scores of different tasks are no scale for each other
+  const tasks = new Map(); // a chart of returns for each task: scores of different tasks cannot be compared
   const grid = el("div", { className: "grid" }), more = el("div");
   main.append(tools(state), grid, el("h2", {}, "All metrics"), more);
   const curve = (run, series) => ({ label: run.name, colour: state.colour(run.id), ...series });
@@ -187,7 +187,7 @@ function openCurves(main, state) {
   };
 }
 
-/** One at a time; asked for while it works, it works once more. */
+/** Runs `work` one at a time; calls in the meantime lead to one more run. */
 function queued(work) {
   let busy = false, again = false;
   return async function run() {
@@ -198,7 +198,7 @@ function queued(work) {
   };
 }
 
-/** A bar to choose one of the chosen runs. */
+/** A bar to choose one of the selected runs. */
 function focusBar(state) {
   const box = el("div", { className: "tools" });
   return { box, draw() {
@@ -250,22 +250,22 @@ const openLatents = single((body, state) => {
   async function drawUsage(run) {
     const found = await ask(`/api/runs/${run.id}/latents`);
     const head = el("h3", {}, "How often each class is used");
-    if (!found.usage?.length) { usage.replaceChildren(head, nothing("Not yet: training writes it with its first measurement of the latents. Gaussian latents have no classes.")); return; }
+    if (!found.usage?.length) { usage.replaceChildren(head, nothing("No data yet: training writes it with its first measurement of the latents. Gaussian latents have no classes.")); return; }
     const rows = found.usage, classes = rows[0].length, canvas = el("canvas", { className: "heat" });
     drawHeat(canvas, rows, { scale: (p) => Math.sqrt(p) });
     canvas.style.setProperty("height", `${Math.max(120, Math.min(360, 14 * rows.length))}px`);
     const scale = el("canvas");
     drawHeat(scale, [Array.from({ length: 64 }, (_, i) => i / 63)]);
-    const told = el("span");
+    const label = el("span");
     canvas.addEventListener("mousemove", (event) => {
       const i = Math.min(rows.length - 1, Math.floor(event.offsetY / canvas.clientHeight * rows.length)), j = Math.min(classes - 1, Math.floor(event.offsetX / canvas.clientWidth * classes));
-      told.textContent = `categorical ${i + 1}, class ${j + 1}: ${(100 * rows[i][j]).toFixed(1)} %`;
+      label.textContent = `categorical ${i + 1}, class ${j + 1}: ${(100 * rows[i][j]).toFixed(1)} %`;
     });
     const perplexity = rows.map((row) => Math.exp(-row.reduce((sum, p) => sum + (p > 0 ? p * Math.log(p) : 0), 0)));
     const dead = perplexity.filter((p) => p < 1.1).length, mean = perplexity.reduce((a, b) => a + b, 0) / rows.length;
     usage.replaceChildren(head,
       el("p", { className: "small" }, `${rows.length} categoricals (rows) of ${classes} classes (columns) at env step ${short(found.env_steps)}: perplexity ${mean.toFixed(1)} of ${classes} on average, ${dead} categorical${dead === 1 ? "" : "s"} dead.`),
-      canvas, el("div", { className: "scale" }, "never", scale, "always", el("span", { className: "grow" }), told));
+      canvas, el("div", { className: "scale" }, "never", scale, "always", el("span", { className: "grow" }), label));
   }
 
   const update = queued(async () => {
@@ -289,35 +289,35 @@ const openLatents = single((body, state) => {
 
 // ---------------------------------------------------------------------------------------------------------- insight
 
-/** A button that has something computed, and what came of it. */
-function asked(what, button, hint, draw) {
+/** A button that starts a job on the server, and its result. */
+function jobPanel(name, button, hint, draw) {
   const box = el("div", { className: "stack" }), start = el("button", { type: "button", className: "main" }, button), out = el("div");
   let run = null, timer = 0;
-  async function look(begin) {
+  async function poll(begin) {
     clearTimeout(timer);
-    const id = run.id, state = await ask(`/api/runs/${id}/ask/${what}${begin ? "?start=1" : ""}`);
+    const id = run.id, state = await ask(`/api/runs/${id}/jobs/${name}${begin ? "?start=1" : ""}`);
     if (run.id !== id) return;
     start.disabled = state.state === "running";
     start.textContent = state.state === "done" ? "again" : button;
     if (state.state === "idle") out.replaceChildren();
-    if (state.state === "running") { out.replaceChildren(el("p", { className: "spin dim" }, "computing")); timer = setTimeout(() => look(false), 700); }
+    if (state.state === "running") { out.replaceChildren(el("p", { className: "spin dim" }, "computing")); timer = setTimeout(() => poll(false), 700); }
     if (state.state === "failed") out.replaceChildren(el("p", {}, state.message), el("p", { className: "dim small" }, state.hint || ""));
     if (state.state === "done") draw(out, state.result, run);
   }
-  start.addEventListener("click", () => look(true));
+  start.addEventListener("click", () => poll(true));
   box.append(el("div", { className: "bar" }, start, el("p", { className: "dim small" }, hint)), out);
-  return { box, show(next) { run = next; out.replaceChildren(); look(false).catch((error) => out.replaceChildren(error.message)); }, close: () => clearTimeout(timer) };
+  return { box, show(next) { run = next; out.replaceChildren(); poll(false).catch((error) => out.replaceChildren(error.message)); }, close: () => clearTimeout(timer) };
 }
 
 function drawFindings(out, findings) {
-  if (!findings.length) { out.replaceChildren(nothing("Nothing to complain about.")); return; }
+  if (!findings.length) { out.replaceChildren(nothing("No findings.")); return; }
   out.replaceChildren(el("div", { className: "stack" }, ...findings.map((finding) => el("div", { className: `card finding ${["FAIL", "WARN", "OK"].includes(finding.level) ? finding.level : ""}` },
     el("h4", {}, el("span", { className: "level" }, finding.level), finding.verdict),
     el("p", {}, finding.evidence), finding.why && el("p", { className: "dim" }, finding.why),
     (finding.key || finding.change) && el("div", { className: "change small" }, finding.key && el("code", {}, finding.key), finding.key && finding.change ? " → " : "", finding.change ? String(finding.change) : "")))));
 }
 
-/** Every list of numbers in a nested answer: {"a/b": [..]}. */
+/** All lists of numbers in a nested object: {"a/b": [..]}. */
 function lists(values, prefix = "") {
   const found = {};
   for (const [key, value] of Object.entries(values || {})) {
@@ -329,7 +329,7 @@ function lists(values, prefix = "") {
 }
 
 const DRIFT_TITLES = { error: "Error of observations, shares of their variance", latent_kl: "KL posterior ‖ dream, nats", reward: "Squared error of rewards", continues: "Brier score of the continue head" };
-const GUESSES = { dream: "dream", floor: "one step, having looked", copy: "copy of the last frame", mean: "mean of all" };
+const GUESSES = { dream: "dream", floor: "reconstruction", copy: "copy of the last frame", mean: "mean of all" };
 
 function drawDrift(out, drift) {
   const found = lists(drift), horizons = found.horizons || found.horizon, groups = new Map();
@@ -341,9 +341,9 @@ function drawDrift(out, drift) {
   }
   const order = (group) => { const at = Object.keys(DRIFT_TITLES).indexOf(group); return at < 0 ? 99 : at; };
   const grid = el("div", { className: "grid" }), useful = drift.useful_horizon;
-  out.replaceChildren(...[useful !== undefined && useful !== null && el("p", {}, "Useful horizon: ", el("b", {}, `${useful}`), " steps. Beyond it guessing is as good as the dream.", drift.imagination_horizon ? ` The actor learns from dreams of ${drift.imagination_horizon} steps.` : ""),
+  out.replaceChildren(...[useful !== undefined && useful !== null && el("p", {}, "Useful horizon: ", el("b", {}, `${useful}`), " steps. Beyond it, guessing is as good as dreaming.", drift.imagination_horizon ? ` The actor learns from dreams of ${drift.imagination_horizon} steps.` : ""),
     drift.warning && el("div", { className: "card finding WARN" }, el("span", { className: "level" }, "WARN"), drift.warning),
-    typeof drift.returns?.correlation === "number" && el("p", { className: "dim small" }, `Imagined against realised return: correlation ${short(drift.returns.correlation)}${typeof drift.returns.bias === "number" ? `, bias ${short(drift.returns.bias)}` : ""}.`), grid].filter(Boolean));
+    typeof drift.returns?.correlation === "number" && el("p", { className: "dim small" }, `Imagined against realized return: correlation ${short(drift.returns.correlation)}${typeof drift.returns.bias === "number" ? `, bias ${short(drift.returns.bias)}` : ""}.`), grid].filter(Boolean));
   for (const [group, parts] of [...groups].sort(([a], [b]) => order(a) - order(b))) {
     const { card, chart } = chartCard(DRIFT_TITLES[group] || group.replace(/^observations\//, "").replace(/\/mse$/, ", squared error").replace(/\/psnr$/, ", PSNR in dB").replace(/\/ssim$/, ", SSIM").replaceAll("_", " "), { axis: "" }), legend = el("div", { className: "legend" });
     grid.append(card);
@@ -356,32 +356,32 @@ function drawDrift(out, drift) {
 }
 
 const openInsight = single((body) => {
-  const doctor = asked("doctor", "examine", "Reads the run's numbers and newest checkpoint, and says what is wrong and what to change.", drawFindings);
-  const drift = asked("drift", "measure drift", "Open-loop dreams are compared with what really happened; takes seconds to a minute.", drawDrift);
+  const doctor = jobPanel("doctor", "run the doctor", "Reads the run's metrics and newest checkpoint, and reports what is wrong and what to change.", drawFindings);
+  const drift = jobPanel("drift", "measure drift", "Compares open-loop dreams with what really happened; takes seconds to a minute.", drawDrift);
   return { update(run, fresh) {
     if (!fresh) return;
-    body.replaceChildren(el("h2", {}, "Doctor's findings"), doctor.box, el("h2", {}, "Drift: how far can it dream?"), drift.box);
+    body.replaceChildren(el("h2", {}, "Doctor's findings"), doctor.box, el("h2", {}, "Drift: how far the model can dream"), drift.box);
     doctor.show(run); drift.show(run);
   }, close: () => { doctor.close(); drift.close(); } };
 });
 
-// ------------------------------------------------------------------------------------------------------------ films
+// ------------------------------------------------------------------------------------------------------------ videos
 
-const openFilms = single((body) => {
-  const dream = asked("dream", "dream it", "A real stretch of experience, and what the model dreams of it from the recorded actions alone.", (out, url) => {
-    out.replaceChildren(el("div", { className: "card" }, el("img", { className: "wide-film", src: `${url}?${Date.now()}`, alt: "Truth, dream and error side by side" })));
+const openVideos = single((body) => {
+  const dream = jobPanel("dream", "make a video", "A real part of an episode beside the model's dream of it from the recorded actions only.", (out, url) => {
+    out.replaceChildren(el("div", { className: "card" }, el("img", { className: "wide-video", src: `${url}?${Date.now()}`, alt: "Truth, dream and error side by side" })));
   });
   return { async update(run, fresh) {
     if (!fresh) return;
-    const films = el("div", { className: "films" });
-    body.replaceChildren(el("h2", {}, "Real against dream"), dream.box, el("h2", {}, "Films of the run"), films);
+    const list = el("div", { className: "videos" });
+    body.replaceChildren(el("h2", {}, "Truth against dream"), dream.box, el("h2", {}, "Videos of the run"), list);
     dream.show(run);
     const { videos } = await ask(`/api/runs/${run.id}/videos`);
-    films.replaceChildren(...(videos.length ? videos.map((video) => {
+    list.replaceChildren(...(videos.length ? videos.map((video) => {
       const src = `/api/runs/${run.id}/videos/${video.number}?${video.modified}`;
-      const picture = video.name.endsWith(".mp4") ? el("video", { src, controls: true, loop: true, muted: true, preload: "metadata" }) : el("img", { src, loading: "lazy", alt: video.name });
-      return el("div", { className: "card" }, el("h3", {}, video.name), picture);
-    }) : [nothing("No films yet: evaluations write them where the task can draw itself, and so does `reverie dream`.")]));
+      const node = video.name.endsWith(".mp4") ? el("video", { src, controls: true, loop: true, muted: true, preload: "metadata" }) : el("img", { src, loading: "lazy", alt: video.name });
+      return el("div", { className: "card" }, el("h3", {}, video.name), node);
+    }) : [nothing("No videos yet. Evaluations write them if the task can be rendered; so does `reverie dream`.")]));
   }, close: () => dream.close() };
 });
 
@@ -391,12 +391,12 @@ function openConfig(main, state) {
   const filter = el("input", { type: "search", placeholder: "filter settings", on: { input: () => draw() } });
   let mode = "changed", rows = [], runs = [];
   const box = el("div", { className: "card scroll" }), about = el("div", { className: "stack" });
-  main.append(el("div", { className: "tools" }, segments({ differs: "differ between runs", changed: "not the default", all: "all" }, mode, (next) => { mode = next; draw(); }), filter), box, el("h2", {}, "Where the numbers come from"), about);
+  main.append(el("div", { className: "tools" }, segments({ differs: "differ between runs", changed: "not the default", all: "all" }, mode, (next) => { mode = next; draw(); }), filter), box, el("h2", {}, "Provenance"), about);
 
   function draw() {
     const wanted = filter.value.trim().toLowerCase();
     const shown = rows.filter((row) => (mode === "all" || row[mode]) && `${row.key} ${row.doc}`.toLowerCase().includes(wanted));
-    if (!shown.length) { box.replaceChildren(nothing(mode === "differs" ? "The chosen runs have the same settings." : "No such setting.")); return; }
+    if (!shown.length) { box.replaceChildren(nothing(mode === "differs" ? "The selected runs have the same settings." : "No setting matches.")); return; }
     const head = el("tr", {}, el("th", {}, "setting"), ...runs.map((run) => el("th", {}, el("span", { className: "swatch", style: { background: state.colour(run.id) } }), ` ${run.name}`)), el("th", {}, "default"), el("th", {}, "meaning"));
     box.replaceChildren(el("table", { className: "settings" }, el("thead", {}, head), el("tbody", {}, ...shown.map((row) => el("tr", { className: row.differs && runs.length > 1 && mode !== "differs" ? "differs" : "" },
       el("td", {}, el("code", {}, row.key)), ...row.values.map((value) => el("td", {}, value === row.default ? el("span", { className: "dim" }, value) : el("b", {}, value ?? "?"))),
@@ -407,8 +407,8 @@ function openConfig(main, state) {
     const { path, provenance: facts } = await ask(`/api/runs/${run.id}/about`);
     const versions = Object.entries(facts.versions || {}).map(([name, value]) => `${name} ${value}`).join(", ");
     const hardware = facts.hardware || {};
-    const told = { directory: path, command: facts.command, started: facts.started, commit: facts.commit, versions, hardware: [hardware.gpu, hardware.machine, hardware.cpus && `${hardware.cpus} CPUs`].filter(Boolean).join(", "), protocol: facts.protocol?.line };
-    return el("div", { className: "card scroll" }, el("h3", {}, run.name), el("table", {}, el("tbody", {}, ...Object.entries(told).filter(([, value]) => value).map(([key, value]) => el("tr", {}, el("td", { className: "dim" }, key), el("td", { className: "wrap" }, el("code", {}, String(value))))))));
+    const rows = { directory: path, command: facts.command, started: facts.started, commit: facts.commit, versions, hardware: [hardware.gpu, hardware.machine, hardware.cpus && `${hardware.cpus} CPUs`].filter(Boolean).join(", "), protocol: facts.protocol?.line };
+    return el("div", { className: "card scroll" }, el("h3", {}, run.name), el("table", {}, el("tbody", {}, ...Object.entries(rows).filter(([, value]) => value).map(([key, value]) => el("tr", {}, el("td", { className: "dim" }, key), el("td", { className: "wrap" }, el("code", {}, String(value))))))));
   }
 
   return { update: queued(async () => {
@@ -438,7 +438,7 @@ export const VIEWS = {
   curves: { title: "Curves", open: openCurves },
   latents: { title: "Latents", open: openLatents },
   insight: { title: "Insight", open: openInsight },
-  films: { title: "Films", open: openFilms },
+  videos: { title: "Videos", open: openVideos },
   config: { title: "Config", open: openConfig },
   episodes: { title: "Episodes", open: openEpisodes },
 };

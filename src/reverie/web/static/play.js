@@ -1,12 +1,12 @@
-// Playing inside the dream: keys and buttons become messages over one websocket; each is answered by one moment.
+// The dream player: keys and buttons send messages over a websocket, and each is answered with one step of the dream.
 import { ask, byId, css, el, heat, onTheme, short, startTheme } from "./common.js";
 
 const query = new URLSearchParams(location.search);
 let socket = null, info = null, moment = null, history = [], playing = false, waiting = false, queue = [], shape = "", frames = [], seed = /^\d{1,6}$/.test(query.get("seed") ?? "") ? +query.get("seed") : Math.floor(Math.random() * 1e6);
-let picked = []; // what is chosen in each choice, and the numbers of each slider
+let picked = []; // the selected index of each choice, and the values of each group of sliders
 const CONTEXT = 5;
 
-// ---------------------------------------------------------------------------------------------------------- talking
+// --------------------------------------------------------------------------------------------------------- messages
 
 function say(message) { queue.push(message); send(); }
 
@@ -22,25 +22,25 @@ function connect() {
   socket.addEventListener("message", (event) => { waiting = false; take(JSON.parse(event.data)); send(); });
   socket.addEventListener("close", () => {
     stop();
-    if (byId("message").hidden) tell("The connection is closed: reverie watch has ended, or the page was idle for long. Reload to go on.");
+    if (byId("message").hidden) showMessage("The connection is closed: reverie watch has ended, or the page was idle for too long. Reload the page.");
   });
 }
 
 function begin(next) { seed = next; stop(); queue = []; byId("step").textContent = "loading the agent"; say({ do: "start", run: +byId("run").value, seed, context: CONTEXT }); }
 
-function tell(text) { byId("message").textContent = text; byId("message").hidden = !text; }
+function showMessage(text) { byId("message").textContent = text; byId("message").hidden = !text; }
 
 function take(answer) {
   if (answer.type === "error") {
     stop();
-    tell([answer.message, answer.hint].filter(Boolean).join(" "));
+    showMessage([answer.message, answer.hint].filter(Boolean).join(" "));
     if (!info) byId("step").textContent = "no dream";
     return;
   }
-  tell("");
+  showMessage("");
   if (answer.type === "started") {
     info = answer; history = []; frames = [];
-    byId("told-run").textContent = `${info.task}${info.env_steps === null ? "" : `, trained for ${short(info.env_steps)} env steps`}`;
+    byId("run-text").textContent = `${info.task}${info.env_steps === null ? "" : `, trained for ${short(info.env_steps)} env steps`}`;
     drawContext(); drawControls();
   }
   moment = answer;
@@ -68,7 +68,7 @@ function count(ms) {
   const now = performance.now();
   frames = [...frames.filter((t) => now - t < 1500), now];
   const rate = frames.length > 2 ? (frames.length - 1) / ((now - frames[0]) / 1000) : 0;
-  byId("speed-told").textContent = `${rate ? `${rate.toFixed(0)} frames/s · ` : ""}${ms.toFixed(1)} ms`;
+  byId("speed-text").textContent = `${rate ? `${rate.toFixed(0)} frames/s · ` : ""}${ms.toFixed(1)} ms`;
 }
 
 // ---------------------------------------------------------------------------------------------------------- drawing
@@ -78,28 +78,28 @@ const imageKeys = () => Object.keys(moment.images);
 
 function draw() {
   drawStage(); drawNumbers(); drawPolicy(); drawLatent(); drawStrip();
-  byId("step").textContent = moment.step ? `dream step ${moment.step}` : "start: a real moment";
-  byId("told-action").textContent = moment.action ? `after ${moment.lanes.length > 1 && new Set(moment.action.map(String)).size > 1 ? "different actions" : nameOf(moment.action[0])}` : "";
+  byId("step").textContent = moment.step ? `dream step ${moment.step}` : "start: a real step";
+  byId("action-text").textContent = moment.action ? `after ${moment.lanes.length > 1 && new Set(moment.action.map(String)).size > 1 ? "different actions" : nameOf(moment.action[0])}` : "";
   for (const [id, off] of [["back", !moment.step], ["first", !moment.step]]) byId(id).disabled = off;
 }
 
 function drawStage() {
-  const stage = byId("stage"), lanes = moment.lanes.length, pictures = imageKeys();
-  const wanted = JSON.stringify([lanes, pictures, Object.keys(moment.vectors)]);
-  if (wanted !== shape) { // pictures are exchanged, not made anew: nothing flickers
+  const stage = byId("stage"), lanes = moment.lanes.length, keys = imageKeys();
+  const wanted = JSON.stringify([lanes, keys, Object.keys(moment.vectors)]);
+  if (wanted !== shape) { // otherwise only the images are replaced, so that nothing flickers
     shape = wanted;
-    stage.classList.toggle("many", lanes > 1); stage.classList.toggle("drawn", !pictures.length);
-    const each = Math.max(1, pictures.length || 1), columns = lanes === 1 ? each : lanes <= 3 ? lanes : lanes === 4 ? 2 : 3;
+    stage.classList.toggle("many", lanes > 1); stage.classList.toggle("drawn", !keys.length);
+    const each = Math.max(1, keys.length || 1), columns = lanes === 1 ? each : lanes <= 3 ? lanes : lanes === 4 ? 2 : 3;
     stage.style.setProperty("--columns", columns);
-    stage.replaceChildren(...moment.lanes.flatMap((_, row) => (pictures.length ? pictures : [""]).map((key) => {
-      const caption = el("figcaption"), picture = key ? el("img", { alt: `What the model imagines: ${key}`, draggable: false }) : el("canvas");
-      return el("figure", { data: { row, key }, title: lanes > 1 ? "Go on with this branch alone" : "", on: { click: () => { if (moment.lanes.length > 1) say({ do: "keep", row }); } } }, picture, caption);
+    stage.replaceChildren(...moment.lanes.flatMap((_, row) => (keys.length ? keys : [""]).map((key) => {
+      const caption = el("figcaption"), image = key ? el("img", { alt: `Image that the model imagines: ${key}`, draggable: false }) : el("canvas");
+      return el("figure", { data: { row, key }, title: lanes > 1 ? "Continue with this branch only" : "", on: { click: () => { if (moment.lanes.length > 1) say({ do: "keep", row }); } } }, image, caption);
     })));
   }
   for (const figure of stage.children) {
-    const row = +figure.dataset.row, [picture, caption] = figure.children;
-    if (figure.dataset.key) picture.src = moment.images[figure.dataset.key][row];
-    else drawVectors(picture, row);
+    const row = +figure.dataset.row, [image, caption] = figure.children;
+    if (figure.dataset.key) image.src = moment.images[figure.dataset.key][row];
+    else drawVectors(image, row);
     if (moment.lanes.length > 1) caption.replaceChildren(`${row + 1}   value ${short(moment.value[row])}`, el("span", { className: "hide-small" }, `   reward ${short(moment.reward[row])}`));
     else caption.textContent = figure.dataset.key && imageKeys().length > 1 ? figure.dataset.key : "";
     caption.hidden = !caption.textContent;
@@ -107,7 +107,7 @@ function drawStage() {
 }
 
 const LINES = ["#5b8cff", "#f2913d", "#2fb380", "#e0567a", "#a678f0", "#17b1c9", "#c9a227", "#8a94a8"];
-/** Vectors of a few numbers as lines over the dream, with the real steps before it; of many as bars of the present. */
+/** Vectors of up to eight numbers as lines over the dream and the real steps before it; longer ones as bars. */
 function drawVectors(canvas, row) {
   const key = Object.keys(moment.vectors)[0];
   if (!key) return;
@@ -176,7 +176,7 @@ function drawPolicy() {
 
 function drawLatent() {
   const latent = moment.latent, canvas = byId("latent");
-  if (!latent) { byId("latent-told").textContent = "of numbers, not of classes"; canvas.hidden = true; return; }
+  if (!latent) { byId("latent-text").textContent = "Gaussian, without classes"; canvas.hidden = true; return; }
   const { rows, columns } = latent, bytes = Uint8Array.from(atob(latent.probs[0]), (x) => x.charCodeAt(0)), chosen = latent.chosen[0], cell = Math.max(8, Math.floor(512 / columns));
   canvas.width = columns * cell; canvas.height = rows * cell;
   const c = canvas.getContext("2d");
@@ -189,7 +189,7 @@ function drawLatent() {
   chosen.forEach((j, i) => c.strokeRect(j * cell + 1, i * cell + 1, cell - 3, cell - 3));
   let entropy = 0;
   for (const byte of bytes) { const p = byte / 255; if (p > 0) entropy -= p * Math.log(p); }
-  byId("latent-told").textContent = `${rows} × ${columns}, ${Math.max(0, entropy).toFixed(1)} nats of doubt`;
+  byId("latent-text").textContent = `${rows} × ${columns}, entropy ${Math.max(0, entropy).toFixed(1)} nats`;
 }
 
 // ----------------------------------------------------------------------------------------------------------- history
@@ -207,9 +207,9 @@ function drawStrip() {
     const to = strip.children.length - before;
     strip.append(el("button", { type: "button", data: { to }, title: `Back to step ${to}`, on: { click: () => { stop(); say({ do: "rewind", to }); } } }, el("img", { alt: "" }), el("span", {}, `${to}`)));
   }
-  const button = strip.children[before + moment.step], pictures = imageKeys();
-  strip.classList.toggle("plain", !pictures.length);
-  if (pictures.length) button.firstChild.src = moment.images[pictures[0]][0]; else button.firstChild.hidden = true;
+  const button = strip.children[before + moment.step], keys = imageKeys();
+  strip.classList.toggle("plain", !keys.length);
+  if (keys.length) button.firstChild.src = moment.images[keys[0]][0]; else button.firstChild.hidden = true;
   for (const other of strip.children) { other.removeAttribute("aria-current"); other.classList.toggle("ahead", +other.dataset.to > moment.step); }
   button.setAttribute("aria-current", "step");
   strip.scrollLeft = Math.max(0, button.offsetLeft - strip.offsetLeft - strip.clientWidth + 2 * button.offsetWidth); // not scrollIntoView: that moves the page
@@ -219,11 +219,11 @@ function drawStrip() {
 
 function nameOf(action) {
   let at = 0;
-  const told = info.controls.map((control) => {
+  const parts = info.controls.map((control) => {
     const own = action.slice(at, at += control.names.length);
     return control.kind === "choice" ? control.names[own.indexOf(Math.max(...own))] : own.map((x, i) => `${control.names[i]} ${x.toFixed(2)}`).join(", ");
   });
-  return told.join(", ");
+  return parts.join(", ");
 }
 
 const KEY_NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Space: "space", Enter: "enter" };
@@ -238,16 +238,16 @@ function drawControls() {
       return el("div", { className: "choices" }, ...control.names.map((name, k) => el("button", { type: "button", data: { part, k }, on: { click: () => choose(part, k) } }, name, ...keys(k).slice(0, 1).map((code) => el("kbd", {}, shown(code))))));
     }
     return el("div", { className: "stack" }, ...control.names.map((name, k) => {
-      const told = el("output", {}, "0.00"), slider = el("input", { type: "range", min: -1, max: 1, step: 0.05, value: 0, data: { part, k }, on: { input: () => { picked[part][k] = +slider.value; told.textContent = (+slider.value).toFixed(2); } } });
+      const output = el("output", {}, "0.00"), slider = el("input", { type: "range", min: -1, max: 1, step: 0.05, value: 0, data: { part, k }, on: { input: () => { picked[part][k] = +slider.value; output.textContent = (+slider.value).toFixed(2); } } });
       slider.setAttribute("aria-label", name);
-      return el("div", { className: "slider" }, el("span", {}, name), slider, told);
+      return el("div", { className: "slider" }, el("span", {}, name), slider, output);
     }));
   }), simple() ? "" : el("div", { className: "bar" }, el("button", { type: "button", className: "main", id: "go", on: { click: () => { stop(); act(); } } }, "step with this action", el("kbd", {}, "enter"))));
   markPicked();
-  const films = byId("films");
-  films.replaceChildren(...info.films.map((kind) => el("a", { href: `/api/film/${info.session}.${kind}`, download: `dream.${kind}`, title: "What was dreamt up to here" }, `save ${kind.toUpperCase()}`)));
-  byId("help").replaceChildren(el("h3", {}, "Keys"), el("div", { className: "keys" }, ...[["arrows, WASD, 1–9", "act"], ["P", "policy plays"], [".", "one policy step"], ["backspace", "back"], ["B", "branch"], ["R", "other luck"], ["N", "new start"]].map(([key, what]) => el("span", {}, el("kbd", {}, key), what))),
-    info.masked ? el("p", { className: "dim" }, "This task forbids actions at times. The dream takes any; the actor's probabilities respect the mask that it imagines.") : "");
+  const videos = byId("videos");
+  videos.replaceChildren(...info.videos.map((kind) => el("a", { href: `/api/dreams/${info.session}.${kind}`, download: `dream.${kind}`, title: "The dream up to this step" }, `save ${kind.toUpperCase()}`)));
+  byId("help").replaceChildren(el("h3", {}, "Keys"), el("div", { className: "keys" }, ...[["arrows, WASD, 1–9", "act"], ["P", "policy plays"], [".", "one policy step"], ["backspace", "back"], ["B", "branch"], ["R", "resample"], ["N", "new start"]].map(([key, what]) => el("span", {}, el("kbd", {}, key), what))),
+    info.masked ? el("p", { className: "dim" }, "This task has an action mask. The dream accepts any action; the policy's probabilities respect the imagined mask.") : "");
 }
 
 function markPicked() {
@@ -258,7 +258,7 @@ function markPicked() {
 function choose(part, k) { picked[part] = k; markPicked(); if (simple()) { stop(); act(); } }
 
 function act() {
-  if (queue.length > 2) return; // a held key must not fill a queue
+  if (queue.length > 2) return; // a held key must not fill the queue
   say({ do: "step", choices: picked.filter((_, i) => info.controls[i].kind === "choice"), numbers: picked.filter((_, i) => info.controls[i].kind === "numbers").flat() });
 }
 
@@ -270,7 +270,7 @@ const ACTIONS = {
 const KEYS = { KeyP: "auto", Period: "once", Backspace: "back", Home: "first", KeyB: "branch", KeyR: "reroll", KeyN: "again" };
 
 function key(event) {
-  const slider = event.target.type === "range"; // moves by arrows itself
+  const slider = event.target.type === "range"; // uses the arrow keys itself
   if (!info || event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT" || (slider && /^(Arrow|Home|End|Page)/.test(event.code))) return;
   const part = info.controls.findIndex((control) => control.kind === "choice" && event.code in control.keys);
   if (part >= 0) { event.preventDefault(); stop(); picked[part] = info.controls[part].keys[event.code]; markPicked(); act(); return; }
@@ -281,12 +281,12 @@ function key(event) {
 startTheme(byId("theme"));
 onTheme(() => { if (moment) draw(); });
 for (const [id, run] of Object.entries(ACTIONS)) byId(id).addEventListener("click", () => { if (info) run(); });
-byId("fps").addEventListener("input", () => { byId("fps-told").textContent = byId("fps").value; });
+byId("fps").addEventListener("input", () => { byId("fps-text").textContent = byId("fps").value; });
 addEventListener("keydown", key);
-for (const id of ["run", "lanes"]) byId(id).addEventListener("change", () => byId(id).blur()); // keys are for the dream again
+for (const id of ["run", "lanes"]) byId(id).addEventListener("change", () => byId(id).blur()); // so that keys go to the dream again
 byId("run").addEventListener("change", () => { info = null; window.history.replaceState(null, "", `/play?run=${byId("run").value}`); begin(seed); });
 ask("/api/runs").then(({ runs }) => {
   byId("run").replaceChildren(...runs.map((run) => el("option", { value: run.id }, run.name)));
   if (runs.some((run) => `${run.id}` === query.get("run"))) byId("run").value = query.get("run");
-  if (runs.length) connect(); else tell("There is no run to dream with yet.");
-}).catch((error) => tell(error.message));
+  if (runs.length) connect(); else showMessage("There is no run yet.");
+}).catch((error) => showMessage(error.message));

@@ -1,11 +1,11 @@
-// The dashboard: which runs are chosen, which view is open, and what comes in live.
+// The dashboard: selected runs, the open view, and live updates.
 import { ask, byId, colourOf, duration, el, short, startTheme } from "./common.js";
 import { VIEWS } from "./panels.js";
 
 const saved = (key, otherwise) => { try { return JSON.parse(localStorage.getItem(`reverie-${key}`)) ?? otherwise; } catch { return otherwise; } };
 const save = (key, value) => { try { localStorage.setItem(`reverie-${key}`, JSON.stringify(value)); } catch { /* a private window */ } };
 
-/** What every view works with. */
+/** State that all views share. */
 const state = {
   runs: [], chosen: new Set(), focus: null,
   axis: saved("axis", "env_steps"), smooth: saved("smooth", 0.6), log: saved("log", false),
@@ -33,7 +33,7 @@ function openView() {
 }
 
 let waiting = false;
-/** Choices have changed: let the open view fetch and draw anew, once per frame. */
+/** After a change of the selection: let the open view fetch and draw again, at most once per frame. */
 function changed() {
   if (waiting) return;
   waiting = true;
@@ -68,7 +68,7 @@ function drawRuns() {
   const wanted = byId("filter").value.trim().toLowerCase();
   const shown = state.runs.filter((run) => `${run.name} ${run.task}`.toLowerCase().includes(wanted));
   byId("run-count").textContent = state.runs.length === shown.length ? `${shown.length}` : `${shown.length} of ${state.runs.length}`;
-  byId("runs").replaceChildren(...(shown.length ? shown.map(runItem) : [el("li", { className: "note" }, state.runs.length ? "none has that in its name" : "no runs here yet: they appear as soon as one begins")]));
+  byId("runs").replaceChildren(...(shown.length ? shown.map(runItem) : [el("li", { className: "note" }, state.runs.length ? "no run matches the filter" : "no runs here yet: they appear as soon as one begins")]));
 }
 
 function choose(id, on) {
@@ -80,7 +80,7 @@ function choose(id, on) {
 async function loadRuns() {
   const { runs, roots } = await ask("/api/runs");
   const fresh = runs.filter((run) => !state.runs.some((old) => old.id === run.id));
-  if (!state.runs.length) { // at first: those that train, and the newest up to six
+  if (!state.runs.length) { // at first: running ones, and the six newest
     const wanted = [...runs].sort((a, b) => b.live - a.live || b.modified - a.modified).filter((run, i) => run.live || i < 6);
     for (const run of wanted.slice(0, 12)) state.chosen.add(run.id);
   } else for (const run of fresh) if (run.live) state.chosen.add(run.id);
@@ -103,19 +103,19 @@ function takeSummaries(summaries) {
 
 let reload = 0;
 function follow() {
-  const told = byId("link"), source = new EventSource("/api/events");
+  const output = byId("link"), source = new EventSource("/api/events");
   source.addEventListener("hello", () => {
-    if (told.dataset.lost) loadRuns().then(() => view?.again?.()).catch(() => {}); // we missed what came meanwhile
-    delete told.dataset.lost;
-    told.textContent = "following"; told.className = "pill on";
+    if (output.dataset.lost) loadRuns().then(() => view?.again?.()).catch(() => {}); // lines were missed meanwhile
+    delete output.dataset.lost;
+    output.textContent = "live"; output.className = "pill on";
   });
-  source.addEventListener("error", () => { told.dataset.lost = "1"; told.textContent = "not connected"; told.className = "pill"; });
+  source.addEventListener("error", () => { output.dataset.lost = "1"; output.textContent = "not connected"; output.className = "pill"; });
   source.addEventListener("lost", () => loadRuns().then(() => view?.again?.()).catch(() => {}));
   source.addEventListener("runs", () => loadRuns().catch(() => {}));
   source.addEventListener("summaries", (event) => { takeSummaries(JSON.parse(event.data).runs); view?.tick?.(); });
   source.addEventListener("lines", (event) => {
     const news = JSON.parse(event.data);
-    if (news.again) { clearTimeout(reload); reload = setTimeout(() => loadRuns().catch(() => {}), 200); } // it may log other numbers now
+    if (news.again) { clearTimeout(reload); reload = setTimeout(() => loadRuns().catch(() => {}), 200); } // the run may log other metrics now
     view?.lines?.(news);
   });
 }
