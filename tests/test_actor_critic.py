@@ -47,7 +47,8 @@ def even_noise(count):
 
 
 def test_lambda_returns_of_the_hand_example():
-    """FACTS 1.19, gamma 0.9, lambda 0.95, r = [0, 0, 1], v = [.5, .4, .3], bootstrap 2, the end after state 2:
+    """implementation-details.md#fingerprints, gamma 0.9, lambda 0.95, r = [0, 0, 1], v = [.5, .4, .3], bootstrap 2, the
+    end after state 2:
 
     G_2 = 1 + 0 = 1;  G_1 = 0.9 (0.05 * 0.3 + 0.95 * 1) = 0.8685;  G_0 = 0.9 (0.05 * 0.4 + 0.95 * 0.8685) = 0.7605675.
     """
@@ -73,7 +74,7 @@ def test_lambda_returns_equal_the_recursion_and_the_forward_view(lambda_):
 
 
 def test_lambda_zero_is_the_one_step_target():
-    """G_k = r_k + gamma c_k v_{k+1}; FACTS B5: v_{k+2} or r_{k+1} in its place must fail."""
+    """G_k = r_k + gamma c_k v_{k+1}; implementation-details.md#b5: v_{k+2} or r_{k+1} in its place must fail."""
     rewards, values, continues = randn(N, H), randn(N, H + 1, seed=1), rand(N, H, seed=2)
     returns = compute_lambda_returns(rewards, values, continues, gamma=0.9, lambda_=0.0)
     torch.testing.assert_close(returns, rewards + 0.9 * continues * values[:, 1:])
@@ -121,7 +122,8 @@ def test_values_without_their_bootstrap_are_a_shape_error(shapes):
 
 
 def test_gradients_flow_through_rewards_values_and_continues():
-    """Dynamics gradients need all three (FACTS 1.12). With lambda 1 the values before the last have none, by 1.11."""
+    """Dynamics gradients need all three (implementation-details.md#actor-loss). With lambda 1 the values before the
+    last have none, by 1.11."""
     parts = [x.requires_grad_() for x in (randn(N, H), randn(N, H + 1, seed=1), rand(N, H, seed=2))]
     gradients = torch.autograd.grad(compute_lambda_returns(*parts).sum(), parts)
     assert (gradients[0] > 0).all()
@@ -134,7 +136,8 @@ def test_gradients_flow_through_rewards_values_and_continues():
 
 
 def test_discount_weights_of_the_hand_example():
-    """FACTS 1.19: d = [.9, .8, 0, .7] -> [1, .9, .72, 0]; with gamma 0.5 every step halves on top."""
+    """implementation-details.md#fingerprints: d = [.9, .8, 0, .7] -> [1, .9, .72, 0]; with gamma 0.5 every step halves
+    on top."""
     continues = torch.tensor([[0.9, 0.8, 0.0, 0.7]])
     assert compute_discount_weights(continues, gamma=1.0)[0].tolist() == pytest.approx([1, 0.9, 0.72, 0])
     assert compute_discount_weights(continues, gamma=0.5)[0].tolist() == pytest.approx([1, 0.45, 0.18, 0])
@@ -148,7 +151,8 @@ def test_discount_weights_equal_the_reference():
 
 
 def test_the_action_that_ends_the_episode_still_counts():
-    """FACTS B6: the terminal state 2 has weight gamma^2, the action that led to it gamma; what follows 0."""
+    """implementation-details.md#b6: the terminal state 2 has weight gamma^2, the action that led to it gamma; what
+    follows 0."""
     weights = compute_discount_weights(torch.tensor([[1.0, 1.0, 0.0, 1.0]]), gamma=0.9)
     assert weights[0].tolist() == pytest.approx([1, 0.9, 0.81, 0])
 
@@ -168,7 +172,7 @@ def test_onehot_log_prob_and_entropy_equal_torch():
 
 
 def test_onehot_entropy_of_a_new_actor_is_about_ln_a():
-    """FACTS 1.19: 2.89 nats for 18 actions."""
+    """implementation-details.md#fingerprints: 2.89 nats for 18 actions."""
     assert OneHotPolicy(torch.zeros(18)).entropy().item() == pytest.approx(math.log(18), abs=1e-6)
 
 
@@ -181,7 +185,8 @@ def test_onehot_samples_follow_the_probabilities_and_are_one_hot():
 
 
 def test_onehot_samples_carry_the_gradient_of_the_probabilities():
-    """FACTS B7: without it dynamics gradients would leave a discrete actor with its entropy term only."""
+    """implementation-details.md#b7: without it dynamics gradients would leave a discrete actor with its entropy term
+    only."""
     logits, c = randn(4, A).double().requires_grad_(), randn(4, A, seed=1)
     (OneHotPolicy(logits).sample(rand(4)) * c).sum().backward()
     p = slow.softmax(logits.detach().numpy())
@@ -199,7 +204,7 @@ RAW = [(0.0, 0.0), (0.7, -2.0), (-1.5, 1.0), (2.5, -6.0), (-0.4, 8.0)]  # mean a
 
 
 def std_of(raw):
-    """FACTS 1.12."""
+    """implementation-details.md#actor-loss."""
     return float(2 * slow.sigmoid(raw / 2) + 0.1)
 
 
@@ -229,7 +234,7 @@ def test_truncated_normal_entropy_equals_the_integral(m, s):
 
 @pytest.mark.parametrize(("raw", "entropy"), [(0.0, 0.686), (200.0, 0.692), (-200.0, -0.884)])
 def test_truncated_normal_entropy_has_the_published_numbers(raw, entropy):
-    """FACTS 1.12: 0.686 at the start, -0.884 at std 0.1, at most ln 2 = 0.693."""
+    """implementation-details.md#continuous-actor: 0.686 at the start, -0.884 at std 0.1, at most ln 2 = 0.693."""
     value = TruncatedNormalPolicy(torch.tensor([0.0, raw])).entropy().item()
     assert value == pytest.approx(entropy, abs=1e-3)
     assert value < math.log(2)
@@ -293,7 +298,8 @@ def test_continuous_densities_integrate_to_one_per_dimension(kind):
 
 @pytest.mark.parametrize("kind", [TruncatedNormalPolicy, TanhNormalPolicy])
 def test_continuous_sample_gradient_equals_the_finite_difference(kind):
-    """Reparameterised (FACTS B8): with the noise held fixed the action moves with mean and scale."""
+    """Reparameterised (implementation-details.md#b8): with the noise held fixed the action moves with mean and
+    scale."""
     stats, noise = torch.tensor([0.4, -0.6, -1.0, 1.5]), torch.tensor([0.3, 0.8])
     leaf = stats.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(kind(leaf).sample(noise).sum(), leaf)
@@ -306,7 +312,8 @@ def test_continuous_sample_gradient_equals_the_finite_difference(kind):
 
 
 def test_gradient_passes_where_a_truncated_sample_is_clipped():
-    """FACTS 1.12: clipped to +-(1 - 1e-6) with pass-through gradient. At mean -> 1 the largest noise meets the clip."""
+    """implementation-details.md#continuous-actor: clipped to +-(1 - 1e-6) with pass-through gradient. At mean -> 1 the
+    largest noise meets the clip."""
     stats = torch.tensor([8.0, 0.0], requires_grad=True)
     sample = TruncatedNormalPolicy(stats).sample(torch.tensor([1 - 2**-24]))
     assert 0.9999 < sample.item() <= 1 - 1e-6 + 1e-7
@@ -413,7 +420,8 @@ def test_an_action_better_than_expected_becomes_more_likely():
 
 @pytest.mark.parametrize("mode", ["reinforce", "dynamics", "both"])
 def test_which_gradients_the_actor_loss_lets_through(mode):
-    """FACTS 1.12, A2. Never: the sampled action in the score (also in `both`), the baseline, the weights.
+    """implementation-details.md#actor-loss, #a2. Never: the sampled action in the score (also in `both`), the baseline,
+    the weights.
 
     The targets: not at all in reinforce, -w / (N H) in dynamics, `mix` of that in both.
     """
@@ -432,7 +440,8 @@ def test_which_gradients_the_actor_loss_lets_through(mode):
 
 
 def test_score_of_a_sample_does_not_leak_into_earlier_steps():
-    """FACTS A2: a straight-through action is a function of earlier logits; the score must not see that path."""
+    """implementation-details.md#a2: a straight-through action is a function of earlier logits; the score must not see
+    that path."""
     earlier = randn(N, H, A, seed=9).requires_grad_()
     action = OneHotPolicy(earlier).sample()
     logits, _, targets, baseline, weights = loss_parts()
@@ -453,7 +462,8 @@ def test_dynamics_mode_uses_the_policy_for_its_entropy_only():
 
 @pytest.mark.parametrize("mode", ["reinforce", "dynamics", "both"])
 def test_slope_in_the_entropy_scale_is_minus_the_weighted_entropy(mode):
-    """FACTS B9: once, not twice, with the weights, and rewarding entropy: d loss / d scale = -mean(w H(pi))."""
+    """implementation-details.md#b9: once, not twice, with the weights, and rewarding entropy: d loss / d scale =
+    -mean(w H(pi))."""
     logits, action, targets, baseline, weights = loss_parts()
     scale = torch.tensor(0.3, requires_grad=True)
     loss, _ = compute_actor_loss(
@@ -472,7 +482,8 @@ def test_the_entropy_term_alone_pushes_towards_uniform():
 
 
 def test_exact_critic_on_a_deterministic_chain_gives_no_advantage():
-    """FACTS A1: r = [0, 1, 0], gamma 0.9, exact values [.9, 1, 0], bootstrap 0. G_k - v_k = 0 everywhere.
+    """implementation-details.md#a1: r = [0, 1, 0], gamma 0.9, exact values [.9, 1, 0], bootstrap 0. G_k - v_k = 0
+    everywhere.
 
     The latest released code scores u_k by G_{k+1} - v_k and gets +0.1 and -1.0 here; that form must be told apart.
     """

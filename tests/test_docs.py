@@ -38,7 +38,7 @@ SHIFTING_FILES = [
     "player",
 ]
 #: Functions with such a cut that moves nothing in time.
-NO_SHIFT = {"train.to_batch", "train._random_batch"}
+NO_SHIFT = {"world_model.to_batch", "train._random_batch"}
 
 
 def found(pattern):

@@ -39,7 +39,7 @@ def answer_always(mlp, value):
     [(64, [64, 31, 14, 6, 2]), (84, [84, 41, 19, 8, 3]), (28, [28, 13, 5, 1]), (4, [4, 1]), (3, [3])],
 )
 def test_conv_sizes_are_those_of_unpadded_4x4_stride_2(size, expected):
-    """(n - 4) // 2 + 1, at most four times, while the kernel fits (FACTS 1.5 for 64)."""
+    """(n - 4) // 2 + 1, at most four times, while the kernel fits (implementation-details.md#networks for 64)."""
     assert conv_sizes(size) == expected
 
 
@@ -119,7 +119,7 @@ def test_decoder_layers_are_linear_at_the_end_and_normalised_before(kernels):
 
 
 def test_released_decoder_kernels_give_64x64_only():
-    """1 -> 5 -> 13 -> 30 -> 64: each (n - 1) * 2 + kernel (FACTS 1.5)."""
+    """1 -> 5 -> 13 -> 30 -> 64: each (n - 1) * 2 + kernel (implementation-details.md#networks)."""
     assert ConvDecoder(5, (1, 64, 64), target="image", depth=1, kernels=(5, 5, 6, 6))(torch.rand(2, 5)).shape[1:] == (
         1,
         64,
@@ -130,7 +130,8 @@ def test_released_decoder_kernels_give_64x64_only():
 
 
 def released_code(channels, actions, hidden, continuous=False):
-    """The released code's networks by name (FACTS 1.5-1.7): depth 48, no norm but in the GRU, heads 4 x 400."""
+    """The released code's networks by name (implementation-details.md#networks, #rssm, #heads): depth 48, no norm but
+    in the GRU, heads 4 x 400."""
     with torch.device("meta"):  # shapes only
         encoder = ObservationEncoder(
             {"image": (channels, 64, 64)}, {}, embed_dim=0, depth=48, conv_norm=False, mlp=MLPOptions(norm=False)
@@ -167,7 +168,8 @@ def released_code(channels, actions, hidden, continuous=False):
     ],
 )
 def test_atari_networks_have_the_released_parameter_counts(name, parameters):
-    """FACTS 1.19, grey, 18 actions, 600 units: every shape of the released code in one number each."""
+    """implementation-details.md#fingerprints, grey, 18 actions, 600 units: every shape of the released code in one
+    number each."""
     assert count(released_code(1, 18, 600)[name]) == parameters
 
 
@@ -180,13 +182,14 @@ def test_atari_networks_have_the_released_parameter_counts(name, parameters):
     ],
 )
 def test_world_models_have_the_released_parameter_counts(channels, actions, hidden, heads, total):
-    """FACTS 1.19."""
+    """implementation-details.md#fingerprints."""
     parts = released_code(channels, actions, hidden)
     assert count(*(parts[name] for name in ("encoder", "rssm", "decoder", *heads))) == total
 
 
 def test_the_released_checkpoint_has_exactly_our_number_of_parameters():
-    """FACTS 1.19: HEAD defaults, RGB, 2 actions, slow critic and three scalar counters: 32 333 580 in 85 tensors."""
+    """implementation-details.md#fingerprints: HEAD defaults, RGB, 2 actions, slow critic and three scalar counters:
+    32 333 580 in 85 tensors."""
     parts = released_code(3, 2, 1024)
     modules = [*parts.values(), parts["critic"]]
     assert count(*modules) + 3 == 32_333_580
@@ -209,7 +212,8 @@ def test_the_released_checkpoint_has_exactly_our_number_of_parameters():
     ids=["hidden", "output", "gru", "conv", "transposed", "decoder_linear"],
 )
 def test_weights_are_glorot_uniform(weight, fans):
-    """Variance 2 / (fan_in + fan_out), hence bounds of sqrt(3 variance); torch's own defaults differ (FACTS B13).
+    """Variance 2 / (fan_in + fan_out), hence bounds of sqrt(3 variance); torch's own defaults differ
+    (implementation-details.md#b13).
 
     The variance of a uniform sample of n has a relative deviation of sqrt(0.8 / n): below 1 % for n > 8000.
     """
@@ -230,7 +234,7 @@ def test_biases_start_at_zero_and_norms_at_identity():
 
 
 def test_every_layer_norm_has_keras_epsilon():
-    """FACTS 1.6, B13: 1e-3, where torch would take 1e-5."""
+    """implementation-details.md#gru, #b13: 1e-3, where torch would take 1e-5."""
     modules = [
         ObservationEncoder({"a": (3, 16, 16)}, {"x": 2}, embed_dim=9, depth=2),
         DiscreteRSSM(2, 5, num_categoricals=2, num_categories=2),
@@ -270,7 +274,8 @@ def test_channel_norm_normalises_the_channels_of_each_pixel():
 
 
 def test_pixels_become_minus_half_to_half_with_channels_first():
-    """FACTS 1.4: x / 255 - 0.5, for black, white and one value between; (H, W, C) -> (C, H, W)."""
+    """implementation-details.md#preprocessing: x / 255 - 0.5, for black, white and one value between; (H, W, C) -> (C,
+    H, W)."""
     image = torch.zeros(1, 2, 3, 4, 3, dtype=torch.uint8)  # B, T, H, W, C
     image[0, 1, 2, 3, 1], image[0, 0, 0, 1, 2] = 255, 51
     before = image.clone()
@@ -284,7 +289,7 @@ def test_pixels_become_minus_half_to_half_with_channels_first():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
 def test_images_that_are_not_bytes_are_refused(dtype):
-    """FACTS B1: a float image in 0..255 would silently skip the scaling."""
+    """implementation-details.md#b1: a float image in 0..255 would silently skip the scaling."""
     with pytest.raises(ValueError, match="must be uint8"):
         preprocess({"image": torch.zeros(1, 4, 4, 3, dtype=dtype)}, ["image"], vector_transform="none")
 
@@ -314,7 +319,8 @@ def test_standardizer_brings_measured_data_to_mean_zero_and_deviation_one():
 
 
 def test_image_loss_is_summed_over_pixels():
-    """FACTS B19: a constant error e costs e^2 H W C / 2, here 0.3^2 * 16 * 16 * 3 / 2 = 34.56 nats."""
+    """implementation-details.md#b19: a constant error e costs e^2 H W C / 2, here 0.3^2 * 16 * 16 * 3 / 2 = 34.56
+    nats."""
     decoder = ConvDecoder(5, (3, 16, 16), target="image", depth=2)
     for parameter in decoder.parameters():
         nn.init.zeros_(parameter)
@@ -333,7 +339,7 @@ def test_vector_loss_is_summed_over_dimensions():
 
 @pytest.mark.parametrize("head", [ConvDecoder, VectorDecoder])
 def test_observation_losses_are_a_unit_gaussian_up_to_its_constant(head):
-    """FACTS 1.8: -log N(target; mean, 1) = loss + 0.9189 per number."""
+    """implementation-details.md#model-loss: -log N(target; mean, 1) = loss + 0.9189 per number."""
     torch.manual_seed(0)
     shape = (1, 9, 8) if head is ConvDecoder else 6
     event = (1, 9, 8) if head is ConvDecoder else (6,)
@@ -347,7 +353,7 @@ def test_observation_losses_are_a_unit_gaussian_up_to_its_constant(head):
     [
         ("symlog", math.log(6), 5.0, 5.0, 0.0),  # symexp(ln 6) = 5
         ("symlog", 0.0, 0.0, math.e - 1, 1.0),  # symlog(e - 1) = 1
-        ("tanh", 0.5, 0.5, math.atanh(0.5), 0.0),  # planned with as it is (FACTS 1.10)
+        ("tanh", 0.5, 0.5, math.atanh(0.5), 0.0),  # planned with as it is (implementation-details.md#imagination)
         ("tanh", 0.0, 0.0, 100.0, 1.0),
         ("sign", 0.25, 0.25, -7.0, -1.25),
         ("none", 3.0, 3.0, 5.0, 2.0),
@@ -365,7 +371,7 @@ def test_reward_head_is_trained_on_the_transform_and_answers_in_the_planning_spa
 
 
 def test_continue_head_gives_a_probability_and_a_fair_coin_costs_ln_2():
-    """FACTS 1.19: 0.693 at the start."""
+    """implementation-details.md#fingerprints: 0.693 at the start."""
     head = ContinuePredictor(5, mlp=MLPOptions(1, 4))
     answer_always(head.mlp, 0.0)
     feat, target = torch.rand(2, 3, 5), torch.tensor([[0.0, 1.0, 0.3], [1.0, 0.0, 1.0]])
@@ -385,7 +391,8 @@ def test_continue_loss_is_the_negative_log_probability(target, cost):
 
 @pytest.mark.parametrize(("gamma", "floor"), [(0.999, 0.0079), (0.995, 0.0315), (0.99, 0.0560)])
 def test_continue_head_is_best_at_its_soft_target_not_at_one(gamma, floor):
-    """FACTS B14, 1.19: at p = gamma the gradient is zero and the loss is the coin's entropy H(gamma)."""
+    """implementation-details.md#b14, #fingerprints: at p = gamma the gradient is zero and the loss is the coin's
+    entropy H(gamma)."""
     head = ContinuePredictor(5, mlp=MLPOptions(1, 4)).double()
     answer_always(head.mlp, math.log(gamma / (1 - gamma)))
     loss = head.loss(torch.rand(1, 1, 5, dtype=torch.float64), torch.full((1, 1), gamma))  # the head answers float32

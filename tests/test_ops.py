@@ -47,14 +47,15 @@ def test_symlog_slope_is_one_over_one_plus_magnitude(x):
     [("symlog", math.log(3), 2.0), ("tanh", math.tanh(2), math.tanh(2)), ("sign", 1.0, 1.0), ("none", 2.0, 2.0)],
 )
 def test_reward_transform_learns_and_plans_in_the_documented_space(name, squashed, planned):
-    """A reward of 2: symlog is undone for planning; tanh and sign are not, as in the released code (FACTS 1.10)."""
+    """A reward of 2: symlog is undone for planning; tanh and sign are not, as in the released code
+    (implementation-details.md#imagination)."""
     squash, unsquash = ops.SCALAR_TRANSFORMS[name]
     target = squash(torch.tensor(2.0))
     assert target.item() == pytest.approx(squashed, rel=1e-6)
     assert unsquash(target).item() == pytest.approx(planned, rel=1e-6)
 
 
-# ------------------------------------------------------------------------------------------ discrete draws (FACTS 1.6)
+# ---------------------------------------------------------- discrete draws (implementation-details.md#straight-through)
 
 
 def test_straight_through_value_is_exactly_the_sample():
@@ -165,7 +166,7 @@ def test_over_time_walks_along_the_second_axis():
 
 @pytest.mark.parametrize(("event_dims", "shape", "numbers"), [(0, (2,), 1), (1, (2,), 3), (3, (2,), 3 * 4 * 5)])
 def test_squared_error_is_half_the_square_summed_over_the_event(event_dims, shape, numbers):
-    """A constant error e over n numbers costs n e^2 / 2: summed, not averaged (FACTS B19)."""
+    """A constant error e over n numbers costs n e^2 / 2: summed, not averaged (implementation-details.md#b19)."""
     event = {0: (), 1: (3,), 3: (3, 4, 5)}[event_dims]
     out = ops.squared_error(torch.full((*shape, *event), 1.5), torch.ones(*shape, *event), event_dims=event_dims)
     torch.testing.assert_close(out, torch.full(shape, numbers * 0.5 * 0.25))

@@ -93,7 +93,8 @@ def test_a_value_of_an_ended_state_is_learnt_only_where_it_includes_its_own_rewa
 
 
 def test_released_advantage_is_off_centre_where_the_papers_is_zero():
-    """FACTS A1: a deterministic chain with an exact critic: nothing to learn, every advantage should be 0."""
+    """implementation-details.md#a1: a deterministic chain with an exact critic: nothing to learn, every advantage
+    should be 0."""
     rewards, values = torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([[0.9, 1.0, 0.0, 0.0]])
     continues, action = torch.tensor([[1.0, 1.0, 1.0]]), torch.zeros(1, 3, 2)
     targets = compute_lambda_returns(rewards, values, continues, gamma=0.9)
@@ -204,7 +205,8 @@ def test_two_hot_learns_numbers_of_any_size(target):
 
 
 def test_discounted_continue_target_contains_gamma_and_the_dream_sees_it_once():
-    """FACTS B14: the head's optimum is gamma (1 - terminal); the dream's discount is its mean, not gamma times it."""
+    """implementation-details.md#b14: the head's optimum is gamma (1 - terminal); the dream's discount is its mean, not
+    gamma times it."""
     agent = make_agent(continue_target="discounted", gamma=0.9)
     head, feat = agent.world_model.head("continue"), torch.zeros(1, agent.world_model.rssm.feat_dim)
     with torch.no_grad():
@@ -301,7 +303,8 @@ def test_sizes_cells_and_latents():
 
 
 def test_keras_epsilon_makes_the_first_steps_smaller():
-    """FACTS 1.9: at the first update the epsilon is 3.2e-4 in torch's terms, then shrinks towards 1e-5."""
+    """implementation-details.md#adam: at the first update the epsilon is 3.2e-4 in torch's terms, then shrinks towards
+    1e-5."""
     agent = make_agent(adam_eps_mode="keras", adam_eps=1e-5)
     seen = []
     for _ in range(3):

@@ -66,7 +66,7 @@ def test_complex_steps_are_derivatives():
 
 
 def test_the_reference_gives_the_numbers_worked_out_by_hand():
-    """FACTS 1.19."""
+    """implementation-details.md#fingerprints."""
     returns = slow.lambda_return([0, 0, 1], [0.5, 0.4, 0.3, 2], [0.9, 0.9, 0], 0.95)
     np.testing.assert_allclose(returns, [0.7605675, 0.8685, 1.0], rtol=1e-12)
     np.testing.assert_allclose(slow.discount_weights([0.9, 0.8, 0, 0.7]), [1, 0.9, 0.72, 0], rtol=1e-12)
@@ -374,7 +374,8 @@ def test_selftest_names_the_equation_that_broke_and_where(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert [line.split("  ")[0] for line in out.splitlines() if line.startswith("FAIL")] == ["FAIL critic loss"]
     assert out.splitlines()[-1].startswith(
-        "broken: critic loss (paper Eq. 5, FACTS 1.13), in reverie.actor_critic:compute_critic_loss: "
+        "broken: critic loss (paper Eq. 5, implementation-details.md#critic), "
+        "in reverie.actor_critic:compute_critic_loss: "
         "critic/normal_none grad.targets is off by "
     )
 
@@ -384,7 +385,8 @@ def test_selftest_survives_code_that_raises_and_says_what_follows(monkeypatch, c
     assert command() == 1
     last = capsys.readouterr().out.splitlines()[-2:]
     assert last[0].startswith(
-        "broken: discount weights (FACTS 1.10), in reverie.actor_critic:compute_discount_weights: "
+        "broken: discount weights (implementation-details.md#imagination), "
+        "in reverie.actor_critic:compute_discount_weights: "
     )
     assert "NameError: name 'nonsense' is not defined" in last[0]
     assert last[1].endswith("which may follow from it: look at this one first.")

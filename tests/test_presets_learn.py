@@ -70,6 +70,6 @@ def test_an_agent_of_every_preset_makes_an_update(stack, action):
     ],
 )
 def test_the_released_presets_have_the_released_size(name, action, numbers):
-    """FACTS.md 1.19: the shapes of all layers at once."""
+    """implementation-details.md#fingerprints: the shapes of all layers at once."""
     agent = DreamerV2(load_preset(name, {"device": "cpu"}), make_spec(name, action))
     assert {part: sum(p.numel() for p in agent.get_submodule(part).parameters()) for part in numbers} == numbers

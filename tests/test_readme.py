@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reverie.cli import _overrides, _parser
+from reverie.cli import make_parser
+from reverie.commands import settings_of
 from reverie.config.presets import load_preset
 
 ROOT = Path(__file__).parent.parent
@@ -90,18 +91,18 @@ def test_commands_in_the_documents_are_understood(command):
     words = command.split()[1:]
     if "--help" in words:
         with pytest.raises(SystemExit) as ended:
-            _parser().parse_known_args(words)
+            make_parser().parse_known_args(words)
         assert ended.value.code == 0
         return
-    args, rest = _parser().parse_known_args(words)
-    assert rest == [] or args.verb == "train"
-    load_preset("default", _overrides(rest))
+    args, rest = make_parser().parse_known_args(words)
+    assert rest == [] or args.command == "train"
+    load_preset("default", settings_of(rest))
 
 
 def test_every_command_is_shown():
     """The page of commands shows each of `reverie --help` at least once."""
     shown = {words.split()[1] for line in COMMANDS for words in re.split(r"\s{3,}", line) if len(words.split()) > 1}
-    known = next(action.choices for action in _parser()._actions if action.choices)
+    known = next(action.choices for action in make_parser()._actions if action.choices)
     assert set(known) - {"sweep"} <= shown  # needs a file; docs/evidence.md has it
 
 

@@ -79,7 +79,8 @@ def test_gru_step_equals_the_float64_reference(norm):
 
 @pytest.mark.parametrize("norm", [True, False])
 def test_gru_with_zero_weights_keeps_73_percent_of_its_state(norm):
-    """FACTS 1.19: candidate tanh(0) = 0, update = sigmoid(-1) = 0.2689, h' = 0.7311 h (B13: without bias 0.5)."""
+    """implementation-details.md#fingerprints: candidate tanh(0) = 0, update = sigmoid(-1) = 0.2689, h' = 0.7311 h (B13:
+    without bias 0.5)."""
     cell = NormGRUCell(5, 4, norm=norm)
     torch.nn.init.zeros_(cell.gates.weight)
     h = torch.randn(6, 4)
@@ -108,7 +109,7 @@ def test_features_are_stoch_then_deter():
 
 
 def test_flatten_lists_all_times_of_a_sequence_before_the_next_sequence():
-    """FACTS B24: every state starts a dream; the order must be that of is_terminal.flatten()."""
+    """implementation-details.md#b24: every state starts a dream; the order must be that of is_terminal.flatten()."""
     index = torch.arange(B * T).reshape(B, T, 1)
     assert State(index, index, index).flatten().deter[:, 0].tolist() == list(range(B * T))
 
@@ -121,7 +122,7 @@ def test_initial_state_is_zero_and_not_learned():
 
 
 def test_action_at_t_leads_into_step_t():
-    """FACTS 1.1, B4: action[:, t] changes h_t and what follows, nothing before."""
+    """implementation-details.md#time, #b4: action[:, t] changes h_t and what follows, nothing before."""
     rssm = make_rssm()
     embed, action, is_first, noise = make_sequence()
     changed = action.clone()
@@ -214,7 +215,8 @@ def test_sequences_of_different_lengths_are_refused(wrong):
 
 @pytest.mark.parametrize("garbage", [5.0, math.nan])
 def test_reset_hides_the_past_state_and_action(garbage):
-    """FACTS B2: at is_first neither the old state nor the action may matter; elsewhere both must."""
+    """implementation-details.md#b2: at is_first neither the old state nor the action may matter; elsewhere both
+    must."""
     rssm = make_rssm()
     embed, noise = torch.randn(2, E), torch.rand(2, S)
     state = State(torch.randn(2, D), torch.eye(K)[torch.randint(K, (2, S))].flatten(1), torch.randn(2, Z))
@@ -254,7 +256,8 @@ def test_no_gradient_crosses_a_reset():
 
 
 def test_window_start_counts_as_reset_without_a_state():
-    """FACTS 1.3: a window from the middle of an episode begins at the zero state; its first action is not used."""
+    """implementation-details.md#replay: a window from the middle of an episode begins at the zero state; its first
+    action is not used."""
     rssm = make_rssm()
     embed, action, is_first, noise = make_sequence()
     expected, _ = rssm.rollout_observation(embed, action, is_first, noise=noise)
@@ -296,7 +299,8 @@ def test_dream_equals_prior_steps_done_by_hand():
 
 
 def test_gradient_of_a_dream_reaches_the_first_action_and_the_start():
-    """Straight-through: d state_H / d u_0 is not zero although every state between was sampled (FACTS B7)."""
+    """Straight-through: d state_H / d u_0 is not zero although every state between was sampled
+    (implementation-details.md#b7)."""
     rssm = make_rssm()
     start = rssm.initial(2)
     start = State(start.deter.requires_grad_(), start.stoch.requires_grad_(), start.stats)
@@ -332,7 +336,7 @@ def test_categorical_kl_equals_the_reference_and_torch():
 
 
 def test_categorical_entropy_is_that_of_torch_and_at_most_s_ln_k():
-    """FACTS 1.19: 32 ln 32 = 110.9 nats for the full-size latent."""
+    """implementation-details.md#fingerprints: 32 ln 32 = 110.9 nats for the full-size latent."""
     latent, stats = CategoricalLatent(S, K), random_stats(1)
     expected = Independent(OneHotCategorical(logits=stats.reshape(B, T, S, K)), 1).entropy()
     torch.testing.assert_close(latent.entropy(stats), expected)
@@ -361,7 +365,8 @@ def test_mode_is_the_most_likely_class_of_each_variable():
 @pytest.mark.parametrize("free_nats", [0.0, 2.0])
 @pytest.mark.parametrize("balance", [0.0, 0.2, 0.5, 0.8, 1.0])
 def test_balanced_kl_has_the_value_of_the_plain_kl(balance, free_nats, free_avg):
-    """FACTS 1.8: one KL twice, so its value cannot depend on the balance (0.5 included: A9)."""
+    """implementation-details.md#kl-balancing: one KL twice, so its value cannot depend on the balance (0.5 included:
+    A9)."""
     post, prior = random_stats(1), random_stats(2)
     groups = [x.double().numpy().reshape(B * T, S, K) for x in (post, prior)]
     values = [slow.categorical_kl(p, q) for p, q in zip(*groups, strict=True)]
@@ -442,7 +447,7 @@ def two_states(kls):
     ],
 )
 def test_free_nats_leave_exactly_no_gradient_below_the_threshold(kls, free_avg, open_states, mode):
-    """FACTS B11, 1.8: compared with the mean, or with every state by itself."""
+    """implementation-details.md#b11, #kl-balancing: compared with the mean, or with every state by itself."""
     post, prior = two_states(kls)
     loss, _ = make_rssm().kl_loss(post, prior, free_nats=1.0, free_avg=free_avg, mode=mode)
     for gradient in torch.autograd.grad(loss, (post, prior)):
@@ -458,7 +463,8 @@ def test_unknown_kl_mode_is_refused():
 
 
 def test_gaussian_scale_is_between_a_tenth_and_2_1():
-    """FACTS 1.6: std = 2 sigmoid(raw / 2) + 0.1: 0.1, 1.1 and 2.1 for raw of minus infinity, 0, infinity."""
+    """implementation-details.md#gaussian-latent: std = 2 sigmoid(raw / 2) + 0.1: 0.1, 1.1 and 2.1 for raw of minus
+    infinity, 0, infinity."""
     mean, std = GaussianLatent(3).mean_std(torch.tensor([4.0, 5.0, 6.0, -200.0, 0.0, 200.0]))
     assert mean.tolist() == [4, 5, 6]
     assert std.tolist() == pytest.approx([0.1, 1.1, 2.1])

@@ -76,7 +76,8 @@ def test_world_model_update_changes_the_world_model_only():
 @pytest.mark.parametrize("actor_grad", ["reinforce", "dynamics", "both"])
 @pytest.mark.parametrize("action", [DISCRETE, BOX], ids=["discrete", "box"])
 def test_behaviour_update_changes_actor_and_critic_only(action, actor_grad):
-    """FACTS B10, B20: the world model gets neither a step nor a gradient, even where the actor's runs through it."""
+    """implementation-details.md#b10, #b20: the world model gets neither a step nor a gradient, even where the actor's
+    runs through it."""
     agent, batch = make_agent(action, actor_grad=actor_grad), make_batch(action)
     before, posterior = snapshot(agent), posterior_of(agent, batch)
     agent.train_actor_critic(posterior, batch.is_terminal)
@@ -105,7 +106,8 @@ def test_reinforce_dreams_without_a_graph():
     ids=["onehot", "trunc", "tanh"],
 )
 def test_dynamics_gradients_reach_the_actor_through_the_dream(action, policy, actor_grad):
-    """FACTS B7, B8: without entropy and without a score (mix 1), the dream itself must move the actor."""
+    """implementation-details.md#b7, #b8: without entropy and without a score (mix 1), the dream itself must move the
+    actor."""
     agent = make_agent(action, policy=policy, actor_grad=actor_grad, actor_grad_mix=1.0, entropy_scale=0)
     batch = make_batch(action)
     metrics = agent.train_actor_critic(posterior_of(agent, batch), batch.is_terminal)
@@ -115,12 +117,12 @@ def test_dynamics_gradients_reach_the_actor_through_the_dream(action, policy, ac
 
 @pytest.mark.parametrize(("action", "expected"), [(DISCRETE, "reinforce"), (BOX, "dynamics")], ids=["discrete", "box"])
 def test_auto_is_reinforce_for_discrete_and_dynamics_for_continuous(action, expected):
-    """FACTS 1.12."""
+    """implementation-details.md#actor-loss."""
     assert make_agent(action).actor_grad == expected
 
 
 def test_optimizers_share_nothing_and_cover_everything_but_the_slow_critic():
-    """FACTS B10."""
+    """implementation-details.md#b10."""
     agent = make_agent()
     owned = {
         name: [id(p) for group in optimizer.param_groups for p in group["params"]]
@@ -149,7 +151,8 @@ def test_each_optimizer_has_its_own_learning_rate_and_the_released_epsilon():
 
 @pytest.mark.parametrize("lr", [1e-4, 1e-2])
 def test_weight_decay_is_per_update_and_not_times_the_learning_rate(lr):
-    """FACTS B12: with zero gradients one step makes every weight, biases included, (1 - weight_decay) of itself."""
+    """implementation-details.md#b12: with zero gradients one step makes every weight, biases included, (1 -
+    weight_decay) of itself."""
     agent = make_agent(weight_decay=0.125, world_model_lr=lr, actor_lr=lr, critic_lr=lr)
     with torch.no_grad():
         for parameter in agent.parameters():
@@ -165,7 +168,8 @@ def test_weight_decay_is_per_update_and_not_times_the_learning_rate(lr):
 
 
 def test_gradients_are_clipped_by_global_norm_and_reported_unclipped():
-    """FACTS 1.9. With the limit a millionth, the norm of each part's stored gradients is that limit."""
+    """implementation-details.md#adam. With the limit a millionth, the norm of each part's stored gradients is that
+    limit."""
     limit = 1e-6
     agent, batch = make_agent(grad_clip=limit), make_batch()
     posterior, metrics = agent.train_world_model(batch)
@@ -255,13 +259,13 @@ def same(left, right):
 
 
 def test_slow_critic_equals_the_online_one_before_the_first_update():
-    """FACTS A18: the released code's first targets come from an unrelated random network."""
+    """implementation-details.md#a18: the released code's first targets come from an unrelated random network."""
     agent = make_agent()
     assert same(agent.slow_critic, agent.critic)
 
 
 def test_slow_critic_stays_for_a_while_and_then_becomes_a_copy():
-    """FACTS B25: a hard copy every 3 updates, taken before the update; nothing in between."""
+    """implementation-details.md#b25: a hard copy every 3 updates, taken before the update; nothing in between."""
     agent, batch = make_agent(slow_critic_every=3), make_batch()
     posterior = posterior_of(agent, batch)
     for round_ in range(3):
@@ -294,7 +298,7 @@ def test_the_online_critic_is_trained_also_without_a_slow_one():
 
 
 def test_every_state_of_the_batch_starts_a_dream():
-    """FACTS B24."""
+    """implementation-details.md#b24."""
     assert dream_starts(make_agent()) == B * T
 
 
@@ -329,7 +333,8 @@ def test_chosen_starts_keep_their_own_flag_and_are_different_states():
 
 
 def test_nothing_is_acted_for_after_the_end():
-    """FACTS A3: all starts terminal and no entropy: the actor's gradient is exactly zero, the critic's is not."""
+    """implementation-details.md#a3: all starts terminal and no entropy: the actor's gradient is exactly zero, the
+    critic's is not."""
     for actor_grad in ("reinforce", "dynamics"):
         agent = make_agent(actor_grad=actor_grad, entropy_scale=0)
         batch = make_batch(terminal=True)
@@ -396,7 +401,8 @@ def act(agent, seed, mode, count=400, **changes):
 
 @pytest.mark.parametrize("action", [DISCRETE, BOX], ids=["discrete", "box"])
 def test_eval_mode_takes_the_most_likely_action_of_each_state(action):
-    """FACTS 1.14, B21: all chance is in the latent; given the state, the action is the policy's mode."""
+    """implementation-details.md#acting, #b21: all chance is in the latent; given the state, the action is the policy's
+    mode."""
     agent = make_agent(action)
     chosen, state = act(agent, 1, "eval")
     assert torch.equal(chosen, agent.actor(state.feat).mode())

@@ -63,7 +63,8 @@ def only(batch, *keys):
 def test_loss_is_equation_2_summed_by_hand():
     """Filter step by step, add up -log p of every head and the KL of every state in float64, divide by B T.
 
-    Scales 2, 3, 5, 7 and 0.5 tell the terms apart; every target is that of the SAME step as its state (FACTS 1.1).
+    Scales 2, 3, 5, 7 and 0.5 tell the terms apart; every target is that of the SAME step as its state
+    (implementation-details.md#time).
     """
     scales = {"obs/camera": 2.0, "obs/body": 3.0, "reward": 5.0, "continue": 7.0}
     model = make_model(scales=scales, kl_scale=0.5, kl={"free_nats": 0.3, "kl_balance": 0.8})
@@ -109,7 +110,8 @@ def test_every_parameter_gets_a_gradient():
 
 
 def test_heads_and_kl_train_the_encoder_each_by_itself():
-    """FACTS 1.7: decoder, reward and discount back-propagate into the state; and so does the KL's posterior side."""
+    """implementation-details.md#heads: decoder, reward and discount back-propagate into the state; and so does the KL's
+    posterior side."""
     batch = make_batch()
     for chosen in ("obs/camera", "obs/body", "reward", "continue", "kl"):
         scales = {name: float(name == chosen) for name in ("obs/camera", "obs/body", "reward", "continue")}
@@ -136,7 +138,8 @@ def test_one_batch_can_be_learnt_by_heart():
 
 @pytest.mark.parametrize("place", [(0, 0), (1, 3), (2, 0)])
 def test_action_into_a_reset_does_not_reach_the_loss(place):
-    """FACTS B2. The window start (2, 0) is in the middle of an episode: its action is not used either."""
+    """implementation-details.md#b2. The window start (2, 0) is in the middle of an episode: its action is not used
+    either."""
     model, batch, noise = make_model(), make_batch(), torch.rand(B, T, S)
     losses = []
     for value in (math.nan, 0.0, 1e6):
@@ -175,7 +178,7 @@ def test_continues_are_the_head_s_probabilities():
 
 
 def test_only_a_terminal_state_has_continue_target_zero():
-    """FACTS 1.2, A15: is_last by a time limit keeps target 1."""
+    """implementation-details.md#environment-data, #a15: is_last by a time limit keeps target 1."""
     model, batch = make_model(), make_batch()
     batch = batch._replace(is_last=torch.ones(B, T, dtype=torch.bool))
     targets = model.targets(batch, model.preprocess(batch.obs))
@@ -185,7 +188,8 @@ def test_only_a_terminal_state_has_continue_target_zero():
 
 @pytest.mark.parametrize("transform", ["none", "symlog", "standardize"])
 def test_acting_and_training_see_the_same_inputs(transform):
-    """FACTS B1: the same frame enters the encoder with the same numbers, images within [-0.5, 0.5]."""
+    """implementation-details.md#b1: the same frame enters the encoder with the same numbers, images within [-0.5,
+    0.5]."""
     model, batch = make_model(vector_transform=transform), make_batch()
     model.fit_observations({"body": 3 * batch.obs["body"].flatten(0, 1) + 1})
     seen = []
@@ -250,7 +254,8 @@ def echo_batch(generator, size=16, length=8):
 
 
 def test_prior_predicts_the_observation_from_the_action_that_leads_to_it():
-    """FACTS B4: with action and observation paired off by one the losses look fine, but the prior can only guess.
+    """implementation-details.md#b4: with action and observation paired off by one the losses look fine, but the prior
+    can only guess.
 
     Trained on random actions, then asked without looking: the predicted observation must name the action every time.
     """

@@ -90,7 +90,8 @@ class Critic(nn.Module):
     def copy_from(self, other: Critic, *, fraction: float = 1.0) -> None:
         """Go a `fraction` of the way to the other one's weights; 1 is an exact copy.
 
-        How the slow critic follows, every `slow_critic_every` updates (FACTS.md 1.13); DreamerV3: 0.02 at each one.
+        How the slow critic follows, every `slow_critic_every` updates (implementation-details.md#critic); DreamerV3:
+        0.02 at each one.
         """
         for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
             mine.copy_(theirs) if fraction == 1 else mine.lerp_(theirs, fraction)
@@ -148,7 +149,7 @@ def compute_discount_weights(continues: Tensor, *, gamma: float = 0.99) -> Tenso
     """How likely, and how discounted, state k is reached at all: w_k = prod_{j<k} gamma c_j, so w_0 = 1.
 
     continues (N, H) -> (N, H), without gradient. The continue of k itself is not in w_k: with it, the action that
-    reaches the goal would get no gradient (FACTS.md B6; drawing above).
+    reaches the goal would get no gradient (implementation-details.md#b6; drawing above).
     """
     discounts = gamma * continues.detach()
     return torch.cat([torch.ones_like(discounts[:, :1]), discounts[:, :-1]], 1).cumprod(1)
@@ -228,7 +229,8 @@ def released_credit(
 
 
 def demo() -> None:
-    """Print shapes, then the returns of a three-step example that can be checked by hand (FACTS.md 1.19)."""
+    """Print shapes, then the returns of a three-step example that can be checked by hand
+    (implementation-details.md#fingerprints)."""
     torch.manual_seed(0)
     feat = torch.randn(6, 15, 1224)
     for name in POLICIES:

@@ -87,7 +87,8 @@ class OneHotPolicy:
 class TruncatedNormalPolicy:
     """Gaussian cut off at [-1, 1], the released code's policy for continuous control. stats (..., 2A).
 
-    mean = tanh(m), std = 2 sigmoid(s / 2) + 0.1, between 0.1 and 2.1, 1.1 at the start (FACTS.md 1.12).
+    mean = tanh(m), std = 2 sigmoid(s / 2) + 0.1, between 0.1 and 2.1, 1.1 at the start
+    (implementation-details.md#continuous-actor).
     """
 
     def __init__(self, stats: Tensor) -> None:

@@ -10,14 +10,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-NORM_EPS = 1e-3  # Keras' LayerNormalization default, which the released code uses (FACTS.md 1.6)
+NORM_EPS = 1e-3  # Keras' LayerNormalization default, which the released code uses (implementation-details.md#gru)
 ACTIVATIONS = {"elu": nn.ELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 Norm = bool | str  #: True or "layer": LayerNorm; "rms": RMSNorm (DreamerV3); False: none
 
 
 def init_glorot(module: nn.Module) -> None:
-    """Glorot-uniform weights and zero biases, the Keras defaults that the released code relies on (FACTS.md 1.5).
+    """Glorot-uniform weights and zero biases, the Keras defaults that the released code relies on
+    (implementation-details.md#networks).
 
     Use as `network.apply(init_glorot)`. There is no special initialisation of output layers in DreamerV2.
     """
@@ -104,7 +105,8 @@ class NormGRUCell(nn.Module):
     """The recurrent cell h' = f(x, h) of DreamerV2. x (B, X), h (B, D) -> (B, D). Released code, `GRUCell`.
 
     Not `nn.GRUCell`: one Linear makes all three gates and a LayerNorm spans them; the reset gate multiplies the whole
-    candidate; the update gate starts with a bias of -1, so a new cell keeps 73 % of its state (FACTS.md 1.6).
+    candidate; the update gate starts with a bias of -1, so a new cell keeps 73 % of its state
+    (implementation-details.md#gru).
     `fast/steps.py` computes the same with compute.mode=fast; change `forward`, and it is `forward` that runs.
     """
 

@@ -47,7 +47,8 @@ def deconv_size(kernels: Sequence[int]) -> int:
 class ConvEncoder(nn.Module):
     """Image to vector: unpadded 4x4 convolutions of stride 2, channels depth x (1, 2, 4, 8), activation after each.
 
-    image (..., C, H, W) -> (..., output_dim). Four layers at 64x64 (FACTS.md 1.5); fewer for small images.
+    image (..., C, H, W) -> (..., output_dim). Four layers at 64x64 (implementation-details.md#networks); fewer for
+    small images.
     """
 
     def __init__(
@@ -254,9 +255,9 @@ class RewardPredictor(Head):
 class ContinuePredictor(Head):
     """Features to the probability that the episode continues after this state. feat (..., F) -> (...) in [0, 1].
 
-    Target 1 - is_terminal: a time limit is not an end (FACTS.md 1.2). With `discount` d other than 1 it is d times
-    that, as in the released code: the network then learns gamma and the end in one number, and `forward` takes d out
-    again (so that it may exceed 1 by rounding up to 1 / d).
+    Target 1 - is_terminal: a time limit is not an end (implementation-details.md#environment-data). With `discount` d
+    other than 1 it is d times that, as in the released code: the network then learns gamma and the end in one number,
+    and `forward` takes d out again (so that it may exceed 1 by rounding up to 1 / d).
     """
 
     target = "continue"

@@ -19,7 +19,8 @@ from .ops import symlog
 
 
 def preprocess(obs: Mapping[str, Tensor], image_keys: Iterable[str], *, vector_transform: str) -> dict[str, Tensor]:
-    """Raw observations to network inputs; the same function when acting and when training (FACTS.md B1).
+    """Raw observations to network inputs; the same function when acting and when training
+    (implementation-details.md#b1).
 
     image uint8 (..., H, W, C) -> float (..., C, H, W) in [-0.5, 0.5]; vector (..., V) -> float, symlog if asked.
     """

@@ -29,7 +29,8 @@ def _identity(x: Tensor) -> Tensor:
 
 
 #: name -> (from a reward or value to the target of a head, from its prediction back to a reward or value).
-#: tanh and sign are not undone: the released code plans with the squashed reward (FACTS.md 1.10).
+#: tanh and sign are not undone: the released code plans with the squashed reward
+#: (implementation-details.md#imagination).
 SCALAR_TRANSFORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "symlog": (symlog, symexp),
     "tanh": (torch.tanh, _identity),
@@ -108,7 +109,7 @@ def over_time(*sequences: Tensor) -> Any:
 def squared_error(prediction: Tensor, target: Tensor, *, event_dims: int) -> Tensor:
     """0.5 * squared error, summed over the last `event_dims` axes: a unit-variance Gaussian's negative log-likelihood
     in nats without its constant 0.919 per dimension. Summed, not averaged: the balance with the KL depends on it
-    (FACTS.md B19). prediction, target (..., *event) -> (...).
+    (implementation-details.md#b19). prediction, target (..., *event) -> (...).
     """
     error = 0.5 * (prediction.float() - target) ** 2  # float32 also under autocast
     return error if event_dims == 0 else error.flatten(-event_dims).sum(-1)

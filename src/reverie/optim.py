@@ -72,7 +72,8 @@ class Optimizer:
         lr = self.lr * self.scale * (min(1.0, update / self.warmup) if self.warmup else 1.0)
         lr *= 1 - 0.9 * min(1.0, update / self.decay) if self.decay else 1.0
         eps = keras_eps(self.eps, update, self.beta2) if self.eps_mode == "keras" else self.eps
-        # torch multiplies weights by 1 - lr * weight_decay; the released code by 1 - weight_decay (FACTS.md 1.9).
+        # torch multiplies weights by 1 - lr * weight_decay; the released code by 1 - weight_decay
+        # (implementation-details.md#weight-decay).
         weight_decay = self.weight_decay / lr if self.weight_decay_mode == "per_update" else self.weight_decay
         for group in self.torch.param_groups:
             for key, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
@@ -119,7 +120,7 @@ def step_together(
 
 
 def keras_eps(eps: float, update: int, beta2: float) -> float:
-    """The epsilon that makes torch's Adam equal Keras' at an update (counted from 1). FACTS.md 1.9.
+    """The epsilon that makes torch's Adam equal Keras' at an update (counted from 1). implementation-details.md#adam.
 
     Keras adds it to sqrt(v) before the bias correction, torch after: 1e-5 becomes 3.2e-4 at the first update.
     """

@@ -39,8 +39,8 @@ def choose_action(
     obs raw {key: (N, *shape)}; state, action (N, A) that led here -> action, State.
 
     mode "eval" takes the policy's most likely action, the others sample; "explore" replaces each action by a uniformly
-    random one with probability `explore_noise`. The posterior is sampled in every mode (FACTS.md 1.14); noise: what it
-    is sampled with, drawn here if not given.
+    random one with probability `explore_noise`. The posterior is sampled in every mode
+    (implementation-details.md#acting); noise: what it is sampled with, drawn here if not given.
     """
     if noise is None:
         noise = world_model.rssm.latent.noise(len(is_first), device=is_first.device, generator=generator)

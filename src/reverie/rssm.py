@@ -45,7 +45,7 @@ class State(NamedTuple):
         return State(*(x.detach() for x in self))
 
     def flatten(self) -> State:
-        """(B, T, ...) -> (B*T, ...): every posterior state is the start of a dream (FACTS.md B24)."""
+        """(B, T, ...) -> (B*T, ...): every posterior state is the start of a dream (implementation-details.md#b24)."""
         return State(*(x.flatten(0, 1) for x in self))
 
 
@@ -232,7 +232,7 @@ KL_VARIANTS: dict[str, Callable[..., list[tuple[float, Tensor]]]] = {
     # balanced, but of KL(prior || posterior): an option of the released code
     "forward": lambda kl, post, prior, a, dyn, rep: [(a, kl(prior, post.detach())), (1 - a, kl(prior.detach(), post))],
     # the design document's literal formula, without stop-gradients; the reverse term has no upper bound for a sharp
-    # posterior (FACTS.md 2, row 1)
+    # posterior (implementation-details.md#design-1)
     "bidirectional": lambda kl, post, prior, a, dyn, rep: [(a, kl(post, prior)), (1 - a, kl(prior, post))],
     # once, without stop-gradients: DreamerV1, and the released code at kl_balance 0.5
     "plain": lambda kl, post, prior, a, dyn, rep: [(1.0, kl(post, prior))],

@@ -177,7 +177,8 @@ class DreamerV2(nn.Module):
     def imagine(self, start: State) -> Dream:
         """Dream from every start with the current policy. start of (N, ...) -> Dream of horizon + 1 states.
 
-        The actor's input is detached (FACTS.md 1.10); its sampled actions carry gradients into the dynamics.
+        The actor's input is detached (implementation-details.md#imagination); its sampled actions carry gradients into
+        the dynamics.
         """
         return self.world_model.rssm.rollout_imagination(
             self._dream_action, start, self.config.behavior.imagination_horizon

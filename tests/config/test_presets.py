@@ -25,8 +25,9 @@ from reverie.config.presets import (
 NAMES = preset_names()
 SOURCES = re.compile(r"released|paper|design|ours|prototype|\bV[13]\b|2021 code|the benchmark|published")
 
-#: FACTS.md 1.16, typed from the table: {setting: (atari, dmc-vision, dmc-proprio, crafter)}.
-FACTS = {
+#: implementation-details.md#hyperparameters, typed from the table: {setting: (atari, dmc-vision, dmc-proprio,
+#: crafter)}.
+PUBLISHED = {
     "replay.replay_capacity": (2_000_000, 2_000_000, 2_000_000, 2_000_000),
     "train.batch_size": (16, 16, 16, 16),
     "train.seq_len": (50, 50, 50, 50),
@@ -81,12 +82,12 @@ FACTS = {
     "behavior.entropy_scale": (1e-3, 1e-4, 1e-4, 3e-3),
     "behavior.slow_critic": (True, True, True, True),
     "behavior.slow_critic_every": (100, 100, 100, 100),
-    "behavior.advantage": ("paper",) * 4,  # not as released: FACTS.md 1.12
+    "behavior.advantage": ("paper",) * 4,  # not as released: implementation-details.md#actor-loss
     "behavior.baseline": ("online",) * 4,
 }
 
-#: The ingredients of DreamerV3 and what they are in every other preset (FACTS.md B26). reward_transform=symlog is the
-#: design document's, not among them.
+#: The ingredients of DreamerV3 and what they are in every other preset (implementation-details.md#b26).
+#: reward_transform=symlog is the design document's, not among them.
 V3_OFF = {
     "model.unimix": [0.0],
     "behavior.policy_unimix": [0.0],
@@ -197,11 +198,11 @@ def test_the_parser_of_sources():
 # ------------------------------------------------------------------------------------------------------- the numbers
 
 
-@pytest.mark.parametrize("key", FACTS)
+@pytest.mark.parametrize("key", PUBLISHED)
 def test_the_released_presets_have_the_released_numbers(key):
-    """FACTS.md 1.16, A19, B15."""
+    """implementation-details.md#hyperparameters, #a19, #b15."""
     found = tuple(values_of(name)[key] for name in ("atari", "dmc-vision", "dmc-proprio", "crafter"))
-    assert found == FACTS[key]
+    assert found == PUBLISHED[key]
 
 
 def test_the_papers_atari_differs_in_what_facts_1_17_says():
@@ -236,7 +237,7 @@ def test_default_lists_nothing():
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "dreamerv3"])
 def test_the_ingredients_of_dreamerv3_are_off_elsewhere(name):
-    """FACTS.md B26."""
+    """implementation-details.md#b26."""
     values = values_of(name)
     on = {key for key, off in V3_OFF.items() if values[key] not in off}
     assert on == BORROWED.get(name, set())

@@ -93,8 +93,9 @@ def test_curves_end_where_the_final_table_is(game):
     assert found.per_seed is None
 
 
-#: FACTS.md 3.2, typed from the table, where points of the files are native bins: {million frames: (26 games' median,
-#: mean, games at least human; 55 games' median, mean)}. Between 20M and 199M the files have means of two or three bins.
+#: implementation-details.md#aggregates, typed from the table, where points of the files are native bins: {million
+#: frames: (26 games' median, mean, games at least human; 55 games' median, mean)}. Between 20M and 199M the files have
+#: means of two or three bins.
 ALONG = {
     1: ("0.05", "0.36", 2, "0.03", "0.19"),
     2: ("0.29", "1.10", 10, "0.16", "0.72"),
@@ -122,13 +123,14 @@ def test_aggregates_along_training_are_those_of_the_facts(millions):
 
 
 def test_when_the_median_game_reaches_people():
-    """FACTS.md 3.2: 26 games 0.5 at 4M frames and 1.0 at 8M; 55 games at 8M and 19M."""
+    """implementation-details.md#aggregates: 26 games 0.5 at 4M frames and 1.0 at 8M; 55 games at 8M and 19M."""
     for games, level, expected in ((BUDGET_GAMES, 0.5, 4), (BUDGET_GAMES, 1, 8), (GAMES, 0.5, 8), (GAMES, 1, 19)):
         first = next(m for m in range(1, 21) if np.median(normalised(games, 1e6 * m)) >= level)
         assert first == expected
 
 
-#: FACTS.md 3.2, "cheap regression anchors": mean and (population's) standard deviation of 8 seeds at some millions.
+#: implementation-details.md#aggregates, "points that are cheap to check": mean and (population's) standard deviation of
+#: 8 seeds at some millions.
 POINTS = [
     ("freeway", 2, 30.9, 0.7),
     ("boxing", 2, 85, 2),
@@ -149,7 +151,7 @@ def test_points_of_curves_are_those_of_the_facts(game, millions, mean, std):
 
 # ----------------------------------------------------------------------------------------------------------- Atari-100k
 
-#: FACTS.md 3.6, its two last rows: {method: (mean, median)}.
+#: implementation-details.md#atari-100k, its two last rows: {method: (mean, median)}.
 BUDGET = {
     "Random": ("0.00", "0.00"),
     "Human": ("1.00", "1.00"),
@@ -181,7 +183,8 @@ def test_the_table_of_atari_100k_comes_out():
 
 def test_aggregates_of_some_games_by_hand():
     table = budget_table(["pong", "boxing", "freeway"])
-    pong, boxing, freeway = (18.4 + 20.7) / 35.3, (78.0 - 0.1) / 12.0, 0.0  # of DreamerV3's paper, FACTS.md 3.6
+    # of DreamerV3's paper, implementation-details.md#atari-100k
+    pong, boxing, freeway = (18.4 + 20.7) / 35.3, (78.0 - 0.1) / 12.0, 0.0
     found = table["DreamerV3 (2023 paper)"]
     assert found["mean"] == pytest.approx((pong + boxing + freeway) / 3, abs=0.02)
     assert found["median"] == pytest.approx(pong, abs=0.01)
@@ -218,7 +221,7 @@ def test_james_bond_is_corrected_but_not_in_the_papers_table():
     assert (paper.random, paper.gamer, paper.record) == (7.0, 302.8, 45550.0)
     assert human_normalised("jamesbond", 165.9) == pytest.approx(0.5)
     assert human_normalised("jamesbond", 7, paper=True) == 0
-    assert human_normalised("jamesbond", 40445) == pytest.approx(147.61, abs=0.01)  # FACTS.md 3.3
+    assert human_normalised("jamesbond", 40445) == pytest.approx(147.61, abs=0.01)  # implementation-details.md#atari
     assert [game for game in GAMES if levels(game) != levels(game, paper=True)] == ["jamesbond"]
 
 
@@ -250,7 +253,7 @@ def test_every_seed_of_control_is_there_and_makes_the_curve():
         np.testing.assert_allclose(found.per_seed.std(0, ddof=1), found.std, atol=0.25, err_msg=task)
 
 
-#: FACTS.md 3.4, the mean and median of 20 tasks, and some of its rows: {frames: (mean, median)}.
+#: implementation-details.md#control, the mean and median of 20 tasks, and some of its rows: {frames: (mean, median)}.
 CONTROL_ALONG = {
     90_000: (290, 218),
     300_000: (569, 630),
@@ -287,7 +290,7 @@ def test_others_on_control():
 
 
 def test_crafters_scoreboard():
-    """FACTS.md 3.5."""
+    """implementation-details.md#crafter."""
     found = crafter_methods()
     assert found["DreamerV2"] == {"score": [10.0, 1.2], "reward": [9.0, 1.7]}
     assert found["DreamerV3"] == {"score": [14.5, 1.6], "reward": [11.7, 1.9]}

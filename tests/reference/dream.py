@@ -1,6 +1,7 @@
 """Behaviour: one dream from every state of a batch, lambda-returns, the actor's and the critic's loss (1.10 - 1.13).
 
-Dream states are numbered 0..H; 0 is real. Action u_k is taken in state k and leads to k + 1. Letters as in FACTS.md.
+Dream states are numbered 0..H; 0 is real. Action u_k is taken in state k and leads to k + 1. Letters as in
+implementation-details.md.
 """
 
 import numpy as np

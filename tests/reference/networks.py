@@ -1,6 +1,6 @@
 """Networks and heads from named weights (1.5 - 1.7). A network is the dict of its weights, under torch's names.
 
-Sections are FACTS.md's. x is (..., features); images are (..., C, H, W).
+Sections are those of implementation-details.md. x is (..., features); images are (..., C, H, W).
 """
 
 import numpy as np

@@ -1,4 +1,5 @@
-"""The three policies (1.12): what the actor's outputs mean, a draw, its log-density, the entropy. Sections: FACTS.md.
+"""The three policies (1.12): what the actor's outputs mean, a draw, its log-density, the entropy. Sections:
+implementation-details.md.
 
 stats are the actor's outputs, (..., A) or (..., 2A); all results but draws are summed over the action's dimensions.
 """

@@ -1,9 +1,10 @@
-"""The algorithm a second time: NumPy, float64, plain loops, written from FACTS.md and not from the package.
+"""The algorithm a second time: NumPy, float64, plain loops, written from implementation-details.md and not from the
+package.
 
 Read it as a second explanation, from small to large: this file has one formula per function; `policies.py`,
 `networks.py`, `model.py`, `dream.py` and `optimiser.py` put them together. Nothing here is fast. Gradients are
 formulas where the algorithm is about gradients, and complex steps (`derivative.py`) elsewhere. Section numbers are
-those of FACTS.md.
+those of implementation-details.md.
 """
 
 import math

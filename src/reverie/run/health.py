@@ -75,7 +75,8 @@ def kl_gradients(latent: Latent, posterior: Tensor, prior: Tensor) -> tuple[Tens
 
     Of a categorical: its logits after any uniform share; of a Gaussian: mean and log standard deviation. By hand (with
     q, p the distributions): dKL/d prior = p - q, dKL/d posterior = q (log q - log p - KL). posterior, prior (..., P)
-    -> (), () for (posterior, prior). FACTS.md 2: balanced halves have equal values, not equal gradients.
+    -> (), () for (posterior, prior). implementation-details.md#kl-balancing: balanced halves have equal values, not
+    equal gradients.
     """
     if isinstance(latent, CategoricalLatent):
         left, right = latent.logits(posterior).log_softmax(-1), latent.logits(prior).log_softmax(-1)

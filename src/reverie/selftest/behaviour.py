@@ -146,31 +146,62 @@ _STEP, _AC = "reverie.train:DreamerV2._step", "reverie.actor_critic"
 _POL = "reverie.distributions"
 
 CHECKS = [
-    Check("lambda-return, by hand", "FACTS 1.19", f"{_AC}:compute_lambda_returns", "returns/by_hand", _returns),
-    Check("lambda-return", "paper Eq. 4, FACTS 1.11", f"{_AC}:compute_lambda_returns", "returns/random", _returns),
-    Check("discount weights", "FACTS 1.10", f"{_AC}:compute_discount_weights", "weights", _weights),
-    Check("policy, one-hot", "FACTS 1.12", f"{_POL}:OneHotPolicy", "policy/onehot", _policy),
-    Check("policy, truncated normal", "FACTS 1.12", f"{_POL}:TruncatedNormalPolicy", "policy/trunc_normal", _policy),
+    Check(
+        "lambda-return, by hand", "implementation-details.md#fingerprints",
+        f"{_AC}:compute_lambda_returns", "returns/by_hand", _returns,
+    ),
+    Check(
+        "lambda-return", "paper Eq. 4, implementation-details.md#lambda-return",
+        f"{_AC}:compute_lambda_returns", "returns/random", _returns,
+    ),
+    Check(
+        "discount weights", "implementation-details.md#imagination",
+        f"{_AC}:compute_discount_weights", "weights", _weights,
+    ),
+    Check("policy, one-hot", "implementation-details.md#actor-loss", f"{_POL}:OneHotPolicy", "policy/onehot", _policy),
+    Check(
+        "policy, truncated normal", "implementation-details.md#continuous-actor",
+        f"{_POL}:TruncatedNormalPolicy", "policy/trunc_normal", _policy,
+    ),
     Check("policy, tanh normal", "DreamerV1", f"{_POL}:TanhNormalPolicy", "policy/tanh_normal", _policy),
-    Check("actor loss, reinforce", "paper Eq. 6, FACTS 1.12", _ACTOR, "actor/reinforce", _actor_loss),
-    Check("actor loss, dynamics", "paper Eq. 6, FACTS 1.12", _ACTOR, "actor/dynamics", _actor_loss),
-    Check("actor loss, both", "paper Eq. 6, FACTS 1.12", _ACTOR, "actor/both", _actor_loss),
-    Check("the released code's credit", "FACTS 1.12, HEAD", f"{_AC}:released_credit", "credit", _credit),
-    Check("critic loss", "paper Eq. 5, FACTS 1.13", _CRITIC, "critic/normal_none", _critic_loss),
+    Check(
+        "actor loss, reinforce", "paper Eq. 6, implementation-details.md#actor-loss",
+        _ACTOR, "actor/reinforce", _actor_loss,
+    ),
+    Check(
+        "actor loss, dynamics", "paper Eq. 6, implementation-details.md#actor-loss",
+        _ACTOR, "actor/dynamics", _actor_loss,
+    ),
+    Check("actor loss, both", "paper Eq. 6, implementation-details.md#actor-loss", _ACTOR, "actor/both", _actor_loss),
+    Check(
+        "the released code's credit", "implementation-details.md#actor-loss, HEAD",
+        f"{_AC}:released_credit", "credit", _credit,
+    ),
+    Check("critic loss", "paper Eq. 5, implementation-details.md#critic", _CRITIC, "critic/normal_none", _critic_loss),
     Check("critic loss, symlog", "DreamerV3", _CRITIC, "critic/normal_symlog", _critic_loss),
     Check("critic loss, two-hot", "DreamerV3", _CRITIC, "critic/twohot_symlog", _critic_loss),
-    Check("slow critic, copy", "FACTS 1.13", f"{_AC}:Critic.copy_from", "slow_critic/copy", _slow_critic),
+    Check(
+        "slow critic, copy", "implementation-details.md#critic",
+        f"{_AC}:Critic.copy_from", "slow_critic/copy", _slow_critic,
+    ),
     Check("slow critic, moving average", "DreamerV3", f"{_AC}:Critic.copy_from", "slow_critic/follow", _slow_critic),
     Check("range of returns", "DreamerV3", f"{_AC}:ReturnScale", "return_scale", _return_scale),
-    Check("optimiser: Adam, clipping, decay", "FACTS 1.9", _STEP, "optimiser/adam", _optimiser),
-    Check("optimiser: second moment's decay", "FACTS 1.9", _STEP, "optimiser/adam_beta2", _optimiser),
-    Check("optimiser: Keras' epsilon", "FACTS 1.9", "reverie.optim:keras_eps", "optimiser/adam_keras", _optimiser),
+    Check("optimiser: Adam, clipping, decay", "implementation-details.md#adam", _STEP, "optimiser/adam", _optimiser),
+    Check(
+        "optimiser: second moment's decay", "implementation-details.md#adam",
+        _STEP, "optimiser/adam_beta2", _optimiser,
+    ),
+    Check(
+        "optimiser: Keras' epsilon", "implementation-details.md#adam",
+        "reverie.optim:keras_eps", "optimiser/adam_keras", _optimiser,
+    ),
     Check("optimiser: decay times learning rate", "AdamW", _STEP, "optimiser/decay_by_lr", _optimiser),
     Check("optimiser: warm-up", "DreamerV3", "reverie.optim:Optimizer.schedule", "optimiser/warmup", _optimiser),
     Check("optimiser: LaProp", "DreamerV3", "reverie.optim:LaProp.step", "optimiser/laprop", _optimiser),
     Check("optimiser: adaptive clipping", "DreamerV3", "reverie.optim:clip_adaptive_", "optimiser/agc", _optimiser),
     Check(
-        "slow critic's schedule", "paper Table D.1, FACTS 1.13", "reverie.train:DreamerV2.train_actor_critic",
+        "slow critic's schedule", "paper Table D.1, implementation-details.md#critic",
+        "reverie.train:DreamerV2.train_actor_critic",
         "slow_schedule", _slow_schedule,
     ),
 ]  # fmt: skip

@@ -52,7 +52,7 @@ class Check(NamedTuple):
     """One equation: which function must give the numbers of which cases."""
 
     name: str
-    equation: str  # where it is written: the paper, or FACTS.md
+    equation: str  # where it is written: the paper, or docs/implementation-details.md
     where: str  # the code that is checked, module:function
     cases: str  # all cases whose names are this or begin with this and a slash
     compute: Callable[[GoldenCase], Found]

@@ -126,44 +126,54 @@ _MODEL, _DREAM = "out.model.", "out.behaviour."
 
 CHECKS = [
     Check(
-        "filtering", "paper Eq. 1, FACTS 1.1, 1.6: the action at t leads to t, the past ends at is_first",
+        "filtering",
+        "paper Eq. 1, implementation-details.md#time, #rssm: the action at t leads to t, the past ends at is_first",
         "reverie.rssm:DiscreteRSSM.rollout_observation", "agent", _filtering, tuple(_MODEL + x for x in _STATES),
     ),
     Check(
-        "what is predicted at t", "FACTS 1.1, 1.7: observation, reward and end of t, from the state at t",
+        "what is predicted at t",
+        "implementation-details.md#time, #heads: observation, reward and end of t, from the state at t",
         "reverie.world_model:WorldModel.targets", "agent", _model_update,
         (_MODEL + "obs/", _MODEL + "reward", _MODEL + "continue"),
     ),
     Check(
-        "world model loss", "paper Eq. 2, FACTS 1.8", "reverie.world_model:WorldModel.loss", "agent", _model_update,
+        "world model loss", "paper Eq. 2, implementation-details.md#model-loss", "reverie.world_model:WorldModel.loss",
+        "agent", _model_update,
         (_MODEL + "kl", _MODEL + "loss"),
     ),
     Check(
-        "world model gradient", "paper Eq. 2, FACTS 1.7, 1.8", "reverie.train:DreamerV2.train_world_model", "agent",
+        "world model gradient", "paper Eq. 2, implementation-details.md#heads, #model-loss",
+        "reverie.train:DreamerV2.train_world_model", "agent",
         _model_update, ("grad.world_model",),
     ),
     Check(
-        "dream", "FACTS 1.10", f"{_TRAIN}.imagine, reverie.rssm:DiscreteRSSM.rollout_imagination", "agent",
+        "dream", "implementation-details.md#imagination",
+        f"{_TRAIN}.imagine, reverie.rssm:DiscreteRSSM.rollout_imagination", "agent",
         _behaviour_update, (_DREAM + "feat", _DREAM + "action"),
     ),
     Check(
-        "rewards, continues, targets of a dream", "FACTS 1.10, 1.11", f"{_TRAIN}._predict", "agent",
+        "rewards, continues, targets of a dream", "implementation-details.md#imagination, #lambda-return",
+        f"{_TRAIN}._predict", "agent",
         _behaviour_update, (_DREAM + "imagination", _DREAM + "critic/target"),
     ),
     Check(
-        "actor's update", "paper Eq. 6, FACTS 1.12", f"{_TRAIN}._actor_loss, train_actor_critic", "agent",
+        "actor's update", "paper Eq. 6, implementation-details.md#actor-loss",
+        f"{_TRAIN}._actor_loss, train_actor_critic", "agent",
         _behaviour_update, (_DREAM + "actor", "grad.actor"),
     ),
     Check(
-        "critic's update", "paper Eq. 5, FACTS 1.13", f"{_TRAIN}._critic_nll, train_actor_critic", "agent",
+        "critic's update", "paper Eq. 5, implementation-details.md#critic",
+        f"{_TRAIN}._critic_nll, train_actor_critic", "agent",
         _behaviour_update, (_DREAM + "critic/value", _DREAM + "critic/loss", "grad.critic"),
     ),
     Check(
-        "world model's update changes the world model only", "FACTS 1.9", f"{_TRAIN}.train_world_model", "agent",
+        "world model's update changes the world model only", "implementation-details.md#adam",
+        f"{_TRAIN}.train_world_model", "agent",
         _model_update, ("out.changed.by_model",),
     ),
     Check(
-        "behaviour's update changes actor and critic only", "FACTS 1.10", f"{_TRAIN}.train_actor_critic", "agent",
+        "behaviour's update changes actor and critic only", "implementation-details.md#imagination",
+        f"{_TRAIN}.train_actor_critic", "agent",
         _behaviour_update, ("out.changed.by_behaviour",),
     ),
 ]  # fmt: skip

@@ -148,30 +148,52 @@ _STEP, _RESET = ("out.deter", "out.prior", "out.posterior", "grad."), ("out.rese
 CHECKS = [
     Check("symlog and symexp", "design document, Symlog", "reverie.ops:symlog, symexp", "symlog", _squashing),
     Check("straight-through sample", "paper Algorithm 1", "reverie.rssm:CategoricalLatent.sample", "sample", _sample),
-    Check("Gaussian latent", "FACTS 1.6", "reverie.rssm:GaussianLatent", "gaussian", _gaussian),
-    Check("KL balanced", "paper Algorithm 2, FACTS 1.8", _KL, "kl/balanced", _kl),
+    Check(
+        "Gaussian latent", "implementation-details.md#gaussian-latent",
+        "reverie.rssm:GaussianLatent", "gaussian", _gaussian,
+    ),
+    Check("KL balanced", "paper Algorithm 2, implementation-details.md#kl-balancing", _KL, "kl/balanced", _kl),
     Check("KL bidirectional", "design document", _KL, "kl/bidirectional", _kl),
-    Check("KL forward", "FACTS 1.8, forward: True", _KL, "kl/forward", _kl),
+    Check("KL forward", "implementation-details.md#kl-balancing, forward: True", _KL, "kl/forward", _kl),
     Check("KL plain", "DreamerV1", _KL, "kl/plain", _kl),
     Check("KL separate", "DreamerV3", _KL, "kl/separate", _kl),
-    Check("GRU step, layer norm", "FACTS 1.6", "reverie.layers:NormGRUCell.forward", "gru/layer", _gru),
-    Check("GRU step, no norm", "FACTS 1.6", "reverie.layers:NormGRUCell.forward", "gru/none", _gru),
-    Check("GRU step, RMS norm", "FACTS 1.6, DreamerV3's norm", "reverie.layers:NormGRUCell", "gru/rms", _gru),
+    Check(
+        "GRU step, layer norm", "implementation-details.md#gru",
+        "reverie.layers:NormGRUCell.forward", "gru/layer", _gru,
+    ),
+    Check("GRU step, no norm", "implementation-details.md#gru", "reverie.layers:NormGRUCell.forward", "gru/none", _gru),
+    Check(
+        "GRU step, RMS norm", "implementation-details.md#gru, DreamerV3's norm",
+        "reverie.layers:NormGRUCell", "gru/rms", _gru,
+    ),
     Check("GRU step, textbook cell", "DreamerV1", "reverie.layers:GRUCell", "gru/standard", _gru),
-    Check("dense layers", "FACTS 1.5", "reverie.layers:MLP", "mlp", _mlp),
-    Check("image encoder", "FACTS 1.5", "reverie.networks:ConvEncoder", "image/encoder", _conv_encoder),
-    Check("image likelihood", "FACTS 1.5, 1.8", "reverie.networks:ConvDecoder.loss", "image/decoder", _image),
-    Check("vector likelihood", "FACTS 1.5, 1.8", "reverie.networks:VectorDecoder.loss", "vector", _vector),
-    Check("reward likelihood, none", "FACTS 1.7", _SCALAR, "reward/normal_none", _reward),
-    Check("reward likelihood, tanh", "FACTS 1.7", _SCALAR, "reward/normal_tanh", _reward),
-    Check("reward likelihood, sign", "FACTS 1.7", _SCALAR, "reward/normal_sign", _reward),
+    Check("dense layers", "implementation-details.md#networks", "reverie.layers:MLP", "mlp", _mlp),
+    Check(
+        "image encoder", "implementation-details.md#networks",
+        "reverie.networks:ConvEncoder", "image/encoder", _conv_encoder,
+    ),
+    Check(
+        "image likelihood", "implementation-details.md#networks, #model-loss",
+        "reverie.networks:ConvDecoder.loss", "image/decoder", _image,
+    ),
+    Check(
+        "vector likelihood", "implementation-details.md#networks, #model-loss",
+        "reverie.networks:VectorDecoder.loss", "vector", _vector,
+    ),
+    Check("reward likelihood, none", "implementation-details.md#heads", _SCALAR, "reward/normal_none", _reward),
+    Check("reward likelihood, tanh", "implementation-details.md#heads", _SCALAR, "reward/normal_tanh", _reward),
+    Check("reward likelihood, sign", "implementation-details.md#heads", _SCALAR, "reward/normal_sign", _reward),
     Check("reward likelihood, symlog", "design document", _SCALAR, "reward/normal_symlog", _reward),
     Check("reward likelihood, two-hot", "DreamerV3", _TWO_HOT, "reward/twohot_symlog", _reward),
     Check("continue likelihood, hard", "design document", _END, "continue/hard", _continue),
-    Check("continue likelihood, discounted", "FACTS 1.7", _END, "continue/discounted", _continue),
+    Check("continue likelihood, discounted", "implementation-details.md#heads", _END, "continue/discounted", _continue),
     Check(
-        "recurrent step, prior, posterior", "paper Eq. 1, FACTS 1.6", "reverie.rssm:DiscreteRSSM.recurrent_step, "
+        "recurrent step, prior, posterior", "paper Eq. 1, implementation-details.md#rssm",
+        "reverie.rssm:DiscreteRSSM.recurrent_step, "
         "prior, posterior", "rssm", _rssm, _STEP,
     ),
-    Check("reset at a first step", "FACTS 1.6, Resets", "reverie.rssm:DiscreteRSSM.observe", "rssm", _rssm, _RESET),
+    Check(
+        "reset at a first step", "implementation-details.md#rssm-reset",
+        "reverie.rssm:DiscreteRSSM.observe", "rssm", _rssm, _RESET,
+    ),
 ]  # fmt: skip
