@@ -4,11 +4,11 @@ PYTHON ?= python3
 # tests at a time in `make test`
 JOBS ?= 2
 VENV := .venv
-LINTED := src tests benchmarks examples docs/media
+LINTED := src tests benchmarks examples docs/media docs/site_hooks.py
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick parity mutants worlds faults soak slow site lint clean
+.PHONY: demo test quick prove parity mutants worlds faults soak slow docs lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,9 @@ parity: $(VENV)/dev  ## every equation against an independent NumPy reference: s
 	$(BIN)/pytest tests/test_parity.py tests/reference
 	$(BIN)/reverie selftest
 
+prove: $(VENV)/dev  ## after editing a plain function that has a fast form: are both still equal? then the run may use it
+	$(BIN)/python -m tests.fast.prove
+
 mutants: $(VENV)/dev  ## put known bugs of other Dreamers into a copy of the source; the tests must notice each
 	$(BIN)/python -m tests.mutants.run
 
@@ -55,7 +58,7 @@ soak: $(VENV)/dev  ## half an hour of everything with forced restarts: do memory
 slow: $(VENV)/dev  ## minutes of training per test
 	$(BIN)/pytest -m slow
 
-site: $(VENV)/dev  ## the documents as a site in build/site
+docs: $(VENV)/dev  ## the documents as a site in build/site
 	$(BIN)/mkdocs build --strict
 
 lint: $(VENV)/dev

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "finite": "data optim rssm",
     "fast": f"{ALGORITHM} observations world_model config data",
     "checkpoint": "config envs files",
-    "build": f"{ALGORITHM} observations world_model config envs fast",
+    "build": f"{ALGORITHM} observations world_model optim config envs fast",
     "player": f"{ALGORITHM} observations world_model config envs fast build",
     "train": f"{ALGORITHM} observations world_model finite optim data config envs fast build player",
     "guard": LEARNER,

@@ -405,7 +405,7 @@ def test_writing_replaces_a_directory_in_one_step(tmp_path, monkeypatch):
 def test_optimiser_state_survives_as_flat_tensors():
     agents = [DreamerV2(load_preset("debug"), make_spec(CountingEnv())) for _ in range(2)]
     for optimizer in agents[0].optimizers.values():
-        for parameter in optimizer.param_groups[0]["params"]:
+        for parameter in optimizer.parameters:
             parameter.grad = torch.randn_like(parameter)
         optimizer.step()
     tensors = checkpoint.optimizer_tensors(agents[0])

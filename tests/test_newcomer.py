@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 from test_words import places
 
-from reverie.envs import family
-
 ROOT = Path(__file__).resolve().parents[1]
 #: What the tests read besides the source; never edited here.
 READ_ONLY = ("docs", "examples", "benchmarks", "README.md", "CHANGELOG.md", "Makefile", "pyproject.toml", ".ci")
@@ -201,7 +199,6 @@ def protocol(request: Request) -> str:
 '''
 
 
-@pytest.mark.xfail(not hasattr(family, "FLAGS"), reason="families have no flags yet (REDESIGN 4.7)", strict=False)
 def test_another_family_is_one_file(clone):
     pytest.importorskip("pygame")
     clone.write("envs/families/frozen_lake.py", FROZEN_LAKE)
@@ -260,7 +257,6 @@ class LaplaceLatent(Latent):
 '''
 
 
-@pytest.mark.xfail(reason="run/health.py does not log Latent.summary yet; test_config quotes choices", strict=False)
 def test_another_latent_is_one_class_and_its_name(clone):
     clone.write("latents.py", clone.read("latents.py").rstrip("\n") + "\n" + LAPLACE)
     clone.replace(
@@ -318,7 +314,6 @@ class StartPredictor(Head):
 '''
 
 
-@pytest.mark.xfail(reason="insight/glossary.py does not read Head.metrics_doc yet", strict=False)
 def test_another_head_is_one_class_and_its_line(clone):
     clone.write("networks.py", clone.read("networks.py").rstrip("\n") + "\n" + START)
     clone.replace("build.py", "ContinuePredictor, ConvDecoder,", "ContinuePredictor, StartPredictor, ConvDecoder,")

@@ -309,10 +309,10 @@ def test_keras_epsilon_makes_the_first_steps_smaller():
     seen = []
     for _ in range(3):
         behave(agent)
-        seen.append(agent.optimizers["actor"].param_groups[0]["eps"])
+        seen.append(agent.optimizers["actor"].torch.param_groups[0]["eps"])
     expected = [1e-5 / math.sqrt(1 - 0.999**t) for t in (1, 2, 3)]
     assert seen == pytest.approx(expected)
-    assert make_agent().optimizers["actor"].param_groups[0]["eps"] == 1e-5
+    assert make_agent().optimizers["actor"].torch.param_groups[0]["eps"] == 1e-5
 
 
 def actor_rates(agent, updates):
@@ -320,14 +320,14 @@ def actor_rates(agent, updates):
     seen = []
     for _ in range(updates):
         behave(agent)
-        seen.append(agent.optimizers["actor"].param_groups[0]["lr"])
+        seen.append(agent.optimizers["actor"].torch.param_groups[0]["lr"])
     return seen
 
 
 def test_learning_rates_warm_up_and_go_on_after_a_restart():
     agent = make_agent(lr_warmup=4, actor_lr=0.4)
     assert actor_rates(agent, 5) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
-    assert agent.optimizers["world_model"].param_groups[0]["lr"] < 1e-3  # had no update yet
+    assert agent.optimizers["world_model"].torch.param_groups[0]["lr"] < 1e-3  # had no update yet
     agent.updates = 2
     assert actor_rates(agent, 1) == pytest.approx([0.3])
 
@@ -368,7 +368,7 @@ def test_laprop_state_survives_a_checkpoint():
     agents[1].load_state_dict(agents[0].state_dict())
     agents[1].updates = agents[0].updates
     for agent in agents:
-        assert isinstance(agent.optimizers["actor"], LaProp)
+        assert isinstance(agent.optimizers["actor"].torch, LaProp)
         torch.manual_seed(5)
         behave(agent)
     for (name, a), (_, b) in zip(agents[0].named_parameters(), agents[1].named_parameters(), strict=True):

@@ -125,7 +125,7 @@ def test_optimizers_share_nothing_and_cover_everything_but_the_slow_critic():
     """implementation-details.md#b10."""
     agent = make_agent()
     owned = {
-        name: [id(p) for group in optimizer.param_groups for p in group["params"]]
+        name: [id(p) for group in optimizer.torch.param_groups for p in group["params"]]
         for name, optimizer in agent.optimizers.items()
     }
     for name, ids in owned.items():
@@ -139,7 +139,7 @@ def test_optimizers_share_nothing_and_cover_everything_but_the_slow_critic():
 
 def test_each_optimizer_has_its_own_learning_rate_and_the_released_epsilon():
     agent = make_agent(world_model_lr=1e-3, actor_lr=2e-3, critic_lr=3e-3)
-    groups = {name: optimizer.param_groups[0] for name, optimizer in agent.optimizers.items()}
+    groups = {name: optimizer.torch.param_groups[0] for name, optimizer in agent.optimizers.items()}
     assert {name: group["lr"] for name, group in groups.items()} == {
         "world_model": 1e-3,
         "actor": 2e-3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,8 +168,9 @@ def load_player(
     noise = config.behavior.explore_noise
     if not compiled and config.compute.mode in ("auto", "fast", "graph"):  # the same sums as during training
         dtype = pick_dtype(config.compute, "fast", place)
-        apply_mode(world_model, "fast", dtype)
-        apply_mode(actor, "fast", dtype)
+        notes = apply_mode(world_model, "fast", dtype) + apply_mode(actor, "fast", dtype)
+        for note in dict.fromkeys(notes):
+            print(f"note: {note}", file=sys.stderr)
     player = Player(world_model.to(place), actor.to(place), spec, num_envs=num_envs, mode=mode, seed=seed, noise=noise)
     if compiled:
         player.freeze()

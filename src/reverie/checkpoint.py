@@ -39,6 +39,13 @@ class HasWeights(Protocol):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
 
+class HasMoments(Protocol):
+    """An optimizer, as far as saving it goes: `reverie.optim.Optimizer` is one."""
+
+    @property
+    def torch(self) -> torch.optim.Optimizer: ...
+
+
 class Agent(HasWeights, Protocol):
     """What is saved of an agent and restored: `reverie.train.DreamerV2` is one."""
 
@@ -47,7 +54,7 @@ class Agent(HasWeights, Protocol):
     updates: int
 
     @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]: ...
+    def optimizers(self) -> Mapping[str, HasMoments]: ...
 
 
 def write_atomically(path: Path, files: Mapping[str, Any]) -> None:
@@ -132,7 +139,7 @@ def optimizer_tensors(agent: Agent) -> dict[str, Tensor]:
     return {
         f"{name}/{index}/{moment}": _copied(value)
         for name, optimizer in agent.optimizers.items()
-        for index, moments in optimizer.state_dict()["state"].items()
+        for index, moments in optimizer.torch.state_dict()["state"].items()
         for moment, value in moments.items()
     }
 
@@ -146,7 +153,7 @@ def restore_optimizers(agent: Agent, tensors: Mapping[str, Tensor]) -> None:
     """Inverse of `optimizer_tensors`. Raises ValueError or IndexError for what does not fit."""
     for name, optimizer in agent.optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
-        shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+        shapes = [parameter.shape for group in optimizer.torch.param_groups for parameter in group["params"]]
         for key, value in tensors.items():
             owner, index, moment = key.split("/")
             if owner not in agent.optimizers:
@@ -156,10 +163,10 @@ def restore_optimizers(agent: Agent, tensors: Mapping[str, Tensor]) -> None:
                 if value.shape != wanted or not value.is_floating_point():  # fused kernels would not look
                     raise ValueError(f"'{key}' has shape {tuple(value.shape)}, expected {tuple(wanted)}")
                 state.setdefault(int(index), {})[moment] = value
-        kept = {"step", *getattr(optimizer, "moments", ADAM)}
+        kept = {"step", *getattr(optimizer.torch, "moments", ADAM)}
         if any(moments.keys() != kept for moments in state.values()):
             raise ValueError(f"a parameter of '{name}' has not exactly {', '.join(sorted(kept))}")
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.torch.load_state_dict({"state": state, "param_groups": optimizer.torch.state_dict()["param_groups"]})
 
 
 def checkpoint_files(

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .ops import mix_uniform, one_hot_mode, one_hot_sample
+from .ops import MetricDoc, mix_uniform, one_hot_mode, one_hot_sample
 
 
 class Latent:
@@ -47,7 +47,9 @@ class Latent:
         """In nats, summed over the variables. (..., P) -> (...)."""
         raise NotImplementedError
 
-    # What follows is only looked at, never learned from; a latent without it has fewer numbers in the log.
+    # What follows is for the log only; a latent without it has fewer numbers there.
+
+    metrics_doc: ClassVar[Mapping[str, MetricDoc]] = {}  #: what `reverie explain` says of the numbers of `summary`
 
     def class_probs(self, stats: Tensor) -> Tensor | None:
         """Probabilities of each class, (..., S, K), for maps of the classes in use; None where there are no classes."""
@@ -56,6 +58,10 @@ class Latent:
     def summary(self, stats: Tensor) -> dict[str, Tensor]:
         """Numbers () that say whether the code is in use, logged as latent/NAME. stats (..., P)."""
         return {}
+
+    def information(self, stats: Tensor) -> Tensor | None:
+        """Nats that z tells about which of the states (..., P) it was drawn at, (); None if not derived."""
+        return None
 
     def kl_gradients(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor] | None:
         """d KL(posterior || prior) / d each side's natural parameters: (..., any), (..., any); None if not derived."""
@@ -205,6 +211,12 @@ class GaussianLatent(Latent):
     def entropy(self, stats: Tensor) -> Tensor:
         """Differential entropy, summed over dimensions, in nats. (..., 2Z) -> (...)."""
         return (torch.log(self.mean_std(stats)[1]) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def information(self, stats: Tensor) -> Tensor:
+        """As if the mixture over states were a Gaussian: an upper bound. (..., 2Z) -> ()."""
+        mean, std = (x.flatten(0, -2) for x in self.mean_std(stats))
+        spread = mean.var(0) + (std**2).mean(0)
+        return 0.5 * torch.log(spread / std**2).sum(-1).mean()
 
     def kl_gradients(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """With respect to mean and log standard deviation of each side, (..., 2Z)."""

@@ -12,7 +12,7 @@ if __name__ == "__main__" and not __package__:  # python networks.py: relative i
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .distributions import SCALARS, Part, one_by_one
 from .layers import ACTIVATIONS, MLP, ChannelNorm, MLPOptions, Norm, init_glorot, zero_output
-from .ops import squared_error
+from .ops import MetricDoc, squared_error
 
 # ---------------------------------------------------------------------------------------------------- observations -> E
 
@@ -78,15 +78,6 @@ class ConvEncoder(nn.Module):
 
 
 # ----------------------------------------------------------------------------------------------------- F -> predictions
-
-
-class MetricDoc(NamedTuple):
-    """What `reverie explain` says about a number that a head logs."""
-
-    meaning: str
-    unit: str
-    healthy: str
-    advice: str
 
 
 class Head(nn.Module):

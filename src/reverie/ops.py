@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class MetricDoc(NamedTuple):
+    """What `reverie explain` says about a number that a head or a latent logs."""
+
+    meaning: str
+    unit: str
+    healthy: str
+    advice: str
 
 
 def symlog(x: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class DreamerV2(nn.Module):
         graph = self.mode == "graph"
         rates = config.model.world_model_lr, config.behavior.actor_lr, config.behavior.critic_lr
         modules = self.world_model, self.actor, self.critic
-        self.steppers = {
+        self.optimizers = {
             name: build_optimizer(config, module, lr, on_device=graph)
             for name, module, lr in zip(OPTIMIZERS, modules, rates, strict=True)
         }
@@ -84,25 +84,20 @@ class DreamerV2(nn.Module):
         self._captured: CapturedUpdate | None = None
 
     @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """torch's optimizers by name: what a checkpoint keeps."""
-        return {name: stepper.torch for name, stepper in self.steppers.items()}
-
-    @property
     def updates(self) -> int:
         """Complete updates so far: of the world model, the actor and the critic."""
-        return self.steppers["critic"].updates
+        return self.optimizers["critic"].updates
 
     @updates.setter
     def updates(self, count: int) -> None:
         """Continue counting from here, after loading."""
-        for stepper in self.steppers.values():
-            stepper.updates = count
+        for optimizer in self.optimizers.values():
+            optimizer.updates = count
 
     def scale_learning_rates(self, factor: float) -> None:
         """Multiply what was set; a rollback halves it (run/nan_policy.py)."""
-        for stepper in self.steppers.values():
-            stepper.scale = factor
+        for optimizer in self.optimizers.values():
+            optimizer.scale = factor
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The plain path multiplies in bfloat16 where torch says; on a CPU the fast path decides by itself."""
@@ -132,7 +127,7 @@ class DreamerV2(nn.Module):
     def prepare(self, *names: str) -> None:
         """The host's share before an update of these optimizers: schedules, the slow critic, the entropy's weight."""
         for name in names:
-            self.steppers[name].schedule()
+            self.optimizers[name].schedule()
         if "actor" in names:
             options = self.config.behavior
             if self.updates % options.slow_critic_every == 0:
@@ -145,11 +140,11 @@ class DreamerV2(nn.Module):
     def count(self, *names: str) -> None:
         """One more step of these optimizers was made."""
         for name in names:
-            self.steppers[name].updates += 1
+            self.optimizers[name].updates += 1
 
     def _step(self, stage: str, losses: Metrics) -> Metrics:
         """One step for each loss, by the name of its optimizer; for none if a number is not finite. -> norms."""
-        return step_together(self.steppers, losses, partial(self.guard.check, stage))
+        return step_together(self.optimizers, losses, partial(self.guard.check, stage))
 
     # --------------------------------------------------------------------------------------------------- world model
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from dataclasses import FrozenInstanceError
+from typing import get_args
 
 import pytest
 import yaml
@@ -31,6 +32,11 @@ DESIGN = {
     "gamma": 0.99,
     "lambda_": 0.95,
 }
+
+
+def choices_of(key):
+    """The choices of a setting, as messages list them."""
+    return ", ".join(get_args(SETTINGS[key].kind))
 
 
 @pytest.mark.parametrize("name", DESIGN)
@@ -186,7 +192,7 @@ def test_text_and_values_are_understood(key, text, value):
         ("norm", "maybe", "'model.norm' must be true or false, got 'maybe'"),
         ("norm", 1, "'model.norm' must be true or false, got 1"),
         ("id", 3, "'env.id' must be text, got 3"),
-        ("latents", "binary", "'model.latents' must be one of categorical, gaussian, got 'binary'"),
+        ("latents", "binary", f"'model.latents' must be one of {choices_of('model.latents')}, got 'binary'"),
         ("latents", None, "'model.latents' must be one of"),
         ("decoder_kernels", 5, "'model.decoder_kernels' must be a list like 5,5,6,6, got 5"),
         ("decoder_kernels", "5,x", "'model.decoder_kernels' must be a whole number, got 'x'"),

@@ -25,7 +25,7 @@ def put(tensor, value, at=3):
 
 
 def moment(agent, name):
-    optimizer = agent.optimizers[name]
+    optimizer = agent.optimizers[name].torch
     return optimizer.state[optimizer.param_groups[0]["params"][0]]["exp_avg"]
 
 
@@ -336,12 +336,12 @@ def test_rollback_returns_to_the_checkpoint_with_lower_learning_rates_and_keeps_
     run.train(screen)
     assert all(torch.equal(kept[key], at[key]) for key in kept), "weights are those of the checkpoint again"
     assert run.clock.rollbacks == 1
-    assert run.agent.steppers["actor"].scale == 0.5
+    assert run.agent.optimizers["actor"].scale == 0.5
     assert any("went back to step-" in line for line in screen.said)
     assert any(not torch.equal(kept[key], value) for key, value in run.agent.state_dict().items())
     again = make_run(tmp_path / "run", **settings | {"env_steps": 260})
-    again.agent.steppers["actor"].schedule()
-    assert again.agent.optimizers["actor"].param_groups[0]["lr"] == again.config.behavior.actor_lr / 2
+    again.agent.optimizers["actor"].schedule()
+    assert again.agent.optimizers["actor"].torch.param_groups[0]["lr"] == again.config.behavior.actor_lr / 2
     again.close()
 
 

@@ -11,21 +11,18 @@ from toys import CountingEnv, SpaceEnv
 from reverie import UserError
 from reverie.data.replay import Batch
 from reverie.insight.plots import usage_map
+from reverie.latents import class_usage, dead_share, perplexity, used_share
 from reverie.rssm import CategoricalLatent, GaussianLatent
 from reverie.run import health
 from reverie.run.health import (
     brier,
-    class_usage,
-    dead_share,
     expected_calibration_error,
     explained,
     fit,
-    kl_gradients,
+    kl_gradient_norms,
     known,
-    perplexity,
     realised_returns,
     snapshot,
-    used_share,
 )
 
 CLOSE = {"atol": 1e-6, "rtol": 0}
@@ -49,7 +46,7 @@ def stats_of(probs):
     ids=["uniform", "one-hot", "half-dead", "by-hand", "uniform-32", "half-dead-32"],
 )
 def test_perplexity_by_hand(rows, expected):
-    usage = class_usage(CategoricalLatent(1, len(rows[0])), stats_of([[rows]]))
+    usage = class_usage(CategoricalLatent(1, len(rows[0])).class_probs(stats_of([[rows]])))
     torch.testing.assert_close(perplexity(usage).float(), torch.tensor([expected]), **CLOSE)
 
 
@@ -57,7 +54,7 @@ def test_two_episodes_that_use_different_classes_count_together():
     """Each state is sure of itself, all together use two classes equally: perplexity is of the average."""
     latent = CategoricalLatent(2, 4)
     first, second = [[1.0, 0, 0, 0], [0, 0, 0, 1.0]], [[0, 1.0, 0, 0], [0, 0, 0, 1.0]]
-    usage = class_usage(latent, stats_of([[first] * 3, [second] * 3]))
+    usage = class_usage(latent.class_probs(stats_of([[first] * 3, [second] * 3])))
     torch.testing.assert_close(usage, torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0, 1.0]]), **CLOSE)
     torch.testing.assert_close(perplexity(usage).float(), torch.tensor([2.0, 1.0]), **CLOSE)
     assert float(used_share(usage)) == 3 / 8
@@ -68,7 +65,7 @@ def test_two_episodes_that_use_different_classes_count_together():
 def test_gradients_of_the_kl_are_those_of_autograd(latent):
     torch.manual_seed(0)
     raw = [2 * torch.randn(2, 3, latent.stats_dim) for _ in range(2)]
-    found = kl_gradients(latent, *raw)
+    found = kl_gradient_norms(latent, *raw)
     if isinstance(latent, GaussianLatent):
         sides = [torch.cat([mean, std.log()], -1) for mean, std in map(latent.mean_std, raw)]
 
@@ -85,7 +82,7 @@ def test_gradients_of_the_kl_are_those_of_autograd(latent):
     value.sum().backward()
     for mine, side in zip(found, sides, strict=True):
         torch.testing.assert_close(mine, side.grad.norm(dim=-1).square().mean().sqrt())
-    many = kl_gradients(latent, *(x.repeat(5, 4, 1) for x in raw))
+    many = kl_gradient_norms(latent, *(x.repeat(5, 4, 1) for x in raw))
     torch.testing.assert_close(many, found)  # the batch's size does not matter
 
 

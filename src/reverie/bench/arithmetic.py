@@ -107,7 +107,7 @@ def meta_agent(subject: Subject) -> DreamerV2:
     with torch.device("meta"):
         agent = DreamerV2(build(plain, base=subject.config), subject.spec)
     for optimizer in agent.optimizers.values():
-        optimizer.step = lambda: None  # type: ignore[assignment]  # its fused form does not work on the meta device
+        optimizer.torch.step = lambda: None  # type: ignore[assignment]  # its fused form does not work on the meta device
     return agent
 
 

@@ -119,7 +119,7 @@ def _kept(agent: DreamerV2) -> BrokenTensor | None:
             return BrokenTensor("parameter", name, _where(parameter))
     names: dict[Tensor, str] = {parameter: name for name, parameter in agent.named_parameters()}
     for optimizer in agent.optimizers.values():
-        for owner, moments in optimizer.state.items():
+        for owner, moments in optimizer.torch.state.items():
             for moment, value in moments.items():
                 if isinstance(value, Tensor) and not _finite(value):
                     return BrokenTensor("moment", f"{names[owner]}/{moment}", _where(value))
@@ -158,9 +158,9 @@ def _computed(agent: DreamerV2, case: FailedUpdate) -> BrokenTensor | None:
         for optimizer, loss in totals.items():
             if not _finite(loss):
                 found.append(BrokenTensor("loss", optimizer, _where(loss)))
-            stepper = agent.steppers[optimizer]
-            stepper.backward(loss)
-            gradients |= {names[p]: p.grad for p in stepper.parameters if p.grad is not None}
+            owner = agent.optimizers[optimizer]
+            owner.backward(loss)
+            gradients |= {names[p]: p.grad for p in owner.parameters if p.grad is not None}
     losses = [BrokenTensor("loss", key, _where(value)) for key, value in metrics.items() if not _finite(value)]
     losses.sort(key=lambda finding: (not finding.name.endswith("_loss"), not finding.name.endswith("loss")))
     broken = [name for name, gradient in gradients.items() if not _finite(gradient)]
@@ -372,7 +372,7 @@ def write_crash(path: Path, agent: DreamerV2, trouble: NonFinite, report: NanRep
     record = {
         "format": FORMAT,
         "stage": trouble.case.stage,
-        "steps": {name: stepper.updates for name, stepper in agent.steppers.items()},
+        "steps": {name: optimizer.updates for name, optimizer in agent.optimizers.items()},
         "report": report.to_dict(),
         "history": [{key: repr(value) for key, value in line.items()} for line in trouble.history],  # JSON has no NaN
     }
@@ -412,8 +412,8 @@ def read_crash(path: Path, agent: DreamerV2) -> NonFinite:
     checkpoint.load_weights(path, agent)
     try:
         checkpoint.restore_optimizers(agent, checkpoint.read_tensors(path / "optimizers.safetensors"))
-        for name, stepper in agent.steppers.items():
-            stepper.updates = int(record["steps"][name])
+        for name, optimizer in agent.optimizers.items():
+            optimizer.updates = int(record["steps"][name])
         case = _case_of(str(record["stage"]), checkpoint.read_tensors(path / "case.safetensors"), agent)
         history = [{str(key): float(value) for key, value in line.items()} for line in record["history"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:

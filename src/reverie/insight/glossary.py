@@ -1,14 +1,15 @@
 """Glossary of all logged metrics: meaning, unit, healthy values, advice, and where each is computed.
 
 `reverie explain KEY` prints an entry. A test fails if a run logs a key without an entry, or if an entry is never
-logged. Imports nothing of the package.
+logged. A head or latent of your own brings its entries itself (`metrics_doc`).
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 
 class Entry(NamedTuple):
@@ -99,22 +100,22 @@ ENTRIES: tuple[Entry, ...] = (
     _e("world_model/posterior_entropy", "rssm.py:kl_loss", "nats per state", "Entropy of the posterior.",
        "Well below its maximum S ln K.", "At the maximum: the latent has no information; lower model.kl_scale."),
     # -------------------------------------------------------------------------------------------------- health of the code
-    _e("latent/perplexity", "run/health.py:perplexity", "classes, 1..K", "exp(entropy) of the average probability of each class, "
+    _e("latent/perplexity", "latents.py:perplexity", "classes, 1..K", "exp(entropy) of the average probability of each class, "
        "averaged over categoricals: the number of equally used classes.", "Above 2; it need not be near K.",
        "Near 1: the latent is hardly used; lower model.kl_scale, or fewer model.num_categoricals."),
-    _e("latent/perplexity_min", "run/health.py:perplexity", "classes, 1..K", "The same of the least used categorical.",
+    _e("latent/perplexity_min", "latents.py:perplexity", "classes, 1..K", "The same of the least used categorical.",
        "Above 1.1.", "1: that categorical is dead; harmless while few are (latent/dead)."),
-    _e("latent/used", "run/health.py:used_share", "share", "Share of all S x K classes with an average probability above a tenth "
+    _e("latent/used", "latents.py:used_share", "share", "Share of all S x K classes with an average probability above a tenth "
        "of the uniform one.", "0.1 and more; the demo has 0.2.", "Small: the model is larger than the task needs."),
-    _e("latent/dead", "run/health.py:dead_share", "share", "Share of categoricals that always have the same class.", "Below 0.3.",
+    _e("latent/dead", "latents.py:dead_share", "share", "Share of categoricals that always have the same class.", "Below 0.3.",
        "Near 1: posterior collapse; lower model.kl_scale or model.free_nats."),
     _e("kl/loss", "rssm.py:kl_loss", "nats", f"The KL's term in the loss: after balancing and {_FREE}, before "
        "model.kl_scale.", f"At least {_FREE}, near it late in training.", f"Exactly {_FREE} from the start: see "
        "world_model/kl_below_free."),
-    _e("kl/grad_prior", "run/health.py:kl_gradients", "norm", "Gradient norm of KL(posterior || prior) with respect to the prior's "
+    _e("kl/grad_prior", "run/health.py:kl_gradient_norms", "norm", "Gradient norm of KL(posterior || prior) with respect to the prior's "
        "logits, root mean square over states. model.kl_balance weighs this gradient against kl/grad_posterior.",
        "Falls as the prior learns.", "0: prior and posterior are equal, or the latent has no information."),
-    _e("kl/grad_posterior", "run/health.py:kl_gradients", "norm", "The same with respect to the posterior's logits.",
+    _e("kl/grad_posterior", "run/health.py:kl_gradient_norms", "norm", "The same with respect to the posterior's logits.",
        "Same order as kl/grad_prior.", "Much larger: the posterior is pulled towards a bad prior; higher model.kl_balance."),
     # ------------------------------------------------------------------------------------------------------------- heads
     _e("reward/mse", "run/health.py:_of_rewards", "reward squared", "Mean squared error of predicted rewards on a batch, in the "
@@ -144,7 +145,7 @@ ENTRIES: tuple[Entry, ...] = (
        "Well above 0.", "0: all actions seem equal to the actor; see reward/explained, and whether the task has rewards at all."),
     _e("actor/grad_norm", "train.py:_step", "norm", "Gradient norm of the actor before clipping.", "Below train.grad_clip.",
        "Above it for long: large rewards or advantages; behavior.return_norm=percentile."),
-    _e("critic/loss", "train.py:_learn_behaviour", "reward squared or nats", "The critic's loss.", "Falls, with bumps.",
+    _e("critic/loss", "train.py:behavior_losses", "reward squared or nats", "The critic's loss.", "Falls, with bumps.",
        "Growing: critic diverges; behavior.critic_lr down, slow critic on."),
     _e("critic/value", "actor_critic.py:compute_critic_loss", "reward", "Mean value of dreamed states.",
        "Within the range of possible returns.", "Beyond any possible return: diverging; see critic/bias."),
@@ -165,9 +166,9 @@ ENTRIES: tuple[Entry, ...] = (
        "Between -7 and 7.", "Beyond: returns in the thousands; behavior.critic_transform=symlog."),
     _e("critic/symlog_max", "run/health.py:snapshot", "symlog reward", "Largest value in a batch, through symlog.",
        "Between -7 and 7.", "See critic/symlog_min."),
-    _e("imagination/reward", "train.py:_learn_behaviour", "reward", "Mean predicted reward in dreams.",
+    _e("imagination/reward", "train.py:behavior_losses", "reward", "Mean predicted reward in dreams.",
        "Near the mean reward of recent episodes, or above.", "Far above: dreams promise too much (`reverie drift`)."),
-    _e("imagination/continue", "train.py:_learn_behaviour", "probability", "Mean predicted probability of continuing in dreams.",
+    _e("imagination/continue", "train.py:behavior_losses", "probability", "Mean predicted probability of continuing in dreams.",
        "About 1 - 1/length of an episode.", "Much lower: dreams end too early; continue/ece."),
 )  # fmt: skip
 
@@ -176,8 +177,42 @@ _PATTERNS = [(re.compile(re.sub(r"<[^>]+>", "(.+)", re.escape(entry.key).replace
 
 
 def find(key: str) -> Entry | None:
-    """The entry of a logged key, or None."""
-    return next((entry for pattern, entry in _PATTERNS if pattern.fullmatch(key)), None)
+    """The entry of a logged key, or None; for keys without one here, what a head or latent says of its numbers."""
+    known = next((entry for pattern, entry in _PATTERNS if pattern.fullmatch(key)), None)
+    return known or _brought(key)
+
+
+def _brought(key: str) -> Entry | None:
+    """The entry of a number that a head logs (world_model/NAME_METRIC) or a latent (latent/METRIC)."""
+    if not key.startswith(("world_model/", "latent/")):
+        return None
+    from ..latents import Latent
+    from ..networks import Head
+
+    group, _, rest = key.partition("/")
+    for kind in _subclasses(Latent if group == "latent" else Head):
+        for metric, doc in kind.metrics_doc.items():
+            name = rest.removesuffix(metric).removesuffix("_")
+            if rest.endswith(metric) and (group == "latent" or name in (kind.target, _short(kind))):
+                where = f"{kind.__module__.removeprefix('reverie.').replace('.', '/')}.py:{kind.__name__}"
+                return Entry(key, doc.meaning, doc.unit, doc.healthy, doc.advice, where)
+    if group == "world_model" and rest.endswith("_loss"):
+        meaning = f"Loss of the prediction head '{rest.removesuffix('_loss')}', mean over batch and time."
+        return Entry(
+            key, meaning, "nats", "Falls.", "Flat: its target does not depend on the state.", "networks.py:loss"
+        )
+    return None
+
+
+def _subclasses(kind: Any) -> Iterator[Any]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+def _short(kind: Any) -> str:
+    """StartPredictor -> start."""
+    return str(re.sub("(Predictor|Decoder|Head)$", "", kind.__name__).lower())
 
 
 def near(key: str, count: int = 3) -> list[str]:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ..data.replay import Batch, Replay
 from ..errors import UserError
-from ..latents import CategoricalLatent
 from ..ops import SCALAR_TRANSFORMS
 from ..rssm import State
 from ..train import DreamerV2, to_batch
@@ -186,12 +185,11 @@ def latent_numbers(latent: Any, posterior: Tensor, prior: Tensor, free_nats: flo
         "below_free": float((kl < free_nats).float().mean()),
         "entropies": (float(latent.entropy(posterior).mean()), float(latent.entropy(prior).mean())),
     }
-    if not isinstance(latent, CategoricalLatent):
-        mean, std = latent.mean_std(posterior)
-        spread = mean.flatten(0, 1).var(0) + (std**2).flatten(0, 1).mean(0)
-        information = 0.5 * torch.log(spread / (std**2).flatten(0, 1)).sum(-1).mean()
-        return values | {"information": float(information)}
-    probs = latent.logits(posterior).softmax(-1).flatten(0, 1)  # (N, S, K)
+    classes = latent.class_probs(posterior)
+    if classes is None:
+        information = latent.information(posterior)
+        return values if information is None else values | {"information": float(information)}
+    probs = classes.flatten(0, 1)  # (N, S, K)
     average = probs.mean(0)
     entropy = -(average * average.clamp(min=1e-12).log()).sum(-1)
     other = probs[:, torch.arange(probs.shape[1]).roll(1)]

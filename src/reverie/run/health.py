@@ -22,7 +22,7 @@ from torch import Tensor
 from ..data.replay import Batch
 from ..distributions import CompositePolicy, Policy
 from ..files import writing
-from ..latents import CategoricalLatent, GaussianLatent, Latent
+from ..latents import Latent, class_usage
 from ..ops import SCALAR_TRANSFORMS, symlog
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 FILE = "latents.json"
 
-#: A class counts as used above this share of what all classes would have if they were used equally.
-USED = 0.1
-#: A categorical below this perplexity always has the same value.
-DEAD = 1.1
 #: Probabilities are compared with outcomes in so many groups.
 BINS = 10
 
@@ -48,49 +44,18 @@ class HealthSnapshot(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------- the code
 
 
-def class_usage(latent: CategoricalLatent, stats: Tensor) -> Tensor:
-    """Mean probability of each class. stats (..., P) -> (S, K), rows add up to 1."""
-    return latent.logits(stats).softmax(-1).flatten(0, -3).mean(0)
+def kl_gradient_norms(latent: Latent, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Norms of a state's d KL(posterior || prior) / d each side (`Latent.kl_gradients`), root mean square over states.
 
-
-def perplexity(usage: Tensor) -> Tensor:
-    """exp(entropy), the number of equally used classes with that entropy. usage (S, K) -> (S,), 1 to K."""
-    return torch.special.entr(usage.double()).sum(-1).exp()  # in float32 a uniform 32 would be 31.99998
-
-
-def used_share(usage: Tensor) -> Tensor:
-    """Share of classes whose mean probability is above USED / K. (S, K) -> ()."""
-    return (usage > USED / usage.shape[-1]).float().mean()
-
-
-def dead_share(usage: Tensor) -> Tensor:
-    """Share of categoricals that always have the same value. (S, K) -> ()."""
-    return (perplexity(usage) < DEAD).float().mean()
-
-
-def kl_gradients(latent: Latent, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Of a state's KL(posterior || prior) with respect to each side's description: norms, root mean square of states.
-
-    So they do not depend on the size of the batch. None for a user's own latent, whose gradients are not derived here.
-
-    Of a categorical: its logits after any uniform share; of a Gaussian: mean and log standard deviation. By hand (with
-    q, p the distributions): dKL/d prior = p - q, dKL/d posterior = q (log q - log p - KL). posterior, prior (..., P)
-    -> (), () for (posterior, prior). implementation-details.md#kl-balancing: balanced halves have equal values, not
-    equal gradients.
+    So they do not depend on the size of the batch. None where the latent derives none. posterior, prior (..., P)
+    -> (), () for (posterior, prior). The halves of a balanced KL have equal values, not equal gradients
+    (implementation-details.md#kl-balancing).
     """
-    if isinstance(latent, CategoricalLatent):
-        left, right = latent.logits(posterior).log_softmax(-1), latent.logits(prior).log_softmax(-1)
-        probs, gap = left.exp(), left - right
-        to_posterior = probs * (gap - (probs * gap).sum(-1, keepdim=True))
-        to_prior = right.exp() - probs
-    elif isinstance(latent, GaussianLatent):
-        (m1, s1), (m2, s2) = latent.mean_std(posterior), latent.mean_std(prior)
-        to_posterior = torch.cat([(m1 - m2) / s2**2, s1**2 / s2**2 - 1], -1)
-        to_prior = torch.cat([(m2 - m1) / s2**2, 1 - (s1**2 + (m1 - m2) ** 2) / s2**2], -1)
-    else:
+    gradients = latent.kl_gradients(posterior, prior)
+    if gradients is None:
         return None
     root = math.sqrt(math.prod(posterior.shape[:-1]))
-    return to_posterior.norm() / root, to_prior.norm() / root
+    return gradients[0].norm() / root, gradients[1].norm() / root
 
 
 # ------------------------------------------------------------------------------------------------------------ the heads
@@ -191,20 +156,17 @@ def snapshot(agent: DreamerV2, batch: Batch, *, seed: int = 0) -> HealthSnapshot
         feat = posterior.feat
         rewards, values, policy = model.head("reward")(feat), agent.critic(feat), agent.policy(feat)
     found: dict[str, Tensor] = {"kl/loss": model.rssm.kl_loss(posterior.stats, prior, **model.kl)[0]}
-    usage = None
-    if isinstance(latent, CategoricalLatent):
-        usage = class_usage(latent, posterior.stats)
-        each = perplexity(usage)
-        found |= {"latent/perplexity": each.mean(), "latent/perplexity_min": each.min()}
-        found |= {"latent/used": used_share(usage), "latent/dead": dead_share(usage)}
-    if gradients := kl_gradients(latent, posterior.stats, prior):
+    found |= {f"latent/{name}": value for name, value in latent.summary(posterior.stats).items()}
+    probs = latent.class_probs(posterior.stats)
+    usage = None if probs is None else class_usage(probs)
+    if gradients := kl_gradient_norms(latent, posterior.stats, prior):
         found["kl/grad_posterior"], found["kl/grad_prior"] = gradients
     planned = SCALAR_TRANSFORMS[config.model.reward_transform][0](batch.reward)
     truth = planned if config.model.reward_transform in ("tanh", "sign") else batch.reward
     found |= _of_rewards(rewards.float(), truth)
     if "continue" in model.heads:
-        probs, came = model.continues(feat).float(), 1 - batch.is_terminal.float()
-        found |= {"continue/brier": brier(probs, came), "continue/ece": expected_calibration_error(probs, came)}
+        goes, came = model.continues(feat).float(), 1 - batch.is_terminal.float()
+        found |= {"continue/brier": brier(goes, came), "continue/ece": expected_calibration_error(goes, came)}
     returns = realised_returns(
         batch,
         values.float(),

@@ -79,7 +79,7 @@ class Progress:
         self.say(f"files     {run.directory}")
         if run.resumed:
             self.say(f"continues at step {run.clock.env_steps:,}, update {run.clock.updates:,}")
-        for note in [*run.notes, *filter(None, [run.lock.note])]:
+        for note in [*agent.notes, *run.notes, *filter(None, [run.lock.note])]:
             self.say(f"note      {note}")
         self._begin = (run.clock.env_steps, run.clock.seconds)
         if self.live:

@@ -35,7 +35,7 @@ def _agent(case: GoldenCase) -> DreamerV2:
         if not any(key.startswith(f"world_model.heads.{name}.") for key in weights):
             del agent.world_model.heads[name]
     kept = {id(p) for p in agent.world_model.parameters()}
-    world = agent.steppers["world_model"]
+    world = agent.optimizers["world_model"]
     world.parameters = [p for p in world.parameters if id(p) in kept]
     agent.load_state_dict(weights)
     agent.updates = task["updates"]

@@ -19,7 +19,6 @@ from ..data.replay import Batch
 from ..distributions import CompositePolicy, OneHotPolicy, Policy
 from ..errors import UserError
 from ..insight.run_reader import RunReader
-from ..latents import CategoricalLatent
 from ..observations import RunningStandardizer, Standardizer, module_name
 from ..ops import symexp
 from ..rssm import State
@@ -188,9 +187,9 @@ def predict(agent: DreamerV2, state: State) -> Prediction:
     """Observations, reward, continuation, value and policy at a state of (L, ...)."""
     model, feat = agent.world_model, state.feat
     classes = chosen = None
-    if isinstance(model.rssm.latent, CategoricalLatent):
-        latent = model.rssm.latent
-        classes = latent.logits(state.stats).softmax(-1).numpy()
+    probs = model.rssm.latent.class_probs(state.stats)
+    if probs is not None:
+        classes = probs.numpy()
         chosen = state.stoch.reshape(classes.shape).argmax(-1).numpy()
     reward = model.heads["reward"](feat)
     return Prediction(
