@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
@@ -14,9 +16,11 @@ from .latents import LATENTS
 from .layers import MLPOptions, Norm
 from .networks import ContinuePredictor, ConvDecoder, Head, MaskPredictor, RewardPredictor, VectorDecoder, deconv_size
 from .observations import ObservationEncoder, module_name
-from .optim import Optimizer
 from .rssm import DiscreteRSSM
 from .world_model import WorldModel
+
+if TYPE_CHECKING:
+    from .optim import Optimizer
 
 
 def build_world_model(config: Config, spec: Spec) -> WorldModel:
@@ -175,6 +179,8 @@ def _behavior_mlp(config: Config) -> MLPOptions:
 
 def build_optimizer(config: Config, module: nn.Module, lr: float, *, on_device: bool = False) -> Optimizer:
     """The optimizer of one module, with the settings of the group `train`. on_device: for a captured CUDA graph."""
+    from .optim import Optimizer  # a player that only acts does without
+
     train = config.train
     return Optimizer(
         module.parameters(),

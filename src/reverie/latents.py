@@ -60,7 +60,7 @@ class Latent:
         return {}
 
     def information(self, stats: Tensor) -> Tensor | None:
-        """Nats that z tells about which of the states (..., P) it was drawn at, (); None if not derived."""
+        """Mutual information of z and the state (..., P) that it is drawn at, in nats, (); None if not derived."""
         return None
 
     def kl_gradients(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 class Optimizer:
     """Adam or LaProp for the parameters of one module, and all that belongs to a step: schedule, gradients, clipping.
 
-    A step is `schedule()`, `backward(loss)`, `clip()`, `step()`, and `updates += 1`; `step_together` does the middle
-    three for several losses. Nothing here waits for the device.
+    A step is `schedule()`, `compute_gradients(loss)`, `clip()`, `step()`, and `updates += 1`; `step_together` does the
+    middle three for several losses. Nothing here waits for the device.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Optimizer:
                 else:
                     group[key] = value
 
-    def backward(self, loss: Tensor) -> None:
+    def compute_gradients(self, loss: Tensor) -> None:
         """Gradients of exactly its own parameters, whatever else the loss () depends on, into their `grad`."""
         for parameter, gradient in zip(self.parameters, torch.autograd.grad(loss, self.parameters), strict=True):
             parameter.grad = gradient.contiguous()  # fused steps go through memory in order, whatever the strides say
@@ -111,7 +111,7 @@ def step_together(
     """
     chosen = [optimizers[name] for name in losses]
     for optimizer, loss in zip(chosen, losses.values(), strict=True):
-        optimizer.backward(loss)
+        optimizer.compute_gradients(loss)
     norms = [optimizer.clip() for optimizer in chosen]
     check([*losses.values(), *norms], [optimizer.torch for optimizer in chosen])
     for optimizer in chosen:

@@ -79,7 +79,9 @@ class DiscreteRSSM(nn.Module):
         latent: Latent | None = None,
     ) -> None:
         super().__init__()
-        self.latent: Latent = latent or CategoricalLatent(num_categoricals, num_categories)
+        self.latent = latent or CategoricalLatent(num_categoricals, num_categories)
+        if not isinstance(self.latent, Latent):
+            raise TypeError(f"a latent must be a subclass of reverie.latents.Latent, got {type(self.latent).__name__}")
         self.rnn_hidden_dim = rnn_hidden_dim
         self.feat_dim = self.latent.stoch_dim + rnn_hidden_dim
 

@@ -237,8 +237,8 @@ MUTANTS = [
     _m("rollback-same-rate", "run/nan_policy.py < test_nonfinite", """        self.agent.scale_learning_rates(0.5**clock.rollbacks)
         self.say""", """        self.say""", "A rollback repeats what failed.", "ours"),
     # ------------------------------------------------------------------------------------------------------------- insight
-    _m("health-each-state-by-itself", "run/health.py < test_health", "return latent.logits(stats).softmax(-1).flatten(0, -3).mean(0)",
-       "return latent.logits(stats).softmax(-1).flatten(0, -3)[0]", "Usage is that of one state.", "ours"),
+    _m("health-each-state-by-itself", "latents.py < test_health", "return probs.flatten(0, -3).mean(0)",
+       "return probs.flatten(0, -3)[0]", "Usage is that of one state.", "ours"),
     _m("health-value-without-its-reward", "run/health.py < test_health", "now = rewards[:, t] + gamma * (1 - ended[:, t]) * returns[-1]",
        "now = rewards[:, t + 1] + gamma * (1 - ended[:, t]) * returns[-1]", "The critic is compared with the next state's return.", "ours"),
     _m("health-draws-from-training", "run/health.py < test_health", "generator=torch.Generator().manual_seed(seed)", "",

@@ -11,8 +11,8 @@ from toys import CountingEnv, SpaceEnv
 from reverie import UserError
 from reverie.data.replay import Batch
 from reverie.insight.plots import usage_map
-from reverie.latents import class_usage, dead_share, perplexity, used_share
-from reverie.rssm import CategoricalLatent, GaussianLatent
+from reverie.latents import Latent, class_usage, dead_share, perplexity, used_share
+from reverie.rssm import CategoricalLatent, DiscreteRSSM, GaussianLatent
 from reverie.run import health
 from reverie.run.health import (
     brier,
@@ -185,24 +185,45 @@ def test_a_run_looks_every_so_many_updates(make_run, tmp_path, monkeypatch):
     assert seeds == []
 
 
-class OwnLatent:
-    """A latent that nobody here knows."""
+class OwnLatent(Latent):
+    """A user's latent, with the five methods that are asked for and no more."""
 
     def __init__(self, inner):
-        self.inner, self.stoch_dim, self.stats_dim = inner, inner.stoch_dim, inner.stats_dim
+        self.inner = inner
+        self.stoch_dim = inner.stoch_dim
+        self.stats_dim = inner.stats_dim
 
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
+    def noise(self, *batch, device=None, generator=None):
+        return self.inner.noise(*batch, device=device, generator=generator)
+
+    def sample(self, stats, noise):
+        return self.inner.sample(stats, noise)
+
+    def mode(self, stats):
+        return self.inner.mode(stats)
+
+    def kl(self, left, right):
+        return self.inner.kl(left, right)
+
+    def entropy(self, stats):
+        return self.inner.entropy(stats)
 
 
-def test_a_latent_of_ones_own_can_be_looked_at(make_run, tmp_path):
-    run = make_run(tmp_path / "run", **{"compute.mode": "reference", "health_every": 1})
+@pytest.mark.parametrize("mode", ["reference", "fast"])
+def test_a_latent_of_your_own_has_the_numbers_that_need_no_classes(make_run, tmp_path, mode):
+    run = make_run(tmp_path / "run", **{"compute.mode": mode, "health_every": 1})
     run.agent.world_model.rssm.latent = OwnLatent(run.agent.world_model.rssm.latent)
     run.train()
     found = snapshot(run.agent, run.agent.guard.cases["world model"].batch)
     assert found.usage is None
     assert "kl/loss" in found.numbers
     assert "kl/grad_prior" not in found.numbers
+    assert not any(key.startswith("latent/") for key in found.numbers)
+
+
+def test_a_latent_that_is_no_latent_is_refused_at_once():
+    with pytest.raises(TypeError, match=r"subclass of reverie\.latents\.Latent, got object"):
+        DiscreteRSSM(2, 3, latent=object())
 
 
 def test_numbers_that_are_none_are_left_out(make_run, tmp_path):

@@ -159,7 +159,7 @@ def _computed(agent: DreamerV2, case: FailedUpdate) -> BrokenTensor | None:
             if not _finite(loss):
                 found.append(BrokenTensor("loss", optimizer, _where(loss)))
             owner = agent.optimizers[optimizer]
-            owner.backward(loss)
+            owner.compute_gradients(loss)
             gradients |= {names[p]: p.grad for p in owner.parameters if p.grad is not None}
     losses = [BrokenTensor("loss", key, _where(value)) for key, value in metrics.items() if not _finite(value)]
     losses.sort(key=lambda finding: (not finding.name.endswith("_loss"), not finding.name.endswith("loss")))
