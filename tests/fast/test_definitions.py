@@ -6,6 +6,7 @@ monkey-patched, one at a time: each change must take effect.
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -250,6 +251,41 @@ def test_a_hook_on_a_module_is_called(pick):
     pick(agent).register_forward_hook(lambda *_: called.append(1))
     used(agent)
     assert called
+
+
+def replace_layers(agent):
+    """Exchange one layer of every kind for another one with other weights."""
+    model = agent.world_model
+    for owner, name in [
+        (model.rssm.gru, "gates"),
+        (model.rssm.input_net, "0"),
+        (model.rssm.posterior_net, "0"),
+        (model.rssm.prior_net, "0"),
+        (model.head("obs/image"), "linear"),
+        (model.head("obs/image").layers, "0"),
+        (model.head("reward").mlp, "0"),
+        (next(iter(model.encoder.convs.values())).layers, "0"),
+    ]:
+        new = copy.deepcopy(getattr(owner, name))
+        with torch.no_grad():
+            new.weight.mul_(1.5)
+        setattr(owner, name, new)
+
+
+def test_a_layer_replaced_in_use_takes_effect():
+    numbers = []
+    for mode in ("reference", "fast"):
+        agent = agent_of("demo", mode, precision="float32")
+        if numbers:
+            agent.load_state_dict(start)
+        start = {key: value.clone() for key, value in agent.state_dict().items()}
+        batch = batch_of(agent)
+        used(agent)
+        agent.load_state_dict(start)
+        replace_layers(agent)
+        torch.manual_seed(1)
+        numbers.append(float(agent.world_model_loss(batch)[0]))
+    assert numbers[1] == pytest.approx(numbers[0], rel=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------- subclasses

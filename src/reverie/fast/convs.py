@@ -220,7 +220,9 @@ class FastConvDecoder(ConvDecoder):
         if not DECODER.intact() or not _standard(self.layers):
             return super().forward(feat.dense() if isinstance(feat, Feat) else feat)
         if feat.device.type == "cpu" and is_standard(self.linear):
-            unit = self.__dict__.setdefault("_unit", Unit(self.linear, None, False, self.product_dtype))
+            unit = self.__dict__.get("_unit")
+            if unit is None or unit.layer is not self.linear:  # the first call, or the layer was replaced
+                unit = self.__dict__["_unit"] = Unit(self.linear, None, False, self.product_dtype)
             maps = self.activation(unit(feat))
         else:
             maps = self.activation(self.linear(feat.dense() if isinstance(feat, Feat) else feat))

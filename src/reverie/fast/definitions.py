@@ -86,7 +86,10 @@ class Watch:
 
     def intact(self) -> bool:
         """Are all functions the same objects as when this was made? Takes a microsecond."""
-        return all(space.get(name) is value for space, name, value in self.seen)
+        for space, name, value in self.seen:  # noqa: SIM110  a generator takes twice as long
+            if space.get(name) is not value:
+                return False
+        return True
 
 
 def changed(part: FastPart) -> str:

@@ -174,10 +174,16 @@ class FastMLP(MLP):
 
     def forward(self, x: Tensor | Feat) -> Tensor:
         # Other devices multiply one-hots fast, and choosing by size is not needed there.
-        if x.device.type != "cpu" or not WATCH.intact() or any(is_hooked(layer) for layer in self):
+        own = self.__dict__
+        layers = list(self._modules.values())
+        if own.get("_layers") != layers:  # the first call, or a layer was replaced
+            own["_layers"] = layers
+            own["_units"] = units(self, self.product_dtype)
+            own["_hooks"] = [h for x in layers for h in (x._forward_hooks, x._forward_pre_hooks, x._backward_hooks)]
+            own["_owns"] = [vars(layer) for layer in layers]
+        hooked = any(own["_hooks"]) or [names for names in own["_owns"] if "forward" in names]
+        if hooked or x.device.type != "cpu" or not WATCH.intact():
             return super().forward(x.dense() if isinstance(x, Feat) else x)
-        if "_units" not in self.__dict__:
-            self.__dict__["_units"] = units(self, self.product_dtype)
-        for unit in self.__dict__["_units"]:
+        for unit in own["_units"]:
             x = unit(x)
         return cast(Tensor, x)

@@ -40,12 +40,13 @@ class FastRSSM(DiscreteRSSM):
 
     def weights(self, name: str, rows: int, size: int) -> Weights:
         """Of a layer, in the number type for `rows` inputs at a time; kept until the layer changes."""
-        if "_prepared" not in self.__dict__:
-            gates = cast(NormGRUCell, self.gru).gates
-            layers = {"input": self.input_net[0], "gates": gates, "look": self.posterior_net[0]}
-            layers["answer"] = self.posterior_net[-1]
-            self.__dict__["_prepared"] = {key: Prepared(cast(nn.Linear, layer)) for key, layer in layers.items()}
-        prepared = self.__dict__["_prepared"][name]
+        gates = cast(NormGRUCell, self.gru).gates
+        layers = {"input": self.input_net[0], "gates": gates, "look": self.posterior_net[0]}
+        layers["answer"] = self.posterior_net[-1]
+        known = self.__dict__.setdefault("_prepared", {})
+        prepared = known.get(name)
+        if prepared is None or prepared.layer is not layers[name]:  # the first call, or the layer was replaced
+            prepared = known[name] = Prepared(cast(nn.Linear, layers[name]))
         return prepared(product_dtype(rows, prepared.layer.weight, self.product_dtype), size)
 
     def recurrence(self, rows: int) -> Recurrence:
