@@ -273,18 +273,15 @@ def replace_layers(agent):
 
 
 def test_a_layer_replaced_in_use_takes_effect():
-    numbers = []
-    for mode in ("reference", "fast"):
-        agent = agent_of("demo", mode, precision="float32")
-        if numbers:
-            agent.load_state_dict(start)
-        start = {key: value.clone() for key, value in agent.state_dict().items()}
-        batch = batch_of(agent)
+    plain, fast = agent_of("demo", "reference"), agent_of("demo", "fast", precision="float32")
+    start = {key: value.clone() for key, value in plain.state_dict().items()}
+    batch, numbers = batch_of(plain), []
+    for agent in (plain, fast):
         used(agent)
         agent.load_state_dict(start)
         replace_layers(agent)
         torch.manual_seed(1)
-        numbers.append(float(agent.world_model_loss(batch)[0]))
+        numbers.append(agent.world_model_loss(batch)[0].item())
     assert numbers[1] == pytest.approx(numbers[0], rel=1e-5)
 
 
