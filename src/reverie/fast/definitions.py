@@ -28,7 +28,7 @@ class FastPart(NamedTuple):
 
     name: str
     functions: tuple[str, ...]  # "module:Class.method" of `reverie`, whose work the fast form does instead
-    slowdown: float  # an update of the preset `demo` with this part computed the plain way, measured on one core
+    slowdown: float  # of an update of the preset `demo` with this part computed the plain way: one core, Intel Xeon
 
 
 PARTS = {
@@ -52,15 +52,15 @@ PARTS = {
             "ops:straight_through",
             "layers:NormGRUCell.forward",
         ),
-        1.4,
+        1.1,
     ),
-    "ConvEncoder": FastPart("the image encoder", ("networks:ConvEncoder.forward",), 1.1),
+    "ConvEncoder": FastPart("the image encoder", ("networks:ConvEncoder.forward",), 1.05),
     "ConvDecoder": FastPart(
         "the image decoder",
         ("networks:ConvDecoder.forward", "networks:ConvDecoder.loss", "networks:squared_error"),
         1.1,
     ),
-    "MLP": FastPart("the dense layers", ("layers:MLP.forward",), 1.1),
+    "MLP": FastPart("the dense layers", ("layers:MLP.forward",), 1.0),
 }
 
 
