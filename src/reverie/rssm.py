@@ -95,12 +95,8 @@ class DiscreteRSSM(nn.Module):
 
     def initial(self, batch_size: int) -> State:
         """The state before the first step: zeros, not learned. -> State of (B, ...)."""
-        zeros = next(self.gru.parameters()).new_zeros
-        return State(
-            zeros(batch_size, self.rnn_hidden_dim),
-            zeros(batch_size, self.latent.stoch_dim),
-            zeros(batch_size, self.latent.stats_dim),
-        )
+        sizes = self.rnn_hidden_dim, self.latent.stoch_dim, self.latent.stats_dim
+        return State(*(next(self.gru.parameters()).new_zeros(batch_size, size) for size in sizes))
 
     def recurrent_step(self, state: State, action: Tensor) -> Tensor:
         """h_t = f(h_{t-1}, z_{t-1}, a_{t-1}), Eq. 1. state of (B, ...), action (B, A) -> (B, D)."""
@@ -245,23 +241,20 @@ def demo() -> None:
     """Filter a random sequence, dream from it, print shapes; check that KL balancing splits gradients 0.8 / 0.2."""
     torch.manual_seed(0)
     rssm = DiscreteRSSM(action_dim=3, embed_dim=64)
-    embed, action = torch.randn(4, 10, 64), torch.randn(4, 10, 3)
-    is_first = torch.zeros(4, 10, dtype=torch.bool)
+    embed, action, is_first = torch.randn(4, 10, 64), torch.randn(4, 10, 3), torch.zeros(4, 10, dtype=torch.bool)
     posterior, prior_stats = rssm.rollout_observation(embed, action, is_first)
-    print(f"parameters        {sum(p.numel() for p in rssm.parameters()):,}")
-    print("embed (B, T, E)  ", tuple(embed.shape))
-    print("deter (B, T, D)  ", tuple(posterior.deter.shape))
-    print("stoch (B, T, Z)  ", tuple(posterior.stoch.shape), " 32 ones among 1024:", posterior.stoch[0, 0].sum().item())
     with torch.no_grad():
         dream = rssm.rollout_imagination(lambda feat: feat.new_zeros(feat.shape[0], 3), posterior.flatten(), 15)
-    print("dream (N, H+1, F)", tuple(dream.feat.shape))
+    shapes = {"embed (B, T, E)": embed, "deter (B, T, D)": posterior.deter, "stoch (B, T, Z)": posterior.stoch}
+    for name, value in (shapes | {"dream (N, H+1, F)": dream.feat}).items():
+        print(f"{name:18}", tuple(value.shape))
     post, prior = posterior.stats.detach().requires_grad_(), prior_stats.detach().requires_grad_()
-    (plain_post, plain_prior) = torch.autograd.grad(rssm.latent.kl(post, prior).mean(), (post, prior))
+    plain = torch.autograd.grad(rssm.latent.kl(post, prior).mean(), (post, prior))
     loss, metrics = rssm.kl_loss(post, prior, kl_balance=0.8, free_nats=0.0)
-    to_post, to_prior = torch.autograd.grad(loss, (post, prior))
-    share_post, share_prior = (to_post / plain_post).median().item(), (to_prior / plain_prior).median().item()
-    print(f"kl {metrics['kl']:.3f} nats; gradient share: posterior {share_post:.2f}, prior {share_prior:.2f}")
-    if abs(share_post - 0.2) > 1e-3 or abs(share_prior - 0.8) > 1e-3:
+    balanced = torch.autograd.grad(loss, (post, prior))
+    shares = [(mine / whole).median().item() for mine, whole in zip(balanced, plain, strict=True)]
+    print(f"kl {metrics['kl']:.3f} nats; gradient share: posterior {shares[0]:.2f}, prior {shares[1]:.2f}")
+    if abs(shares[0] - 0.2) > 1e-3 or abs(shares[1] - 0.8) > 1e-3:
         raise AssertionError("KL balancing is broken (paper Algorithm 2)")
     print("ok: the KL's value is the plain KL, its gradient goes 0.8 to the prior and 0.2 to the posterior")
 
