@@ -247,9 +247,9 @@ FAULTS = [
      "self.prior_net(posterior.deter.roll(1, 1))", ["filtering", *MODEL]),
     (f"{WORLD}targets", '"reward": batch.reward', '"reward": batch.reward.roll(1, 1)', PREDICTED),
     (f"{WORLD}targets", "1 - batch.is_terminal", "1 - batch.is_terminal.roll(1, 1)", PREDICTED),
-    (f"{TRAIN}_predict", "states = feat[:, :-1]", "states = feat[:, 1:]", DREAMT),
-    (f"{TRAIN}_predict", "states[:, 1:]", "states[:, :-1]", DREAMT),
-    (f"{TRAIN}_predict", 'head("reward")(feat[:, 1:])', 'head("reward")(feat[:, :-1])', DREAMT),
+    (f"{WORLD}dream_scores", "states = feat[:, :-1]", "states = feat[:, 1:]", DREAMT),
+    (f"{WORLD}dream_scores", "states[:, 1:]", "states[:, :-1]", DREAMT),
+    (f"{WORLD}dream_scores", "head(feat[:, 1:])", "head(feat[:, :-1])", DREAMT),
     # episodes that begin and end
     (f"{RSSM}DiscreteRSSM.observe", "reset_where(is_first, action)", "action",  # NaN: no step is made
      ["reset at a first step", "filtering", *PREDICTED, "world model's update changes the world model only"]),
@@ -257,8 +257,8 @@ FAULTS = [
      ["reset at a first step", "filtering", *PREDICTED]),
     (f"{RSSM}DiscreteRSSM.rollout_observation", "torch.ones_like(is_first[:, :1])", "is_first[:, :1]",
      ["filtering", *PREDICTED]),
-    (f"{TRAIN}_predict", "torch.cat([alive[:, None], self.world_model.continues(states[:, 1:])], 1)",
-     "self.world_model.continues(states)", DREAMT),
+    (f"{WORLD}dream_scores", "torch.cat([alive[:, None], self.continues(states[:, 1:])], 1)",
+     "self.continues(states)", DREAMT),
     (UPDATE, "targets, baseline, weights * alive[:, None]", "targets, baseline, weights", [ACTOR]),
     # gradients where none belong, or none where they belong
     (f"{WORLD}loss", "features.detach() if", "features if", [MODEL[1]]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ from .rssm import DiscreteRSSM
 from .world_model import WorldModel
 
 if TYPE_CHECKING:
-    from .optim import Optimizer
+    from .optim import Optimizers
 
 
 def build_world_model(config: Config, spec: Spec) -> WorldModel:
@@ -177,25 +178,35 @@ def _behavior_mlp(config: Config) -> MLPOptions:
     return MLPOptions(config.behavior.actor_critic_layers, config.model.hidden_dim, norm, config.model.activation)
 
 
-def build_optimizer(config: Config, module: nn.Module, lr: float, *, on_device: bool = False) -> Optimizer:
-    """The optimizer of one module, with the settings of the group `train`. on_device: for a captured CUDA graph."""
-    from .optim import Optimizer  # a player that only acts does without
+def build_optimizers(config: Config, modules: Mapping[str, nn.Module], *, on_device: bool = False) -> Optimizers:
+    """An optimizer for each of {"world_model", "actor", "critic"}. on_device: for a captured CUDA graph."""
+    from .optim import Optimizer, Optimizers  # a player that only acts does without
 
     train = config.train
-    return Optimizer(
-        module.parameters(),
-        lr=lr,
-        kind=train.optimizer,
-        beta2=train.adam_beta2,
-        eps=train.adam_eps,
-        eps_mode=train.adam_eps_mode,
-        weight_decay=train.weight_decay,
-        weight_decay_mode=train.weight_decay_mode,
-        warmup=train.lr_warmup,
-        decay=train.lr_decay,
-        clip=train.grad_clip,
-        adaptive_clip=train.agc,
-        on_device=on_device,
+    rates = {
+        "world_model": config.model.world_model_lr,
+        "actor": config.behavior.actor_lr,
+        "critic": config.behavior.critic_lr,
+    }
+    return Optimizers(
+        {
+            name: Optimizer(
+                module.parameters(),
+                lr=rates[name],
+                kind=train.optimizer,
+                beta2=train.adam_beta2,
+                eps=train.adam_eps,
+                eps_mode=train.adam_eps_mode,
+                weight_decay=train.weight_decay,
+                weight_decay_mode=train.weight_decay_mode,
+                warmup=train.lr_warmup,
+                decay=train.lr_decay,
+                clip=train.grad_clip,
+                adaptive_clip=train.agc,
+                on_device=on_device,
+            )
+            for name, module in modules.items()
+        }
     )
 
 

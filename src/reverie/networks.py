@@ -215,7 +215,7 @@ class RewardPredictor(Head):
     """Features to reward; trained on transform(r_t). feat (..., F) -> (...).
 
     `forward` answers in the space that the actor plans in: raw rewards for symlog (its mean is taken through symexp)
-    and none, squashed ones for tanh and sign, as in the released code. `distribution`: see `scalars.py`.
+    and none, squashed ones for tanh and sign, as in the released code. `distribution`: see `distributions.py`.
     """
 
     target = "reward"

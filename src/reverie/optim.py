@@ -16,8 +16,8 @@ from torch import Tensor, nn
 class Optimizer:
     """Adam or LaProp for the parameters of one module, and all that belongs to a step: schedule, gradients, clipping.
 
-    A step is `schedule()`, `compute_gradients(loss)`, `clip()`, `step()`, and `updates += 1`; `step_together` does the
-    middle three for several losses. Nothing here waits for the device.
+    A step is `schedule()`, `compute_gradients(loss)`, `clip()`, `step()`, and `updates += 1`; `Optimizers.step`
+    does the middle three for several losses. Nothing here waits for the device.
     """
 
     def __init__(
@@ -99,24 +99,40 @@ class Optimizer:
         torch.autograd.graph.increment_version(self.parameters)  # fused steps do not, and the fast path must know
 
 
-def step_together(
-    optimizers: Mapping[str, Optimizer],
-    losses: Mapping[str, Tensor],
-    check: Callable[[list[Tensor], list[torch.optim.Optimizer]], None],
-) -> dict[str, Tensor]:
-    """One step for each loss (), by the name of its optimizer, or for none of them if `check` raises.
+class Optimizers(dict[str, Optimizer]):
+    """The optimizers of an agent by name, and what is done with several of them."""
 
-    check: given losses and norms before any weight changes, and torch's optimizers (`FiniteGuard.check`).
-    -> {"NAME/grad_norm": () before clipping}.
-    """
-    chosen = [optimizers[name] for name in losses]
-    for optimizer, loss in zip(chosen, losses.values(), strict=True):
-        optimizer.compute_gradients(loss)
-    norms = [optimizer.clip() for optimizer in chosen]
-    check([*losses.values(), *norms], [optimizer.torch for optimizer in chosen])
-    for optimizer in chosen:
-        optimizer.step()
-    return {f"{name}/grad_norm": norm for name, norm in zip(losses, norms, strict=True)}
+    def schedule(self, *names: str) -> None:
+        """Set the learning rates and the rest for the next step of these."""
+        for name in names:
+            self[name].schedule()
+
+    def count(self, *names: str) -> None:
+        """One more step of these was made."""
+        for name in names:
+            self[name].updates += 1
+
+    def scale_rates(self, factor: float) -> None:
+        """Multiply the learning rates that were set; a rollback halves them (run/nan_policy.py)."""
+        for optimizer in self.values():
+            optimizer.scale = factor
+
+    def step(
+        self, losses: Mapping[str, Tensor], check: Callable[[list[Tensor], list[torch.optim.Optimizer]], None]
+    ) -> dict[str, Tensor]:
+        """One step for each loss (), by the name of its optimizer, or for none of them if `check` raises.
+
+        check: given losses and norms before any weight changes, and torch's optimizers (`FiniteGuard.check`).
+        -> {"NAME/grad_norm": () before clipping}.
+        """
+        chosen = [self[name] for name in losses]
+        for optimizer, loss in zip(chosen, losses.values(), strict=True):
+            optimizer.compute_gradients(loss)
+        norms = [optimizer.clip() for optimizer in chosen]
+        check([*losses.values(), *norms], [optimizer.torch for optimizer in chosen])
+        for optimizer in chosen:
+            optimizer.step()
+        return {f"{name}/grad_norm": norm for name, norm in zip(losses, norms, strict=True)}
 
 
 def keras_eps(eps: float, update: int, beta2: float) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 if __name__ == "__main__" and not __package__:  # python train.py: relative imports need the package
     raise SystemExit("Run it as a module of the package: python -m reverie.train")
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -27,17 +27,16 @@ from .actor_critic import (
     compute_lambda_returns,
     released_credit,
 )
-from .build import build_actor, build_critic, build_optimizer, build_world_model, pick_device
+from .build import build_actor, build_critic, build_optimizers, build_world_model, pick_device
 from .config import Config
 from .data.replay import Batch
 from .distributions import Policy
 from .envs.spaces import Spec
 from .fast.cuda_graph import CapturedUpdate
-from .fast.modes import apply_mode, pick_dtype, pick_mode
+from .fast.modes import apply_mode, autocast, pick_dtype, pick_mode
 from .finite import FiniteGuard
 from .layers import frozen
 from .ops import symexp, symlog
-from .optim import step_together
 from .player import Player, choose_action
 from .rssm import Dream, State
 from .world_model import to_batch as to_batch
@@ -45,7 +44,6 @@ from .world_model import to_batch as to_batch
 __all__ = ["DreamerV2", "symexp", "symlog"]
 
 Metrics = dict[str, Tensor]
-OPTIMIZERS = ("world_model", "actor", "critic")
 
 
 class DreamerV2(nn.Module):
@@ -73,12 +71,8 @@ class DreamerV2(nn.Module):
             self.actor_grad = {"discrete": "reinforce", "box": "dynamics", "mixed": "per_part"}[spec.action.kind]
         self.is_choice = torch.from_numpy(spec.action.is_choice).to(self.device)
         graph = self.mode == "graph"
-        rates = config.model.world_model_lr, config.behavior.actor_lr, config.behavior.critic_lr
-        modules = self.world_model, self.actor, self.critic
-        self.optimizers = {
-            name: build_optimizer(config, module, lr, on_device=graph)
-            for name, module, lr in zip(OPTIMIZERS, modules, rates, strict=True)
-        }
+        learning = {"world_model": self.world_model, "actor": self.actor, "critic": self.critic}
+        self.optimizers = build_optimizers(config, learning, on_device=graph)
         self.entropy_weight: float | Tensor = torch.zeros((), device=self.device) if graph else 0.0  # of this update
         self.guard = FiniteGuard(self.device, [self.return_scale.low, self.return_scale.high])
         self._captured: CapturedUpdate | None = None
@@ -94,16 +88,9 @@ class DreamerV2(nn.Module):
         for optimizer in self.optimizers.values():
             optimizer.updates = count
 
-    def scale_learning_rates(self, factor: float) -> None:
-        """Multiply what was set; a rollback halves it (run/nan_policy.py)."""
-        for optimizer in self.optimizers.values():
-            optimizer.scale = factor
-
     def autocast(self) -> AbstractContextManager[Any]:
-        """The plain path multiplies in bfloat16 where torch says; on a CPU the fast path decides by itself."""
-        if self.dtype == torch.float32 or (self.mode == "fast" and self.device.type == "cpu"):
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype, cache_enabled=self.mode != "graph")
+        """Within it, large products are made in the number type of the mode."""
+        return autocast(self.mode, self.dtype, self.device)
 
     def update(self, batch: Batch) -> Metrics:
         """One update of everything. Batch of tensors (B, T, ...) -> metrics, tensors () on the device."""
@@ -112,10 +99,10 @@ class DreamerV2(nn.Module):
             metrics |= self.train_actor_critic(posterior, batch.is_terminal)
         else:  # the same as one CUDA graph
             self.guard.begin("world model", batch)
-            self.prepare(*OPTIMIZERS)
+            self.prepare(*self.optimizers)
             self._captured = self._captured or CapturedUpdate(self.compute_update)
             metrics = self._captured(batch)
-            self.count(*OPTIMIZERS)
+            self.optimizers.count(*self.optimizers)
         self.guard.note(metrics)
         return metrics
 
@@ -126,8 +113,7 @@ class DreamerV2(nn.Module):
 
     def prepare(self, *names: str) -> None:
         """The host's share before an update of these optimizers: schedules, the slow critic, the entropy's weight."""
-        for name in names:
-            self.optimizers[name].schedule()
+        self.optimizers.schedule(*names)
         if "actor" in names:
             options = self.config.behavior
             if self.updates % options.slow_critic_every == 0:
@@ -137,14 +123,8 @@ class DreamerV2(nn.Module):
             else:
                 self.entropy_weight = self.entropy_scale()
 
-    def count(self, *names: str) -> None:
-        """One more step of these optimizers was made."""
-        for name in names:
-            self.optimizers[name].updates += 1
-
     def _step(self, stage: str, losses: Metrics) -> Metrics:
-        """One step for each loss, by the name of its optimizer; for none if a number is not finite. -> norms."""
-        return step_together(self.optimizers, losses, partial(self.guard.check, stage))
+        return self.optimizers.step(losses, partial(self.guard.check, stage))
 
     # --------------------------------------------------------------------------------------------------- world model
 
@@ -153,7 +133,7 @@ class DreamerV2(nn.Module):
         self.guard.begin("world model", batch)
         self.prepare("world_model")
         posterior, metrics = self._update_world_model(batch)
-        self.count("world_model")
+        self.optimizers.count("world_model")
         return posterior, metrics
 
     def _update_world_model(self, batch: Batch) -> tuple[State, Metrics]:
@@ -197,7 +177,7 @@ class DreamerV2(nn.Module):
         self.guard.begin("behaviour", posterior=posterior, is_terminal=is_terminal)
         self.prepare("actor", "critic")
         metrics = self._update_behavior(posterior, is_terminal)
-        self.count("actor", "critic")
+        self.optimizers.count("actor", "critic")
         return metrics
 
     def _update_behavior(self, posterior: State, is_terminal: Tensor) -> Metrics:
@@ -278,17 +258,10 @@ class DreamerV2(nn.Module):
         return start, alive
 
     def _predict(self, feat: Tensor, alive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rewards (N, H), values (N, H + 1) and continues (N, H) of a dream's states (N, H + 1, F).
-
-        reward_index "current": r_k and c_k belong to the state k (drawing in `replay.py`); "next", DreamerV3's: to the
-        state that u_k leads to, so that a value does not include the reward of its own state.
-        """
-        critic, head = self.slow_critic if self.config.behavior.slow_critic else self.critic, self.world_model.head
-        if self.config.behavior.reward_index == "next":
-            return head("reward")(feat[:, 1:]), critic(feat), self.world_model.continues(feat[:, 1:])
-        states = feat[:, :-1]
-        continues = torch.cat([alive[:, None], self.world_model.continues(states[:, 1:])], 1)
-        return head("reward")(states), critic(feat), continues
+        """Rewards (N, H), values (N, H + 1) and continues (N, H) of a dream's states (N, H + 1, F): `dream_scores`."""
+        critic = self.slow_critic if self.config.behavior.slow_critic else self.critic
+        rewards, continues = self.world_model.dream_scores(feat, alive, self.config.behavior.reward_index)
+        return rewards, critic(feat), continues
 
     # --------------------------------------------------------------------------------------------------------- acting
 
@@ -321,10 +294,7 @@ def demo() -> None:
     torch.manual_seed(0)
     spec = Spec({"image": ObsKey(("image",), "image", (16, 16, 3), (16, 16, 3), "hwc")}, ActionSpec.discrete(4))
     agent = DreamerV2(load_preset("debug", {"world_model_lr": 1e-3}), spec)
-    for name, module in agent.named_children():
-        print(f"{name:12} {sum(p.numel() for p in module.parameters()):>9,} parameters")
-    image = torch.randint(0, 256, (4, 8, 16, 16, 3), dtype=torch.uint8)
-    never = torch.zeros(4, 8, dtype=torch.bool)
+    image, never = torch.randint(0, 256, (4, 8, 16, 16, 3), dtype=torch.uint8), torch.zeros(4, 8, dtype=torch.bool)
     batch = Batch({"image": image}, torch.eye(4).repeat(4, 2, 1), torch.zeros(4, 8), never, never, never)
     falls = []
     for update in range(41):

@@ -114,6 +114,18 @@ class WorldModel(nn.Module):
         """Predicted probability that the episode continues, 1 without such a head. feat (..., F) -> (...)."""
         return self.heads["continue"](feat) if "continue" in self.heads else feat.new_ones(feat.shape[:-1])
 
+    def dream_scores(self, feat: Tensor, alive: Tensor, reward_index: str) -> tuple[Tensor, Tensor]:
+        """Rewards and continues (N, H) of dreams. feat (N, H + 1, F); alive (N,) is 0 where a dream starts at an end.
+
+        reward_index "current": r_k and c_k belong to the state k (drawing in `replay.py`); "next", DreamerV3's: to the
+        state that u_k leads to, so that a value does not include the reward of its own state.
+        """
+        head = self.head("reward")
+        if reward_index == "next":
+            return head(feat[:, 1:]), self.continues(feat[:, 1:])
+        states = feat[:, :-1]
+        return head(states), torch.cat([alive[:, None], self.continues(states[:, 1:])], 1)
+
     def action_mask(self, feat: Tensor) -> Tensor | None:
         """Which actions are allowed in imagined states; None where all are. feat (..., F) -> (..., A) of 0 and 1."""
         return cast(MaskPredictor, self.heads[module_name(self.mask_key)]).allowed(feat) if self.mask_key else None

@@ -31,11 +31,11 @@ MUTANTS = [
     # ---------------------------------------------------------------------------------------------- one step too many
     _m("reward-shifted", "world_model.py < test_world_model", '"reward": batch.reward,', '"reward": batch.reward.roll(-1, 1),',
        "The reward head learns the reward of the next step.", "epignatelli/navix PR 152; implementation-details.md#b5"),
-    _m("dream-reward-shifted", "train.py < test_train", 'return head("reward")(states), critic(feat), continues',
-       'return head("reward")(feat[:, 1:]), critic(feat), continues',
+    _m("dream-reward-shifted", "world_model.py < test_train", 'return head(states), torch.cat(',
+       'return head(feat[:, 1:]), torch.cat(',
        "Dreamed rewards belong to the next state, values do not.", "RajGhugare19/dreamerv2 issue 1; implementation-details.md#b5"),
-    _m("dream-continue-shifted", "train.py < test_train", "self.world_model.continues(states[:, 1:])], 1)",
-       "self.world_model.continues(states[:, :-1])], 1)", "A dream ends one step too late.", "epignatelli/navix PR 152; implementation-details.md#b5"),
+    _m("dream-continue-shifted", "world_model.py < test_train", "self.continues(states[:, 1:])], 1)",
+       "self.continues(states[:, :-1])], 1)", "A dream ends one step too late.", "epignatelli/navix PR 152; implementation-details.md#b5"),
     _m("lambda-early-bootstrap", "actor_critic.py < test_actor_critic", "* values[:, 1:]", "* values[:, :-1]",
        "The lambda-return bootstraps from the state itself.", "yusukeurakami/dreamer-pytorch PR 13; implementation-details.md#b5"),
     _m("lambda-late-bootstrap", "actor_critic.py < test_actor_critic", "future, returns = values[:, -1], []",
@@ -116,8 +116,8 @@ MUTANTS = [
        "implementation-details.md#b20"),
     _m("posterior-not-detached", "train.py < test_train", "return posterior.detach(), metrics | norms", "return posterior, metrics | norms",
        "Dreams start with a graph into the world model.", "implementation-details.md#b20"),
-    _m("wrong-parameters", "train.py < test_train", "modules = self.world_model, self.actor, self.critic",
-       "modules = self.world_model, self.actor, self.slow_critic.requires_grad_()", "The value optimiser owns another network.",
+    _m("wrong-parameters", "train.py < test_train", '"actor": self.actor, "critic": self.critic}',
+       '"actor": self.actor, "critic": self.slow_critic.requires_grad_()}', "The value optimiser owns another network.",
        "juliusfrost/dreamer-pytorch PR 79; implementation-details.md#b10"),
     # ---------------------------------------------------------------------------------------------- actor and critic
     _m("entropy-sign", "actor_critic.py < test_actor_critic", "objective + entropy_scale * entropy", "objective - entropy_scale * entropy",
@@ -234,7 +234,7 @@ MUTANTS = [
        "A NaN reaches all weights.", "ours"),
     _m("nonfinite-moments", "finite.py < test_nonfinite", "if moments:  # a broken", "if False:  # a broken",
        "A broken moment of an optimiser breaks its weight.", "ours"),
-    _m("rollback-same-rate", "run/nan_policy.py < test_nonfinite", """        self.agent.scale_learning_rates(0.5**clock.rollbacks)
+    _m("rollback-same-rate", "run/nan_policy.py < test_nonfinite", """        self.agent.optimizers.scale_rates(0.5**clock.rollbacks)
         self.say""", """        self.say""", "A rollback repeats what failed.", "ours"),
     # ------------------------------------------------------------------------------------------------------------- insight
     _m("health-each-state-by-itself", "latents.py < test_health", "return probs.flatten(0, -3).mean(0)",

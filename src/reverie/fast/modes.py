@@ -14,7 +14,8 @@ import random
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,6 +77,13 @@ def apply_mode(module: nn.Module, mode: str, dtype: torch.dtype) -> list[str]:
             if isinstance(part, COMPILED):
                 part.compile()
     return []
+
+
+def autocast(mode: str, dtype: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
+    """The plain path multiplies in bfloat16 where torch says; on a CPU the fast path decides by itself."""
+    if dtype == torch.float32 or (mode == "fast" and device.type == "cpu"):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype, cache_enabled=mode != "graph")
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class NanPolicy:
 
     def resume(self, clock: Clock) -> None:
         """Learning rates stay lowered over a stop."""
-        self.agent.scale_learning_rates(0.5**clock.rollbacks)
+        self.agent.optimizers.scale_rates(0.5**clock.rollbacks)
 
     def reset_streak(self) -> None:
         """An update was made. Where the guard does not wait for the device, only `check` can know that."""
@@ -78,7 +78,7 @@ class NanPolicy:
             raise self._end(report, clock, f" {clock.rollbacks} rollbacks did not help.")
         clock.rollbacks += 1
         checkpoint.load_checkpoint(found, self.agent, {})  # weights and optimisers; replay and random states stay
-        self.agent.scale_learning_rates(0.5**clock.rollbacks)
+        self.agent.optimizers.scale_rates(0.5**clock.rollbacks)
         self.say(f"went back to {found.name} at update {clock.updates}: {report.verdict}")
         self.say(f"          learning rates are now {0.5**clock.rollbacks:g} of what was set; {report.cause}")
 

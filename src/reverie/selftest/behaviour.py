@@ -118,7 +118,7 @@ def _optimiser(case: GoldenCase) -> Found:
         loss = torch.stack([(parameter * gradient).sum() for parameter, gradient in pairs]).sum()
         agent.prepare("critic")
         norms.append(agent._step("behaviour", {"critic": loss})["critic/grad_norm"])
-        agent.count("critic")
+        agent.optimizers.count("critic")
         history.append(torch.cat([parameter.detach().flatten() for parameter in named.values()]))
     return {"out.norm": torch.stack(norms), "out.weights": torch.stack(history)}
 

@@ -153,7 +153,7 @@ CHECKS = [
     ),
     Check(
         "rewards, continues, targets of a dream", "implementation-details.md#imagination, #lambda-return",
-        f"{_TRAIN}._predict", "agent",
+        "reverie.world_model:WorldModel.dream_scores", "agent",
         _behaviour_update, (_DREAM + "imagination", _DREAM + "critic/target"),
     ),
     Check(
