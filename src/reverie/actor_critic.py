@@ -52,7 +52,7 @@ class Actor(nn.Module):
 class Critic(nn.Module):
     """v(f_k), Eq. 3: the expected lambda-return from a state, its own reward included. feat (..., F) -> (...).
 
-    `distribution` and `transform`: how the number is described, and on which scale it is learned; see `distributions.py`.
+    `distribution` and `transform`: how the number is described and on which scale it is learned (`distributions.py`).
     """
 
     def __init__(
