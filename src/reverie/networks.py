@@ -87,10 +87,11 @@ class Head(nn.Module):
     target has `target_of`. The model loss logs `world_model/NAME_loss` for a head NAME; `metrics_doc` explains that
     number and those of `metrics`, under "loss" and their own names.
 
-    With compute.mode=fast `feat` may be a `Feat` (fast/rows.py), which every operation of torch takes for a tensor.
+    Heads get their features as a tensor; with compute.mode=fast those of this file as indices, which is faster.
     """
 
     target: str = ""
+    indexed: ClassVar[bool] = False  #: of exactly this class: `feat` may be a `Feat`, z as indices (fast/rows.py)
     metrics_doc: ClassVar[Mapping[str, MetricDoc]] = {}
 
     def target_of(self, batch: Any, obs: Mapping[str, Tensor]) -> Tensor | None:
@@ -120,6 +121,8 @@ class ConvDecoder(Head):
     With kernels (5, 5, 6, 6) it is the released code's: Linear to 1x1x(32 depth), then transposed convolutions of
     stride 2, which give 64x64 only. The last layer is linear and never normalised.
     """
+
+    indexed = True
 
     def __init__(
         self,
@@ -192,6 +195,8 @@ class ConvDecoder(Head):
 class VectorDecoder(Head):
     """Features to a vector observation; unit-variance Gaussian. feat (..., F) -> (..., V)."""
 
+    indexed = True
+
     def __init__(
         self,
         feat_dim: int,
@@ -218,6 +223,7 @@ class RewardPredictor(Head):
     and none, squashed ones for tanh and sign, as in the released code. `distribution`: see `distributions.py`.
     """
 
+    indexed = True
     target = "reward"
 
     def __init__(
@@ -251,6 +257,7 @@ class ContinuePredictor(Head):
     and `forward` takes d out again (so that it may exceed 1 by rounding up to 1 / d).
     """
 
+    indexed = True
     target = "continue"
 
     def __init__(
@@ -277,6 +284,8 @@ class MaskPredictor(Head):
 
     Trained like the continue predictor, by binary cross-entropy; numbers (parts that are no choice) are always allowed.
     """
+
+    indexed = True
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ from .config import Config
 from .data.replay import Batch
 from .distributions import Policy
 from .envs.spaces import Spec
+from .fast import plain_parts
 from .fast.cuda_graph import CapturedUpdate
 from .fast.modes import apply_mode, autocast, pick_dtype, pick_mode
 from .finite import FiniteGuard
@@ -63,7 +64,7 @@ class DreamerV2(nn.Module):
         self.to(self.device)
         self.mode = pick_mode(config.compute, self.device)
         self.dtype = pick_dtype(config.compute, self.mode, self.device)
-        self.notes = apply_mode(self, self.mode, self.dtype)  # parts that are computed the plain way, and why
+        apply_mode(self, self.mode, self.dtype)
         self.slow_critic.copy_from(self.critic)  # the first targets must not come from an unrelated network
         self.slow_critic.requires_grad_(False)
         self.actor_grad: str = config.behavior.actor_grad
@@ -76,6 +77,11 @@ class DreamerV2(nn.Module):
         self.entropy_weight: float | Tensor = torch.zeros((), device=self.device) if graph else 0.0  # of this update
         self.guard = FiniteGuard(self.device, [self.return_scale.low, self.return_scale.high])
         self._captured: CapturedUpdate | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each part that is computed the plain way although a fast one was asked for, and why."""
+        return plain_parts(self) if self.mode in ("fast", "graph") else []
 
     @property
     def updates(self) -> int:

@@ -94,7 +94,7 @@ class WorldModel(nn.Module):
         extra: dict[str, Tensor] = {}
         for name in self.heads:
             head = self.head(name)
-            feat = features.detach() if name.split("/")[0] in self.detached_heads else features
+            feat = features_for(head, features.detach() if name.split("/")[0] in self.detached_heads else features)
             target = head.target_of(batch, obs)
             target = known[head.target] if target is None else target
             losses[name] = head.loss(feat, target).mean()
@@ -112,7 +112,15 @@ class WorldModel(nn.Module):
 
     def continues(self, feat: Tensor) -> Tensor:
         """Predicted probability that the episode continues, 1 without such a head. feat (..., F) -> (...)."""
-        return self.heads["continue"](feat) if "continue" in self.heads else feat.new_ones(feat.shape[:-1])
+        if "continue" not in self.heads:
+            return feat.new_ones(feat.shape[:-1])
+        head = self.head("continue")
+        return head(features_for(head, feat))
+
+    def predict_reward(self, feat: Tensor) -> Tensor:
+        """Predicted rewards, in the space that the actor plans in. feat (..., F) -> (...)."""
+        head = self.head("reward")
+        return head(features_for(head, feat))
 
     def dream_scores(self, feat: Tensor, alive: Tensor, reward_index: str) -> tuple[Tensor, Tensor]:
         """Rewards and continues (N, H) of dreams. feat (N, H + 1, F); alive (N,) is 0 where a dream starts at an end.
@@ -120,7 +128,7 @@ class WorldModel(nn.Module):
         reward_index "current": r_k and c_k belong to the state k (drawing in `replay.py`); "next", DreamerV3's: to the
         state that u_k leads to, so that a value does not include the reward of its own state.
         """
-        head = self.head("reward")
+        head = self.predict_reward
         if reward_index == "next":
             return head(feat[:, 1:]), self.continues(feat[:, 1:])
         states = feat[:, :-1]
@@ -148,6 +156,13 @@ class WorldModel(nn.Module):
             scales = cast(dict[str, Standardizer], self.standardizers)
             return {key: scales[module_name(key)].undo(value) for key, value in found.items()}
         return {key: symexp(value) for key, value in found.items()} if self.vector_transform == "symlog" else found
+
+
+def features_for(head: Head, feat: Tensor) -> Tensor:
+    """As a tensor, unless the head takes z as indices (`Head.indexed`, not inherited). feat (..., F) -> (..., F)."""
+    if isinstance(feat, Tensor) or vars(type(head)).get("indexed", False):
+        return feat
+    return feat.dense()
 
 
 def to_batch(batch: Batch, device: torch.device | str = "cpu") -> Batch:

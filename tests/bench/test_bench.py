@@ -174,7 +174,8 @@ def test_the_fast_path_is_the_faster_one():
                 times.append(time.process_time() - start)
     finally:
         torch.set_num_threads(threads)
-    assert min(spent[0]) < 0.8 * min(spent[1])
+    # 0.7 on an AMD EPYC; 0.78 alone and 0.82 beside another test on an Intel Xeon, whose cores share their cache
+    assert min(spent[0]) < 0.9 * min(spent[1])
 
 
 # ---------------------------------------------------------------------------------------------------------- the command

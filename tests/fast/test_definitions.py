@@ -27,7 +27,8 @@ from tests.fast.prove import fingerprints
 from tests.fast.test_fast import agent_of, batch_of
 
 SOURCE = Path(reverie.__file__).parent
-PLACES = [place for part in PARTS.values() for place in part.functions]
+PLACES = sorted({place for part in PARTS.values() for place in part.functions})
+OURS = [place for place in PLACES if resolve(place).__module__.startswith("reverie.")]  # else torch's own
 
 
 class Reached(Exception):
@@ -180,7 +181,7 @@ def edits(tmp_path_factory):
     return dict(json.loads(line) for line in done.stdout.splitlines())
 
 
-@pytest.mark.parametrize("place", [place for place in PLACES if place != "layers:MLP.forward"])
+@pytest.mark.parametrize("place", OURS)
 def test_an_edit_of_the_source_takes_effect_and_is_reported(edits, place):
     found = edits[place]
     assert "edited" in found["reached"], found
@@ -217,7 +218,11 @@ def test_a_patch_of_an_agent_in_use_takes_effect(monkeypatch, place):
         monkeypatch.setattr(warnings, "showwarning", lambda message, *_: said.append(message))
         with pytest.raises(Reached):
             used(agent)
-    if place in PARTS["DiscreteRSSM"].functions and not place.endswith("initial"):  # which `used` itself calls
+    if (
+        place in PARTS["DiscreteRSSM"].functions
+        and not place.startswith("layers:MLP")
+        and not place.endswith("initial")
+    ):  # met before the RSSM is
         assert any("plain arithmetic for the RSSM from now on" in str(message) for message in said)
 
 
@@ -325,7 +330,7 @@ class OtherMLP(layers.MLP):
 def test_a_subclass_of_the_latent_draws_for_itself():
     net = rssm.DiscreteRSSM(2, 3, rnn_hidden_dim=4, hidden_dim=4, latent=Coin(2, 3))
     (note,) = accelerate(net)
-    assert note.startswith("the latent is Coin: plain arithmetic for the RSSM")
+    assert note.startswith("the latent is Coin, or has methods of its own: plain arithmetic for the RSSM")
     embed, action, first = torch.randn(2, 3, 3), torch.zeros(2, 3, 2), torch.zeros(2, 3, dtype=torch.bool)
     posterior, _ = net.rollout_observation(embed, action, first)
     assert (posterior.stoch.reshape(2, 3, 2, 3)[..., 0] == 1).all()
@@ -438,3 +443,199 @@ def test_features_are_still_kept_as_indices():
     assert isinstance(agent.world_model.rssm, FastRSSM)
     assert isinstance(posterior.feat, Feat)
     assert posterior.feat._dense is None  # nothing in an update wrote it out
+
+
+# ------------------------------------------------------------------------- kinds of change that a reader found ignored
+
+
+def losses_of(change, **settings):
+    """The world model's loss and gradient norm in both modes after `change(agent)` of an agent in use."""
+    found = []
+    start = None
+    for mode in ("reference", "fast"):
+        agent = agent_of("demo", mode, precision="float32", **settings)
+        start = start or {key: value.clone() for key, value in agent.state_dict().items()}
+        agent.load_state_dict(start)
+        batch = batch_of(agent)
+        torch.manual_seed(0)
+        agent.world_model_loss(batch)  # everything that is kept between calls is kept now
+        change(agent)
+        torch.manual_seed(1)
+        metrics = agent.train_world_model(batch)[1]
+        found.append([metrics["world_model/loss"].item(), metrics["world_model/grad_norm"].item()])
+    return found
+
+
+class Doubled(nn.Sequential):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def as_doubled(net):
+    return Doubled(*net)
+
+
+def twice(module, inputs, output):
+    """A forward hook."""
+    return 2 * output
+
+
+def parts_of(agent):
+    """RSSM, image encoder, image decoder."""
+    model = agent.world_model
+    return model.rssm, model.encoder.convs["obs/image"], model.head("obs/image")
+
+
+def replace_container(agent):
+    net = parts_of(agent)[0]
+    net.input_net = as_doubled(net.input_net)
+
+
+def replace_forward(agent):
+    net = parts_of(agent)[0].posterior_net
+    net.forward = lambda x: 2 * nn.Sequential.forward(net, x)
+
+
+def change_slope(agent):
+    for layer in parts_of(agent)[0].prior_net:
+        if isinstance(layer, nn.ELU):
+            layer.alpha = 0.5
+
+
+def replace_class(agent):
+    net = parts_of(agent)[0]
+    net.__class__ = type("Other", (type(net),), {"_state": halved_state})
+
+
+def replace_logits(agent):
+    latent = parts_of(agent)[0].latent
+    latent.logits = lambda stats: type(latent).logits(latent, stats / 2)
+
+
+CHANGES = {
+    "a container of another type": replace_container,
+    "a container's forward": replace_forward,
+    "a container's hook": lambda agent: parts_of(agent)[0].input_net.register_forward_hook(twice),
+    "the encoder's container": lambda agent: parts_of(agent)[1].layers.register_forward_hook(twice),
+    "the decoder's container": lambda agent: parts_of(agent)[2].layers.register_forward_hook(twice),
+    "an activation's slope": change_slope,
+    "a backward pre-hook": lambda agent: parts_of(agent)[0].gru.gates.register_full_backward_pre_hook(
+        lambda module, gradients: (2 * gradients[0],)
+    ),
+    "a class made from the agent's own": replace_class,
+    "logits of one latent": replace_logits,
+}
+
+
+def halved_state(self, deter, stats, noise):
+    return rssm.DiscreteRSSM._state(self, deter, stats / 2, noise)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_a_change_of_an_agent_in_use_gives_what_the_plain_path_gives(change):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain, fast = losses_of(change)
+        same = losses_of(lambda agent: None)[0]
+    assert fast == pytest.approx(plain, rel=1e-4)
+    assert plain != pytest.approx(same, rel=1e-4)  # else the change changes nothing
+
+
+def test_more_layers_in_the_rssm_run_as_they_are_written(monkeypatch):
+    monkeypatch.setattr("reverie.rssm.MLPOptions", lambda layers, *rest: layers_options(2, *rest))
+    plain, fast = losses_of(lambda agent: None)
+    assert fast == pytest.approx(plain, rel=1e-4)
+
+
+def layers_options(*args):
+    return layers.MLPOptions(*args)
+
+
+def test_a_decorator_is_another_function():
+    import functools
+
+    original = rssm.DiscreteRSSM.prior
+
+    @functools.wraps(original)
+    def decorated(*args, **kwargs):
+        return original(*args, **kwargs)
+
+    assert fingerprint(original)
+    assert fingerprint(decorated) == ""
+
+
+def test_global_hooks_of_torch_are_called():
+    agent, called = agent_of("demo", "fast"), set()
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: called.add(type(module).__name__))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            used(agent)
+    finally:
+        handle.remove()
+    assert {"NormGRUCell", "Linear", "LayerNorm", "Conv2d", "ConvTranspose2d"} <= called
+
+
+def test_features_index_like_a_tensor():
+    agent = agent_of("demo", "fast")
+    posterior, _ = agent.train_world_model(batch_of(agent))
+    feat, size = posterior.feat, posterior.stoch.size
+    dense = feat.dense()
+    shuffled = torch.tensor([1, 0, *range(2, len(dense))])
+    for key in (0, slice(1, 3), (slice(None), slice(1, None)), shuffled, (..., slice(0, size)), (..., 0), (0, 0, 0)):
+        found = feat[key]
+        torch.testing.assert_close(found.dense() if isinstance(found, Feat) else found, dense[key])
+    assert len(feat) == len(dense)
+    assert ((feat > 0) == (dense > 0)).all()
+    assert (posterior.stoch.mean() - dense[..., :size].mean()).abs() < 1e-6
+    assert torch.cat([posterior.stoch, posterior.deter], -1).shape == dense.shape
+
+
+class Sees(networks.Head):
+    """A head that asks what it was given."""
+
+    target = "reward"
+    given: list = []  # noqa: RUF012
+
+    def __init__(self, feat_dim):
+        super().__init__()
+        self.linear = nn.Linear(feat_dim, 1)
+
+    def forward(self, feat):
+        self.given.append(type(feat))
+        return self.linear(feat).squeeze(-1)
+
+    def loss(self, feat, target):
+        return (self(feat) - target) ** 2
+
+
+def test_a_head_of_your_own_is_given_a_tensor(monkeypatch):
+    from reverie import build
+
+    heads = build._heads
+    monkeypatch.setattr(build, "_heads", lambda *args: (heads(*args)[0] | {"sees": Sees(args[2])}, heads(*args)[1]))
+    Sees.given.clear()
+    agent = agent_of("demo", "fast")
+    agent.train_world_model(batch_of(agent))
+    assert Sees.given == [torch.Tensor]
+
+
+def test_second_derivatives_are_refused_not_wrong():
+    mlp = layers.MLP(3, 1, layers.MLPOptions(1, 4))
+    accelerate(mlp)
+    x = torch.randn(5, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(mlp(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        gradient.square().sum().backward()
+
+
+def test_acting_works_in_inference_mode(tmp_path):
+    from reverie import checkpoint
+
+    agent = agent_of("demo", "fast")
+    checkpoint.save_agent(tmp_path / "agent", agent)
+    obs = {key: value[:, 0].numpy() for key, value in batch_of(agent).obs.items()}
+    with torch.inference_mode():
+        player = reverie.load_player(tmp_path / "agent", num_envs=len(next(iter(obs.values()))))
+        first = player.act(obs, torch.ones(player.count, dtype=torch.bool).numpy())
+    assert first.shape == (player.count, agent.spec.action.size)

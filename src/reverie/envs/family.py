@@ -74,18 +74,19 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import pkgutil
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
 from typing import Any, Protocol, cast, get_type_hints
 
 import gymnasium as gym
 
 from ..config.validation import coerce
 from ..errors import UserError
+from . import families
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class FreeOptions:
 @cache
 def all_families() -> dict[str, Family]:
     """{name: module} for every file in `families/`. Importing one needs no package but Gymnasium."""
-    stems = sorted(path.stem for path in (Path(__file__).parent / "families").glob("*.py") if path.stem != "__init__")
+    stems = sorted(module.name for module in pkgutil.iter_modules(families.__path__))  # also from a zip
     return {name: cast(Family, importlib.import_module(f"{__package__}.families.{name}")) for name in stems}
 
 

@@ -36,32 +36,39 @@ FASTER: dict[type[nn.Module], type[nn.Module]] = {
     DiscreteRSSM: FastRSSM,
 }
 
-__all__ = ["FASTER", "Feat", "OneHots", "accelerate"]
+__all__ = ["FASTER", "Feat", "OneHots", "accelerate", "plain_parts"]
 
 
 def accelerate(module: nn.Module, dtype: torch.dtype = torch.float32) -> list[str]:
     """Let every part that has a fast form compute by it. Parameters, their names and checkpoints stay the same.
 
     A part whose plain definition is not the one that the fast form was proven against keeps the plain one.
-    dtype: of large products; parameters, losses and everything else stay float32. -> a line for each part that is
-    computed the plain way, and why.
+    dtype: of large products; parameters, losses and everything else stay float32. -> `plain_parts` afterwards.
     """
-    notes: list[str] = []
-    edited = {kind: changed(PARTS[kind.__name__]) for kind in FASTER}
+    edited = {kind for kind in FASTER if changed(PARTS[kind.__name__])}
     for part in list(module.modules()):
         kind = type(part)
-        base = next((known for known in FASTER if isinstance(part, known)), None)
-        if base is None or kind in FASTER.values():
-            continue
-        if kind is not base:
-            notes.append(f"{kind.__name__} replaces {base.__name__}: {_plain(base)}")
-        elif edited[base]:
-            notes.append(f"{edited[base]} was changed: {_plain(base)}")
-        else:
-            part.__class__ = FASTER[base]
+        if kind in FASTER and kind not in edited:
+            part.__class__ = FASTER[kind]
             part.__dict__["product_dtype"] = dtype
-            if isinstance(part, FastRSSM) and part.misfit():
-                notes.append(f"{part.misfit()}: {_plain(base)}")
+    return plain_parts(module)
+
+
+def plain_parts(module: nn.Module) -> list[str]:
+    """A line for each part that has a fast form and is computed the plain way now, and why."""
+    notes: list[str] = []
+    for part in module.modules():
+        base = next((known for known in FASTER if isinstance(part, known)), None)
+        if base is None:
+            continue
+        if type(part) not in (base, FASTER[base]):
+            reason = f"{type(part).__name__} replaces {base.__name__}"
+        else:
+            reason = changed(PARTS[base.__name__])
+            if not reason and isinstance(part, FastRSSM | FastConvEncoder | FastConvDecoder):
+                reason = part.misfit()
+        if reason:
+            notes.append(f"{reason}: {_plain(base)}")
     return list(dict.fromkeys(notes))
 
 

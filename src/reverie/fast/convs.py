@@ -12,15 +12,17 @@ All tensors are channels-last in memory. docs/performance.md says what each form
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..networks import ConvDecoder, ConvEncoder
 from .definitions import PARTS, Watch
-from .dense import Unit, is_standard
+from .dense import Unit, is_hooked, is_standard
 from .pointwise import elu_
 from .products import linear, outer
 from .rows import Feat
@@ -141,6 +143,7 @@ class _Conv(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, kernel, y = ctx.saved_tensors
         g = channels_last(gradients[0].to(x.dtype))
@@ -158,9 +161,19 @@ def _without_gradients(
 ) -> Tensor:
     """The same for acting, where calls are many and small: the kernel is kept until it changes."""
     weight, bias = module.weight, cast(Tensor, module.bias)
+    if weight.is_inference():  # made under inference_mode: it has no version to keep anything by
+        y = (down if size is None else partial(up, size=size))(
+            channels_last(x.to(dtype)), channels_last(weight.to(dtype)), bias=bias.to(dtype)
+        )
+        return elu_(y) if elu else y
     key, kept = (weight._version, bias._version, weight.data_ptr(), dtype), module.__dict__.get("_kept")
-    if kept is None or kept[0] != key or x.is_cuda:
-        kept = module.__dict__["_kept"] = (key, channels_last(weight.detach().to(dtype)), bias.detach().to(dtype))
+    if kept is None or kept[0] != key or kept[3] is not weight or x.is_cuda:
+        kept = module.__dict__["_kept"] = (
+            key,
+            channels_last(weight.detach().to(dtype)),
+            bias.detach().to(dtype),
+            weight,
+        )
     x = channels_last(x.to(dtype))
     y = down(x, kept[1], kept[2]) if size is None else up(x, kept[1], size, kept[2])
     return elu_(y) if elu else y
@@ -184,9 +197,12 @@ def _run(layers: nn.Sequential, x: Tensor, sizes: list[tuple[int, int]], dtype: 
     return x
 
 
-def _standard(layers: nn.Sequential) -> bool:
-    """Are all convolutions written out here?"""
-    return all(is_standard(x) for x in layers if isinstance(x, nn.Conv2d | nn.ConvTranspose2d))
+def _odd(layers: nn.Sequential) -> str:
+    """What keeps convolutions from being computed here, "" if nothing does; in one clause."""
+    if type(layers) is not nn.Sequential or is_hooked(layers):
+        return "its layers have a type, a hook or a forward of their own"
+    odd = [x for x in layers if isinstance(x, nn.Conv2d | nn.ConvTranspose2d) and not is_standard(x)]
+    return f"a {type(odd[0]).__name__} has options, a hook or a type of its own" if odd else ""
 
 
 class FastConvEncoder(ConvEncoder):
@@ -194,8 +210,12 @@ class FastConvEncoder(ConvEncoder):
 
     product_dtype: torch.dtype
 
+    def misfit(self) -> str:
+        """As `FastRSSM.misfit`."""
+        return _odd(self.layers)
+
     def forward(self, image: Tensor) -> Tensor:
-        if not ENCODER.intact() or not _standard(self.layers):
+        if not ENCODER.intact() or _odd(self.layers):
             return super().forward(image)
         maps = _run(self.layers, image.flatten(0, -4), [], self.product_dtype)
         return maps.reshape((*image.shape[:-3], self.output_dim))
@@ -205,6 +225,11 @@ class FastConvDecoder(ConvDecoder):
     """`ConvDecoder` by faster arithmetic. feat (..., F) -> (..., C, H, W)."""
 
     product_dtype: torch.dtype
+    indexed = True
+
+    def misfit(self) -> str:
+        """As `FastRSSM.misfit`."""
+        return _odd(self.layers)
 
     def sizes(self) -> list[tuple[int, int]]:
         """What each transposed convolution gives."""
@@ -217,7 +242,7 @@ class FastConvDecoder(ConvDecoder):
         return found
 
     def forward(self, feat: Tensor | Feat) -> Tensor:
-        if not DECODER.intact() or not _standard(self.layers):
+        if not DECODER.intact() or _odd(self.layers):
             return super().forward(feat.dense() if isinstance(feat, Feat) else feat)
         if feat.device.type == "cpu" and is_standard(self.linear):
             unit = self.__dict__.get("_unit")
@@ -246,6 +271,7 @@ class _HalfSquares(torch.autograd.Function):
         return 0.5 * torch.linalg.vector_norm(rows, dim=-1) ** 2
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (difference,) = ctx.saved_tensors
         return difference * gradients[0][..., None, None, None].to(difference.dtype), None

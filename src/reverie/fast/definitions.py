@@ -13,6 +13,7 @@ import importlib
 import inspect
 import io
 import json
+import os
 import sys
 import textwrap
 import tokenize
@@ -21,6 +22,9 @@ from functools import cache, lru_cache, reduce
 from importlib import resources
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
+
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
 
 class FastPart(NamedTuple):
@@ -47,20 +51,32 @@ PARTS = {
             "rssm:reset_where",
             "rssm:over_time",
             "latents:CategoricalLatent.sample",
+            "latents:CategoricalLatent.logits",
+            "latents:mix_uniform",
             "latents:one_hot_sample",
             "ops:sample_index",
             "ops:straight_through",
             "layers:NormGRUCell.forward",
+            "layers:NormGRUCell.__call__",
+            "layers:MLP.forward",
+            "layers:MLP.__call__",
         ),
         1.1,
     ),
-    "ConvEncoder": FastPart("the image encoder", ("networks:ConvEncoder.forward",), 1.05),
+    "ConvEncoder": FastPart(
+        "the image encoder", ("networks:ConvEncoder.forward", "networks:ConvEncoder.__call__"), 1.05
+    ),
     "ConvDecoder": FastPart(
         "the image decoder",
-        ("networks:ConvDecoder.forward", "networks:ConvDecoder.loss", "networks:squared_error"),
+        (
+            "networks:ConvDecoder.forward",
+            "networks:ConvDecoder.loss",
+            "networks:squared_error",
+            "networks:ConvDecoder.__call__",
+        ),
         1.1,
     ),
-    "MLP": FastPart("the dense layers", ("layers:MLP.forward",), 1.0),
+    "MLP": FastPart("the dense layers", ("layers:MLP.forward", "layers:MLP.__call__"), 1.0),
 }
 
 
@@ -70,7 +86,12 @@ def resolve(place: str) -> Any:
     found: Any = importlib.import_module(f"reverie.{module}")
     for name in path.split("."):
         found = inspect.getattr_static(found, name)
-    return found.fget if isinstance(found, property) else inspect.unwrap(getattr(found, "__func__", found))
+    return found.fget if isinstance(found, property) else getattr(found, "__func__", found)
+
+
+#: torch's own layers that the fast path stands for as well.
+TORCH_LAYERS = (nn.Linear, nn.LayerNorm, nn.ELU, nn.Conv2d, nn.ConvTranspose2d)
+_FORWARDS = [(vars(kind), "forward", vars(kind)["forward"]) for kind in TORCH_LAYERS]
 
 
 class Watch:
@@ -83,22 +104,38 @@ class Watch:
             *owner, name = path.split(".")
             space = vars(reduce(getattr, owner, importlib.import_module(f"reverie.{module}")))
             self.seen.append((space, name, space.get(name)))  # None: inherited
+        self.seen += _FORWARDS
 
     def intact(self) -> bool:
         """Are all functions the same objects as when this was made? Takes a microsecond."""
-        for space, name, value in self.seen:  # noqa: SIM110  a generator takes twice as long
+        for space, name, value in self.seen:
             if space.get(name) is not value:
                 return False
-        return True
+        return not _has_any_global_hook()
 
 
 def changed(part: FastPart) -> str:
-    """The first function of a part that is not the proven one, as "DiscreteRSSM.prior"; "" if all are."""
+    """What is not as it was proven, as "DiscreteRSSM.prior was changed"; "" if all is."""
     proven = load_proven()
     for place in part.functions:
-        if fingerprint(resolve(place)) != proven[place]:
-            return place.partition(":")[2]
-    return ""
+        found = fingerprint(resolve(place))
+        if found != proven[place]:
+            return f"{place.partition(':')[2]} was changed" if _has_source(place) else "the source is not available"
+    layers = [kind.__name__ for kind in TORCH_LAYERS if not _is_torchs(kind)]
+    return f"torch's {layers[0]}.forward was changed" if layers else ""
+
+
+def _has_source(place: str) -> bool:
+    try:
+        return bool(inspect.getsource(importlib.import_module(f"reverie.{place.partition(':')[0]}")))
+    except OSError:
+        return False
+
+
+def _is_torchs(kind: type[nn.Module]) -> bool:
+    forward = vars(kind)["forward"]
+    code = getattr(forward, "__code__", None)
+    return code is not None and code.co_name == "forward" and f"nn{os.sep}modules" in code.co_filename
 
 
 @cache

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..layers import MLP
 from .definitions import PARTS, Watch
@@ -28,23 +29,37 @@ class Weights(NamedTuple):
 
 
 class Prepared:
-    """Keeps `Weights`, and prepares them again whenever the layer has changed."""
+    """Keeps `Weights`, and prepares them again whenever the layer has changed.
+
+    It sees what torch counts: optimizer steps, loading, in-place operations. Writing through `weight.data` in place is
+    not counted; write under `torch.no_grad()` instead.
+    """
 
     def __init__(self, layer: nn.Linear) -> None:
-        self.layer, self.key, self.made = layer, (0, 0, 0), dict[tuple[torch.dtype, int], Weights]()
+        self.layer = layer
+        self.source: Tensor | None = None  # the weight that was prepared; held, so that no other lies at its address
+        self.key = (-1, -1, -1)
+        self.made: dict[tuple[torch.dtype, int], Weights] = {}
 
     def __call__(self, dtype: torch.dtype, size: int) -> Weights:
         """size: how many of the inputs, from the first on, `columns` are for."""
         weight, bias = self.layer.weight, self.layer.bias
+        if weight.is_inference():  # made under inference_mode: it has no version, and nothing changes it
+            return self._make(dtype, size)
         key = (weight._version, bias._version, weight.data_ptr())
+        if self.source is not weight:  # other weights, and their memory may lie where these lay
+            self.source, self.key = weight, (-1, -1, -1)
         if key != self.key or weight.device.type != "cpu":  # a captured CUDA graph must make them itself, every time
             self.key, self.made = key, {}
         found = self.made.get((dtype, size))
         if found is None:
-            rest, columns = weight.detach()[:, size:].to(dtype), weight.detach()[:, :size].to(dtype).t()
-            found = Weights(rest.contiguous(), columns.contiguous(), bias.detach().to(dtype))
-            self.made[dtype, size] = found
+            found = self.made[dtype, size] = self._make(dtype, size)
         return found
+
+    def _make(self, dtype: torch.dtype, size: int) -> Weights:
+        weight = self.layer.weight.detach()
+        rest, columns = weight[:, size:].to(dtype), weight[:, :size].to(dtype).t()
+        return Weights(rest.contiguous(), columns.contiguous(), self.layer.bias.detach().to(dtype))
 
 
 def layer_norm(x: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,22 +76,23 @@ class _Dense(torch.autograd.Function):
         beta: Tensor | None, feat: Feat | None, unit: Unit,
     ) -> Tensor:  # fmt: skip
         y, kept = unit.compute(x, feat)
-        ctx.save_for_backward(*kept)
+        ctx.save_for_backward(*kept, gamma, beta)
         ctx.unit, ctx.feat, ctx.shape, ctx.dtype = unit, feat, x.shape, x.dtype
         return y.reshape(*x.shape[:-1], unit.layer.out_features)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        flat, rest, columns, y, before, mean, rstd = ctx.saved_tensors
+        flat, rest, columns, y, before, mean, rstd, gamma, beta = ctx.saved_tensors
         unit, feat = ctx.unit, ctx.feat
         g = gradients[0].reshape(-1, len(rest)).to(y.dtype)
         if unit.elu:
             g = torch.ops.aten.elu_backward(g, 1, 1, 1, True, y)
         to_gamma = to_beta = to_x = to_probs = None
         if unit.norm is not None:
-            norm = unit.norm
+            shape = unit.norm.normalized_shape
             g, to_gamma, to_beta = torch.ops.aten.native_layer_norm_backward(
-                g, before, norm.normalized_shape, mean, rstd, norm.weight, norm.bias, [True, True, True]
+                g, before, shape, mean, rstd, gamma, beta, [True, True, True]
             )
         g = g.to(rest.dtype)
         if ctx.needs_input_grad[0]:
@@ -127,7 +143,8 @@ class Unit:
 
 def is_hooked(part: nn.Module) -> bool:
     """Would calling the module do more than its class says?"""
-    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or "forward" in vars(part))
+    hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(part)
 
 
 def is_standard(layer: nn.Module) -> bool:
@@ -175,11 +192,16 @@ class FastMLP(MLP):
     def forward(self, x: Tensor | Feat) -> Tensor:
         # Other devices multiply one-hots fast, and choosing by size is not needed there.
         own = self.__dict__
-        layers = list(self._modules.values())
-        if own.get("_layers") != layers:  # the first call, or a layer was replaced
-            own["_layers"] = layers
+        form = [(x, type(x), x.__dict__.get("alpha"), x._parameters.get("bias") is None) for x in self]
+        if own.get("_form") != form:  # the first call, or a layer was replaced or changed
+            own["_form"] = form
             own["_units"] = units(self, self.product_dtype)
-            own["_hooks"] = [h for x in layers for h in (x._forward_hooks, x._forward_pre_hooks, x._backward_hooks)]
+            layers: list[nn.Module] = list(self)
+            own["_hooks"] = [
+                hooks
+                for x in layers
+                for hooks in (x._forward_hooks, x._forward_pre_hooks, x._backward_hooks, x._backward_pre_hooks)
+            ]
             own["_owns"] = [vars(layer) for layer in layers]
         hooked = any(own["_hooks"]) or [names for names in own["_owns"] if "forward" in names]
         if hooked or x.device.type != "cpu" or not WATCH.intact():

@@ -20,7 +20,44 @@ from torch import Tensor
 from ..ops import straight_through
 
 
-class OneHots:
+class Indexed:
+    """Stands for a tensor. Anything that is not written out in a subclass is done with the tensor itself.
+
+    Functions of torch, methods and properties of tensors, operators: all of them, by writing the tensor out once.
+    """
+
+    _dense: Tensor | None = None
+
+    def _write_out(self) -> Tensor:
+        raise NotImplementedError
+
+    def dense(self) -> Tensor:
+        """Written out."""
+        if self._dense is None or self._dense.is_cuda:  # whether keeping it pays on a GPU is not measured
+            self._dense = self._write_out()
+        return self._dense
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Any function of torch: with tensors instead."""
+        return function(*_as_tensors(args), **_as_tensors(kwargs or {}))
+
+    def __getattr__(self, name: str) -> Any:
+        """Any other method or property of tensors. Raises AttributeError where tensors have none of that name."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.dense(), name)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.dense().__array__(*args, **kwargs)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    __hash__ = object.__hash__
+
+
+class OneHots(Indexed):
     """One-hot variables z (..., Z) as the indices of their ones: index (..., S), int32 in 0..Z-1.
 
     probs (..., Z) are what z was drawn from, where straight-through gradients shall flow, else None.
@@ -35,6 +72,7 @@ class OneHots:
         return self.probs is not None and self.probs.requires_grad
 
     def __getitem__(self, key: Any) -> OneHots:
+        """Leading axes only, as the algorithm does."""
         return OneHots(self.index[key], None if self.probs is None else self.probs[key], self.size)
 
     def flatten(self, start: int, end: int) -> OneHots:
@@ -50,36 +88,19 @@ class OneHots:
         """[z, h], the features. deter (..., D) -> Feat (..., F)."""
         return Feat(self, deter)
 
-    def dense(self) -> Tensor:
-        """Written out. -> (..., Z)."""
+    def _write_out(self) -> Tensor:
         zeros = torch.zeros((*self.index.shape[:-1], self.size), device=self.index.device)
         z = zeros.scatter_(-1, self.index.long(), 1.0)
         return z if self.probs is None else straight_through(z, self.probs)
 
 
-class Feat:
-    """Features [z, h] (..., F), z as the indices of its ones. Behaves like a tensor.
-
-    What the algorithm does with features is written out here; anything else (a function of torch, a method of tensors,
-    an operator) is done with the features written out as a tensor.
-    """
+class Feat(Indexed):
+    """Features [z, h] (..., F), z as the indices of its ones."""
 
     def __init__(self, stoch: OneHots, deter: Tensor) -> None:
         self.stoch = stoch
         self.deter = deter
         self._order: tuple[Tensor, Tensor] | None = None
-        self._dense: Tensor | None = None
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Any function of torch: with tensors instead."""
-        return function(*_as_tensors(args), **_as_tensors(kwargs or {}))
-
-    def __getattr__(self, name: str) -> Any:
-        """Any other method or property of tensors. Raises AttributeError where tensors have none of that name."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.dense(), name)
 
     @property
     def shape(self) -> torch.Size:
@@ -94,7 +115,11 @@ class Feat:
         """Do gradients flow into it?"""
         return self.deter.requires_grad or self.stoch.requires_grad
 
-    def __getitem__(self, key: Any) -> Feat:
+    def __getitem__(self, key: Any) -> Any:
+        """Numbers and slices of leading axes give a Feat, anything else a tensor."""
+        keys = key if isinstance(key, tuple) else (key,)
+        if len(keys) >= len(self.shape) or not all(isinstance(k, int | slice) for k in keys):
+            return self.dense()[key]
         deter = self.deter[key]
         return self if deter.shape == self.deter.shape else Feat(self.stoch[key], deter)
 
@@ -108,11 +133,8 @@ class Feat:
         """Ones of the same kind."""
         return self.deter.new_ones(*size)
 
-    def dense(self) -> Tensor:
-        """Written out. -> (..., F)."""
-        if self._dense is None or self._dense.is_cuda:  # whether keeping it pays on a GPU is not measured
-            self._dense = torch.cat([self.stoch.dense(), self.deter], -1)
-        return self._dense
+    def _write_out(self) -> Tensor:
+        return torch.cat([self.stoch.dense(), self.deter], -1)
 
     def order(self) -> tuple[Tensor, Tensor]:
         """Class by class, the states that chose it; see `by_class`."""
@@ -122,7 +144,7 @@ class Feat:
 
 
 def _as_tensors(value: Any) -> Any:
-    if isinstance(value, Feat):
+    if isinstance(value, Indexed):
         return value.dense()
     if isinstance(value, dict):
         return {key: _as_tensors(item) for key, item in value.items()}
@@ -130,14 +152,18 @@ def _as_tensors(value: Any) -> Any:
 
 
 def _operator(name: str) -> Any:
-    def apply(self: Feat, *others: Any) -> Any:
+    def apply(self: Indexed, *others: Any) -> Any:
         return getattr(self.dense(), name)(*_as_tensors(others))
 
     return apply
 
 
-for _name in ("add", "sub", "mul", "truediv", "matmul", "pow", "radd", "rsub", "rmul", "rtruediv", "rmatmul", "neg"):
-    setattr(Feat, f"__{_name}__", _operator(f"__{_name}__"))
+_BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "matmul", "pow", "and", "or", "xor")
+_OTHERS = ("eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "abs", "invert")
+_NAMES = (*_BINARY, *(f"r{name}" for name in _BINARY), *_OTHERS)
+for _name in _NAMES:
+    if hasattr(Tensor, f"__{_name}__"):
+        setattr(Indexed, f"__{_name}__", _operator(f"__{_name}__"))
 
 
 def by_class(index: Tensor, size: int) -> tuple[Tensor, Tensor]:

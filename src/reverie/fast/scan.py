@@ -17,19 +17,22 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..latents import CategoricalLatent
-from ..layers import NormGRUCell
+from ..layers import MLP, NormGRUCell
 from ..ops import reset_where
 from ..rssm import DiscreteRSSM, Dream, State
 from .definitions import PARTS, Watch, changed
-from .dense import Prepared, Weights, is_hooked, is_standard
+from .dense import FastMLP, Prepared, Weights, is_hooked, is_standard
 from .products import outer, product_dtype
 from .rows import Feat, OneHots, by_class, rows_gradient
 from .steps import Kept, Normed, NormElu, Product, Recurrence, norm_of
 
 #: What is not called here: replaced on one instance, it must take effect.
-INNER = {"initial", "recurrent_step", "prior", "posterior", "_state"}
+INNER = {"initial", "recurrent_step", "prior", "posterior", "_state", "observe"}
+LATENT = {"sample", "logits", "noise"}
+MLP_FORWARD = vars(FastMLP)["forward"]
 WATCH = Watch(PARTS["DiscreteRSSM"])
 
 
@@ -62,22 +65,35 @@ class FastRSSM(DiscreteRSSM):
         Written out here are straight-through draws without unimix, LayerNorm or none, ELU, and the V2 cell.
         """
         latent = self.latent
-        if type(latent) is not CategoricalLatent or "sample" in vars(latent):
-            return f"the latent is {type(latent).__name__}"
+        if type(latent) is not CategoricalLatent or not LATENT.isdisjoint(vars(latent)):
+            return f"the latent is {type(latent).__name__}, or has methods of its own"
         if latent.unimix or not latent.through:
             return f"unimix is {latent.unimix:g}" if latent.unimix else "gradients end at the draw"
         if type(self.gru) is not NormGRUCell or type(self.gru.norm) not in (nn.LayerNorm, nn.Identity):
             norm = getattr(self.gru, "norm", None)
             return f"the recurrent cell is {type(self.gru).__name__}" + (f" with {type(norm).__name__}" if norm else "")
-        for net in (self.input_net, self.posterior_net, self.prior_net, [self.gru.gates, nn.ELU()]):
-            odd = [type(layer).__name__ for layer in net if not is_standard(layer)]
-            if odd or not any(type(layer) is nn.ELU for layer in net):
-                return f"a network has {odd[0] if odd else 'no ELU'}, which has options, a hook or a type of its own"
+        norms = [] if type(self.gru.norm) is nn.Identity else [self.gru.norm]
+        if not all(is_standard(layer) for layer in (self.gru.gates, *norms)):
+            return "the recurrent cell has layers with options, hooks or types of their own"
+        for name, net in (("input_net", self.input_net), ("posterior_net", self.posterior_net)):
+            if type(net) not in (MLP, FastMLP) or is_hooked(net):
+                return f"{name} has a type, a hook or a forward of its own"
+            kinds = [type(layer) for layer in net if type(layer) is not nn.LayerNorm]
+            order = [nn.Linear, nn.ELU] if name == "input_net" else [nn.Linear, nn.ELU, nn.Linear]
+            normed = [type(layer) is nn.LayerNorm for layer in net]
+            if kinds != order or sum(normed) > 1 or (any(normed) and not normed[1]):
+                return f"{name} has other layers than one Linear, LayerNorm and ELU"
+            if not all(is_standard(layer) for layer in net):
+                return f"a layer of {name} has options, a hook or a type of its own"
+        if type(self) is not FastRSSM or not INNER.isdisjoint(vars(FastRSSM).keys() - {"observe"}):
+            return "methods of the fast RSSM were replaced"
+        if vars(FastMLP)["forward"] is not MLP_FORWARD:
+            return "MLP.forward was changed"
         if not INNER.isdisjoint(vars(self)):
             return f"{min(INNER & vars(self).keys())} was replaced"
         if is_hooked(self.gru) or is_hooked(self.gru.norm):
             return "the recurrent cell has a hook or a forward of its own"
-        return "" if WATCH.intact() else f"{changed(PARTS['DiscreteRSSM']) or 'a function'} was changed"
+        return "" if WATCH.intact() else changed(PARTS["DiscreteRSSM"]) or "a function was changed or has a global hook"
 
     def fits(self) -> bool:
         """Is it computed by this file? What stops it later than at the start is reported once."""
@@ -175,6 +191,7 @@ class _Transition(torch.autograd.Function):
         return deter
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         step, (wants_deter, wants_probs, wants_action, *_) = ctx.step, ctx.needs_input_grad
         to_deter, to_pre, *_ = step.back(ctx.kept, gradients[0])
@@ -322,6 +339,7 @@ class _Observe(torch.autograd.Function):
         return deter, stats, probs, index
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         embed, deter = ctx.saved_tensors
         to_embed, *of_weights = ctx.scan.back(embed, deter, *gradients[:3])

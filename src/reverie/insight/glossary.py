@@ -190,12 +190,17 @@ def _brought(key: str) -> Entry | None:
     from ..networks import Head
 
     group, _, rest = key.partition("/")
-    for kind in _subclasses(Latent if group == "latent" else Head):
-        for metric, doc in kind.metrics_doc.items():
-            name = rest.removesuffix(metric).removesuffix("_")
-            if rest.endswith(metric) and (group == "latent" or name in (kind.target, _short(kind))):
-                where = f"{kind.__module__.removeprefix('reverie.').replace('.', '/')}.py:{kind.__name__}"
-                return Entry(key, doc.meaning, doc.unit, doc.healthy, doc.advice, where)
+    kinds = list(_subclasses(Latent if group == "latent" else Head))
+    documented = [(kind, *item) for kind in kinds for item in kind.metrics_doc.items() if rest.endswith(item[0])]
+    named = [
+        found
+        for found in documented
+        if group == "latent"
+        or rest.removesuffix(f"_{found[1]}").replace("_", "") in (found[0].target, _short(found[0]))
+    ]
+    for kind, _, doc in named or [found for found in documented if found[1] != "loss"]:
+        where = f"{kind.__module__.removeprefix('reverie.').replace('.', '/')}.py:{kind.__name__}"
+        return Entry(key, doc.meaning, doc.unit, doc.healthy, doc.advice, where)
     if group == "world_model" and rest.endswith("_loss"):
         meaning = f"Loss of the prediction head '{rest.removesuffix('_loss')}', mean over batch and time."
         return Entry(
@@ -211,7 +216,7 @@ def _subclasses(kind: Any) -> Iterator[Any]:
 
 
 def _short(kind: Any) -> str:
-    """StartPredictor -> start."""
+    """StartPredictor -> start: the name under which a head is usually entered, without underscores."""
     return str(re.sub("(Predictor|Decoder|Head)$", "", kind.__name__).lower())
 
 
