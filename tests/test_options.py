@@ -3,6 +3,7 @@
 The formulas themselves are compared with the NumPy reference in test_parity.py; here it is the agent that is switched.
 """
 
+import itertools
 import math
 
 import pytest
@@ -10,9 +11,9 @@ import torch
 from test_train import BOX, DISCRETE, B, T, changed, gradients, make_agent, make_batch, posterior_of, snapshot
 from torch import nn
 
-from reverie.actor_critic import compute_lambda_returns, released_credit
+from reverie.actor_critic import center_by_depth, compute_actor_loss, compute_lambda_returns, released_credit
 from reverie.checkpoint import optimizer_tensors, restore_optimizers
-from reverie.distributions import NormalScalar, TwoHotScalar
+from reverie.distributions import NormalScalar, OneHotPolicy, TwoHotScalar
 from reverie.layers import GRUCell, NormGRUCell
 from reverie.optim import LaProp
 from reverie.rssm import CategoricalLatent, GaussianLatent
@@ -140,6 +141,49 @@ def test_percentile_returns_scale_the_actor_and_not_the_critic():
     assert scale > 1.5  # else the test tests nothing
     torch.testing.assert_close(norms["none"][0], norms["percentile"][0] * scale, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(norms["none"][1], norms["percentile"][1])
+
+
+def test_centering_by_depth_by_hand():
+    targets = torch.tensor([[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]])
+    baseline = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    weights = torch.tensor([[1.0, 0.5], [1.0, 0.5], [0.0, 0.0]])  # the third dream started at an end
+    found = center_by_depth(targets, baseline, weights)
+    torch.testing.assert_close(found, baseline + torch.tensor([2.0, 3.0]))
+    assert not center_by_depth(targets.requires_grad_(), baseline, weights).requires_grad
+    assert torch.equal(center_by_depth(targets, baseline, torch.zeros(3, 2)), baseline)  # no dream counts: no shift
+
+
+def test_centering_by_depth_changes_no_expected_gradient_but_its_own_share():
+    """All outcomes of N one-step dreams with two actions each: the mean gradient is (1 - 1/N) of the plain one."""
+    count, offset = 3, 100.0
+    logits = torch.tensor([0.3, -0.2], requires_grad=True)
+    sums = []
+    for centered in (False, True):
+        total = torch.zeros(2)
+        for chosen in itertools.product((0, 1), repeat=count):
+            action = torch.eye(2)[list(chosen)][:, None]  # (N, 1, A)
+            targets = torch.tensor([[1.0 if a else -2.0] for a in chosen]) + offset  # a critic that is late by 100
+            baseline, weights = torch.zeros(count, 1), torch.ones(count, 1)
+            if centered:
+                baseline = center_by_depth(targets, baseline, weights)
+            policy = OneHotPolicy(logits.expand(count, 1, 2))
+            loss, _ = compute_actor_loss(policy, action, targets, baseline, weights, entropy_scale=0.0)
+            chance = logits.softmax(-1).detach()[list(chosen)].prod()
+            total += chance * torch.autograd.grad(loss, logits)[0]
+        sums.append(total)
+    torch.testing.assert_close(sums[1], sums[0] * (1 - 1 / count), rtol=1e-4, atol=1e-5)
+
+
+def test_centering_by_depth_moves_the_actor_and_not_the_critic():
+    found = {}
+    for center in ("none", "depth"):
+        agent = make_agent(advantage_center=center, entropy_scale=0, grad_clip=1e9)
+        torch.manual_seed(1)
+        metrics = behave(agent)
+        found[center] = (float(metrics["actor/advantage"]), gradients(agent.actor), gradients(agent.critic))
+    assert abs(found["depth"][0]) < 0.2 * abs(found["none"][0])
+    assert not torch.allclose(found["none"][1], found["depth"][1])
+    assert torch.equal(found["none"][2], found["depth"][2])
 
 
 # -------------------------------------------------------------------------------------------------------------- critic

@@ -218,6 +218,19 @@ def hybrid_objective(policy: Policy, action: Tensor, targets: Tensor, advantage:
     return policy.choice_log_prob(action.detach()) * advantage + targets
 
 
+def center_by_depth(targets: Tensor, baseline: Tensor, weights: Tensor) -> Tensor:
+    """A baseline that leaves, at each depth k, a mean advantage of 0 over the dreams: no common push on all actions.
+
+    b_k(n) = v_k(n) + sum_m w_k(m) (G_k(m) - v_k(m)) / sum_m w_k(m). Of the other dreams m the added term is independent
+    of the action u_k(n), so it changes no expected gradient; the dream's own share scales its advantage by
+    1 - w_k(n) / sum_m w_k(m), below 1 in 400 for 400 dreams. When the critic has caught up, the mean is 0 and nothing
+    changes. targets, baseline, weights (N, H); depth k is the column of the drawing above -> (N, H), without gradient.
+    """
+    weights = weights.detach()
+    late = (weights * (targets - baseline).detach()).sum(0) / weights.sum(0).clamp(min=1e-8)
+    return baseline + late
+
+
 def released_credit(
     action: Tensor, targets: Tensor, baseline: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .actor_critic import (
     ReturnScale,
+    center_by_depth,
     compute_actor_loss,
     compute_critic_loss,
     compute_discount_weights,
@@ -225,6 +226,8 @@ class DreamerV2(nn.Module):
         """Eq. 6, drawing in `replay.py`. states (N, H, F); credit: action (N, H, A), targets, baseline, weights."""
         options = self.config.behavior
         action, targets, baseline, weights = credit
+        if options.advantage_center == "depth":
+            baseline = center_by_depth(targets, baseline, weights)
         if options.return_norm == "percentile":
             scale = self.return_scale(targets)
             targets, baseline = targets / scale, baseline / scale

@@ -171,6 +171,8 @@ MUTANTS = [
     _m("window-over-the-write-head", "data/replay.py < test_replay", "oldest = np.maximum(self.counts - self.size, 0)[stream]",
        "oldest = np.zeros_like(self.counts)[stream]", "Windows join the newest steps to the oldest.", "ours"),
     # ------------------------------------------------------------------------------------------------- environments
+    _m("center-over-all-depths", "actor_critic.py < test_options", "(targets - baseline).detach()).sum(0) / weights.sum(0)",
+       "(targets - baseline).detach()).sum() / weights.sum()", "What is late at one depth is taken from all.", "ours"),
     _m("mask-forgotten-in-dreams", "train.py < test_masks", "self.actor(feat, self.world_model.action_mask(feat))",
        "self.actor(feat)", "Plans use actions that the task forbids.", "ours"),
     _m("mask-before-unimix", "distributions.py < test_masks", "OneHotPolicy(mix_uniform(stats, unimix), mask)",

@@ -185,6 +185,9 @@ class BehaviorConfig:
         "paper: action u_k is scored by G_k - v_k; released: by G_{k+1} - v_k, the last code's form",
         "paper Eq. 6, code of the published scores",
     )
+    advantage_center: Literal["none", "depth"] = opt(
+        "none", "depth: subtract the mean advantage of all dreams at each of their steps", "ours (docs/equations.md)"
+    )
     return_norm: Literal["none", "percentile"] = opt(
         "none", "percentile: divide advantages by the 5..95 % range of returns, if above 1", "V2: none; V3: percentile"
     )
