@@ -72,6 +72,16 @@ def test_times_add_up():
     assert "47 min per 100,000 steps" in text
     assert "7.8 h for 1,000,000" in text
     assert "memory 6.10 GB at most" in text
+    assert "evaluations" not in text
+
+
+def test_evaluations_are_foreseen_as_far_as_they_are_known(tmp_path):
+    """How many and what a step costs, before it is known how long an episode is."""
+    lines = replace(PLAIN, evaluations=100, eval_episodes=10).lines()
+    assert lines[2] == "and 100 evaluations of 10 episodes: 5 min for each 100 steps that an episode lasts"
+    told = make_forecast(agent_of(env_steps=1000, eval_every=300, eval_episodes=7), tmp_path)
+    assert (told.evaluations, told.eval_episodes) == (4, 7)
+    assert make_forecast(agent_of(env_steps=1000, eval_every=0), tmp_path).evaluations == 1
 
 
 def test_what_fits_is_accepted():

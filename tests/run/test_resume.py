@@ -77,7 +77,7 @@ def left_behind(directory):
     last = checkpoint.checkpoints(directory)[-1]
     state = json.loads((last / "state.json").read_text())
     state["replay"].pop("files")  # as many as there were checkpoints
-    clock = {key: value for key, value in state["clock"].items() if key not in ("seconds", "spent")}
+    clock = {key: value for key, value in state["clock"].items() if "seconds" not in key and key != "spent"}
     tensors = {
         f"{name}/{key}": value.tobytes()
         for name in ("weights", "optimizers", "run")
@@ -105,8 +105,9 @@ def assert_same(one, other, run_one, run_other):
         {"num_envs": 2, "prefill": 60, "pretrain": 30},
         {"compute.mode": "reference", "optimizer": "laprop", "actor_grad": "dynamics"},
         {"env.backend": "async", "num_envs": 2},
+        {"train_ratio": 0.001, "pretrain": 3},  # an evaluation of the same agent: made once, or again after a stop
     ],
-    ids=["plain", "ring", "pretrain", "other-parts", "workers"],
+    ids=["plain", "ring", "pretrain", "other-parts", "workers", "unchanged"],
 )
 @pytest.mark.parametrize("screens", ["stopped", "died"])
 def test_going_on_ends_where_not_stopping_does(make_run, tmp_path, settings, screens):

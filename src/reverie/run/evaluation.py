@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,25 @@ class Evaluation:
             "scores": self.scores,
             "lengths": self.lengths,
         }
+
+
+def logged_evaluations(lines: Iterable[Mapping[str, Any]]) -> dict[int, Evaluation]:
+    """The evaluations in the lines of episodes.jsonl. -> {env_steps: Evaluation}, in order."""
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for line in lines:
+        if line.get("phase") == "eval":
+            found.setdefault(int(line["env_steps"]), []).append(line)
+    return {at: Evaluation([x["return"] for x in rows], [x["length"] for x in rows]) for at, rows in found.items()}
+
+
+def evaluations_due(every: int, since: int, end: int, *, at_end: bool = True) -> int:
+    """How many evaluations are to come: every so many env_steps after the one at `since`, and one at the `end`.
+
+    at_end: False if the one at `since` is that of the end.
+    """
+    if end <= since:
+        return int(at_end)
+    return math.ceil((end - since) / every) if every else 1
 
 
 MAX_LENGTH = 30_000  # steps after which an episode of an evaluation is counted as it stands (Atari's limit: 27,000)

@@ -27,6 +27,7 @@ from ..data.replay import Batch, Replay
 from ..envs.spaces import Spec
 from ..errors import UserError
 from ..train import DreamerV2, to_batch
+from .evaluation import evaluations_due
 
 #: Beyond this share of what is available a warning is given; beyond all of it the run is refused.
 TIGHT = 0.85
@@ -63,6 +64,8 @@ class Forecast:
     row_bytes: int  # of one step in the replay
     batch_size: int
     on_disk: bool  # replay.storage=disk
+    evaluations: int = 0  # of the whole run
+    eval_episodes: int = 0  # of each
 
     @property
     def added(self) -> int:
@@ -89,6 +92,11 @@ class Forecast:
             f"{duration(self.seconds(self.steps, self.idle))} for {self.steps:,} "
             f"({1000 * self.update_seconds:.3g} ms an update)",
         ]
+        if self.evaluations:  # how long an episode is, the first ones will show
+            steps = 100 * self.evaluations * self.eval_episodes
+            total = duration(steps * (self.step_seconds + self.act_seconds))
+            many = f"{self.evaluations:,} evaluations of {self.eval_episodes} episodes"
+            lines.append(f"and {many}: {total} for each 100 steps that an episode lasts")
         if self.gpu is not None:
             lines.append(f"GPU memory {_size(self.gpu)}{_of(self.gpu, self.gpu_left)}")
         return lines + [f"tight: {problem}" for problem in self.problems(TIGHT)]
@@ -170,6 +178,8 @@ def make_forecast(agent: DreamerV2, directory: Path, *, step_seconds: float = 0.
         row_bytes=row_bytes,
         batch_size=config.train.batch_size,
         on_disk=on_disk,
+        evaluations=evaluations_due(config.train.eval_every, 0, config.train.env_steps),
+        eval_episodes=config.train.eval_episodes,
     )
 
 

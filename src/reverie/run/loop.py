@@ -138,6 +138,8 @@ def _restore(run: RunState, weights: Path | None) -> None:
     if weights is not None and not run.resumed:
         checkpoint.load_weights(weights, run.agent)
     open_logger(run, saved)
+    if run.resumed:
+        run.recall(read_lines(run.directory / "episodes.jsonl"))
 
 
 def leave(lock: RunLock) -> None:
@@ -212,7 +214,7 @@ class Run:
         return self.agent
 
     def _train(self, progress: Progress) -> None:
-        if self.state.resumed and self.finished() and self.state.evaluated_at == self.clock.env_steps:
+        if self.state.resumed and self.finished() and self.state.evaluated():
             progress.say("the run is complete. Continue it with a larger --env-steps or --minutes.")
             return
         if self.config.train.random_baseline and not self.state.resumed:
@@ -222,7 +224,7 @@ class Run:
             if not (self.state.stopping.requested and self.config.train.deterministic):
                 self.write(progress)  # a deterministic run that is stopped writes no line more than one that is not
             self.save()  # before the evaluation: an interrupted evaluation loses nothing
-        if not self.state.stopping.requested and self.state.evaluated_at != self.clock.env_steps:
+        if not self.state.stopping.requested and not self.state.evaluated():
             self.evaluate(progress)
             self.save()
 
@@ -359,6 +361,8 @@ class Run:
                 phase = "crashed"
             else:
                 self.state.recent = [*self.state.recent[-19:], episode.score]
+                self.state.lengths = [*self.state.lengths[-19:], episode.length]
+                self.state.ended_at = self.clock.env_steps
             line = {"return": episode.score, "length": episode.length, **episode.log}
             self.state.logger.episode(self._stamp(phase) | line)
 
@@ -377,7 +381,7 @@ class Run:
         numbers |= self.state.health.take()
         if self.config.train.on_nonfinite != "stop":
             numbers |= {"nonfinite/skipped": clock.skipped, "nonfinite/rollbacks": clock.rollbacks}
-        if self.state.recent:
+        if self.state.ended_at > self.state.written_at:  # else the last line has it: without an end nothing is new
             numbers["episode/return"] = float(np.mean(self.state.recent))
         self._require_finite()
         self.state.written_at = clock.env_steps
@@ -397,12 +401,15 @@ class Run:
 
     def _play_randomly(self, progress: Progress) -> None:
         """The baseline: evaluate the random policy."""
-        result = self.state.evaluator.random(lambda: self.state.stopping.requested)
+        with self.clock.evaluating(played=False):
+            result = self.state.evaluator.random(lambda: self.state.stopping.requested)
         if result is None:
             progress.say(f"random policy not measured: its episodes take more than {RANDOM_LIMIT:g} s")
             return
         self._log_episodes("random", result)
-        progress.say(f"random policy: return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes")
+        acting = self.state.forecast.act_seconds if self.state.forecast else 0.0  # random actions need no network
+        self.clock.next_eval_seconds = self.clock.eval_seconds + acting * sum(result.lengths)
+        progress.baseline(self.state, result)
 
     def _log_episodes(self, phase: str, result: Evaluation) -> None:
         stamp = self._stamp(phase)
@@ -410,28 +417,30 @@ class Run:
             self.state.logger.episode(stamp | {"return": score, "length": length})
 
     def evaluate(self, progress: Progress) -> None:
-        """Play evaluation episodes, keep the numbers, the video and the best agent so far."""
-        with suppress(Stopped):  # its environment hangs
-            result = self.state.evaluator.agent(self.agent, lambda: self.state.stopping.requested)
-        if self.state.stopping.requested:
-            return  # an incomplete evaluation does not count
-        self.state.evaluation = result
-        self.state.evaluated_at = self.clock.env_steps
-        self._log_episodes("eval", result)
-        numbers = {
-            "eval/return": result.mean,
-            "eval/ci95": result.interval,
-            "eval/length": float(np.mean(result.lengths)),
-        }
-        self.state.logger.write(numbers, env_steps=self.clock.env_steps)
-        if result.frames:
-            video = self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif"
-            progress.once(save_video(video, result.frames))
-        if self.clock.best is None or result.mean > self.clock.best:
-            self.clock.best = result.mean
-            with self.state.stopping.held(), writing("the best agent", self.directory):
-                checkpoint.write_atomically(self.directory / "checkpoints" / "best", checkpoint.agent_files(self.agent))
-        progress.evaluated(self.state, result)
+        """Play evaluation episodes (again only if the agent has changed); keep numbers, video and the best agent."""
+        played = not self.state.unchanged()
+        with self.clock.evaluating(played=played):
+            result = self.state.evaluation
+            if played or result is None:
+                with suppress(Stopped):  # its environment hangs
+                    result = self.state.evaluator.agent(self.agent, lambda: self.state.stopping.requested)
+            if self.state.stopping.requested or result is None:
+                return  # an incomplete evaluation does not count
+            self.state.evaluation, self.state.evaluated_changes = result, self.clock.changes
+            self.state.evaluated_at = self.clock.env_steps
+            self._log_episodes("eval", result)
+            length = float(np.mean(result.lengths))
+            numbers = {"eval/return": result.mean, "eval/ci95": result.interval, "eval/length": length}
+            self.state.logger.write(numbers, env_steps=self.clock.env_steps)
+            if result.frames:
+                video = self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif"
+                progress.once(save_video(video, result.frames))
+            if self.clock.best is None or result.mean > self.clock.best:
+                self.clock.best = result.mean
+                best = self.directory / "checkpoints" / "best"
+                with self.state.stopping.held(), writing("the best agent", self.directory):
+                    checkpoint.write_atomically(best, checkpoint.agent_files(self.agent))
+            progress.evaluated(self.state, result, played=played)
 
     def save(self, *, wait: bool = True) -> None:
         """A checkpoint of everything, and the end of those that are no longer kept. Raises UserError if non-finite.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from ..build import count_parameters
-from .evaluation import Evaluation
+from .evaluation import Evaluation, evaluations_due
+from .forecast import duration
 from .state import RunState
 from .tasks import protocol_of_task
+
+#: Steps with learning after which their own pace says more about the rest of a run than its forecast.
+MEASURED = 100
 
 
 class Progress:
@@ -93,6 +98,8 @@ class Progress:
 
     def tick(self, run: RunState) -> None:
         """Called after every step; draws a few times per second at most."""
+        if run.forecast is not None and run.clock.updates <= run.config.train.pretrain:
+            self._begin = (run.clock.env_steps, run.clock.seconds)  # steps without learning say nothing about the rest
         if self.quiet or time.monotonic() - self._last < (0.25 if self.live else self.every):
             return
         self._last = time.monotonic()
@@ -105,13 +112,12 @@ class Progress:
     def _status(self, run: RunState) -> tuple[float, str]:
         clock, settings = run.clock, run.config.train
         done = [clock.env_steps / settings.env_steps]
-        left = [self._left(settings.env_steps - clock.env_steps, clock.env_steps - self._begin[0], run)]
         if settings.minutes:
             done.append(clock.seconds / (60 * settings.minutes))
-            left.append(60 * settings.minutes - clock.seconds)
-        total = max(1e-9, sum(clock.spent.values()))
-        parts = " ".join(f"{name} {spent / total:.0%}" for name, spent in clock.spent.items())
+        parts = " ".join(f"{name} {share:.0%}" for name, share in clock.shares().items())
         recent = f"{sum(run.recent) / len(run.recent):.2f}" if run.recent else "-"
+        if (unfinished := run.unfinished()) is not None:
+            recent += f" (unfinished: {unfinished[0]:.2f} after {unfinished[1]:,} steps)"
         tested = f"{run.evaluation.mean:.2f}" if run.evaluation else "-"
         shown = [
             *((key[:12], f"world_model/obs/{key}_loss") for key in list(run.spec.obs)[:2]),
@@ -120,22 +126,43 @@ class Progress:
             ("entropy", "actor/entropy"),
         ]
         losses = " ".join(f"{name} {self.metrics[key]:.3g}" for name, key in shown if key in self.metrics)
-        eta = f"{int(min(left)) // 60}:{int(min(left)) % 60:02d}"
+        left = int(self.seconds_left(run))
         phase = "" if clock.prefilled else "prefill "
         return min(1.0, max(done)), (
             f"{phase}step {clock.env_steps:,} update {clock.updates:,}  return {recent} eval {tested}  "
-            f"{losses}  {parts}  eta {eta}"
+            f"{losses}  {parts}  eta {left // 60}:{left % 60:02d}"
         )
 
-    def _left(self, steps: int, done: int, run: RunState) -> float:
-        return max(0.0, steps * (run.clock.seconds - self._begin[1]) / max(1, done))
+    def seconds_left(self, run: RunState) -> float:
+        """Expected seconds to the end of the run: of training, and of the evaluations that are to come."""
+        clock, settings = run.clock, run.config.train
+        steps, done = max(0.0, settings.env_steps - clock.env_steps), clock.env_steps - self._begin[0]
+        if run.forecast is not None and done < MEASURED:
+            left = run.forecast.seconds(int(steps), max(0, run.forecast.idle - clock.env_steps))
+        else:
+            left = steps * (clock.seconds - self._begin[1]) / max(1, done)
+        if settings.minutes and left > (rest := max(0.0, 60 * settings.minutes - clock.seconds)):
+            left, steps = rest, steps * rest / left
+        since, end = max(0, run.evaluated_at), math.ceil(clock.env_steps + steps)
+        count = evaluations_due(settings.eval_every, since, end, at_end=not run.evaluated())
+        return left + count * evaluation_seconds(run)
 
-    def evaluated(self, run: RunState, result: Evaluation) -> None:
+    def baseline(self, run: RunState, result: Evaluation) -> None:
+        """The random policy's level, and what its episodes let expect of the evaluations."""
+        self.say(f"random policy: return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes")
+        train, length = run.config.train, sum(result.lengths) / len(result.lengths)
+        count = evaluations_due(train.eval_every, 0, train.env_steps)
+        many = "the evaluation" if count == 1 else f"{count:,} evaluations"
+        expected = duration(count * evaluation_seconds(run))
+        self.say(f"{many} will take about {expected} with episodes as long as these ({length:,.0f} steps)")
+
+    def evaluated(self, run: RunState, result: Evaluation, *, played: bool = True) -> None:
         """One line per evaluation."""
         mode = run.config.train.eval_mode
+        note = "" if played else "; as before: no update since the last one"
         self.say(
             f"evaluation at step {run.clock.env_steps:,} ({run.clock.seconds:.0f} s of training): "
-            f"return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes ({mode} mode)"
+            f"return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes ({mode} mode{note})"
         )
         self.once(result.note)
         for line in self.advise(run) if self.advise is not None and not self.quiet else []:
@@ -165,10 +192,26 @@ class Progress:
             ended = f"reached train.minutes={settings.minutes:g}"
         ratio = clock.achieved_ratio(run.config.train.pretrain)
         self.say(
-            f"{ended}: {clock.env_steps:,} steps, {clock.updates:,} updates, {clock.seconds:.0f} s; ratio "
-            f"{ratio:.4g} updates per step (asked for {settings.train_ratio:g})"
+            f"{ended}: {clock.env_steps:,} steps, {clock.updates:,} updates, {clock.seconds:.0f} s of training and "
+            f"{clock.eval_seconds:.0f} s of evaluations; ratio {ratio:.4g} updates per step (asked for "
+            f"{settings.train_ratio:g})"
         )
         if not clock.prefilled:
             self.say(
                 f"nothing was learnt: the run ended within its {settings.prefill} random steps. Lower train.prefill."
             )
+
+
+def evaluation_seconds(run: RunState) -> float:
+    """What an evaluation will take: what the last one took, else what the training episodes so far show; 0: not known.
+
+    Before the first evaluation of the agent the clock holds that of the random policy.
+    """
+    clock = run.clock
+    if clock.next_eval_seconds:
+        return clock.next_eval_seconds
+    if not run.lengths:
+        return 0.0
+    acting = run.forecast.act_seconds if run.forecast and not clock.prefilled else 0.0  # random actions: no network
+    step = clock.spent["env"] / max(1, clock.env_steps) + acting
+    return step * run.config.train.eval_episodes * sum(run.lengths) / len(run.lengths)

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -23,7 +25,7 @@ from ..guard.lock import RunLock
 from ..player import Player
 from ..train import DreamerV2
 from .clock import Clock
-from .evaluation import Evaluation, Evaluator
+from .evaluation import Evaluation, Evaluator, logged_evaluations
 from .forecast import Forecast
 from .health import HealthMonitor
 from .logger import Logger
@@ -64,8 +66,11 @@ class RunState:
     # counters and results
     clock: Clock = field(default_factory=Clock)
     recent: list[float] = field(default_factory=list)  # returns of the last episodes, at most 20
+    lengths: list[int] = field(default_factory=list)  # of the same episodes, in steps
+    ended_at: int = -1  # env_steps when the last of them ended
     evaluation: Evaluation | None = None  # the last one
     evaluated_at: int = -1  # env_steps of the last evaluation
+    evaluated_changes: int = -1  # `clock.changes` then; -1: none yet in this process
     written_at: int = 0  # env_steps of the last line of metrics
     resumed: bool = False  # continues a checkpoint
     notes: list[str] = field(default_factory=list)  # shown to the user before the run begins
@@ -77,6 +82,34 @@ class RunState:
     def stop(self) -> None:
         """Ask the loop to end after the current update, with a checkpoint."""
         self.stopping.requested = True
+
+    def recall(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Take what checkpoints do not hold from the lines of episodes.jsonl, cut to those before the checkpoint."""
+        ended = [line for line in lines if line.get("phase") in ("prefill", "train")]
+        self.lengths = [int(line["length"]) for line in ended[-len(self.recent) :]] if self.recent else []
+        self.ended_at = ended[-1]["env_steps"] if ended else -1
+        past = logged_evaluations(lines)  # without one that a checkpoint did not follow: its lines were cut
+        self.evaluated_at = max(past, default=-1)
+        self.evaluation = past.get(self.evaluated_at)
+
+    def evaluated(self) -> bool:
+        """Is the last evaluation one of this step and of this agent?"""
+        return self.evaluated_at == self.clock.env_steps and self.evaluated_changes in (-1, self.clock.changes)
+
+    def unchanged(self) -> bool:
+        """Is the agent the one that was evaluated last? With the same seeds it would play the same episodes again."""
+        if self.config.model.vector_transform == "running" and self.evaluated_at != self.clock.env_steps:
+            return False  # the scale of its inputs follows every step
+        return self.evaluated_changes == self.clock.changes and self.evaluated_at >= self.clock.prefilled
+
+    def unfinished(self) -> tuple[float, int] | None:
+        """(score, steps) so far of the longest unfinished episode, if it is longer than those in `recent`.
+
+        Then the mean of `recent` is old. None otherwise.
+        """
+        longest = int(np.argmax(self.collector.lengths))
+        steps = int(self.collector.lengths[longest])
+        return (float(self.collector.scores[longest]), steps) if steps > max(self.lengths, default=0) else None
 
     def finished(self) -> bool:
         """Has the run reached its end, or been asked to stop?"""
