@@ -1,13 +1,17 @@
-"""What a run says on its way: the time that is left, the share of evaluations, returns that are not old."""
+"""What a run says on its way: the time that is left, the share of evaluations, returns that are not old, the best."""
 
 import time
 
+import numpy as np
 import pytest
 from toys import CountingEnv, long_counting
 
+from reverie import checkpoint, cli
+from reverie.config.presets import load_preset
 from reverie.run.clock import Clock
-from reverie.run.evaluation import Evaluation, evaluations_due, logged_evaluations
+from reverie.run.evaluation import Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
 from reverie.run.logger import read_lines
+from reverie.run.loop import Run
 from reverie.run.progress import MEASURED, Progress, evaluation_seconds
 
 
@@ -225,6 +229,82 @@ def test_an_evaluation_that_no_checkpoint_followed_is_made_again(make_run, tmp_p
     played = scores_in_turn(again, [1, 2])
     again.train()
     assert played == []
+
+
+# -------------------------------------------------------------------------------------------------------- the best one
+
+
+def evaluations(*scores):
+    return {100 * (i + 1): Evaluation(list(map(float, each)), [1] * len(each)) for i, each in enumerate(scores)}
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        (([90, 100, 110], [-50, -40, -30]), 100),
+        (([90, 100, 110], [95, 105, 115]), None),  # the newest is the best
+        (([90, 100, 110], [80, 95, 110]), None),  # noise
+        (([0, 1, 2], [90, 100, 110], [10, 20, 30]), 200),
+        (([100], [0]), None),  # one episode: no interval
+        (([100, 100], [100, 100], [99, 99]), 100),  # the first of equals, which is the one that is kept
+        (([1, 2],), None),
+        ((), None),
+    ],
+)
+def test_the_best_is_named_when_it_beats_the_newest_beyond_noise(scores, best):
+    found = best_beyond_noise(evaluations(*scores))
+    assert (found.best_at if found else None) == best
+    if found:
+        assert (found.last_at, found.last.scores) == (100 * len(scores), list(map(float, scores[-1])))
+
+
+@pytest.mark.parametrize(("count", "episodes"), [(2, 10), (15, 10), (50, 10), (15, 20)])
+def test_luck_is_rarely_called_better(count, episodes):
+    """The best of fifty equal agents is beyond the plain interval in a third of all runs."""
+    rng = np.random.default_rng(0)
+    runs = [evaluations(*rng.normal(size=(count, episodes))) for _ in range(400)]
+    assert np.mean([best_beyond_noise(run) is not None for run in runs]) < 0.08
+
+
+def test_the_end_names_the_best_checkpoint_and_how_to_use_it(make_run, tmp_path):
+    run, screen = make_run(tmp_path / "run", num_envs=1, eval_every=60, env_steps=120, train_ratio=1), Heard()
+    scores_in_turn(run, [97, 107, 117], [-53, -43, -33])
+    run.train(screen)
+    (at,) = (i for i, line in enumerate(screen.lines) if line.startswith("best "))
+    expected = "the agent of step 60 beats the newest beyond noise: return 107.000 ± 11.316, now -43.000 ± 11.316"
+    assert expected in screen.lines[at]
+    best = tmp_path / "run" / "checkpoints" / "best"
+    assert screen.lines[at + 1].strip() == f"in Python reverie.load_player('{best}')"  # the task is a function
+    assert checkpoint.find_agent(best) == best
+    again = Heard()
+    make_run(tmp_path / "run", num_envs=1, eval_every=60, env_steps=120, train_ratio=1).train(again)
+    assert screen.lines[at] in again.lines
+
+
+def test_the_best_is_played_by_the_command_that_is_named(tmp_path, capsys):
+    """Where the task has an id."""
+    settings = {"env.id": "CartPole-v1", "eval_every": 60, "env_steps": 120, "train_ratio": 1, "tensorboard": False}
+    run, screen = Run(load_preset("debug", settings | {"video": False}), tmp_path / "run"), Heard()
+    scores_in_turn(run, [97, 107, 117], [3, 4, 5])
+    run.train(screen)
+    (line,) = (line for line in screen.lines if "reverie eval" in line)
+    command = line.split("reverie ")[1].split(",")[0]
+    assert command == f"eval {tmp_path / 'run' / 'checkpoints' / 'best'}"
+    assert cli.main([*command.split(), "--episodes", "1", "--video", str(tmp_path / "video.gif")]) == 0
+    assert "CartPole-v1: return" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end", ["newest", "signal"])
+def test_no_other_checkpoint_is_named(make_run, tmp_path, end):
+    class Stops(Heard):
+        def evaluated(self, run, result, **options):
+            if end == "signal" and run.clock.env_steps > 80:
+                run.stop()
+
+    run, screen = make_run(tmp_path / "run", num_envs=1, eval_every=40, env_steps=120, train_ratio=1), Stops()
+    scores_in_turn(run, [97, 107, 117], *([[-53, -43, -33]] if end == "signal" else []))
+    run.train(screen)
+    assert not [line for line in screen.lines if line.startswith("best ")]
 
 
 # -------------------------------------------------------------------------------------------- returns that are not old

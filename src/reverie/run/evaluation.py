@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from statistics import NormalDist
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -59,6 +60,15 @@ class Evaluation:
         }
 
 
+class Better(NamedTuple):
+    """The best evaluation of a run, where the last one is worse; env_steps and result of each."""
+
+    best_at: int
+    best: Evaluation
+    last_at: int
+    last: Evaluation
+
+
 def logged_evaluations(lines: Iterable[Mapping[str, Any]]) -> dict[int, Evaluation]:
     """The evaluations in the lines of episodes.jsonl. -> {env_steps: Evaluation}, in order."""
     found: dict[int, list[Mapping[str, Any]]] = {}
@@ -66,6 +76,24 @@ def logged_evaluations(lines: Iterable[Mapping[str, Any]]) -> dict[int, Evaluati
         if line.get("phase") == "eval":
             found.setdefault(int(line["env_steps"]), []).append(line)
     return {at: Evaluation([x["return"] for x in rows], [x["length"] for x in rows]) for at, rows in found.items()}
+
+
+def best_beyond_noise(past: Mapping[int, Evaluation]) -> Better | None:
+    """The best evaluation, if it beats the last one by more than chance: None if not, or if that is not known.
+
+    The largest of many equal agents' means is high by luck alone, so the 5 % of error that the interval of the
+    difference has are shared among all evaluations that could have been the best (Bonferroni).
+    """
+    if len(past) < 2:
+        return None
+    last_at = max(past)
+    best_at = max(past, key=lambda at: past[at].mean)  # the first of equal ones, as `checkpoints/best`
+    best, last = past[best_at], past[last_at]
+    if best_at == last_at or math.isnan(best.interval) or math.isnan(last.interval):
+        return None
+    widen = NormalDist().inv_cdf(1 - 0.025 / (len(past) - 1)) / 1.96
+    beaten = best.mean - last.mean > widen * math.hypot(best.interval, last.interval)
+    return Better(best_at, best, last_at, last) if beaten else None
 
 
 def evaluations_due(every: int, since: int, end: int, *, at_end: bool = True) -> int:

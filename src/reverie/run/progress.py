@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..build import count_parameters
-from .evaluation import Evaluation, evaluations_due
+from .evaluation import Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
 from .forecast import duration
+from .logger import read_lines
 from .state import RunState
 from .tasks import protocol_of_task
 
@@ -200,6 +201,23 @@ class Progress:
             self.say(
                 f"nothing was learnt: the run ended within its {settings.prefill} random steps. Lower train.prefill."
             )
+        if run.evaluated():  # else the newest is not known: a signal came first
+            self._name_best(run)
+
+    def _name_best(self, run: RunState) -> None:
+        """Which checkpoint to use, where the newest is not the best one."""
+        found = best_beyond_noise(logged_evaluations(read_lines(run.directory / "episodes.jsonl")))
+        best = run.directory / "checkpoints" / "best"
+        if found is None or not best.exists():
+            return
+        self.say(
+            f"best      the agent of step {found.best_at:,} beats the newest beyond noise: return "
+            f"{found.best.mean:.3f}{found.best.spread}, now {found.last.mean:.3f}{found.last.spread}"
+        )
+        use = f"in Python reverie.load_player('{best}')"
+        if run.env is None:  # else the task is the caller's own code, which no command can make
+            use = f"reverie eval {best}, or {use}"
+        self.say(f"          {use}")
 
 
 def evaluation_seconds(run: RunState) -> float:
