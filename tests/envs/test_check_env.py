@@ -368,7 +368,7 @@ def test_the_command_reports_and_exits(capsys, tmp_path, monkeypatch):
     assert cli.main(["check-env", "CartPole-v1", "--steps", "60"]) == 0
     out = capsys.readouterr().out
     assert "nothing found" in out
-    assert "next         reverie train --env CartPole-v1 --preset small" in out
+    assert "next         reverie train --env CartPole-v1 --preset auto\npreset       auto, the default" in out
     file = tmp_path / "mine.py"
     file.write_text(
         "import gymnasium as gym\n"

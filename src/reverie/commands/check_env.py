@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import build
 from ..errors import UserError
 from .command import Command, add_json, positive
+from .envs import FITS, FITTING
 
 if TYPE_CHECKING:
     from ..envs import EnvLike
@@ -59,9 +60,11 @@ def run_check_env(args: argparse.Namespace) -> int:
 
 def _next(name: str, source: EnvLike) -> list[str]:
     if isinstance(source, str):
-        return [f"next         reverie train --env {name} --preset small"]
-    function = name.rpartition(":")[2]
-    return [f"next         in Python: reverie.Dreamer({function}, run='runs/mine').learn(env_steps=10_000)"]
+        command = f"reverie train --env {name} --preset {FITTING}"
+    else:
+        function = name.rpartition(":")[2]
+        command = f"in Python: reverie.Dreamer({function}, preset='{FITTING}', run='runs/mine').learn()"
+    return [f"next         {command}", f"preset       {FITS}"]
 
 
 def find_environment(name: str) -> EnvLike:

@@ -13,6 +13,10 @@ from .command import Command, add_json
 if TYPE_CHECKING:
     from ..envs.family import Family
 
+#: The preset that fits a task that no preset was made for, and why.
+FITTING = "auto"
+FITS = "auto, the default of `reverie train`: sizes, budget and horizon from the task's spaces and this machine's speed"
+
 _GYMNASIUM = {
     "family": "gymnasium",
     "installed": True,
@@ -79,8 +83,9 @@ def _details(name: str) -> dict[str, Any]:
     options = [
         {"name": item.name, "default": item.default, "doc": item.metadata["doc"]} for item in fields(family.Options)
     ]
-    protocol = protocol_of(make_request(family.EXAMPLE)) if installed(family) else ""
-    return {**_row(known, family), "options": options, "protocol": protocol}
+    task = family.EXAMPLE if name in all_families() else name
+    protocol = protocol_of(make_request(task)) if installed(family) else ""
+    return {**_row(known, family), "task": task, "preset": FITTING, "options": options, "protocol": protocol}
 
 
 def _page(found: dict[str, Any]) -> str:
@@ -88,7 +93,8 @@ def _page(found: dict[str, Any]) -> str:
 
     lines = [
         f"{found['family']}: {found['note']}",
-        f"try       reverie train --env {found['example']} --preset small",
+        f"try       reverie train --env {found['task']} --preset {found['preset']}",
+        f"preset    {FITS}",
         f"install   {found['install']}{'' if not found['installed'] else ' (is installed)'}",
     ]
     lines += [f"Debian    {_apt(found['debian'])}"] if found["debian"] else []
