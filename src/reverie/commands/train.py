@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from .presets import show
 if TYPE_CHECKING:
     from ..run.loop import Run
     from ..run.progress import Progress
+    from ..run.state import RunState
 
 
 def _help() -> str:
@@ -35,7 +37,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env-steps", help="environment steps in total, prefill included (train.env_steps)")
     parser.add_argument("--minutes", help="minutes of training in total (train.minutes)")
     parser.add_argument("--quiet", action="store_true", help="print nothing while training")
-    parser.add_argument("--no-doctor", action="store_true", help="no diagnosis after evaluations (takes 2 %% at most)")
+    parser.add_argument(
+        "--no-doctor",
+        action="store_true",
+        help="no diagnosis after evaluations (2 %% of the time, after the first ones)",
+    )
     add_json(parser, "print the last evaluation as one JSON object on stdout")
 
 
@@ -57,12 +63,7 @@ def _train(args: argparse.Namespace) -> None:
     from ..run.loop import Run
     from ..run.progress import Progress
 
-    advise = None
-    if not args.quiet and not args.no_doctor:
-        from ..insight.live_doctor import Adviser
-
-        advise = Adviser()
-    progress = Progress(quiet=args.quiet, advise=advise)
+    progress = Progress(quiet=args.quiet, advise=None if args.quiet or args.no_doctor else live_doctor())
     run = Run(config, directory)
     run.train(progress)
     if run.state.stopping.signal in ("", "SIGINT"):  # after any other signal time is short
@@ -71,6 +72,24 @@ def _train(args: argparse.Namespace) -> None:
         result = run.evaluation.to_dict() if run.evaluation else None
         counts = {"env_steps": run.clock.env_steps, "updates": run.clock.updates, "seconds": run.clock.seconds}
         print(json.dumps({"run": str(directory), **counts, "evaluation": result}))
+
+
+def live_doctor() -> Callable[[RunState], list[str]]:
+    """-> what `Progress` calls after each evaluation for the doctor's new findings.
+
+    The adviser's budget alone would leave the first evaluations without a diagnosis, and a policy that collapses does
+    so before them. So each of them gets one, until it is no longer too early for a verdict.
+    """
+    from ..insight.live_doctor import Adviser
+
+    adviser = Adviser()
+
+    def advise(run: RunState) -> list[str]:
+        if not adviser.reported or any(verdict.startswith("too early") for verdict in adviser.reported):
+            adviser.last = adviser.spent = 0.0
+        return adviser(run)
+
+    return advise
 
 
 def config_of(args: argparse.Namespace) -> tuple[Config, Path]:
@@ -109,7 +128,7 @@ def _print_next_steps(run: Run, progress: Progress) -> None:
     for video in sorted((run.directory / "videos").glob("*.gif"))[-1:]:
         progress.say(f"          {video} (one episode of the last evaluation)")
     progress.say(f"          tensorboard --logdir {run.directory} (all losses; pip install tensorboard)")
-    progress.say(f"play it   reverie eval {run.directory}")
+    progress.say(f"play it   reverie eval {run.directory} (the newest agent)")
 
 
 COMMAND = Command("train", "train an agent, or continue a run", _help(), _arguments, run_train, takes_settings=True)
