@@ -39,6 +39,7 @@ def one(args: argparse.Namespace, plan: Plan) -> int:
     from suites.worker import train_one
 
     ((task, seed),) = plan.only([args.one[0]], [int(args.one[1])]).runs()
+    threading.Thread(target=_follow, args=[os.getppid()], daemon=True).start()
     command = ["python", "benchmarks/suite.py", str(args.plan), "--preset", args.preset, "--tasks", task.label]
     command += ["--seeds", str(seed), *(["--set", *args.settings] if args.settings else [])]
     result = train_one(task, seed, plan, args.preset, _settings(args), _directory(args, task, seed), command)
@@ -46,6 +47,13 @@ def one(args: argparse.Namespace, plan: Plan) -> int:
         return STOPPED
     write_json(result_path(args.out, task.label, seed), result)
     return 0
+
+
+def _follow(parent: int) -> None:
+    """Stop this run in order when the process that started it has been killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
