@@ -15,14 +15,10 @@ Exit code 0: all asked for is there; 1: runs failed; 130: stopped.
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import shlex
-import signal
-import subprocess
 import sys
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +26,7 @@ from suites.meter import write_json
 from suites.plan import Plan, Task, maker, read_plan
 from suites.report import write_report
 from suites.results import read_results, result_path
-
-STOPPED = 75  # exit code of a run that was stopped before its end
+from suites.schedule import STOPPED, Job, follow_parent, run_jobs
 
 
 def one(args: argparse.Namespace, plan: Plan) -> int:
@@ -39,7 +34,7 @@ def one(args: argparse.Namespace, plan: Plan) -> int:
     from suites.worker import train_one
 
     ((task, seed),) = plan.only([args.one[0]], [int(args.one[1])]).runs()
-    threading.Thread(target=_follow, args=[os.getppid()], daemon=True).start()
+    follow_parent()
     command = ["python", "benchmarks/suite.py", str(args.plan), "--preset", args.preset, "--tasks", task.label]
     command += ["--seeds", str(seed), *(["--set", *args.settings] if args.settings else [])]
     result = train_one(task, seed, plan, args.preset, _settings(args), _directory(args, task, seed), command)
@@ -47,13 +42,6 @@ def one(args: argparse.Namespace, plan: Plan) -> int:
         return STOPPED
     write_json(result_path(args.out, task.label, seed), result)
     return 0
-
-
-def _follow(parent: int) -> None:
-    """Stop this run in order when the process that started it has been killed."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -64,73 +52,38 @@ def _directory(args: argparse.Namespace, task: Task, seed: int) -> Path:
     return args.runs / f"{task.label}-s{seed}"
 
 
-def start(args: argparse.Namespace, task: Task, seed: int) -> subprocess.Popen[bytes]:
-    """Start the process of a run; what it prints goes to RUNS/logs."""
+def job_of(args: argparse.Namespace, task: Task, seed: int) -> Job:
+    """The process of one run."""
     command = [sys.executable, __file__, str(args.plan), "--preset", args.preset, "--out", str(args.out)]
     command += ["--runs", str(args.runs), "--one", task.label, str(seed)]
     command += ["--set", *args.settings] if args.settings else []
-    logs = args.runs / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    with open(logs / f"{task.label}-s{seed}.txt", "ab") as log:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | one_thread,
-            start_new_session=True,
-        )  # fmt: skip
+    log = args.runs / "logs" / f"{task.label}-s{seed}.txt"
+    return Job(f"{task.label}, seed {seed}", command, result_path(args.out, task.label, seed), log)
 
 
 def run_all(args: argparse.Namespace, plan: Plan) -> int:
     """Everything that is missing, `jobs` at a time. -> exit code."""
-    runs = plan.runs()
     for found in read_results(args.out):
         if found["learner"] != args.preset:
             sys.exit(f"{args.out} has results of {found['learner']}, not of {args.preset}: take another --out.")
-    waiting = [run for run in runs if not result_path(args.out, run[0].label, run[1]).exists()]
-    hours = sum(task.cpu_minutes for task, _ in waiting) / 60
-    print(f"{plan.name}, {args.preset}: {len(runs)} runs, {len(waiting)} to do, at most {hours:.1f} CPU hours and "
-          f"the evaluations", flush=True)  # fmt: skip
-    stopping, failed = threading.Event(), 0
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, lambda *_: stopping.set())
-    going: list[tuple[Task, int, subprocess.Popen[bytes]]] = []
-    done = len(runs) - len(waiting)
-    while going or (waiting and not stopping.is_set()):
-        while waiting and len(going) < args.jobs and not stopping.is_set():
-            task, seed = waiting.pop(0)
-            going.append((task, seed, start(args, task, seed)))
-        if stopping.is_set():
-            for _, _, process in going:
-                process.send_signal(signal.SIGTERM)
-            for _, _, process in going:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(60)
-        for each in [each for each in going if each[2].poll() is not None]:
-            going.remove(each)
-            done, failed = done + 1, failed + _tell(args, each, done + 1, len(runs))
-        time.sleep(0.5)
-    if stopping.is_set():
-        print("stopped; the same command goes on", flush=True)
-        return 130
-    return 1 if failed else 0
+    runs = plan.runs()
+    missing = [task for task, seed in runs if not result_path(args.out, task.label, seed).exists()]
+    print(
+        f"{plan.name}, {args.preset}: {len(runs)} runs, {len(missing)} to do, "
+        f"at most {sum(task.cpu_minutes for task in missing) / 60:.1f} CPU hours and the evaluations",
+        flush=True,
+    )
+    return run_jobs([job_of(args, task, seed) for task, seed in runs], args.jobs, outcome)
 
 
-def _tell(args: argparse.Namespace, each: tuple[Task, int, subprocess.Popen[bytes]], done: int, total: int) -> int:
-    """One line about a run that has ended. -> 1 if it failed."""
-    task, seed, process = each
-    path, name = result_path(args.out, task.label, seed), f"[{done}/{total}] {task.label}, seed {seed}"
-    if process.returncode == 0 and path.exists():
-        found = next(x for x in read_results(args.out) if x["label"] == task.label and x["seed"] == seed)
-        verdict = "SOLVED" if found["solved"] else "not solved"
-        print(f"{name}: {found['final']['mean']:.4g} (threshold {task.threshold:g}): {verdict}; "
-              f"{found['env_steps']:,} steps, {found['cpu_seconds'] / 60:.1f} CPU minutes", flush=True)  # fmt: skip
-        return 0
-    if process.returncode in (STOPPED, -signal.SIGTERM):
-        print(f"{name}: stopped", flush=True)
-        return 0
-    log = args.runs / "logs" / f"{task.label}-s{seed}.txt"
-    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-2:]
-    print(f"{name}: FAILED ({process.returncode}), see {log}: {' '.join(last)[-300:]}", flush=True)
-    return 1
+def outcome(job: Job) -> str:
+    """What became of a run, in a line."""
+    found = json.loads(job.result.read_text(encoding="utf-8"))
+    verdict = "SOLVED" if found["solved"] else "not solved"
+    return (
+        f"{found['final']['mean']:.4g} (threshold {found['threshold']:g}): {verdict}; "
+        f"{found['env_steps']:,} steps, {found['cpu_seconds'] / 60:.1f} CPU minutes"
+    )
 
 
 def measure_random(args: argparse.Namespace, plan: Plan) -> int:

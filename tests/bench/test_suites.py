@@ -1,5 +1,6 @@
 """benchmarks/suite.py: the plans, the toys, one small run with its resume, and the reports."""
 
+import argparse
 import json
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from reverie.envs.images import area_resize
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import beside_sb3  # noqa: E402
 from suites import report, toys  # noqa: E402
 from suites.meter import Meter, write_json  # noqa: E402
 from suites.plan import maker, parse_cell, read_plan  # noqa: E402
@@ -281,6 +283,68 @@ def test_cells_are_compared_with_the_plain_one(tmp_path):
 def test_no_results_make_no_report(tmp_path):
     assert "no results" in report.write_report(BREADTH, tmp_path, command="")
     assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------- beside Stable-Baselines3
+
+
+def test_the_zoo_has_settings_for_every_task():
+    found = beside_sb3.algorithms()
+    assert set(found) == {task.name for task in BREADTH.tasks}
+    assert all("ppo" in each for each in found.values())
+
+
+def peer(task, algorithm, seed, plan, marks):
+    """A result of SB3 with evaluations (CPU seconds, steps, mean)."""
+    lines = [
+        {
+            "env_steps": steps,
+            "updates": 1,
+            "spent": {"cpu": cpu, "wall": cpu, "evaluation_cpu": 0.0, "evaluation_wall": 0.0},
+            "mean": mean,
+            "scores": [mean] * 20,
+        }
+        for cpu, steps, mean in marks
+    ]
+    facts = summary(task, plan, lines, ended_by="both budgets", spent=lines[-1]["spent"])
+    head = {"format": FORMAT, "label": f"{task.label}--{algorithm}", "seed": seed, "commit": "abc"}
+    return head | {"learner": f"sb3-{algorithm}", "hardware": {"processor": "a CPU"}} | facts
+
+
+def test_scores_at_the_same_cpu_seconds_and_the_same_steps(tmp_path):
+    plan = BREADTH.only(["cartpole", "recall"])
+    task = plan.tasks[0]
+    for seed in range(5):
+        write_json(result_path(tmp_path / "a", task.label, seed), fake(task, seed, plan, [50, 480 + seed]))
+        found = peer(task, "ppo", seed, plan, [(30, 1000, 90 + seed), (55, 9000, 490 + seed), (99, 20000, 500)])
+        write_json(result_path(tmp_path / "b", "cartpole--ppo", seed), found)
+    args = argparse.Namespace(ours=tmp_path / "a", out=tmp_path / "b", docs=False)
+    text = beside_sb3.report(args, plan)
+    assert "| cartpole | 475 | 60 | 482 ± 1.96 | 492 ± 1.96 |  | behind |" in text
+    assert "| cartpole | 475 | 2,000 | 482 ± 1.96 | 92.0 ± 1.96 |  | ahead |" in text
+    assert "| cartpole | 2,000 | PPO: 9,000 | 4.5 |" in text
+    assert "recall--reverie (5)" in text
+    assert (tmp_path / "b" / "beside_sb3-env_steps.png").stat().st_size > 5_000
+
+
+def test_what_was_never_reached_is_a_bound():
+    plan, never = BREADTH.only(["cartpole"]), [(10, 1000, 30), (20, 2000, 40)]
+    runs = [peer(plan.tasks[0], "ppo", seed, plan, never) for seed in range(3)]
+    assert beside_sb3.to_threshold(runs, "env_steps") == (2000, False)
+    assert beside_sb3.score_at(runs[0], "cpu_seconds", 5) == 22.7  # before the first evaluation: random actions
+    assert beside_sb3.score_at(runs[0], "cpu_seconds", 15) == 30
+    assert beside_sb3.verdict([1, 1], [1, 1]) == "equal"
+    assert beside_sb3.verdict([1, 1.2, 0.8], [1.1, 0.9, 1]) == "not clear"
+
+
+def test_a_report_goes_between_its_marks(tmp_path):
+    path = tmp_path / "a.md"
+    path.write_text("before\n<!-- beside_sb3 -->\nold\n<!-- /beside_sb3 -->\nafter\n")
+    beside_sb3.into_docs(path, "new\n")
+    text = path.read_text()
+    assert text.startswith("before\n<!-- beside_sb3 -->\nnew\n")
+    assert text.endswith("<!-- /beside_sb3 -->\nafter\n")
+    assert "old" not in text
 
 
 # --------------------------------------------------------------------------------------------- the fast part of a suite
