@@ -48,6 +48,7 @@ def test_the_breadth_suite_is_the_one_that_was_asked_for():
     assert len(BREADTH.tasks) == 17
     assert len(BREADTH.runs()) == 85
     assert [seed for _, seed in BREADTH.runs()] == [seed for seed in BREADTH.seeds for _ in range(17)]
+    assert len(BREADTH.seeds) == 5
     assert all(3 <= task.cpu_minutes <= 12 and task.threshold_from for task in BREADTH.tasks)
     assert all(task.random < task.threshold for task in BREADTH.tasks)
     assert BREADTH.final_episodes >= 10
