@@ -8,7 +8,7 @@ LINTED := src tests benchmarks examples docs/media docs/site_hooks.py
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick prove parity mutants worlds faults soak slow docs lint clean
+.PHONY: demo test quick prove parity mutants worlds faults soak slow breadth invariance docs lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +57,17 @@ soak: $(VENV)/dev  ## half an hour of everything with forced restarts: do memory
 
 slow: $(VENV)/dev  ## minutes of training per test
 	$(BIN)/pytest -m slow
+
+# the preset of the two suites below, and the seeds (all, if empty)
+PRESET ?= auto
+SEEDS ?=
+
+breadth: $(VENV)/dev  ## one preset on 17 tasks, five seeds: 10 CPU hours, can be stopped and goes on; then its report
+	$(BIN)/pip install -q -c constraints.txt 'popgym>=1.0.7,<2'
+	$(BIN)/python benchmarks/suite.py benchmarks/suites/breadth.toml --preset $(PRESET) --jobs $(JOBS) $(if $(SEEDS),--seeds $(SEEDS))
+
+invariance: $(VENV)/dev  ## four tasks with rewards x0.01, x100, +1, -1, three seeds: at most 5 CPU hours; then its report
+	$(BIN)/python benchmarks/suite.py benchmarks/suites/invariance.toml --preset $(PRESET) --jobs $(JOBS) $(if $(SEEDS),--seeds $(SEEDS))
 
 docs: $(VENV)/dev  ## the documents as a site in build/site
 	$(BIN)/mkdocs build --strict
