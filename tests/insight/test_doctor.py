@@ -16,6 +16,7 @@ from reverie.cli import main
 from reverie.commands.doctor import format_finding
 from reverie.config import build
 from reverie.config.presets import load_preset
+from reverie.envs.spaces import make_spec
 from reverie.errors import UserError
 from reverie.insight.doctor import diagnose, diagnose_agent
 from reverie.insight.drift import Drift
@@ -33,9 +34,10 @@ from reverie.insight.measurements import (
 )
 from reverie.insight.rules import EARLY_RULES, RULES, apply_rules, healthy, without_contradictions
 from reverie.insight.run_reader import Experience, Segment, open_run
-from reverie.insight.task_numbers import ImageNumbers, TaskNumbers, relative_entropy
+from reverie.insight.task_numbers import ImageNumbers, TaskNumbers, floor_entropy, relative_entropy, task_numbers
 from reverie.layers import MLP, MLPOptions
 from reverie.rssm import CategoricalLatent, GaussianLatent
+from reverie.train import DreamerV2
 
 ROOT = Path(__file__).parents[2]
 
@@ -465,8 +467,33 @@ def test_a_sound_model_measures_as_it_should(run):
     assert 0 < measured.randomness <= 1
     assert measured.most_entropy == pytest.approx(math.log(2))
     assert measured.drift is not None
+    assert measured.least_entropy == 0  # there is no policy_unimix
+    assert measured.task.constant
+    assert measured.task.paid == (1.0, 1.0)  # the first step of an episode pays nothing, and does not count
+    assert measured.task.ended > 5
+    assert measured.task.worth["observation"] > 0
+    assert measured.task.foresight.observation > 0.9
+    assert measured.task.foresight.reward == 0
     assert probe(opened.agent, opened.need_experience()) == measured  # nothing is left to chance
     assert most_entropy(opened.agent) == measured.most_entropy
+
+
+def test_images_are_compared_with_the_size_that_the_environment_gives():
+    from tests.planted.tasks import Catch
+
+    config = load_preset("debug", {"image_size": 8, "policy_unimix": 0.01, "image_scale": 3.0})
+    agent = DreamerV2(config, make_spec(Catch(side=48, ball=2), image_size=8))
+    frames = torch.full((1, 4, 8, 8, 1), 0, dtype=torch.uint8)
+    frames[0, 1, :2, :2] = 255  # in one of four images: 3/16 of the range squared, 4 pixels
+    numbers = task_numbers(agent, Experience(()), agent.world_model.preprocess({"observation": frames}))
+    (image,) = numbers.shown_images.values()
+    assert (image.shown, image.native) == (8, 48)
+    assert image.moving == 4  # a quarter of the range away from the mean, in all four
+    (worth,) = numbers.worth.values()
+    assert worth == pytest.approx(3 * 0.5 * 4 * 3 / 16, rel=1e-4)
+    certain = 0.01 / 3
+    entropy = -(1 - 2 * certain) * math.log(1 - 2 * certain) - 2 * certain * math.log(certain)
+    assert floor_entropy(agent) == pytest.approx(entropy)
 
 
 def test_the_verb_tells_and_exits_by_the_worst_level(run, tmp_path, capsys, files_of, monkeypatch):

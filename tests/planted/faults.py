@@ -39,6 +39,9 @@ def _endless() -> Any:
     return PendulumEnv()
 
 
+#: The tasks that are learned well enough in that time to be called healthy.
+HEALTHY = ("minigrid", "cartpole", "catch", "symbols")
+
 #: What makes the environment of a task that has no id.
 ENVS: dict[str, Callable[[], Any]] = {
     "endless": _endless,
@@ -185,7 +188,7 @@ NEW: dict[str, Fault] = {
         never=("healthy", "reward head blind"),
     ),
     "constant-reward": Fault("constant", ("reward never varies",), never=("reward head blind",)),
-    "small-rewards": Fault("cartpole", ("rewards too small",), patch=partial(rewards_times, 0.01)),
+    "small-rewards": Fault("catch", ("rewards too small",), patch=partial(rewards_times, 0.01)),
     "unforeseeable": Fault(
         "symbols", ("healthy", "observations unforeseeable"), never=("prior not learning", "imagination drift")
     ),

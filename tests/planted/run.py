@@ -25,9 +25,8 @@ def train(fault: Fault, seed: int, directory: Path, changes: dict[str, Any]) -> 
     """Train with the fault. -> the reason of an early stop, or ""."""
     from reverie.config.presets import load_preset
     from reverie.errors import UserError
-    from reverie.run.loop import Run
-
     from reverie.run import evaluation
+    from reverie.run.loop import Run
 
     evaluation.RANDOM_LIMIT = 120.0  # a busy machine must not cost the baseline
     preset, settings = TASKS[fault.task]

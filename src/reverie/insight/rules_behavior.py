@@ -75,7 +75,7 @@ def one_sided(facts: RunFacts) -> Finding | None:
     m, behavior = facts.measured, facts.config.behavior
     means, spreads = facts.history.series("actor/advantage"), dict(facts.history.series("actor/advantage_std"))
     ratios = [mean / max(spreads[at], 1e-8) for at, mean in means if at in spreads]
-    if m is None or not finite(m.most_entropy) or len(ratios) < 6 or facts.history.better_than_random():
+    if m is None or not finite(m.most_entropy) or len(ratios) < 6:
         return None  # numbers are learned by gradients through the dream, where advantages do not matter
     late = median(ratios[-(len(ratios) // 3) :])
     if abs(late) < LIMITS["one-sided"]:
