@@ -39,8 +39,9 @@ def _endless() -> Any:
     return PendulumEnv()
 
 
-#: The tasks that are learned well enough in that time to be called healthy.
-HEALTHY = ("minigrid", "cartpole", "catch", "symbols")
+#: The tasks that are learned well enough in that time to be called healthy, beside `unforeseeable`. Not Pendulum, which is
+#: still at the random level then; nor Catch, where the model is blind with the demo preset.
+HEALTHY = ("minigrid", "cartpole")
 
 #: What makes the environment of a task that has no id.
 ENVS: dict[str, Callable[[], Any]] = {
@@ -188,7 +189,7 @@ NEW: dict[str, Fault] = {
         never=("healthy", "reward head blind"),
     ),
     "constant-reward": Fault("constant", ("reward never varies",), never=("reward head blind",)),
-    "small-rewards": Fault("catch", ("rewards too small",), patch=partial(rewards_times, 0.01)),
+    "small-rewards": Fault("minigrid", ("rewards too small",), patch=partial(rewards_times, 0.01)),
     "unforeseeable": Fault(
         "symbols", ("healthy", "observations unforeseeable"), never=("prior not learning", "imagination drift")
     ),

@@ -26,7 +26,6 @@ from .rules_model import (
     non_finite,
     posterior_collapse,
     prior_not_learning,
-    reward_blind,
     starved_replay,
     unstable,
 )
@@ -36,6 +35,7 @@ from .rules_task import (
     no_episode_ended,
     nothing_to_learn,
     observations_unforeseeable,
+    reward_blind,
     reward_never_varies,
     rewards_too_small,
     window_too_short,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from .findings import LIMITS, Finding, RunFacts, finite, number
 from .measurements import Measurements
-from .rules_task import is_noise, needs_longer_window
 
 # --------------------------------------------------------------------------------------------------- numbers and inputs
 
@@ -186,10 +185,8 @@ def posterior_collapse(facts: RunFacts) -> Finding | None:
     if m.task.worth and worth < LIMITS["worth"] * model.kl_scale and model.kl_scale <= 1:
         name = "image_scale" if m.images else "vector_scale"
         scale = getattr(model, name)
-        key, change = (
-            f"model.{name}",
-            f"raise it from {scale:g} to {max(2 * scale, 10 * scale * model.kl_scale / max(worth, 0.1)):.2g}",
-        )
+        larger = max(10 * scale, 10 * scale * model.kl_scale / max(worth, 0.1))
+        key, change = f"model.{name}", f"raise it from {scale:g} to {larger:.2g}"
         cheap = (
             f"; knowing the observations exactly saves {number(worth)} nats, at {model.kl_scale:g} for each nat of KL"
         )
@@ -340,31 +337,3 @@ def continue_miscalibrated(facts: RunFacts) -> Finding | None:
             f"raise it from {model.continue_scale:g} to {5 * model.continue_scale:g}",
         )
     return None
-
-
-def reward_blind(facts: RunFacts) -> Finding | None:
-    """Fault: a head that does not predict rewards, although they can be predicted."""
-    m, config = facts.measured, facts.config
-    if m is None or m.task.constant or is_noise(facts) or needs_longer_window(facts):
-        return None  # nothing to predict, or not with such windows
-    sparse = m.rewarding < LIMITS["dense"]
-    explained = m.reward_contrast if sparse else m.reward_explained
-    if m.events < LIMITS["events"] or explained is None or explained > LIMITS["contrast"]:
-        return None
-    evidence = f"{100 * max(0.0, explained):.0f} % of a reward is predicted in the step that pays it"
-    evidence = evidence if sparse else f"the head explains {100 * max(0.0, explained):.0f} % of the rewards' variance"
-    if m.task.foresight is not None and m.task.foresight.reward > LIMITS["contrast"]:
-        known = m.task.foresight
-        back = f" {known.lag} steps before" if known.lag > 1 else ""
-        evidence += f"; simple predictors explain {100 * known.reward:.0f} % by what was seen{back} and done"
-    key, change = "model.reward_scale", f"raise it from {config.model.reward_scale:g} to 10"
-    if sparse and config.replay.prioritize != "rewards":
-        key, change = "replay.prioritize", "set it to rewards: windows with rewards are then drawn more often"
-    return Finding(
-        "reward head blind",
-        "WARN",
-        f"{evidence} ({100 * m.rewarding:.1f} % of steps have one, {m.events} in the sample)",
-        "The actor sees rewards only through this head.",
-        key,
-        change,
-    )
