@@ -39,9 +39,9 @@ def _endless() -> Any:
     return PendulumEnv()
 
 
-#: The tasks that are learned well enough in that time to be called healthy, beside `unforeseeable`. Not Pendulum, which is
-#: still at the random level then; nor Catch, where the model is blind with the demo preset.
-HEALTHY = ("minigrid", "cartpole")
+#: The tasks that are learned well enough in that time to be called healthy, beside the fault `unforeseeable`, which
+#: is none. Not Catch, where the model is blind with the demo preset (0.06 nats of information after 598 updates).
+HEALTHY = ("minigrid", "cartpole", "pendulum")
 
 #: What makes the environment of a task that has no id.
 ENVS: dict[str, Callable[[], Any]] = {
