@@ -16,10 +16,12 @@ from reverie.cli import main
 from reverie.commands.doctor import format_finding
 from reverie.config import build
 from reverie.config.presets import load_preset
+from reverie.envs.spaces import make_spec
 from reverie.errors import UserError
 from reverie.insight.doctor import diagnose, diagnose_agent
 from reverie.insight.drift import Drift
 from reverie.insight.findings import LEVELS, LIMITS, Finding, RunFacts
+from reverie.insight.foresight import Foresight
 from reverie.insight.history import History, make_history, read_history
 from reverie.insight.measurements import (
     Measurements,
@@ -30,10 +32,12 @@ from reverie.insight.measurements import (
     probe,
     weight_growth,
 )
-from reverie.insight.rules_behavior import RULES, apply_rules
+from reverie.insight.rules import EARLY_RULES, RULES, apply_rules, healthy, without_contradictions
 from reverie.insight.run_reader import Experience, Segment, open_run
+from reverie.insight.task_numbers import ImageNumbers, TaskNumbers, floor_entropy, relative_entropy, task_numbers
 from reverie.layers import MLP, MLPOptions
 from reverie.rssm import CategoricalLatent, GaussianLatent
+from reverie.train import DreamerV2
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,11 +70,19 @@ SOUND = Measurements(
     value=(0.7, 0.1),
     highest_value=1.0,
     slow_gap=0.05,
+    task=TaskNumbers(
+        paid=(0.0, 1.0),
+        ended=60,
+        shown_images={"image": ImageNumbers(moving=130.0, shown=28, native=56)},
+        worth={"image": 8.0, "vector": 4.0},
+        foresight=Foresight(steps=4000, observation=0.95, reward=0.9, lag=0, recent=0.9),
+    ),
 )
 LEARNT = History(
     env_steps=5000,
     updates=1000,
     metrics={"world_model/loss": [9.0, 5.0, 3.0, 2.0, 1.9, 1.8, 1.8, 1.7, 1.8], "actor/entropy": [1.0] * 9},
+    at={"actor/entropy": list(range(100, 1000, 100))},
     random=(0.2, 0.3, 0.1, 0.2),
     returns=(0.8,) * 30,
 )
@@ -147,15 +159,155 @@ SICK = {
     "dense reward unseen": (
         {"reward_explained": 0.0, "rewarding": 0.9}, {}, "reward head blind", "WARN", "model.reward_scale",
     ),
-    "no reward": (
-        {"rewards": (0.0, 0.0), "planned_reward": 0.0, "events": 0}, {}, "reward head blind", "WARN", "train.prefill",
-    ),
     "values": ({"highest_value": 900.0}, {}, "critic diverging", "FAIL", "behavior.critic_lr"),
-    "frozen": ({"slow_gap": 0.7}, {}, "critic diverging", "FAIL", "behavior.slow_critic_every"),
-    "lagging": ({"slow_gap": 0.3}, {}, "critic diverging", "WARN", "behavior.slow_critic_every"),
+    "frozen": (
+        {"slow_gap": 0.7}, {"slow_critic_every": 9999}, "critic diverging", "FAIL", "behavior.slow_critic_every",
+    ),
+    "lagging": (
+        {"slow_gap": 0.3}, {"slow_critic_every": 500}, "critic diverging", "WARN", "behavior.slow_critic_every",
+    ),
+    "restless": ({"slow_gap": 0.3}, {}, "critic diverging", "WARN", "behavior.critic_lr"),
     "random": ({"randomness": 0.99}, {"entropy_scale": 1.0}, "actor random", "WARN", "behavior.entropy_scale"),
     "drift": ({"drift": drifting(4)}, {}, "imagination drift", "WARN", "behavior.imagination_horizon"),
 }  # fmt: skip
+
+
+#: The same run where nobody knows what the random policy gets, and where it gets as much.
+UNKNOWN = replace(LEARNT, random=())
+POOR = replace(LEARNT, returns=(0.2,) * 30)
+
+
+def task(**differs):
+    return {"task": replace(SOUND.task, **differs)}
+
+
+def seen(**differs):
+    return task(foresight=replace(SOUND.task.foresight, **differs))
+
+
+def logged(key, values, history=UNKNOWN, first=100):
+    at = {key: [first + 50 * i for i in range(len(values))]}
+    return replace(history, metrics=history.metrics | {key: values}, at=history.at | at)
+
+
+SPECK = {"image": ImageNumbers(moving=2.0, shown=28, native=400)}
+SIDED = logged("actor/advantage", [2.0] * 9, logged("actor/advantage_std", [1.0] * 9))
+
+#: name -> (what differs from SOUND, the history, settings, verdict, level, key)
+LOST = {
+    "no reward": (
+        task(paid=(0.0, 0.0)) | {"terminals": 0.0}, UNKNOWN, {}, "reward never varies", "WARN", "train.prefill",
+    ),
+    "equal rewards": (
+        task(paid=(-1.0, -1.0)) | {"terminals": 0.0}, UNKNOWN, {}, "reward never varies", "FAIL", "train.prefill",
+    ),
+    "tiny rewards": ({"planned_reward": 0.01}, UNKNOWN, {}, "rewards too small", "WARN", ""),
+    "noise": (
+        seen(reward=0.0, recent=0.0) | {"terminals": 0.0, "rewarding": 1.0, "reward_explained": 0.0}, UNKNOWN, {},
+        "nothing to learn", "WARN", "",
+    ),
+    "endless": (
+        task(ended=0), replace(UNKNOWN, returns=()), {"num_envs": 4}, "no episode has ended", "WARN", "env.time_limit",
+    ),
+    "memory": (
+        seen(reward=0.9, recent=0.1, lag=13), UNKNOWN, {"seq_len": 8}, "window too short", "FAIL", "train.seq_len",
+    ),
+    "speck": (
+        task(shown_images=SPECK) | {"information": 3.0, "explained": {"image": 0.0}}, UNKNOWN, {}, "image too small",
+        "WARN", "env.image_size",
+    ),
+    "worse": ({}, replace(LEARNT, returns=(-0.5,) * 30), {}, "worse than random", "WARN", ""),
+    "as good": ({}, POOR, {}, "no better than random", "WARN", "train.env_steps"),
+    "one sign": ({}, SIDED, {}, "one-sided advantages", "WARN", "behavior.slow_critic_every"),
+    "slow critic": ({}, SIDED, {"critic_lr": 1e-7}, "one-sided advantages", "WARN", "behavior.critic_lr"),
+    "early": (
+        {"randomness": 0.01}, logged("actor/entropy", [1.0, *[0.02] * 10]), {}, "early collapse", "FAIL",
+        "behavior.actor_lr",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_each_way_to_learn_nothing_is_named(name):
+    differs, history, settings, verdict, level, key = LOST[name]
+    found = verdicts(replace(SOUND, **differs), history, **settings)
+    assert [(f.verdict, f.level, f.key) for f in found] == [(verdict, level, key)]
+    assert any(character.isdigit() for character in found[0].evidence)
+
+
+def test_no_two_findings_of_any_two_faults_change_one_setting_differently():
+    """Every pair of faults at once, in one run: one setting gets one advice."""
+    faults = [(d, LEARNT, s) for d, s, *_ in SICK.values()] + [(d, h, s) for d, h, s, *_ in LOST.values()]
+    met = 0
+    for left, (differs, history, settings) in enumerate(faults):
+        for others, other_history, other_settings in faults[left + 1 :]:
+            whole = other_history if history is LEARNT else history
+            found = verdicts(replace(SOUND, **differs | others), whole, **settings | other_settings)
+            advice = {}
+            for finding in found:
+                if finding.key:
+                    assert advice.setdefault(finding.key, finding.change) == finding.change
+                met += "first do what" in finding.change
+    assert met > 0  # there are such pairs
+
+
+def test_the_second_advice_about_a_setting_refers_to_the_first():
+    raising = Finding("actions ignored", "FAIL", "1", "Why.", "behavior.entropy_scale", "raise it")
+    lowering = Finding("actor random", "WARN", "1", "Why.", "behavior.entropy_scale", "lower it")
+    other = Finding("unstable", "WARN", "1", "Why.", "model.world_model_lr", "lower it")
+    first, second, third = without_contradictions([raising, lowering, other])
+    assert (first, third) == (raising, other)
+    assert second.verdict == "actor random"
+    assert second.key == ""
+    assert second.change.startswith("first do what 'actions ignored' says about behavior.entropy_scale")
+    assert without_contradictions([raising, raising]) == [raising, raising]
+
+
+def test_healthy_is_said_only_of_returns_beyond_the_random_level():
+    young = replace(POOR, updates=int(LIMITS["returns updates"]) - 1)
+    assert [f.verdict for f in verdicts(history=young)] == ["too early to tell"]
+    assert [(f.verdict, f.level) for f in verdicts(history=UNKNOWN)] == [("no fault found", "OK")]
+    wide = replace(LEARNT, random=(0.0, 0.0, 0.9), returns=(0.8,) * 30)  # 0.3 +- 0.6: 0.8 may be chance
+    assert "healthy" not in [f.verdict for f in verdicts(history=wide)]
+    assert healthy(RunFacts(build({}), LEARNT, SOUND)).level == "OK"
+
+
+def test_what_cannot_be_foreseen_is_nobodys_fault():
+    differs = seen(observation=0.0) | {"kl": 1.4, "information": 1.4, "action_gain": 1.0, "drift": drifting(0)}
+    found = verdicts(replace(SOUND, **differs))
+    assert [(f.verdict, f.level) for f in found] == [("healthy", "OK"), ("observations unforeseeable", "OK")]
+    told = verdicts(replace(SOUND, **(differs | seen())))
+    assert "prior not learning" in [f.verdict for f in told]
+
+
+def test_a_blind_model_is_not_told_to_raise_the_kl():
+    found = verdicts(replace(SOUND, information=1.4, kl=1.3, explained={"image": 0.0}), UNKNOWN, kl_scale=1.0)
+    assert [f.verdict for f in found] == ["posterior collapse"]
+    cheap = verdicts(replace(SOUND, **BLIND, **task(worth={"image": 0.4})), UNKNOWN, kl_scale=1.0)
+    assert (cheap[0].key, cheap[0].change) == ("model.image_scale", "raise it from 1 to 25")
+
+
+def test_a_constant_reward_is_not_held_against_its_head():
+    equal = task(paid=(1.0, 1.0)) | {"reward_explained": 0.08, "rewarding": 0.98}
+    assert [f.verdict for f in verdicts(replace(SOUND, **equal))] == ["healthy"]  # its episodes end by what it does
+
+
+def test_entropy_counts_from_what_unimix_leaves():
+    assert relative_entropy(0.0315, 0.0315, math.log(2)) == 0
+    assert relative_entropy(math.log(2), 0.0315, math.log(2)) == 1
+    least = {"least_entropy": 0.0315, "most_entropy": math.log(2)}
+    stuck = logged("actor/entropy", [0.6, *[0.032] * 10], first=700)
+    found = verdicts(replace(SOUND, randomness=0.001, **least), stuck)
+    assert [f.verdict for f in found] == ["actor collapsed"]
+
+
+def test_a_collapse_is_told_at_the_first_evaluation():
+    young = logged("actor/entropy", [1.0, *[0.01] * 8], replace(UNKNOWN, updates=350), first=10)
+    found = verdicts(replace(SOUND, randomness=0.01, information=0.1), young)
+    assert [f.verdict for f in found] == ["early collapse", "too early to tell"]
+    dip = replace(SOUND, randomness=0.1)  # a model that sees, and a policy that may come back
+    assert [f.verdict for f in verdicts(dip, young)] == ["too early to tell"]
+    assert set(EARLY_RULES) < set(RULES)
 
 
 @pytest.mark.parametrize("name", SICK)
@@ -196,13 +348,13 @@ def test_what_the_log_says_counts():
 def test_a_sharp_policy_is_sound_if_it_knows():
     sharp = replace(SOUND, randomness=0.001)
     assert [f.verdict for f in verdicts(sharp)] == ["healthy"]
-    poor = replace(LEARNT, returns=(0.2,) * 30)
-    assert [(f.verdict, f.level) for f in verdicts(sharp, poor)] == [("actor collapsed", "FAIL")]
-    early = replace(LEARNT, metrics=LEARNT.metrics | {"actor/entropy": [1.0, *[0.001] * 9, *[0.5] * 10]})
+    names = ["actor collapsed", "no better than random"]
+    assert [f.verdict for f in verdicts(sharp, POOR)] == names
+    early = logged("actor/entropy", [1.0, *[0.001] * 9, *[0.5] * 10], LEARNT)
     assert [f.verdict for f in verdicts(history=early)] == ["healthy"]  # it found out of it, and there is a bonus
     assert [f.verdict for f in verdicts(history=early, entropy_scale=0.0)] == ["actor collapsed"]
-    lost = verdicts(replace(SOUND, randomness=0.99), poor)
-    assert [(f.verdict, f.level) for f in lost] == [("actor random", "WARN")]
+    lost = verdicts(replace(SOUND, randomness=0.99), POOR)
+    assert [f.verdict for f in lost] == ["actor random", "no better than random"]
 
 
 def test_causes_stand_before_effects_and_five_are_enough():
@@ -262,10 +414,18 @@ def test_histories_by_hand():
     assert (history.env_steps, history.updates, history.nonfinite) == (90, 9, ("x",))
     assert history.thirds("world_model/loss") == (2, 8)
     assert history.thirds("missing") is None
-    assert history.lowest("world_model/loss", window=3) == 2
-    assert history.better_than_random() is True
+    assert history.series("world_model/loss")[0] == (1, 1.0)
+    assert history.better_than_random() is None  # one episode is no comparison
     assert make_history([], []).better_than_random() is None
-    assert make_history([], [*episodes, {"phase": "eval", "return": 2.5, "env_steps": 9}]).better_than_random() is False
+
+    def against(*returns):
+        return make_history([], [*episodes, *({"phase": "eval", "return": r, "env_steps": 9} for r in returns)])
+
+    assert against(9.0, 9.0, 9.0).better_than_random() is True
+    assert against(3.0, 3.0, 3.0).better_than_random() is False  # 2 +- 1.2
+    assert against(-9.0, -9.0, -9.0).against_random().worse
+    sure = against(4.0, 5.0, 6.0).against_random()
+    assert (sure.low, sure.high) == pytest.approx((3 - 2 * math.sqrt(2 / 3), 3 + 2 * math.sqrt(2 / 3)))
 
 
 def segment(length, ends=()):
@@ -307,8 +467,33 @@ def test_a_sound_model_measures_as_it_should(run):
     assert 0 < measured.randomness <= 1
     assert measured.most_entropy == pytest.approx(math.log(2))
     assert measured.drift is not None
+    assert measured.least_entropy == 0  # there is no policy_unimix
+    assert measured.task.constant
+    assert measured.task.paid == (1.0, 1.0)  # the first step of an episode pays nothing, and does not count
+    assert measured.task.ended > 5
+    assert measured.task.worth["observation"] > 0
+    assert measured.task.foresight.observation > 0.9
+    assert measured.task.foresight.reward == 0
     assert probe(opened.agent, opened.need_experience()) == measured  # nothing is left to chance
     assert most_entropy(opened.agent) == measured.most_entropy
+
+
+def test_images_are_compared_with_the_size_that_the_environment_gives():
+    from tests.planted.tasks import Catch
+
+    config = load_preset("debug", {"image_size": 8, "policy_unimix": 0.01, "image_scale": 3.0})
+    agent = DreamerV2(config, make_spec(Catch(side=48, ball=2), image_size=8))
+    frames = torch.full((1, 4, 8, 8, 1), 0, dtype=torch.uint8)
+    frames[0, 1, :2, :2] = 255  # in one of four images: 3/16 of the range squared, 4 pixels
+    numbers = task_numbers(agent, Experience(()), agent.world_model.preprocess({"observation": frames}))
+    (image,) = numbers.shown_images.values()
+    assert (image.shown, image.native) == (8, 48)
+    assert image.moving == 4  # a quarter of the range away from the mean, in all four
+    (worth,) = numbers.worth.values()
+    assert worth == pytest.approx(3 * 0.5 * 4 * 3 / 16, rel=1e-4)
+    certain = 0.01 / 3
+    entropy = -(1 - 2 * certain) * math.log(1 - 2 * certain) - 2 * certain * math.log(certain)
+    assert floor_entropy(agent) == pytest.approx(entropy)
 
 
 def test_the_verb_tells_and_exits_by_the_worst_level(run, tmp_path, capsys, files_of, monkeypatch):
@@ -388,13 +573,13 @@ def test_a_live_replay_is_the_same_experience_as_its_log(make_run, tmp_path):
 
 
 def test_planted_faults_are_settings_that_exist():
-    from tests.planted.faults import FAULTS, TASKS
+    from tests.planted.faults import ENVS, FAULTS, TASKS
 
     assert len(FAULTS) >= 15
     for fault in FAULTS.values():
         preset, settings = TASKS[fault.task]
         load_preset(preset, settings | fault.settings)
-        assert fault.settings or fault.patch
+        assert fault.settings or fault.patch or fault.task in ENVS
 
 
 @pytest.mark.slow

@@ -14,7 +14,19 @@ from reverie.config import build
 from reverie.config.presets import load_preset
 from reverie.data.replay import Batch
 from reverie.errors import UserError
-from reverie.insight.drift import _end_of_longest, drift, measure, open_loop, sample_windows, ssim, useful_horizon
+from reverie.insight.drift import (
+    CONTEXT,
+    MOST_PIXELS,
+    STARTS,
+    Drift,
+    dreams_of,
+    drift,
+    measure,
+    open_loop,
+    sample_windows,
+    ssim,
+)
+from reverie.insight.horizon import _end_of_longest, useful_horizon, useful_interval
 from reverie.insight.run_reader import Experience, Segment, open_run
 from reverie.rssm import State
 from reverie.train import DreamerV2, to_batch
@@ -238,13 +250,56 @@ def test_the_verb_prints_writes_and_changes_nothing(run, tmp_path, capsys, files
     assert printed["horizon"] == 6
     assert len(printed["latent_kl"]) == 6
     assert printed["observations"].keys() == {"observation"}
-    assert printed["starts"][0] == 64
+    assert printed["starts"][0] == STARTS
+    low, high = printed["useful_interval"]
+    assert 0 <= low <= high <= 6
     assert math.isfinite(printed["error"]["dream"][0])
     again = drift(open_run(run), horizon=6)
     assert again.to_dict() == {key: printed[key] for key in again.to_dict()}  # the same each time
     assert files_of(run) == before
     assert main(["drift", str(tmp_path / "nothing")]) == 2
     assert main(["drift", str(run), "--context", "100000"]) == 2
+
+
+def test_the_doctor_and_the_report_measure_the_same_dreams(run, monkeypatch):
+    """One checkpoint has one useful horizon, whoever asks."""
+    from reverie.insight import report
+    from reverie.insight.doctor import measure as examine
+
+    opened = open_run(run)
+    whole = drift(opened, similarity=False).to_dict()
+    assert examine(opened.agent, opened.need_experience()).drift.to_dict() == whole
+    drawn = []
+    monkeypatch.setattr(report.plots, "drift_svg", lambda found: drawn.append(found) or "")
+    report._drift(open_run(run))
+    assert drawn[0].useful_interval == tuple(whole["useful_interval"])
+    assert drawn[0].starts == whole["starts"]
+
+
+def test_large_images_are_dreamed_less_often():
+    def experience(*shape):
+        rows = {"obs/image": np.zeros((4, *shape), np.uint8), "reward": np.zeros(4, np.float32)}
+        return Experience((Segment(rows),))
+
+    assert dreams_of(experience(), 15) == dreams_of(experience(8, 8, 1), 15) == STARTS
+    assert dreams_of(experience(28, 28, 3), 15) == int(MOST_PIXELS / (28 * 28 * 3 * 15)) < STARTS
+    assert dreams_of(experience(512, 512, 3), 15) == 64
+    assert CONTEXT == 5
+
+
+def test_an_interval_that_reaches_the_imagination_is_no_warning():
+    empty = {key: {} for key in ("observations", "error", "reward", "continues", "returns")}
+    base = {"latent_kl": [], "imagination_horizon": 15} | empty
+    sure = Drift(15, 5, [40] * 15, useful_horizon=4, useful_interval=(3, 6), **base)
+    unsure = Drift(15, 5, [40] * 15, useful_horizon=4, useful_interval=(3, 15), **base)
+    assert "for 4 (95 %: 3 to 6, 40 dreams) steps only" in sure.warning
+    assert unsure.warning == ""
+    valid = torch.ones(64, 8, dtype=torch.bool)
+    ones = torch.ones(64, 8)
+    noisy = ones + torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    low, high = useful_interval({"dream": noisy, "copy": ones, "mean": ones}, valid)
+    assert low < high  # no better than guessing, on the whole: the draw decides
+    assert useful_interval({"dream": 0.2 * ones, "copy": ones, "mean": ones}, valid) == (8, 8)
 
 
 def test_latent_kl_by_hand(ring):

@@ -32,6 +32,15 @@ def test_a_finding_is_reported_once_and_looking_has_a_budget(make_run, tmp_path,
     assert len(asked) == 3
 
 
+def test_the_first_evaluation_is_always_judged(make_run, tmp_path, asked):
+    run, adviser = make_run(tmp_path / "run", CountingEnv), live.Adviser()
+    run.clock.env_steps, run.clock.seconds = 1, 0.001
+    assert len(adviser(run)) == 2
+    assert adviser(run) == []  # that was it, for that time
+    assert len(asked) == 1
+    run.close()
+
+
 def test_what_goes_wrong_in_it_does_not_end_a_run(make_run, tmp_path, monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("oh")

@@ -26,8 +26,10 @@ def _arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--horizon", type=positive, default=0, help="steps to dream (default: imagination horizon, 15 at least)"
     )
-    sub.add_argument("--context", type=positive, default=5, help="steps to observe first")
-    sub.add_argument("--starts", type=positive, default=64, help="dreams")
+    sub.add_argument("--context", type=positive, default=0, help="steps to observe first (default: 5)")
+    sub.add_argument(
+        "--starts", type=positive, default=0, help="dreams (default: 256, fewer with large images, as the doctor)"
+    )
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("-o", "--out", type=Path, metavar="PNG", help="write the curves as a PNG")
     add_json(sub)
@@ -48,7 +50,7 @@ def run_drift(args: argparse.Namespace) -> int:
         print(json.dumps({"run": str(args.run), **found.to_dict(), "picture": str(image) if image else None}))
         return 0
     print("\n".join(table(found)))
-    print(f"useful horizon = {found.useful_horizon}")
+    print(f"useful horizon = {found.useful}")
     if found.warning:
         print(f"warning: {found.warning}")
     if image:

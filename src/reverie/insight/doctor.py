@@ -1,6 +1,6 @@
 """`diagnose(RUN)`: findings about what is wrong with a run.
 
-`measurements.py` measures, `rules_model.py` and `rules_behavior.py` turn measurements into findings.
+`measurements.py` measures, the rules (`rules_task.py`, `rules_model.py`, `rules_behavior.py`) turn that into findings.
 """
 
 from __future__ import annotations
@@ -13,13 +13,10 @@ from ..train import DreamerV2
 from .findings import Finding, RunFacts
 from .history import History, read_history
 from .measurements import Measurements, probe
-from .rules_behavior import apply_rules
+from .rules import apply_rules
 from .run_reader import Experience, open_run
 
 __all__ = ["Finding", "diagnose", "diagnose_agent"]
-
-#: Newest steps of the replay that are read: enough for every measurement, and read in a second.
-MOST_STEPS = 8000
 
 
 def diagnose(path: str | Path) -> list[Finding]:
@@ -30,7 +27,7 @@ def diagnose(path: str | Path) -> list[Finding]:
     path = Path(path)
     history = read_history(path)
     try:
-        run = open_run(path, most_steps=MOST_STEPS)
+        run = open_run(path)
         experience = run.need_experience()
     except UserError:
         if not history.updates and not history.crashed:

@@ -12,7 +12,7 @@ Windows lie in one episode; steps after its end do not count (`valid`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +28,16 @@ from ..ops import SCALAR_TRANSFORMS
 from ..rssm import State
 from ..train import to_batch
 from ..world_model import WorldModel
+from .horizon import FEWEST_STARTS, useful_horizon, useful_interval
 from .run_reader import Experience, RunReader, private_generator
 
 GUESSES = ("dream", "floor", "copy", "mean")
-#: The fewest starts with which a horizon is judged.
-FEWEST_STARTS = 8
-#: Errors below this share of the data's variance count as none, even if a guess is better.
-NO_ERROR = 1e-4
+#: Dreams, observed steps before them, and seed of the measurement: the same for `reverie drift`, the doctor and the
+#: report, which must not contradict each other about one checkpoint. With 48 dreams its interval was up to 8 steps wide
+#: (MiniGrid, seed 2: 7 to 15), with 256 none of 16 was wider than 0 (docs/doctor.md).
+STARTS, CONTEXT, SEED = 256, 5, 0
+#: Numbers in the images that are dreamed, and the fewest dreams, where STARTS of large images would take many seconds.
+MOST_PIXELS, FEWEST_DREAMS = 6e6, 64
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,26 @@ class Drift:
     returns: dict[str, Any]  # imagined and realized discounted returns of the windows: correlation, bias, pairs
     useful_horizon: int
     imagination_horizon: int
+    useful_interval: tuple[int, int] | None = None  # 95 %, over starts that are drawn again; None: not measured
 
     @property
     def warning(self) -> str:
         """A sentence if the actor learns from dreams that are longer than the useful horizon, else ""."""
-        if self.imagination_horizon <= self.useful_horizon or self.useful_horizon >= self.reach:
+        high = self.useful_interval[1] if self.useful_interval else self.useful_horizon
+        if self.imagination_horizon <= high or high >= self.reach:
             return ""
         return (
             f"behavior.imagination_horizon is {self.imagination_horizon}, but the dream is better than guessing for "
-            f"{self.useful_horizon} steps only. Lower it, or train the world model longer."
+            f"{self.useful} steps only. Lower it, or train the world model longer."
         )
+
+    @property
+    def useful(self) -> str:
+        """The useful horizon with its interval as text."""
+        if self.useful_interval is None:
+            return str(self.useful_horizon)
+        low, high = self.useful_interval
+        return f"{self.useful_horizon} (95 %: {low} to {high}, {max(self.starts, default=0)} dreams)"
 
     @property
     def reach(self) -> int:
@@ -70,7 +83,8 @@ class Drift:
 
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON can hold."""
-        return {**self.__dict__, "warning": self.warning}
+        interval = None if self.useful_interval is None else list(self.useful_interval)
+        return {**self.__dict__, "useful_interval": interval, "warning": self.warning}
 
 
 def with_plain_stoch(state: State) -> State:
@@ -158,9 +172,9 @@ def _ends(rows: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def drift(
-    run: RunReader, *, horizon: int = 0, context: int = 5, starts: int = 64, seed: int = 0, similarity: bool = True
+    run: RunReader, *, horizon: int = 0, context: int = 0, starts: int = 0, seed: int = SEED, similarity: bool = True
 ) -> Drift:
-    """The drift of a run. horizon 0: the imagination horizon, at least 15. Raises UserError without a replay."""
+    """The drift of a run; zeros as in `drift_of`. Raises UserError without a replay."""
     return drift_of(
         run.agent.world_model,
         run.need_experience(),
@@ -179,13 +193,19 @@ def drift_of(
     config: Config,
     *,
     horizon: int = 0,
-    context: int = 5,
-    starts: int = 64,
-    seed: int = 0,
+    context: int = 0,
+    starts: int = 0,
+    seed: int = SEED,
     similarity: bool = True,
 ) -> Drift:
-    """As `drift`, for a model in memory. similarity: also SSIM, which takes longest."""
+    """As `drift`, for a model in memory. similarity: also SSIM, which takes longest.
+
+    horizon 0: the imagination horizon, at least 15. context 0: CONTEXT, or what a short training window leaves.
+    starts 0: STARTS, or fewer where images are large.
+    """
     horizon = horizon or max(15, config.behavior.imagination_horizon)
+    context = context or max(1, min(CONTEXT, config.train.seq_len - 2))
+    starts = starts or dreams_of(experience, horizon)
     arrays, valid = sample_windows(experience, starts, context=context, horizon=horizon, seed=seed)
     device = next(iter(world_model.parameters())).device
     batch, mask = to_batch(arrays, device), torch.from_numpy(valid).to(device)
@@ -231,7 +251,16 @@ def measure(
         returns=returns,
         useful_horizon=useful_horizon(error, valid),
         imagination_horizon=config.behavior.imagination_horizon,
+        useful_interval=useful_interval(error, valid),
     )
+
+
+def dreams_of(experience: Experience, horizon: int) -> int:
+    """How many dreams are measured unless a number is given: the same for everyone who measures this run."""
+    rows = experience.segments[0].rows if experience.segments else {}
+    shapes = [value.shape[1:] for key, value in rows.items() if key.startswith("obs/") and value.ndim == 4]
+    pixels = sum(math.prod(shape) for shape in shapes)
+    return max(FEWEST_DREAMS, min(STARTS, int(MOST_PIXELS / max(1, pixels * horizon))))
 
 
 def _observed(world_model: WorldModel, obs: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
@@ -317,37 +346,3 @@ def _curve(values: Tensor, valid: Tensor) -> list[float | None]:
         float(mean) if count >= min(FEWEST_STARTS, len(valid)) else None
         for mean, count in zip(means, counts, strict=True)
     ]
-
-
-def useful_horizon(error: Mapping[str, Tensor], valid: Tensor) -> int:
-    """The last horizon at which the dream is better than guessing. error {guess: (N, H)}, valid (N, H) -> 0..H.
-
-    Guessing is the better of copy and mean at that horizon. The dream is better if its error, averaged with that of
-    the horizons before and after, is lower by more than one standard error over the windows. Of all intervals of such
-    horizons the longest counts, and the result is its end: at first a copy may be better than any reconstruction,
-    because little has moved; and a single good horizon far out may be random.
-    """
-    weights = valid.double()
-    counts = weights.sum(0).clamp(min=1)
-    means = {name: (value.double() * weights).sum(0) / counts for name, value in error.items()}
-    guess = torch.where(means["copy"] <= means["mean"], error["copy"], error["mean"]).double()
-    gain = (guess - error["dream"].double()) * weights
-    better = []
-    for k in range(valid.shape[1]):
-        near = slice(max(0, k - 1), k + 2)
-        windows = valid[:, k]
-        mean = gain[windows, near].sum(1) / weights[windows, near].sum(1)
-        enough = int(windows.sum()) >= FEWEST_STARTS
-        sure = enough and float(mean.mean() - mean.std() / math.sqrt(len(mean))) > 0
-        better.append(sure or (enough and float(means["dream"][k]) < NO_ERROR))
-    return _end_of_longest(better)
-
-
-def _end_of_longest(better: Sequence[bool]) -> int:
-    """The end of the longest run of True, counted from 1; 0 without one. Of equal ones the first."""
-    longest = end = run = 0
-    for k, good in enumerate(better):
-        run = run + 1 if good else 0
-        if run > longest:
-            longest, end = run, k + 1
-    return end

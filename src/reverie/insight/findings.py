@@ -14,13 +14,24 @@ LEVELS = ("FAIL", "WARN", "OK")
 
 #: Thresholds. Measured values of healthy and of broken runs: docs/doctor.md.
 LIMITS: dict[str, float] = {
-    "early updates": 200,  # before, networks and their measurements still change a lot from line to line
+    "early updates": 400,  # before, blind models are normal: one run had 5 wrong warnings at 349
+    "returns updates": 500,  # healthy runs of the planted tasks have left the random level by then
+    "endless": 700,  # steps of each environment without an end; classic tasks have limits of 200 to 500
     "image input": 1.0,  # images are scaled to +-0.5: anything beyond 1 was not scaled
     "vector input fail": 100.0,  # a layer that is initialized for inputs of 1 sees nothing else
     "vector input warn": 10.0,  # deviation, where the networks are initialized for 1
     "vector input small": 0.03,  # such a dimension costs 0.0005 nats of squared error: cheaper to ignore than to learn
     "reward fail": 1000.0,  # weights that move by 1e-4 a step cannot reach the values of such rewards
     "reward warn": 100.0,  # the range of the design's symlog; losses of rewards and values outweigh all others
+    "reward small": 0.05,  # knowing it saves 0.001 nats; a KL of healthy models is 1 nat
+    "noise": 0.03,  # a share that simple predictors reach on pure noise stays below 0.01
+    "dense": 0.2,  # share of steps with a reward, from which on there are enough of them to be called noise
+    "lags": 64,  # steps that the simple predictors look back (foresight.py)
+    "memory": 0.1,  # of the rewards' variance, explained only by what lies outside a training sequence
+    "foreseeable": 0.05,  # of the next observation's variance; on independent symbols 0.00, else above 0.9
+    "shrunk": 1.5,  # from the environment's image to the agent's
+    "moving pixels": 8.0,  # a pole or a ball that is drawn with fewer is worth less than a nat
+    "worth": 10.0,  # nats that knowing an observation saves, for each nat that the KL costs; healthy: 13 and more
     "leak": 1e-3,  # after a reset nothing of the past is left: exactly 0 in a healthy model
     "loss rise": 2.0,  # healthy world models end at their lowest loss, up to noise; new observations add some
     "loss spike": 20.0,  # one line (seconds of updates) this far above the median is not noise
@@ -42,9 +53,14 @@ LIMITS: dict[str, float] = {
     "events": 5,  # rewarding or ending steps in the sample that are necessary to judge
     "contrast": 0.2,  # share of a reward that the head predicts in the step that pays it
     "value": 1.5,  # times the largest return that rewards and discount allow
+    "values seen": 0.1,  # of the largest reward: below, the critic has hardly left 0
     "slow gap fail": 0.4,  # healthy slow critics stay within 0.1 of the critic
     "slow gap warn": 0.25,
-    "random": 0.9,  # entropy in shares of its maximum
+    "one-sided": 1.0,  # mean advantage in deviations: 84 % have one sign; healthy runs that learned are below 0.4
+    "critic lr": 3e-5,  # a smaller one needs more updates to the level of returns than short runs have
+    "random": 0.9,  # entropy, as a share of the way from what policy_unimix leaves to its maximum
+    "early collapse": 0.15,  # the same; learning has always needed more, except where the policy already was good
+    "early collapse updates": 600,  # until then model and critic know little
     "collapsed": 0.02,  # less than one in hundreds of choices differs from the most likely one
     "collapsed early": 0.03,  # the same in the first half of a run, when most is still to be explored
     "drift floor": 0.8,  # in shares of guessing; a worse reconstruction cannot serve to judge a dream
@@ -85,6 +101,22 @@ class RunFacts:
     def early(self) -> bool:
         """Whether there are too few updates to judge what has been learned."""
         return self.updates < LIMITS["early updates"]
+
+    @property
+    def returns_judged(self) -> bool:
+        """Whether returns should have left the level of the random policy by now."""
+        return self.updates >= LIMITS["returns updates"]
+
+    @property
+    def unforeseeable(self) -> bool:
+        """Whether no simple predictor gets anything about the next observation from the past.
+
+        Only with a prior that finds as little: what the model foresees can be foreseen.
+        """
+        m = self.measured
+        if m is None or m.task.foresight is None or not m.kl > LIMITS["prior warn"] * m.information:
+            return False
+        return m.task.foresight.observation < LIMITS["foreseeable"]
 
 
 def finite(value: float | None) -> bool:

@@ -10,6 +10,53 @@ from typing import Any
 
 from ..run.logger import read_lines
 
+#: Episodes of training that count as the newest ones.
+RECENT = 20
+#: Standard errors of the interval of a difference: 95 %.
+SURE = 2.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean returns of the agent and of the random policy, and the 95 % interval of their difference."""
+
+    agent: float
+    random: float
+    low: float
+    high: float
+    episodes: tuple[int, int]  # of the agent, of the random policy
+
+    @property
+    def better(self) -> bool:
+        return self.low > 0
+
+    @property
+    def worse(self) -> bool:
+        return self.high < 0
+
+    @property
+    def text(self) -> str:
+        """The numbers as words."""
+        return (
+            f"return {_short(self.agent)} over {self.episodes[0]} episodes, random policy {_short(self.random)} over "
+            f"{self.episodes[1]}; the difference is between {_short(self.low)} and {_short(self.high)} (95 %)"
+        )
+
+
+def compare(agent: Sequence[float], random: Sequence[float]) -> Comparison:
+    """Means and the interval of their difference, with a variance of their own each (Welch). Both of 2 and more."""
+    means, errors = [], 0.0
+    for values in (agent, random):
+        mean = sum(values) / len(values)
+        errors += sum((x - mean) ** 2 for x in values) / (len(values) - 1) / len(values)
+        means.append(mean)
+    difference, half = means[0] - means[1], SURE * math.sqrt(errors)
+    return Comparison(means[0], means[1], difference - half, difference + half, (len(agent), len(random)))
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
 
 @dataclass(frozen=True)
 class History:
@@ -24,7 +71,8 @@ class History:
     crashed: bool = False  # there is a NaN report
     random: tuple[float, ...] = ()  # returns of the random policy
     returns: tuple[float, ...] = ()  # of training episodes, in order
-    evaluations: tuple[tuple[int, float], ...] = ()  # environment steps, mean return
+    last_evaluation: tuple[float, ...] = ()  # returns
+    at: dict[str, list[int]] = field(default_factory=dict)  # key -> updates, beside its values in `metrics`
 
     def thirds(self, key: str) -> tuple[float, float] | None:
         """(lower median of the first and second third, median of the last third); None for too few lines."""
@@ -35,25 +83,26 @@ class History:
         early = min(median(values[:part]), median(values[part : 2 * part]))
         return early, median(values[-part:])
 
-    def lowest(self, key: str, *, window: int = 5) -> float | None:
-        """The lowest median of `window` consecutive lines in the first half of the run; None for too few lines."""
-        values = self.metrics.get(key, [])
-        half = values[: max(window, len(values) // 2)]
-        return min((median(half[i : i + window]) for i in range(len(half) - window + 1)), default=None)
+    def series(self, key: str) -> list[tuple[int, float]]:
+        """(updates, value) of each line that has the key."""
+        return list(zip(self.at.get(key, []), self.metrics.get(key, []), strict=False))
+
+    def against_random(self) -> Comparison | None:
+        """The last training episodes, or the last evaluation if that is better, beside the random policy.
+
+        None if either is unknown: fewer than three episodes of the random policy, none of the agent.
+        """
+        if len(self.random) < 3:
+            return None
+        found = [
+            compare(part, self.random) for part in (self.returns[-RECENT:], self.last_evaluation) if len(part) >= 3
+        ]
+        return max(found, key=lambda each: each.low, default=None)
 
     def better_than_random(self) -> bool | None:
-        """Whether the last training episodes or the last evaluation beat the random policy; None if unknown.
-
-        They must be better by more than two standard errors of the random policy's mean return.
-        """
-        if len(self.random) < 3 or not (self.returns or self.evaluations):
-            return None
-        mean = sum(self.random) / len(self.random)
-        spread = math.sqrt(sum((x - mean) ** 2 for x in self.random) / (len(self.random) - 1) / len(self.random))
-        recent = self.returns[-20:]
-        reached = [sum(recent) / len(recent)] if len(recent) >= 3 else []
-        reached += [value for _, value in self.evaluations[-1:]]
-        return max(reached) > mean + 2 * spread if reached else None
+        """Whether returns are above those of the random policy, beyond the interval; None if unknown."""
+        found = self.against_random()
+        return None if found is None else found.better
 
 
 def median(values: Sequence[float]) -> float:
@@ -72,6 +121,7 @@ def make_history(
 ) -> History:
     """The history from the lines of metrics.jsonl and episodes.jsonl. crashed: whether there is a NaN report."""
     metrics: dict[str, list[float]] = {}
+    at: dict[str, list[int]] = {}
     nonfinite: dict[str, None] = {}
     for line in lines:
         for key, value in line.items():
@@ -79,10 +129,8 @@ def make_history(
                 nonfinite[key] = None
             elif isinstance(value, int | float) and math.isfinite(value):
                 metrics.setdefault(key, []).append(float(value))
-    evaluations: dict[int, list[float]] = {}
-    for episode in episodes:
-        if episode.get("phase") == "eval":
-            evaluations.setdefault(int(episode["env_steps"]), []).append(float(episode["return"]))
+                at.setdefault(key, []).append(int(line.get("updates") or 0))
+    tests = [(int(e["env_steps"]), float(e["return"])) for e in episodes if e.get("phase") == "eval"]
     returns: dict[str, tuple[float, ...]] = {
         phase: tuple(float(e["return"]) for e in episodes if e.get("phase") == phase) for phase in ("random", "train")
     }
@@ -100,5 +148,6 @@ def make_history(
         crashed=crashed,
         random=returns["random"],
         returns=returns["train"],
-        evaluations=tuple((steps, sum(found) / len(found)) for steps, found in evaluations.items()),
+        last_evaluation=tuple(score for steps, score in tests if steps == tests[-1][0]),
+        at=at,
     )

@@ -1,4 +1,4 @@
-"""The doctor during training: a diagnosis after evaluations, as often as it takes at most 2 % of the time."""
+"""The doctor during training: at the first evaluation, and then as often as it takes at most 2 % of the time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from .measurements import experience_of
 if TYPE_CHECKING:
     from ..run.state import RunState
 
-#: Share of the training time that diagnoses may take; the one at the end of a run is always made.
+#: Share of the training time that diagnoses may take. The first one and the one at the end of a run are always made: a
+#: policy that collapses does so before the first evaluation, and all that is trained after that is lost.
 SHARE = 0.02
-#: Expected seconds of the first diagnosis.
-FIRST = 3.0
 
 
 class Adviser:
@@ -23,12 +22,12 @@ class Adviser:
 
     def __init__(self) -> None:
         self.spent = 0.0  # seconds of all diagnoses
-        self.last = FIRST  # seconds of the last one
+        self.last = 0.0  # seconds of the last one; 0 before the first
         self.reported: dict[str, str] = {}  # verdict -> level, of the last diagnosis
 
     def __call__(self, run: RunState) -> list[str]:
         """The new findings; [] if it is not yet time for a diagnosis. Never raises."""
-        if self.spent + self.last > SHARE * run.clock.seconds and not run.finished():
+        if self.last and self.spent + self.last > SHARE * run.clock.seconds and not run.finished():
             return []
         since = time.perf_counter()
         try:

@@ -1,6 +1,6 @@
 """The doctor's measurements of an agent on a sample of its own replay.
 
-Pure functions without verdicts (those are in `rules_model.py` and `rules_behavior.py`). Windows may cross episodes, as
+Pure functions without verdicts (those are in `rules_*.py`). Windows may cross episodes, as
 in training. B windows, T steps, S categoricals, K classes.
 """
 
@@ -21,7 +21,8 @@ from ..ops import SCALAR_TRANSFORMS
 from ..rssm import State
 from ..train import DreamerV2, to_batch
 from .drift import Drift, drift_of, with_plain_stoch
-from .run_reader import Experience, Segment, as_batch, private_generator
+from .run_reader import MOST_STEPS, Experience, Segment, as_batch, private_generator
+from .task_numbers import TaskNumbers, floor_entropy, relative_entropy, task_numbers
 
 #: Number of random windows, number of windows that end with a rare reward or the end of the task, and their length.
 WINDOWS, EVENTS, LENGTH = 32, 16, 16
@@ -59,13 +60,15 @@ class Measurements:
     continue_brier: tuple[float, float] | None = None  # Brier score, and that of always predicting the frequency
     randomness: float = math.nan  # of the actor: 1 for the uniform policy, 0 for a deterministic one
     most_entropy: float = math.nan  # of the uniform policy over choices, in nats; NaN for numbers
+    least_entropy: float = math.nan  # that policy_unimix leaves, in nats; NaN for numbers
     value: tuple[float, float] = (math.nan, math.nan)  # mean, deviation
     highest_value: float = math.nan  # largest absolute
     slow_gap: float = math.nan  # between critic and slow critic, in shares of the size of values
     drift: Drift | None = None
+    task: TaskNumbers = field(default_factory=TaskNumbers)
 
 
-def experience_of(replay: Replay, *, most: int = 20_000) -> Experience:
+def experience_of(replay: Replay, *, most: int = MOST_STEPS) -> Experience:
     """The newest `most` steps of a replay in memory, to measure an agent while it trains."""
     segments = []
     for stream, held in enumerate(np.minimum(replay.counts, replay.size).tolist()):
@@ -90,11 +93,10 @@ def probe(agent: DreamerV2, experience: Experience, *, seed: int = 0) -> Measure
         return Measurements(**values)
     with torch.no_grad():
         values |= _probe_inputs(agent, batch)
+        values["task"] = task_numbers(agent, experience, agent.world_model.preprocess(batch.obs))
         values |= _probe_model(agent, batch, _rates(experience), seed)
     try:
-        values["drift"] = drift_of(
-            agent.world_model, experience, agent.config, starts=48, context=min(5, length - 2), similarity=False
-        )
+        values["drift"] = drift_of(agent.world_model, experience, agent.config, similarity=False)
     except UserError:  # no episode is long enough
         values["drift"] = None
     return Measurements(**values)
@@ -289,6 +291,7 @@ def _probe_behaviour(agent: DreamerV2, feat: Tensor) -> dict[str, Any]:
     return {
         "randomness": randomness(agent, flat),
         "most_entropy": most_entropy(agent),
+        "least_entropy": floor_entropy(agent),
         "value": (float(value.mean()), float(value.std())),
         "highest_value": float(value.abs().max()),
         "slow_gap": float((value - slow).abs().mean()) / scale,
@@ -303,13 +306,14 @@ def most_entropy(agent: DreamerV2) -> float:
 
 
 def randomness(agent: DreamerV2, feat: Tensor, *, draws: int = 16) -> float:
-    """Randomness of the policy: 1 for a uniform one, 0 for a deterministic one. feat (N, F).
+    """Randomness of the policy: 1 for a uniform one, 0 for one that is as certain as it can be. feat (N, F).
 
-    Choices: entropy in shares of its maximum. Numbers: deviation in shares of the uniform distribution's, 0.577.
+    Choices: entropy on the way from what `policy_unimix` leaves to its maximum. Numbers: deviation in
+    shares of the uniform distribution's, 0.577.
     """
     policy = agent.policy(feat)
     if agent.spec.action.kind == "discrete":
-        return float(policy.entropy().mean()) / most_entropy(agent)
+        return relative_entropy(float(policy.entropy().mean()), floor_entropy(agent), most_entropy(agent))
     generator = private_generator(0)
     actions = torch.stack([policy.sample(policy.noise(generator)) for _ in range(draws)])
     numbers = actions[..., ~agent.is_choice]

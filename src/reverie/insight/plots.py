@@ -334,7 +334,7 @@ def drift_svg(drift: Drift) -> str:
     figure = new_figure(6.4, 4.2)
     axes = figure.add_subplot()
     _drift_curves(axes, drift.error, "squared error / variance", drift)
-    axes.set_title(f"useful horizon: {drift.useful_horizon} steps", loc="left", fontsize=9)
+    axes.set_title(f"useful horizon: {drift.useful}", loc="left", fontsize=9)
     return svg(figure)
 
 

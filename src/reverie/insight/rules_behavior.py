@@ -1,29 +1,14 @@
-"""The doctor's rules about actor, critic and dreams, and the list of all rules.
+"""The doctor's rules about actor, critic and dreams.
 
 A rule is a pure function from the `RunFacts` of a run to a `Finding`, or None if it does not see its fault; more in
-`rules_model.py`. `RULES` is their order, causes before effects, and `apply_rules` applies them.
+`rules_model.py`. `rules.py` has the list of all rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from .findings import LIMITS, Finding, RunFacts, finite, number
-from .rules_model import (
-    actions_ignored,
-    bad_input_scaling,
-    categorical_degeneracy,
-    continue_miscalibrated,
-    memory_leaks,
-    non_finite,
-    posterior_collapse,
-    prior_not_learning,
-    reward_blind,
-    starved_replay,
-    unstable,
-)
-
-Rule = Callable[[RunFacts], Finding | None]
+from .history import median
+from .task_numbers import relative_entropy
 
 
 def critic_diverging(facts: RunFacts) -> Finding | None:
@@ -43,15 +28,23 @@ def critic_diverging(facts: RunFacts) -> Finding | None:
             "behavior.critic_lr",
             f"lower it from {behavior.critic_lr:.1g} to {behavior.critic_lr / 5:.1g}",
         )
-    if behavior.slow_critic and m.slow_gap > LIMITS["slow gap warn"]:
+    sizable = m.highest_value > LIMITS["values seen"] * m.planned_reward  # a critic of nearly 0 has large relative gaps
+    if behavior.slow_critic and m.slow_gap > LIMITS["slow gap warn"] and sizable:
+        rarely = behavior.slow_critic_every > 100
+        key, change = "behavior.slow_critic_every", f"lower it from {behavior.slow_critic_every} to 100"
+        if not rarely:
+            key, change = (
+                "behavior.critic_lr",
+                f"lower it from {behavior.critic_lr:.1g} to {behavior.critic_lr / 3:.1g}",
+            )
         return Finding(
             "critic diverging",
             "FAIL" if m.slow_gap > LIMITS["slow gap fail"] else "WARN",
             f"the slow critic, which makes the targets, differs from the critic by {100 * m.slow_gap:.0f} % of its "
             f"values (healthy: below 10 %); it is updated every {number(behavior.slow_critic_every)} updates",
             "With targets that do not follow, nothing beyond the length of a dream is learned. " + why,
-            "behavior.slow_critic_every",
-            "set it to 100",
+            key,
+            change,
         )
     return None
 
@@ -77,24 +70,100 @@ def actor_random(facts: RunFacts) -> Finding | None:
     )
 
 
+def one_sided(facts: RunFacts) -> Finding | None:
+    """Fault: nearly all advantages have one sign, so that whatever was tried is made more likely, or less."""
+    m, behavior = facts.measured, facts.config.behavior
+    means, spreads = facts.history.series("actor/advantage"), dict(facts.history.series("actor/advantage_std"))
+    ratios = [mean / max(spreads[at], 1e-8) for at, mean in means if at in spreads]
+    if m is None or not finite(m.most_entropy) or len(ratios) < 6:
+        return None  # numbers are learned by gradients through the dream, where advantages do not matter
+    late = median(ratios[-(len(ratios) // 3) :])
+    if abs(late) < LIMITS["one-sided"]:
+        return None
+    key, change = (
+        "behavior.critic_lr",
+        f"raise it from {behavior.critic_lr:.1g} to {max(1e-3, 3 * behavior.critic_lr):.1g}",
+    )
+    if behavior.critic_lr > LIMITS["critic lr"] and behavior.slow_critic_every > 10:
+        key, change = (
+            "behavior.slow_critic_every",
+            f"lower it from {behavior.slow_critic_every} to 10: targets follow sooner",
+        )
+    return Finding(
+        "one-sided advantages",
+        "WARN",
+        f"the mean advantage is {late:+.1f} of its deviations (median of the last third of the run), so most have one "
+        f"sign; the critic's values are {number(m.value[0])} on average, its learning rate is {behavior.critic_lr:.1g}",
+        "The critic has not arrived at the level of the returns: the actor repeats or avoids whatever it tried, and "
+        "learns nothing about which action is better.",
+        key,
+        change,
+    )
+
+
+def entropy_shares(facts: RunFacts) -> list[tuple[int, float]]:
+    """(updates, share of the way from the least to the largest entropy), as medians of five lines of the log."""
+    m = facts.measured
+    if m is None or not finite(m.most_entropy):
+        return []
+    least = m.least_entropy if finite(m.least_entropy) else 0.0
+    lines = facts.history.series("actor/entropy")
+    return [
+        (lines[i + 4][0], relative_entropy(median([value for _, value in lines[i : i + 5]]), least, m.most_entropy))
+        for i in range(len(lines) - 4)
+    ]
+
+
+def _no_bonus(facts: RunFacts) -> bool:
+    behavior = facts.config.behavior
+    return max(behavior.entropy_scale, behavior.entropy_final if behavior.entropy_decay else 0.0) < 1e-5
+
+
+def early_collapse(facts: RunFacts) -> Finding | None:
+    """Fault: the policy became certain before the model or the critic knew anything."""
+    m, behavior = facts.measured, facts.config.behavior
+    if m is None or not finite(m.most_entropy) or facts.history.better_than_random() or _no_bonus(facts):
+        return None
+    limit = LIMITS["early collapse"]
+    fell = [at for at, share in entropy_shares(facts) if share < limit and at <= LIMITS["early collapse updates"]]
+    if m.randomness > limit or not (fell or facts.updates <= LIMITS["early collapse updates"]):
+        return None
+    blind = m.information < LIMITS["information warn"]
+    if facts.early and not blind and m.randomness > limit / 3:
+        return None  # healthy runs dip there, too, and come back
+    knows = f"the state has {number(m.information)} nats of information from the observation"
+    return Finding(
+        "early collapse",
+        "WARN" if facts.early else "FAIL",
+        f"the policy has {100 * max(0.0, m.randomness):.1f} % of the largest possible randomness after "
+        f"{number(facts.updates)} updates"
+        + (f", and fell below {100 * limit:.0f} % by update {number(fell[0])}" if fell else "")
+        + f"; returns are not better than random; {knows}"
+        + (", so the model is still blind" if blind else ""),
+        "What it is certain of are errors of a critic that knew nothing; it no longer tries what would show that.",
+        "behavior.actor_lr",
+        f"lower it from {behavior.actor_lr:.1g} to {behavior.actor_lr / 5:.1g}, so that model and critic learn first",
+    )
+
+
 def actor_collapsed(facts: RunFacts) -> Finding | None:
     """Fault: the policy is deterministic and no longer explores."""
     m, behavior = facts.measured, facts.config.behavior
-    if m is None or not finite(m.randomness):
+    if m is None or not finite(m.randomness) or m.randomness > 0.5 or early_collapse(facts):
         return None
-    lowest = facts.history.lowest("actor/entropy")
-    early = lowest / m.most_entropy if lowest is not None and finite(m.most_entropy) else 1.0
+    shares = entropy_shares(facts)
+    early = min((share for _, share in shares[: max(1, len(shares) // 2)]), default=1.0)
     if m.randomness > LIMITS["collapsed"] and early > LIMITS["collapsed early"]:
         return None
-    no_bonus = max(behavior.entropy_scale, behavior.entropy_final if behavior.entropy_decay else 0.0) < 1e-5
-    if facts.history.better_than_random() and not no_bonus:
+    better = facts.history.better_than_random()
+    if better and not _no_bonus(facts):
         return None  # certain because it has learned
     return Finding(
         "actor collapsed",
-        "WARN" if facts.history.better_than_random() or m.randomness > LIMITS["collapsed"] else "FAIL",
-        f"the policy has {100 * m.randomness:.1f} % of the largest possible randomness after {number(facts.updates)} "
-        f"updates"
-        + (f", {100 * early:.1f} % at its lowest early in the run" if early < 1 else "")
+        "WARN" if better or m.randomness > LIMITS["collapsed"] else "FAIL",
+        f"the policy has {100 * max(0.0, m.randomness):.1f} % of the largest possible randomness after "
+        f"{number(facts.updates)} updates"
+        + (f", {100 * max(0.0, early):.1f} % at its lowest early in the run" if early < 1 else "")
         + f"; behavior.entropy_scale is {behavior.entropy_scale:g}",
         "It no longer tries other actions: the replay fills with the same experience, and nothing better is found.",
         "behavior.entropy_scale",
@@ -105,7 +174,7 @@ def actor_collapsed(facts: RunFacts) -> Finding | None:
 def imagination_drift(facts: RunFacts) -> Finding | None:
     """Fault: dreams are longer than the useful horizon."""
     m, behavior = facts.measured, facts.config.behavior
-    if m is None or m.drift is None or not m.drift.warning:
+    if m is None or m.drift is None or not m.drift.warning or facts.unforeseeable:
         return None
     drift = m.drift
     floor, guess = drift.error["floor"][0], drift.error["mean"][0]
@@ -115,82 +184,9 @@ def imagination_drift(facts: RunFacts) -> Finding | None:
     return Finding(
         "imagination drift",
         "WARN",
-        f"useful horizon {drift.useful_horizon} of {behavior.imagination_horizon} imagined steps; latent KL grows from "
+        f"useful horizon {drift.useful} of {behavior.imagination_horizon} imagined steps; latent KL grows from "
         f"{number(kl[0])} to {number(kl[-1])} nats" + (f"; {caveat}" if caveat else ""),
         "The actor learns from the whole dream, including the part that is no better than guessing.",
         "behavior.imagination_horizon",
         f"lower it to {max(5, drift.useful_horizon)}, or train the world model longer",
     )
-
-
-#: All rules, causes before effects: an earlier finding may explain a later one.
-RULES: tuple[Rule, ...] = (
-    non_finite,
-    bad_input_scaling,
-    memory_leaks,
-    unstable,
-    starved_replay,
-    posterior_collapse,
-    categorical_degeneracy,
-    actions_ignored,
-    prior_not_learning,
-    continue_miscalibrated,
-    critic_diverging,
-    actor_random,
-    actor_collapsed,
-    reward_blind,
-    imagination_drift,
-)
-#: The rules that apply before anything has been learned.
-EARLY_RULES: tuple[Rule, ...] = (non_finite, bad_input_scaling, memory_leaks)
-
-
-def too_early(facts: RunFacts) -> Finding:
-    """The finding about a run that has hardly begun."""
-    return Finding(
-        "too early to tell",
-        "WARN",
-        f"{facts.updates} updates, {number(facts.history.env_steps)} environment steps; verdicts on learning need "
-        f"{number(LIMITS['early updates'])} updates",
-        "Before that, healthy and broken runs look alike.",
-        "train.env_steps",
-        "train longer and run the doctor again",
-    )
-
-
-def healthy(facts: RunFacts) -> Finding:
-    """The finding about a run without faults: its most important numbers."""
-    m, parts = facts.measured, []
-    if m is not None and finite(m.kl):
-        explained = max(m.explained.values(), default=0.0)
-        parts.append(
-            f"the posterior has {number(m.information)} nats of information, the prior's KL is {number(m.kl)} nats"
-        )
-        parts.append(f"reconstructions explain {100 * explained:.0f} % of the observations")
-        if m.drift is not None:
-            parts.append(f"useful horizon {m.drift.useful_horizon} of {m.drift.imagination_horizon} imagined steps")
-        parts.append(f"policy {100 * m.randomness:.0f} % random")
-    if facts.history.random and facts.history.returns:
-        recent = facts.history.returns[-20:]
-        parts.append(
-            f"return {number(sum(recent) / len(recent))}, random policy "
-            f"{number(sum(facts.history.random) / len(facts.history.random))}"
-        )
-    return Finding(
-        "healthy",
-        "OK",
-        "; ".join(parts) or f"{facts.updates} updates",
-        "The doctor found no fault.",
-        "",
-        "nothing to change",
-    )
-
-
-def apply_rules(facts: RunFacts, *, most: int = 5) -> list[Finding]:
-    """At most `most` findings, FAIL before WARN, causes before effects; `healthy` if no rule finds a fault."""
-    rules = EARLY_RULES if facts.early or facts.measured is None else RULES
-    found = [finding for finding in (rule(facts) for rule in rules) if finding is not None]
-    if rules is EARLY_RULES:
-        found.append(too_early(facts))
-    found.sort(key=lambda finding: finding.level != "FAIL")  # stable: the order of causes stays
-    return found[:most] or [healthy(facts)]

@@ -2,8 +2,8 @@
 
 A rule is a pure function: it gets the `RunFacts` of a run (configuration, logs, measurements) and returns a `Finding`
 if it finds its fault, otherwise None. One rule stands for one fault, which its docstring names. All thresholds are in
-`findings.LIMITS`. `rules_behavior.py` has the rules about actor, critic and dreams, and `RULES`, the list of all rules:
-to add one, write the function and put it there.
+`findings.LIMITS`. `rules_task.py` has the rules about the task, `rules_behavior.py` those about actor, critic and
+dreams, and `rules.py` the list of all: to add one, write the function and put it there.
 """
 
 from __future__ import annotations
@@ -181,6 +181,15 @@ def posterior_collapse(facts: RunFacts) -> Finding | None:
     if explained > LIMITS["explained"]:
         return None  # a small world has little information
     key, change = "model.kl_scale", f"lower it from {model.kl_scale:g} to {min(0.5, model.kl_scale / 10):g}"
+    worth, cheap = sum(m.task.worth.values()), ""
+    if m.task.worth and worth < LIMITS["worth"] * model.kl_scale and model.kl_scale <= 1:
+        name = "image_scale" if m.images else "vector_scale"
+        scale = getattr(model, name)
+        larger = max(10 * scale, 10 * scale * model.kl_scale / max(worth, 0.1))
+        key, change = f"model.{name}", f"raise it from {scale:g} to {larger:.2g}"
+        cheap = (
+            f"; knowing the observations exactly saves {number(worth)} nats, at {model.kl_scale:g} for each nat of KL"
+        )
     if "obs" in model.detached_heads:
         key, change = "model.detached_heads", "empty it: the observation must shape the state"
     return Finding(
@@ -188,7 +197,7 @@ def posterior_collapse(facts: RunFacts) -> Finding | None:
         "FAIL" if m.information < LIMITS["information"] else "WARN",
         f"the posterior has {number(m.information)} nats of information (healthy: above 5), its KL from the prior is "
         f"{number(m.kl)} nats; reconstructions explain "
-        f"{100 * explained:.0f} % of the observations",
+        f"{100 * explained:.0f} % of the observations{cheap}",
         "If the state has no information from the observation, rewards cannot be predicted and the actor is blind.",
         key,
         change,
@@ -233,6 +242,8 @@ def prior_not_learning(facts: RunFacts) -> Finding | None:
     reversed_ = model.kl_mode == "balanced" and model.kl_balance < 0.5
     if ratio < LIMITS["prior warn"] and not reversed_:
         return None
+    if posterior_collapse(facts) or (facts.unforeseeable and not reversed_):
+        return None  # a blind state has nothing to predict; what cannot be foreseen is no fault of the prior
     evidence = (
         f"the prior's KL is {number(m.kl)} nats; that of the average of all posteriors is "
         f"{number(m.information)} nats (ratio {ratio:.2f}, healthy: below 0.3)"
@@ -270,6 +281,8 @@ def actions_ignored(facts: RunFacts) -> Finding | None:
             "",
             "actions must be those that led INTO a step (data/replay.py, docs/time.md)",
         )
+    if facts.unforeseeable:
+        return None  # no action changes what comes
     if finite(m.action_gain) and m.action_gain < LIMITS["action gain"] and m.kl < m.information:
         return Finding(
             "actions ignored",
@@ -324,37 +337,3 @@ def continue_miscalibrated(facts: RunFacts) -> Finding | None:
             f"raise it from {model.continue_scale:g} to {5 * model.continue_scale:g}",
         )
     return None
-
-
-def reward_blind(facts: RunFacts) -> Finding | None:
-    """Fault: no rewards in the replay, or a head that does not predict them."""
-    m, config = facts.measured, facts.config
-    if m is None:
-        return None
-    if m.rewards == (0.0, 0.0):
-        return Finding(
-            "reward head blind",
-            "WARN",
-            f"not one of {number(m.steps)} steps in the replay has a reward",
-            "Without a reward there is nothing to learn; the random policy does not find one.",
-            "train.prefill",
-            f"raise it from {config.train.prefill} to {10 * max(1, config.train.prefill)}, or "
-            "make the task's rewards less rare",
-        )
-    sparse = m.rewarding < 0.2
-    explained = m.reward_contrast if sparse else m.reward_explained
-    if m.events < LIMITS["events"] or explained is None or explained > LIMITS["contrast"]:
-        return None
-    evidence = f"{100 * max(0.0, explained):.0f} % of a reward is predicted in the step that pays it"
-    evidence = evidence if sparse else f"the head explains {100 * max(0.0, explained):.0f} % of the rewards' variance"
-    key, change = "model.reward_scale", f"raise it from {config.model.reward_scale:g} to 10"
-    if sparse and config.replay.prioritize != "rewards":
-        key, change = "replay.prioritize", "set it to rewards: windows with rewards are then drawn more often"
-    return Finding(
-        "reward head blind",
-        "WARN",
-        f"{evidence} ({100 * m.rewarding:.1f} % of steps have one, {m.events} in the sample)",
-        "The actor sees rewards only through this head.",
-        key,
-        change,
-    )

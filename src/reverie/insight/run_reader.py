@@ -18,8 +18,9 @@ from ..envs.spaces import Spec
 from ..errors import UserError
 from ..train import DreamerV2, to_batch
 
-#: The most steps that are read, the newest ones; and the most bytes, for large images.
-MOST_STEPS, MOST_BYTES = 20_000, 2**30
+#: The most steps that are read, the newest ones, and the most bytes, for large images: the same for all who measure, so
+#: that they agree about a checkpoint. Enough for every measurement, and read in a second.
+MOST_STEPS, MOST_BYTES = 8000, 2**30
 
 
 @dataclass(frozen=True)
