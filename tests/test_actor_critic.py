@@ -14,12 +14,23 @@ from reverie import actor_critic
 from reverie.actor_critic import (
     Actor,
     Critic,
+    EntropyWeight,
     compute_actor_loss,
     compute_critic_loss,
     compute_discount_weights,
     compute_lambda_returns,
 )
-from reverie.distributions import POLICIES, OneHotPolicy, TanhNormalPolicy, TruncatedNormalPolicy
+from reverie.distributions import (
+    POLICIES,
+    OneHotPolicy,
+    Part,
+    TanhNormalPolicy,
+    TruncatedNormalPolicy,
+    entropy_range,
+    make_policy,
+    policy_noise,
+    stats_dim,
+)
 from reverie.layers import MLPOptions
 
 N, H, A = 5, 6, 3
@@ -549,3 +560,75 @@ def test_critic_loss_moves_values_only():
 def test_the_demo_runs(capsys):
     actor_critic.demo()
     assert "ok: " in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------- the entropy's own weight
+
+
+def settle(weight, respond, target, rounds=400):
+    """Let weight and entropy answer each other. -> the entropy's share of what is possible in the end."""
+    share = 1.0
+    for _ in range(rounds):
+        share = respond(float(weight()))
+        weight.follow(torch.tensor(weight.least + share * (weight.most - weight.least)), target)
+    return share
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 1e2])
+def test_the_entropy_reaches_its_target_whatever_the_size_of_advantages(size):
+    """A policy that answers a weight w with entropy w / (w + size / 100), as one between two actions roughly does."""
+    weight = EntropyWeight(0.0, math.log(2), least_weight=1e-6)
+    found = settle(weight, lambda w: w / (w + size / 100), 0.5)
+    assert found == pytest.approx(0.5, abs=0.02)
+    assert float(weight()) == pytest.approx(size / 100, rel=0.1)
+
+
+def test_a_policy_that_is_random_enough_gets_the_least_weight():
+    weight = EntropyWeight(0.0, math.log(2), least_weight=1e-3)
+    weight.log_weight.fill_(0.0)
+    settle(weight, lambda w: 0.9, 0.5)
+    assert float(weight()) == pytest.approx(1e-3)
+
+
+def test_a_policy_that_is_certain_gets_more_weight_up_to_a_limit():
+    weight = EntropyWeight(0.0, math.log(2), least_weight=1e-3)
+    before = float(weight())
+    weight.follow(torch.tensor(0.0), 0.5)
+    assert float(weight()) > before
+    settle(weight, lambda w: 0.0, 0.5, rounds=2000)
+    assert float(weight()) == pytest.approx(10.0)
+
+
+def test_a_broken_entropy_leaves_the_weight_as_it_is():
+    weight = EntropyWeight(0.0, math.log(2), least_weight=1e-3)
+    before = float(weight())
+    weight.follow(torch.tensor(float("nan")), 0.5)
+    assert float(weight()) == before
+
+
+def test_the_range_of_entropies_is_that_of_the_policies():
+    parts = [Part("onehot", 3, 2), Part("trunc_normal", 2)]
+    least, most = entropy_range(parts)
+    assert most == pytest.approx(2 * math.log(3) + 2 * math.log(2))
+    sharp = make_policy(torch.tensor([[0.0, 0.0, -60.0, -60.0]]), [Part("trunc_normal", 2)]).entropy()
+    assert least == pytest.approx(float(sharp), abs=1e-3)
+    wide = make_policy(torch.zeros(1, 6), [Part("onehot", 3, 2)]).entropy()
+    assert float(wide) == pytest.approx(2 * math.log(3))
+
+
+def test_a_policy_that_starts_at_zero_gives_every_choice_the_same_chance():
+    feat = torch.randn(5, 8)
+    actor = Actor(8, 4, mlp=MLPOptions(2, 16), zero_init=True)
+    assert torch.equal(actor(feat).log_probs, torch.full((5, 4), -math.log(4)))
+    numbers = Actor(8, 2, policy="trunc_normal", mlp=MLPOptions(2, 16), zero_init=True)(feat)
+    assert torch.equal(numbers.mean, torch.zeros(5, 2))
+
+
+def test_held_draws_are_those_of_the_policy():
+    """Inverse-CDF sampling: a draw that is kept gives the same action as long as the policy stays the same."""
+    generator = torch.Generator().manual_seed(0)
+    for parts in ([Part("onehot", 3)], [Part("trunc_normal", 2)], [Part("onehot", 3, 2), Part("tanh_normal", 1)]):
+        policy = make_policy(torch.randn(64, stats_dim(parts)), parts)
+        draw = policy_noise(parts, 64, generator)
+        assert draw.shape == policy.noise().shape
+        assert torch.equal(policy.sample(draw), policy.sample(draw))

@@ -177,3 +177,24 @@ def test_squared_error_is_float32_for_half_precision_predictions():
     out = ops.squared_error(torch.tensor([1000.0], dtype=torch.bfloat16), torch.tensor([1000.5]), event_dims=0)
     assert out.dtype == torch.float32
     assert out.item() == 0.125
+
+
+def test_two_hot_cross_entropy_equals_the_sum_over_all_bins():
+    bins = (torch.arange(255) - 127.0) * (20 / 127)
+    x = torch.cat([torch.linspace(-25, 25, 401), bins]).reshape(2, -1)
+    log_probs = torch.randn(*x.shape, 255).log_softmax(-1)
+    votes = np.array([slow.two_hot(float(value), bins.numpy().astype(float)) for value in x.ravel()]).reshape(
+        log_probs.shape
+    )
+    dense = -(torch.from_numpy(votes) * log_probs).sum(-1)
+    assert torch.allclose(ops.two_hot_nll(log_probs, x, bins).double(), dense, atol=1e-4)
+
+
+def test_rows_draw_anew_at_their_own_rates():
+    """The first row at every step, the last at one of eight, the others between."""
+    generator = torch.Generator().manual_seed(0)
+    rates = torch.stack([ops.renewed(torch.rand(4, generator=generator), 8.0).float() for _ in range(20000)]).mean(0)
+    assert rates.tolist() == pytest.approx([1.0, 0.5, 0.25, 0.125], abs=0.015)
+    assert ops.renewed(torch.tensor([0.34]), 8.0).tolist() == [True]  # one row: between the two
+    assert ops.renewed(torch.tensor([0.36]), 8.0).tolist() == [False]
+    assert ops.renewed(torch.rand(5), 1.0).all()

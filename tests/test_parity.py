@@ -184,7 +184,7 @@ FAULTS = [
     (f"{OPS}straight_through", "return sample + (probs - probs.detach())", "return sample",
      ["straight-through sample", "policy, one-hot", MODEL[1], ACTOR]),
     (f"{OPS}squared_error", ".sum(-1)", ".mean(-1)", ["image likelihood", "vector likelihood", *PREDICTED]),
-    (f"{OPS}two_hot", "above - 1, 1 - share", "above - 1, share",
+    (f"{OPS}two_hot_nll", "(1 - share) * below", "share * below",
      ["reward likelihood, two-hot", "critic loss, two-hot", *PREDICTED, CRITIC]),
     (f"{OPS}mix_uniform", "share / logits.shape[-1]", "share",
      ["straight-through sample", *MODEL, "dream", *DREAMT]),

@@ -93,6 +93,38 @@ def test_explore_noise_is_the_share_of_random_actions():
     assert (agent.player(num_envs=500, mode="train")(np.zeros((500, 3), np.float32)) == 7).all()
 
 
+def test_while_exploring_chance_is_held_and_the_policy_still_followed():
+    """A uniform policy: the first environment changes as if by fresh dice, the last keeps an action for 8 steps on
+    average; over time every action is as likely in both."""
+    agent = agent_for(SpaceEnv(spaces.Box(-1, 1, (3,)), spaces.Discrete(4)), explore_hold=8.0, zero_policy=True)
+    player, still = agent.player(num_envs=2, mode="explore"), np.zeros((2, 3), np.float32)
+    actions = np.stack([player(still) for _ in range(4000)])
+    kept = (actions[1:] == actions[:-1]).mean(0)  # a fresh die shows the same face again at one of four steps
+    assert kept == pytest.approx([0.25, 7 / 8 + 1 / 8 / 4], abs=0.03)
+    for column in actions.T:
+        assert np.bincount(column, minlength=4) / len(column) == pytest.approx([0.25] * 4, abs=0.08)
+
+
+def test_a_policy_with_an_opinion_draws_afresh():
+    agent = agent_for(SpaceEnv(spaces.Box(-1, 1, (3,)), spaces.Discrete(2)), explore_hold=1e9, zero_policy=True)
+    with torch.no_grad():
+        next(reversed(list(agent.actor.parameters()))).copy_(torch.tensor([2.0, 0.0]))  # 88 % and 12 %
+    player, still = agent.player(num_envs=2, mode="explore"), np.zeros((2, 3), np.float32)
+    share = np.stack([player(still) for _ in range(1000)]).mean(0)
+    assert share == pytest.approx([0.12, 0.12], abs=0.04)
+
+
+def test_a_new_episode_draws_again_and_other_modes_hold_nothing():
+    agent = agent_for(SpaceEnv(spaces.Box(-1, 1, (3,)), spaces.Discrete(4)), explore_hold=1e9, zero_policy=True)
+    still = np.zeros(3, np.float32)
+    assert agent.player(mode="train").draw is None
+    player = agent.player(num_envs=2, mode="explore")
+    held = [player(np.stack([still] * 2))[1] for _ in range(50)]
+    assert len(set(held)) == 1
+    fresh = [player(np.stack([still] * 2), first=True)[1] for _ in range(50)]
+    assert len(set(fresh)) == 4
+
+
 def test_an_unknown_mode_is_refused(agent):
     with pytest.raises(UserError, match="mode must be one of train, eval, explore, got 'best'"):
         agent.player(mode="best")

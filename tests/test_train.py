@@ -496,3 +496,64 @@ def test_the_design_documents_sizes_make_an_update(kind):
     posterior, metrics = agent.train_world_model(batch)
     metrics |= agent.train_actor_critic(posterior, batch.is_terminal)
     assert all(torch.isfinite(value) for value in metrics.values())
+
+
+# ------------------------------------------------------------------------------------------- what preset `auto` adds
+
+
+def test_the_actor_waits_for_its_warm_up_and_then_learns():
+    agent, batch = make_agent(actor_warmup=2), make_batch()
+    for expected in ({"world_model", "critic", "slow_critic"}, {"world_model", "critic", "slow_critic"}):
+        before = snapshot(agent)
+        metrics = agent.update(batch)
+        assert changed(agent, before) <= expected
+        assert "critic" in changed(agent, before)
+        assert "actor/entropy" in metrics
+        assert "actor/grad_norm" not in metrics
+    before = snapshot(agent)
+    assert "actor/grad_norm" in agent.update(batch)
+    assert "actor" in changed(agent, before)
+
+
+def test_the_first_step_of_a_warmed_up_actor_is_of_its_usual_size():
+    """Adam's corrections count the actor's own steps: after waiting, the first one is not larger."""
+    agent, batch = make_agent(actor_warmup=3, actor_lr=1e-3, weight_decay=0), make_batch()
+    for _ in range(3):
+        agent.update(batch)
+    before = snapshot(agent.actor)
+    agent.update(batch)
+    moved = max(float((p.detach() - before[name]).abs().max()) for name, p in agent.actor.named_parameters())
+    assert moved == pytest.approx(1e-3, rel=0.02)
+
+
+def test_rewards_in_other_units_are_learnt_the_same():
+    """64 times the rewards with unit 64: the same losses, bit for bit."""
+    plain, scaled = make_agent(), make_agent(reward_unit=64.0)
+    batch = make_batch()
+    larger = batch._replace(reward=64 * batch.reward)
+    for _ in range(3):
+        torch.manual_seed(1)
+        first = plain.update(batch)
+        torch.manual_seed(1)
+        second = scaled.update(larger)
+        assert {key: float(value) for key, value in first.items()} == {k: float(v) for k, v in second.items()}
+
+
+def test_the_entropy_target_raises_its_weight_and_keeps_it_with_the_agent():
+    agent, batch = make_agent(entropy_target=1.0, entropy_scale=1e-3), make_batch()
+    first = agent.update(batch)
+    assert float(first["actor/entropy_weight"]) == pytest.approx(1e-3)
+    for _ in range(3):
+        last = agent.update(batch)
+    assert float(last["actor/entropy_weight"]) > 1e-3
+    assert "auto_entropy.log_weight" in agent.state_dict()
+    assert "auto_entropy.log_weight" not in make_agent().state_dict()
+
+
+def test_the_entropy_target_goes_linearly_to_its_final_value():
+    agent = make_agent(entropy_target=0.6, entropy_target_final=0.1, entropy_decay=100)
+    found = []
+    for updates in (0, 50, 100, 1000):
+        agent.updates = updates
+        found.append(agent.entropy_scale())
+    assert found == pytest.approx([0.6, 0.35, 0.1, 0.1])

@@ -14,6 +14,7 @@ from __future__ import annotations
 if __name__ == "__main__" and not __package__:  # python actor_critic.py: relative imports need the package
     raise SystemExit("Run it as a module of the package: python -m reverie.actor_critic")
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -39,11 +40,14 @@ class Actor(nn.Module):
         parts: Sequence[Part] = (),
         mlp: MLPOptions = MLPOptions(),
         unimix: float = 0.0,
+        zero_init: bool = False,
     ) -> None:
         super().__init__()
         self.parts = tuple(parts) or (Part(policy, action_dim),)
         self.unimix = unimix
         self.mlp = MLP(feat_dim, stats_dim(self.parts), mlp)
+        if zero_init:
+            zero_output(self.mlp)
 
     def forward(self, feat: Tensor, mask: Tensor | None = None) -> Policy:
         return make_policy(self.mlp(feat).float(), self.parts, mask=mask, unimix=self.unimix)
@@ -120,6 +124,34 @@ class ReturnScale(nn.Module):
             moved = mine.lerp(flat.quantile(quantile), 1 - self.decay)
             mine.copy_(torch.where(moved.isfinite(), moved, mine))  # a bad update must leave nothing behind
         return (self.high - self.low).clamp(min=self.limit)
+
+
+class EntropyWeight(nn.Module):
+    """The weight of the entropy that keeps it at a target or above (Haarnoja et al. 2018, SAC, Section 5).
+
+    It rises while the policy is less random than the target, and falls back to `least_weight` while it is more:
+    whatever the size of rewards and advantages, and also of those that are nothing but errors of an early critic.
+    """
+
+    log_weight: Tensor
+
+    def __init__(self, least: float, most: float, *, least_weight: float, rate: float = 0.5) -> None:
+        """least, most: entropies that the policy can have (`entropy_range`)."""
+        super().__init__()
+        self.least, self.most, self.rate = least, most, rate
+        self.limits = math.log(max(least_weight, 1e-6)), math.log(10.0)
+        self.register_buffer("log_weight", torch.tensor(self.limits[0]))
+
+    def forward(self) -> Tensor:
+        """The weight now, ()."""
+        return self.log_weight.exp()
+
+    @torch.no_grad()
+    def follow(self, entropy: Tensor, target: float | Tensor) -> None:
+        """Go towards the weight that gives `target`, a share of the possible randomness. entropy () in nats."""
+        share = (entropy - self.least) / (self.most - self.least)
+        moved = (self.log_weight + self.rate * (target - share)).clamp(*self.limits)
+        self.log_weight.copy_(torch.where(moved.isfinite(), moved, self.log_weight))
 
 
 def compute_lambda_returns(

@@ -67,6 +67,7 @@ def build_world_model(config: Config, spec: Spec) -> WorldModel:
         kl=kl,
         vector_transform=model.vector_transform,
         detached_heads=model.detached_heads,
+        reward_unit=model.reward_unit,
         mask_key=MASK if spec.masked else "",
     )
 
@@ -139,7 +140,8 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: MLPOptions) -> tuple[
 def build_actor(config: Config, spec: Spec, feat_dim: int) -> Actor:
     """The policy that fits the task's actions, or the one that was asked for."""
     parts, unimix = action_parts(config, spec), config.behavior.policy_unimix
-    return Actor(feat_dim, spec.action.size, parts=parts, unimix=unimix, mlp=_behavior_mlp(config))
+    mlp, zero = _behavior_mlp(config), config.behavior.zero_policy
+    return Actor(feat_dim, spec.action.size, parts=parts, unimix=unimix, mlp=mlp, zero_init=zero)
 
 
 def action_parts(config: Config, spec: Spec) -> list[Part]:

@@ -13,7 +13,7 @@ import torch
 from numpy.polynomial.hermite import hermgauss
 from torch import Tensor, nn
 
-from .ops import SCALAR_TRANSFORMS, mix_uniform, one_hot_mode, one_hot_sample, squared_error, two_hot
+from .ops import SCALAR_TRANSFORMS, mix_uniform, one_hot_mode, one_hot_sample, squared_error, two_hot_nll
 
 #: The logit of a forbidden action: far below any other, its probability is exactly 0, and 0 * FORBIDDEN is 0, not NaN.
 FORBIDDEN = -1e9
@@ -265,6 +265,23 @@ def stats_dim(parts: Sequence[Part]) -> int:
     return sum(POLICIES[part.policy].stats_dim(part.size) * part.copies for part in parts)
 
 
+def policy_noise(parts: Sequence[Part], count: int, generator: torch.Generator) -> Tensor:
+    """What policies of these parts draw actions with, on the generator's device. -> as `Policy.noise` for (N,)."""
+    return make_policy(torch.zeros(count, stats_dim(parts), device=generator.device), parts).noise(generator)
+
+
+def entropy_range(parts: Sequence[Part]) -> tuple[float, float]:
+    """(least, most) entropy that a policy of these parts can have, in nats; of numbers: at the smallest deviation."""
+    least = most = 0.0
+    for part in parts:
+        if part.policy == "onehot":
+            most += part.copies * math.log(part.size)
+        else:
+            least += part.size * (_HALF_LOG_2PI + 0.5 + math.log(0.1))
+            most += part.size * math.log(2)
+    return least, most
+
+
 def make_policy(stats: Tensor, parts: Sequence[Part], *, mask: Tensor | None = None, unimix: float = 0.0) -> Policy:
     """A network's answer (..., `stats_dim`) to a distribution. mask (..., A): 0 where an action is forbidden."""
     if len(parts) == 1 and parts[0].copies == 1:
@@ -337,8 +354,7 @@ class TwoHotScalar:
 
     def nll(self, stats: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy with the two-hot target, in nats. stats (..., P), target (...) -> (...)."""
-        soft = two_hot(self.squash(target.float()), self.bins(stats))
-        return -(soft * stats.float().log_softmax(-1)).sum(-1)
+        return two_hot_nll(stats.float().log_softmax(-1), self.squash(target.float()), self.bins(stats))
 
 
 SCALARS: dict[str, type[NormalScalar] | type[TwoHotScalar]] = {"normal": NormalScalar, "twohot": TwoHotScalar}

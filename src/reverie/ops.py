@@ -75,17 +75,17 @@ def mix_uniform(logits: Tensor, share: float) -> Tensor:
     return torch.log((1 - share) * logits.softmax(-1) + share / logits.shape[-1])
 
 
-def two_hot(x: Tensor, bins: Tensor) -> Tensor:
-    """Weights on the two bins around x whose average is x (clamped to the bins). x (...), bins (K,) -> (..., K)."""
-    x = x.clamp(bins[0], bins[-1]).unsqueeze(-1)
-    above = (bins <= x).sum(-1, keepdim=True).clamp(1, len(bins) - 1)
+def two_hot_nll(log_probs: Tensor, x: Tensor, bins: Tensor) -> Tensor:
+    """Cross-entropy with weights on the two bins around x whose average is x (clamped to the bins), in nats.
+
+    log_probs (..., K), x (...), bins (K,) -> (...).
+    """
+    x = x.clamp(bins[0], bins[-1]).contiguous()
+    above = torch.bucketize(x, bins, right=True).clamp(1, len(bins) - 1)
     low, high = bins[above - 1], bins[above]
     share = (x - low) / (high - low)
-    return (
-        torch.zeros((*x.shape[:-1], len(bins)), device=x.device)
-        .scatter(-1, above - 1, 1 - share)
-        .scatter(-1, above, share)
-    )
+    below, upper = log_probs.gather(-1, torch.stack([above - 1, above], -1)).unbind(-1)
+    return -((1 - share) * below + share * upper)
 
 
 def one_hot_sample(probs: Tensor, uniform: Tensor) -> Tensor:
@@ -103,6 +103,17 @@ def one_hot_mode(probs: Tensor) -> Tensor:
 def free_bits(nats: Tensor, free_nats: float, *, average: bool) -> Tensor:
     """max(KL, free_nats), of the mean or of each state. nats (B, T) -> ()."""
     return nats.mean().clamp(min=free_nats) if average else nats.clamp(min=free_nats).mean()
+
+
+def renewed(draw: Tensor, longest: float) -> Tensor:
+    """Which rows draw again, so that row i keeps what it drew for longest^(i / (N - 1)) steps on average.
+
+    For exploring: what needs a push in one direction for some time (a swing, a hill) is not found by trembling; rows
+    differ so that what needs quick changes is found too. draw (N,) uniform in [0, 1) -> (N,) of bool.
+    """
+    count = len(draw)
+    shares = torch.arange(count, device=draw.device) / (count - 1) if count > 1 else torch.full_like(draw, 0.5)
+    return draw < longest**-shares
 
 
 def reset_where(mask: Tensor, x: Tensor) -> Tensor:

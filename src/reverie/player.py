@@ -11,13 +11,18 @@ import torch
 from torch import Tensor
 
 from .actor_critic import Actor
+from .distributions import entropy_range, policy_noise
 from .envs.spaces import Spec
 from .errors import UserError
 from .fast.modes import freezing
+from .ops import renewed
 from .rssm import State
 from .world_model import WorldModel
 
 MODES = ("train", "eval", "explore")
+#: The share of the possible entropy above which a policy has no opinion: while exploring, chance is held only there. In
+#: one that is right nine times of ten, a mistake that stays for eight steps would be the end of many an episode.
+HOLD_ABOVE = 0.8
 
 
 @torch.no_grad()
@@ -33,6 +38,7 @@ def choose_action(
     explore_noise: float = 0.0,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
+    held: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """One step of acting: filter the observation, then choose.
 
@@ -40,7 +46,8 @@ def choose_action(
 
     mode "eval" takes the policy's most likely action, the others sample; "explore" replaces each action by a uniformly
     random one with probability `explore_noise`. The posterior is sampled in every mode
-    (implementation-details.md#acting); noise: what it is sampled with, drawn here if not given.
+    (implementation-details.md#acting); noise: what it is sampled with, drawn here if not given. held: what the action
+    is sampled with where the policy has no opinion yet (`HOLD_ABOVE`), as `Policy.noise` gives it.
     """
     if noise is None:
         noise = world_model.rssm.latent.noise(len(is_first), device=is_first.device, generator=generator)
@@ -48,7 +55,12 @@ def choose_action(
     policy = actor(state.feat, obs[world_model.mask_key] if world_model.mask_key else None)
     if mode == "eval":
         return policy.mode(), state
-    chosen = policy.sample(policy.noise(generator))
+    draw = policy.noise(generator)
+    if held is not None:
+        least, most = entropy_range(actor.parts)
+        unsure = policy.entropy() > least + HOLD_ABOVE * (most - least)
+        draw = torch.where(unsure.reshape((-1,) + (1,) * (draw.dim() - 1)), held, draw)
+    chosen = policy.sample(draw)
     if mode == "explore" and explore_noise > 0:
         random = torch.rand(len(is_first), 1, device=chosen.device, generator=generator) < explore_noise
         chosen = torch.where(random, policy.random(generator), chosen)
@@ -78,12 +90,14 @@ class Player:
         mode: str = "eval",
         seed: int = 0,
         noise: float = 0.0,
+        hold: float = 1.0,
     ) -> None:
+        """noise, hold: for mode "explore", `behavior.explore_noise` and `behavior.explore_hold`."""
         if mode not in MODES:
             raise UserError(f"mode must be one of {', '.join(MODES)}, got '{mode}'.")
         self.world_model, self.actor, self.spec = world_model, actor, spec
         self.batched, self.count = num_envs is not None, num_envs or 1
-        self.mode, self.explore_noise = mode, noise
+        self.mode, self.explore_noise, self.hold = mode, noise, hold if mode == "explore" else 1.0
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.choose: Callable[..., tuple[Tensor, State]] = choose_action
@@ -94,17 +108,20 @@ class Player:
         self.state = self.world_model.rssm.initial(self.count)
         self.action = torch.zeros(self.count, self.spec.action.size, device=self.device)
         self.fresh = np.ones(self.count, bool)
+        self.draw = policy_noise(self.actor.parts, self.count, self.generator) if self.hold > 1 else None
 
     def memory(self) -> dict[str, Tensor]:
         """All that it remembers of the past, for `recall`; its random numbers are `generator`'s."""
         parts = zip(("deter", "stoch", "stats"), self.state, strict=True)
-        return {**dict(parts), "action": self.action, "fresh": torch.from_numpy(self.fresh)}
+        found = {**dict(parts), "action": self.action, "fresh": torch.from_numpy(self.fresh)}
+        return found if self.draw is None else found | {"draw": self.draw}
 
     def recall(self, memory: Mapping[str, Tensor]) -> None:
         """Restore a `memory` of as many environments."""
         values = {key: value.to(self.device) for key, value in memory.items()}
         self.state = State(values["deter"], values["stoch"], values["stats"])
         self.action, self.fresh = values["action"], values["fresh"].cpu().numpy()
+        self.draw = values.get("draw")
 
     def __call__(self, obs: Any, first: Any = False, *, mask: Any = None) -> Any:
         """The environment's own observation -> an action that its `step` takes. Raises UserError on a wrong shape.
@@ -140,8 +157,19 @@ class Player:
             explore_noise=self.explore_noise,
             generator=self.generator,
             noise=noise,
+            held=self._held_draw(start),
         )
         return self.action.cpu().numpy()
+
+    def _held_draw(self, start: Tensor) -> Tensor | None:
+        """While exploring: chance that stays the same for some steps. The policy is followed all the same: each action
+        is as likely as it says. start (N,) bool -> as `Policy.noise`; None: nothing is held."""
+        if self.draw is None:
+            return None
+        drawn = policy_noise(self.actor.parts, self.count, self.generator)
+        kept = ~(renewed(torch.rand(self.count, generator=self.generator, device=self.device), self.hold) | start)
+        self.draw = torch.where(kept.reshape((-1,) + (1,) * (drawn.dim() - 1)), self.draw, drawn)
+        return self.draw
 
     def freeze(self) -> None:
         """From now on act by machine code with these very weights in it. Raises UserError without a C++ compiler."""

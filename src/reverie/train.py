@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .actor_critic import (
+    EntropyWeight,
     ReturnScale,
     center_by_depth,
     compute_actor_loss,
@@ -31,7 +32,7 @@ from .actor_critic import (
 from .build import build_actor, build_critic, build_optimizers, build_world_model, pick_device
 from .config import Config
 from .data.replay import Batch
-from .distributions import Policy
+from .distributions import Policy, entropy_range
 from .envs.spaces import Spec
 from .fast import plain_parts
 from .fast.cuda_graph import CapturedUpdate
@@ -62,6 +63,10 @@ class DreamerV2(nn.Module):
         self.critic = build_critic(config, feat_dim)
         self.slow_critic = build_critic(config, feat_dim)
         self.return_scale = ReturnScale()
+        self.auto_entropy = None
+        if config.behavior.entropy_target:
+            least, most = entropy_range(self.actor.parts)
+            self.auto_entropy = EntropyWeight(least, most, least_weight=config.behavior.entropy_scale)
         self.to(self.device)
         self.mode = pick_mode(config.compute, self.device)
         self.dtype = pick_dtype(config.compute, self.mode, self.device)
@@ -77,7 +82,7 @@ class DreamerV2(nn.Module):
         self.optimizers = build_optimizers(config, learning, on_device=graph)
         self.entropy_weight: float | Tensor = torch.zeros((), device=self.device) if graph else 0.0  # of this update
         self.guard = FiniteGuard(self.device, [self.return_scale.low, self.return_scale.high])
-        self._captured: CapturedUpdate | None = None
+        self._captured: dict[bool, CapturedUpdate] = {}  # without and with the actor's step
 
     @property
     def notes(self) -> list[str]:
@@ -95,6 +100,11 @@ class DreamerV2(nn.Module):
         for optimizer in self.optimizers.values():
             optimizer.updates = count
 
+    @property
+    def actor_learns(self) -> bool:
+        """Are the updates over in which world model and critic learn alone?"""
+        return self.updates >= self.config.behavior.actor_warmup
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Within it, large products are made in the number type of the mode."""
         return autocast(self.mode, self.dtype, self.device)
@@ -107,8 +117,7 @@ class DreamerV2(nn.Module):
         else:  # the same as one CUDA graph
             self.guard.begin("world model", batch)
             self.prepare(*self.optimizers)
-            self._captured = self._captured or CapturedUpdate(self.compute_update)
-            metrics = self._captured(batch)
+            metrics = self._captured.setdefault(self.actor_learns, CapturedUpdate(self.compute_update))(batch)
             self.optimizers.count(*self.optimizers)
         self.guard.note(metrics)
         return metrics
@@ -189,6 +198,8 @@ class DreamerV2(nn.Module):
 
     def _update_behavior(self, posterior: State, is_terminal: Tensor) -> Metrics:
         losses, metrics = self.behavior_losses(posterior, is_terminal)
+        if not self.actor_learns:
+            del losses["actor"]
         return metrics | self._step("behaviour", losses)
 
     def behavior_losses(self, posterior: State, is_terminal: Tensor) -> tuple[Metrics, Metrics]:
@@ -233,7 +244,8 @@ class DreamerV2(nn.Module):
             targets, baseline = targets / scale, baseline / scale
         if options.advantage == "released":
             action, targets, baseline, weights = released_credit(action, targets, baseline, weights)
-        return compute_actor_loss(
+        weight: Any = self.entropy_weight if self.auto_entropy is None else self.auto_entropy()
+        loss, metrics = compute_actor_loss(
             self.policy(states[:, : action.shape[1]]),
             action,
             targets,
@@ -241,8 +253,12 @@ class DreamerV2(nn.Module):
             weights,
             actor_grad=self.actor_grad,
             actor_grad_mix=options.actor_grad_mix,
-            entropy_scale=self.entropy_weight,
+            entropy_scale=weight,
         )
+        if self.auto_entropy is not None:
+            self.auto_entropy.follow(metrics["entropy"], self.entropy_weight)
+            metrics["entropy_weight"] = weight
+        return loss, metrics
 
     def _critic_nll(self, states: Tensor, stats: Tensor, targets: Tensor) -> Tensor:
         """What the critic pays per state (N, H), its pull towards the slow critic included."""
@@ -253,6 +269,8 @@ class DreamerV2(nn.Module):
         """The weight of the entropy now: constant, or on its linear way to `entropy_final` (the paper's schedules)."""
         options = self.config.behavior
         done = min(1.0, self.updates / options.entropy_decay) if options.entropy_decay else 0.0
+        if options.entropy_target:
+            return options.entropy_target + done * (options.entropy_target_final - options.entropy_target)
         return options.entropy_scale + done * (options.entropy_final - options.entropy_scale)
 
     def _starts(self, posterior: State, is_terminal: Tensor) -> tuple[State, Tensor]:
@@ -290,8 +308,17 @@ class DreamerV2(nn.Module):
     def player(self, *, num_envs: int | None = None, mode: str | None = None, seed: int = 0) -> Player:
         """A stateful callable for your own loop, in `train.eval_mode` unless `mode` says otherwise; see `Player`."""
         mode = mode or self.config.train.eval_mode
-        noise = self.config.behavior.explore_noise
-        return Player(self.world_model, self.actor, self.spec, num_envs=num_envs, mode=mode, seed=seed, noise=noise)
+        options = self.config.behavior
+        return Player(
+            self.world_model,
+            self.actor,
+            self.spec,
+            num_envs=num_envs,
+            mode=mode,
+            seed=seed,
+            noise=options.explore_noise,
+            hold=options.explore_hold,
+        )
 
 
 def demo() -> None:

@@ -31,16 +31,19 @@ class WorldModel(nn.Module):
         vector_transform: str = "none",
         detached_heads: Collection[str] = (),
         mask_key: str = "",
+        reward_unit: float = 1.0,
     ) -> None:
         """scales {head name: weight of its loss}, 1 by default; kl: the options of `DiscreteRSSM.kl_loss`.
 
         detached_heads: kinds of heads ("obs", "reward", "continue") that learn without shaping the state.
         mask_key: the observation that says which actions are allowed, "" for none.
+        reward_unit: rewards are learnt in this unit.
         """
         super().__init__()
         self.encoder, self.rssm, self.heads = encoder, rssm, nn.ModuleDict(dict(heads))
         self.scales, self.kl_scale, self.kl = dict(scales or {}), kl_scale, dict(kl or {})
         self.vector_transform, self.detached_heads = vector_transform, frozenset(detached_heads)
+        self.reward_unit = reward_unit
         self.mask_key, self.scaled_keys = mask_key, [key for key in encoder.vector_keys if key != mask_key]
         self.standardizers = nn.ModuleDict()
         scalers = {"standardize": Standardizer, "running": RunningStandardizer}
@@ -76,7 +79,7 @@ class WorldModel(nn.Module):
     def targets(self, batch: Batch, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What heads can be trained on by name (`Head.target`). -> {name: (B, T, ...)}."""
         return {module_name(key): value for key, value in obs.items()} | {
-            "reward": batch.reward,
+            "reward": batch.reward / self.reward_unit,
             "continue": 1 - batch.is_terminal.float(),
         }
 

@@ -29,8 +29,16 @@ def _m(id: str, where: str, old: str, new: str, harm: str, thread: str) -> Mutan
 
 MUTANTS = [
     # ---------------------------------------------------------------------------------------------- one step too many
-    _m("reward-shifted", "world_model.py < test_world_model", '"reward": batch.reward,', '"reward": batch.reward.roll(-1, 1),',
+    _m("reward-shifted", "world_model.py < test_world_model", '"reward": batch.reward / self.reward_unit,', '"reward": batch.reward.roll(-1, 1),',
        "The reward head learns the reward of the next step.", "epignatelli/navix PR 152; implementation-details.md#b5"),
+    _m("reward-unit-multiplied", "world_model.py < test_train", '"reward": batch.reward / self.reward_unit,',
+       '"reward": batch.reward * self.reward_unit,', "Rewards in another unit become squares of it.", "ours"),
+    _m("entropy-weight-reversed", "actor_critic.py < test_actor_critic", "self.rate * (target - share)", "self.rate * (share - target)",
+       "A policy that is too certain gets less entropy bonus still.", "ours"),
+    _m("warm-up-ignored", "train.py < test_train", "if not self.actor_learns:", "if False:",
+       "The actor learns from a model that knows nothing yet.", "ours"),
+    _m("held-draws-swapped", "player.py < test_player", "self.draw, drawn)", "drawn, self.draw)",
+       "Exploring environments draw again where they should keep.", "ours"),
     _m("dream-reward-shifted", "world_model.py < test_train", 'return head(states), torch.cat(',
        'return head(feat[:, 1:]), torch.cat(',
        "Dreamed rewards belong to the next state, values do not.", "RajGhugare19/dreamerv2 issue 1; implementation-details.md#b5"),

@@ -117,6 +117,9 @@ class ModelConfig:
     reward_transform: Literal["symlog", "tanh", "sign", "none"] = opt(
         "symlog", "what the reward head learns", "design; paper: tanh on Atari, none on control"
     )
+    reward_unit: float = opt(
+        1.0, "rewards are divided by this before anything learns from them; scores stay the task's", "ours"
+    )
     reward_distribution: Literal["normal", "twohot"] = opt(
         "normal", "normal: squared error; twohot: classification over 255 bins", "paper; V3: twohot"
     )
@@ -188,6 +191,12 @@ class BehaviorConfig:
     advantage_center: Literal["none", "depth"] = opt(
         "none", "depth: subtract the mean advantage of all dreams at each of their steps", "ours (docs/equations.md)"
     )
+    actor_warmup: int = opt(
+        0, "updates of world model and critic before the actor learns too", "ours (docs/equations.md)"
+    )
+    zero_policy: bool = opt(
+        False, "the first policy: every choice equally likely, numbers centred", "V2: no; V3: nearly"
+    )
     return_norm: Literal["none", "percentile"] = opt(
         "none", "percentile: divide advantages by the 5..95 % range of returns, if above 1", "V2: none; V3: percentile"
     )
@@ -198,6 +207,13 @@ class BehaviorConfig:
         "updates over which the weight goes linearly to `entropy_final`; 0: it stays",
         "paper: off unless `schedules`",
     )
+    entropy_target: float = opt(
+        0.0,
+        "least randomness of the policy, as a share of what is possible: the entropy's weight then follows by itself; "
+        "0: fixed weights",
+        "SAC; ours (docs/equations.md)",
+    )
+    entropy_target_final: float = opt(0.1, "the same after `entropy_decay` updates", "ours")
     baseline: Literal["online", "slow"] = opt("online", "critic subtracted in the advantage", "paper; last code: slow")
     critic_distribution: Literal["normal", "twohot"] = opt(
         "normal", "normal: squared error; twohot: classification over 255 bins", "design, paper; V3: twohot"
@@ -212,6 +228,11 @@ class BehaviorConfig:
     actor_critic_layers: int = opt(4, "hidden layers of actor and critic", "released code")
     explore_noise: float = opt(
         0.0, "share of random actions in explore mode", "released code: none; V1: 0.3 (Gaussian)"
+    )
+    explore_hold: float = opt(
+        1.0,
+        "steps that chance stays the same while exploring, on average: 1 in the first environment to this in the last",
+        "none; ours (docs/equations.md)",
     )
 
 

@@ -62,6 +62,7 @@ _POSITIVE = [
     "model.layers",
     "model.cnn_depth",
     "model.world_model_lr",
+    "model.reward_unit",
     "behavior.imagination_horizon",
     "behavior.actor_lr",
     "behavior.critic_lr",
@@ -87,6 +88,8 @@ _UNIT = [
     "behavior.actor_grad_mix",
     "behavior.explore_noise",
     "behavior.policy_unimix",
+    "behavior.entropy_target",
+    "behavior.entropy_target_final",
     "train.adam_beta2",
 ]
 #: More than is ever meant; a hostile configuration may ask for it.

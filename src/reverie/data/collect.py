@@ -63,6 +63,13 @@ class Collector:
             self._row, episodes = self._step(action, self._row["is_last"])
             yield self._row, episodes
 
+    @property
+    def last_action(self) -> np.ndarray:
+        """The actions of the last row (N, A); NaN where an episode began."""
+        if self._row is None:
+            raise RuntimeError("nothing was collected yet")
+        return self._row["action"]
+
     def _step(self, action: np.ndarray, ended: np.ndarray) -> tuple[dict[str, np.ndarray], list[Episode]]:
         """The next step of the drawing in `replay.py`: what arrives, with the action that led there."""
         obs, reward, terminated, truncated, infos = self.envs.step(action)

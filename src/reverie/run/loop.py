@@ -27,7 +27,7 @@ from ..finite import NonFinite
 from ..guard.interrupts import Stopped, on_signals
 from ..guard.lock import RunLock
 from ..guard.memory import enough_memory
-from ..ops import SCALAR_TRANSFORMS
+from ..ops import SCALAR_TRANSFORMS, renewed
 from ..train import DreamerV2, to_batch
 from .clock import Clock
 from .directory import check_directory, prepare_directory
@@ -315,7 +315,13 @@ class Run:
         player = self.state.player
         self._before = player.memory(), player.generator.get_state(), self.state.rng.bit_generator.state
         if not self.clock.prefilled:
-            return self.spec.action.random(self.state.rng, len(is_first), obs.get(MASK))
+            action = self.spec.action.random(self.state.rng, len(is_first), obs.get(MASK))
+            longest = self.config.behavior.explore_hold
+            if longest <= 1 or MASK in obs:  # what was allowed may not be any more
+                return action
+            draw = torch.from_numpy(self.state.rng.random(len(is_first)))
+            fresh = renewed(draw, longest).numpy() | is_first
+            return np.where(fresh[:, None], action, self.state.collector.last_action)
         return player.act(obs, is_first)
 
     def _undo_act(self) -> None:
