@@ -23,10 +23,9 @@ def blocks(language):
 def test_the_readmes_script_checks_trains_saves_loads_and_plays(tmp_path, monkeypatch, capsys):
     """With a smaller preset and budget, and continued by the loop that its last line describes."""
     monkeypatch.chdir(tmp_path)
-    quick = (
-        blocks("python")[0].replace("env_steps=20_000", "env_steps=150").replace('preset="vector"', 'preset="debug"')
-    )
-    assert quick.count("env_steps=150") == quick.count('preset="debug"') == 1
+    quick = blocks("python")[0].replace("env_steps=20_000", "env_steps=150")
+    quick = quick.replace('run="runs/mine"', 'run="runs/mine", preset="auto+debug"')
+    assert quick.count("env_steps=150") == quick.count('preset="auto+debug"') == 1
     names = {"__name__": "readme"}
     exec(compile(quick, "README.md", "exec"), names)
     assert (tmp_path / "my-agent" / "weights.safetensors").exists()

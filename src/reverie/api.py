@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import checkpoint
 from .build import build_actor, build_world_model, pick_device
-from .config import Config, build
+from .config import build
 from .config.presets import load_preset
 from .errors import UserError
 from .fast.modes import apply_mode, pick_dtype
@@ -37,7 +37,7 @@ class Dreamer:
         self,
         env: EnvLike | None = None,
         *,
-        preset: str = "default",
+        preset: str = "auto",
         run: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         **overrides: Any,
@@ -47,9 +47,11 @@ class Dreamer:
             chosen["env.id"] = env
         elif env is not None:
             chosen["env.id"] = f"custom:{getattr(env, '__name__', type(env).__name__)}"
-        self.config = load_preset(preset, chosen)
+        from .run.auto import config_for, default_run
+
         self.env = None if isinstance(env, str) else env
-        self.run = Path(run) if run else default_run(self.config, preset)
+        self.run = Path(run) if run else default_run(load_preset(preset, chosen), preset)
+        self.config, self._chosen = config_for(preset, chosen, self.run, self.env)
         self.agent: DreamerV2 | None = None
         self._weights: Path | None = None
 
@@ -66,8 +68,11 @@ class Dreamer:
         from .run.loop import Run
         from .run.progress import Progress
 
+        progress = Progress(quiet=quiet)
         run = Run(self.config, self.run, self.env, weights=self._weights)
-        self.agent = run.train(Progress(quiet=quiet))
+        while self._chosen:
+            progress.say(self._chosen.pop(0))
+        self.agent = run.train(progress)
         return self
 
     def save(self, path: str | Path) -> Path:
@@ -138,7 +143,7 @@ def load(
     checkpoint.load_weights(found, dreamer.agent)
     is_run = Path(path) != found
     dreamer.run = Path(path) if is_run else Path(run or Path("runs") / f"{Path(path).name}-continued")
-    dreamer._weights = None if is_run else found
+    dreamer._weights, dreamer._chosen = None if is_run else found, []
     return dreamer
 
 
@@ -180,9 +185,3 @@ def load_player(
 def names_code(env_id: str) -> bool:
     """Would making it import a module that the id names? `gymnasium.make("module:Name-v0")` does."""
     return ":" in env_id and not env_id.startswith("custom:")
-
-
-def default_run(config: Config, preset: str) -> Path:
-    """The directory of a run without a given one: runs/TASK-PRESET-sSEED."""
-    task = "".join(c if c.isalnum() or c in "-_." else "-" for c in config.env.id) or "custom"
-    return Path("runs") / f"{task}-{preset}-s{config.train.seed}"

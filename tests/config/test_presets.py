@@ -109,6 +109,11 @@ V3_OFF = {
 }
 #: What a preset borrows from DreamerV3 all the same, each measured to help there.
 BORROWED = {name: {"model.zero_init"} for name in ("demo", "vector", "minigrid", "atari100k", "minatar", "dmc-small")}
+#: What `auto` takes over, each measured (docs/learning.md).
+BORROWED["auto"] = {
+    "model.zero_init", "model.kl_mode", "model.reward_distribution", "behavior.critic_distribution",
+    "behavior.critic_transform", "behavior.return_norm", "behavior.slow_critic_fraction",
+}  # fmt: skip
 
 #: Every value in which `demo` differs from the design document, as it was before it was split into small and demo.
 DEMO = {
@@ -162,6 +167,7 @@ def test_the_presets_of_the_plan_exist():
     assert set(NAMES) == {
         "default", "atari", "atari-paper", "atari100k", "dmc-vision", "dmc-proprio", "crafter", "minigrid",
         "demo", "small", "vector", "debug", "seed", "dreamerv1", "dreamerv2", "dreamerv3", "minatar", "dmc-small",
+        "auto",
     }  # fmt: skip
 
 

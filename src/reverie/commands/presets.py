@@ -11,11 +11,13 @@ from typing import Any
 
 from ..config import SETTINGS
 from ..config.presets import Row, preset_description, preset_differences, preset_names, preset_notes, preset_rows
+from ..errors import UserError
 from .command import Command, add_json
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="a preset, or several: A+B has B's values on top of A's")
+    parser.add_argument("--env", help="with auto: what it chooses for this task on this machine, and why")
     parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="settings in which two presets differ")
     parser.add_argument("--keys", action="store_true", help="every setting: default, meaning, source of the default")
     add_json(parser)
@@ -33,8 +35,11 @@ def show(value: Any) -> str:
 def run_presets(args: argparse.Namespace) -> int:
     """List presets, show one, compare two, or list every setting. -> exit code. Raises UserError."""
     lines: Callable[[], list[str]]
-    if args.keys:
-        found: Any = {key: [default, doc, source] for key, (_, default, doc, source) in SETTINGS.items()}
+    found: Any
+    if args.env:
+        found, lines = _chosen(args.name or "auto", args.env)
+    elif args.keys:
+        found = {key: [default, doc, source] for key, (_, default, doc, source) in SETTINGS.items()}
         lines = _keys
     elif args.diff:
         found = {a.key: [_row(a), _row(b)] for a, b in preset_differences(*args.diff)}
@@ -47,6 +52,17 @@ def run_presets(args: argparse.Namespace) -> int:
         lines = _names
     print(json.dumps(found) if args.json else "\n".join(lines()))
     return 0
+
+
+def _chosen(stack: str, env_id: str) -> tuple[Any, Callable[[], list[str]]]:
+    """What `auto` chooses for a task: for JSON, and as lines."""
+    if "auto" not in stack.split("+"):
+        raise UserError(f"preset '{stack}' chooses nothing by the task.", "Write `reverie presets auto --env X`.")
+    from ..run.auto import auto_config
+    from ..run.auto import lines as as_lines
+
+    _, choices = auto_config(stack, {"env.id": env_id})
+    return [choice._asdict() for choice in choices], lambda: as_lines(choices)
 
 
 def _row(row: Row) -> dict[str, Any]:

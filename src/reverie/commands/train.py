@@ -30,7 +30,8 @@ def _help() -> str:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", help=f"starting point: {', '.join(preset_names())}; A+B: B's values on A's")
+    known = ", ".join(preset_names())
+    parser.add_argument("--preset", help=f"starting point, auto by default: {known}; A+B: B's values on A's")
     parser.add_argument("--env", help="Gymnasium id of the task (env.id)")
     parser.add_argument("--run", type=Path, help="directory of the run; an existing one is continued")
     parser.add_argument("--seed", help="random seed (train.seed)")
@@ -59,12 +60,14 @@ def run_train(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
-    config, directory = config_of(args)
+    config, directory, chosen = config_of(args)
     from ..run.loop import Run
     from ..run.progress import Progress
 
     progress = Progress(quiet=args.quiet, advise=None if args.quiet or args.no_doctor else live_doctor())
     run = Run(config, directory)
+    for line in chosen:
+        progress.say(line)
     run.train(progress)
     if run.state.stopping.signal in ("", "SIGINT"):  # after any other signal time is short
         _print_next_steps(run, progress)
@@ -92,8 +95,11 @@ def live_doctor() -> Callable[[RunState], list[str]]:
     return advise
 
 
-def config_of(args: argparse.Namespace) -> tuple[Config, Path]:
-    """-> (configuration, directory of the run): of a run to continue, or of a preset. Raises UserError."""
+def config_of(args: argparse.Namespace) -> tuple[Config, Path, list[str]]:
+    """-> configuration, directory of the run, what preset `auto` chose: of a run to continue, or of a preset.
+
+    Raises UserError.
+    """
     named = {
         "env.id": args.env,
         "train.seed": args.seed,
@@ -106,14 +112,13 @@ def config_of(args: argparse.Namespace) -> tuple[Config, Path]:
     if args.preset is None and args.run is not None and holds_run(args.run):
         if args.env_steps and not args.minutes:
             settings["train.minutes"] = "0"  # that of an earlier command would end this one at once
-        return build(settings, base=load_file(args.run / "config.yaml"), where="setting"), args.run
-    preset = args.preset or "default"
-    config = load_preset(preset, settings)
-    if args.run is None:
-        from ..api import default_run
+        return build(settings, base=load_file(args.run / "config.yaml"), where="setting"), args.run, []
+    from ..run.auto import config_for, default_run
 
-        return config, default_run(config, preset)
-    return config, args.run
+    preset = args.preset or "auto"
+    directory = args.run or default_run(load_preset(preset, settings), preset)
+    config, chosen = config_for(preset, settings, directory)
+    return config, directory, chosen
 
 
 def _print_next_steps(run: Run, progress: Progress) -> None:

@@ -39,6 +39,11 @@ SETTINGS: dict[str, Setting] = {
 _LEAVES = {key.split(".")[1]: key for key in SETTINGS}
 
 
+def full_name(key: str) -> str:
+    """ "group.name" of a setting given by its short name; anything else as it is."""
+    return key if key in SETTINGS else _LEAVES.get(key, key)
+
+
 def flatten(config: Config) -> dict[str, Any]:
     """{"group.name": value} of every setting."""
     return {f"{group}.{name}": value for group, items in asdict(config).items() for name, value in items.items()}
@@ -59,8 +64,8 @@ def build(overrides: Mapping[str, Any], *, base: Config | None = None, where: st
     """
     config, faults, changes = base or Config(), [], {}
     for key, value in overrides.items():
-        full = key if key in SETTINGS else _LEAVES.get(key)
-        if full is None:
+        full = full_name(key)
+        if full not in SETTINGS:
             faults.append(_unknown(key, where))
             continue
         try:

@@ -1,0 +1,371 @@
+"""Preset `auto`: what it chooses for a task on this machine, and why.
+
+    look_at(config, env)      random play: spaces, rewards, images, speed       -> FirstExperience
+    choose(config, found)     one plain value and one sentence for each setting   -> [Choice]
+
+A setting that the user gives is never chosen. The values go into the run's config.yaml like any other; a run that is
+continued keeps them. Nothing is timed for a deterministic run: `TABLE` has what it takes instead.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from ..build import pick_device
+from ..config import Config, build, load_file
+from ..config.parsing import full_name
+from ..config.presets import load_preset, origins
+from ..envs import AgentView, EnvLike, make_env
+from ..envs.images import area_resize
+from ..envs.spaces import MASK, Spec
+from ..errors import UserError
+from ..train import DreamerV2, to_batch
+from .directory import holds_run
+from .forecast import duration, memory_left, random_batch, random_rows
+from .tasks import copy_env, options_of, view_of
+
+AUTO = "auto"
+#: Steps of random play that are looked at, and seconds after which that is enough.
+STEPS, PATIENCE = 600, 4.0
+#: Minutes of training that a run is sized for on a CPU, and on a GPU.
+MINUTES = {"cpu": 10.0, "cuda": 60.0}
+#: Seconds of an update and of acting per step, where nothing may be timed: {has images: (update, act)}.
+TABLE = {False: (0.1, 0.0005), True: (0.15, 0.001)}
+#: Sides of an image, and what the smallest one must keep of the strongest movement that the largest one shows.
+SIDES, KEPT = (32, 48, 64, 96), 0.6
+#: What the usual change between two images must be worth, in nats, for the state to keep it.
+WORTH = 100.0
+#: Rewards in a smaller share of random steps than this are rare.
+RARE = 0.2
+#: Larger networks where they cost nothing.
+GPU_SIZES = {
+    "model.num_categories": 32,
+    "model.num_categoricals": 32,
+    "model.rnn_hidden_dim": 512,
+    "model.hidden_dim": 512,
+    "model.cnn_depth": 32,
+    "model.world_model_lr": 3e-4,
+    "behavior.imagination_starts": 512,
+    "train.seq_len": 32,
+}
+
+
+class Choice(NamedTuple):
+    """A value that was chosen, and why, in half a sentence."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+@dataclass
+class FirstExperience:
+    """What random play shows."""
+
+    spec: Spec
+    limit: int  # steps after which an episode is cut, 0: none known
+    rewards: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)  # of whole episodes
+    step_seconds: float = 0.0
+    #: {key: {side: (strongest change of a pixel, change worth in nats) of each pair of images}}
+    moves: dict[str, dict[int, list[tuple[float, float]]]] = field(default_factory=dict)
+
+
+# -------------------------------------------------------------------------------------------------------------- looking
+
+
+def look_at(config: Config, env: EnvLike | None) -> FirstExperience:
+    """Play randomly in an environment made for it (of an instance: in a copy). Raises UserError for a broken task."""
+    source = config.env.id if env is None else copy_env(env)
+    view = AgentView(make_env(source or "", **options_of(config) | {"image_size": 0}), **view_of(config))
+    found = FirstExperience(view.agent_spec, config.env.time_limit or limit_of(view))
+    try:
+        _play(view, config, found)
+    except UserError:
+        raise
+    except Exception:  # the run itself meets it, and reports it after saving what was learnt
+        pass
+    finally:
+        with suppress(Exception):
+            view.close()
+    return found
+
+
+def limit_of(env: gym.Env) -> int:
+    """After how many steps an episode is cut: by Gymnasium's wrapper, or by the task's own counter; 0: not known."""
+    limit = getattr(env.spec, "max_episode_steps", None) or getattr(env.unwrapped, "max_steps", None)
+    return int(limit) if isinstance(limit, int) else 0
+
+
+def _play(view: AgentView, config: Config, found: FirstExperience) -> None:
+    rng, action = np.random.default_rng(config.train.seed), view.agent_spec.action
+    obs, _ = view.reset(seed=config.train.seed)
+    length, stepping, begin = 0, 0.0, time.perf_counter()
+    for _ in range(STEPS):
+        mask = obs[MASK][None] if MASK in obs else None
+        chosen = action.random(rng, 1, mask)[0]
+        now = time.process_time(), time.perf_counter()
+        after, reward, terminated, truncated, _ = view.step(chosen)
+        stepping += min(time.process_time() - now[0], time.perf_counter() - now[1])
+        found.rewards.append(float(reward))
+        found.step_seconds = stepping / len(found.rewards)
+        length += 1
+        _note_movement(found, obs, after)
+        obs = after
+        if terminated or truncated:
+            found.lengths.append(length)
+            obs, _ = view.reset()
+            length = 0
+        if time.perf_counter() - begin > PATIENCE and not config.train.deterministic:
+            break
+
+
+def _note_movement(found: FirstExperience, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> None:
+    """How much of the change between two images is left at each side that a image could have."""
+    for key in found.spec.images:
+        sizes = found.moves.setdefault(key, {})
+        if len(next(iter(sizes.values()), [])) >= 100:  # pairs are enough
+            continue
+        for side in sides_of(before[key].shape):
+            pair = [area_resize(x[key], side, side) if side else x[key] for x in (before, after)]
+            change = np.abs(pair[1].astype(np.float32) - pair[0]) / 255
+            if change.any():
+                sizes.setdefault(side, []).append((float(change.max()), float(0.5 * (change**2).sum())))
+
+
+def sides_of(shape: tuple[int, ...]) -> list[int]:
+    """The sides that a image (H, W, C) could have; 0 is its own size."""
+    largest = max(shape[:2])
+    return [side for side in SIDES if side < largest] + ([0] if largest <= max(SIDES) else [])
+
+
+# ------------------------------------------------------------------------------------------------------------- choosing
+
+
+def choose(
+    config: Config, found: FirstExperience, fixed: Collection[str] = (), env: EnvLike | None = None
+) -> list[Choice]:
+    """What fits the task and this machine. `config` has all that is not chosen; `fixed`: the user's own choices."""
+    choices = [
+        *_sizes(config, found),
+        *_images(found),
+        _unit(found),
+        _events(found),
+        _gamma(found),
+        _prefill(config, found),
+    ]
+    choices.append(_evaluation(found))
+    if isinstance(env, gym.Env):
+        choices.append(Choice("env.num_envs", 1, "an instance can be stepped by one only"))
+    choices = [choice for choice in choices if choice.key not in fixed]
+    sized = build({choice.key: choice.value for choice in choices}, base=config)
+    return [*choices, *(choice for choice in _budget(sized, found, fixed) if choice.key not in fixed)]
+
+
+def _sizes(config: Config, found: FirstExperience) -> list[Choice]:
+    if pick_device(config.compute.device).type == "cuda":
+        return [Choice(key, value, "larger networks cost a GPU nothing") for key, value in GPU_SIZES.items()]
+    return []
+
+
+def _images(found: FirstExperience) -> list[Choice]:
+    """The side of images and the weight of their loss."""
+    if not found.spec.images:
+        return []
+    sides = [_side(found, key) for key in found.spec.images]
+    own = [max(found.spec.obs[key].shape[:2]) for key in found.spec.images]
+    side = 0 if 0 in sides and max(own) <= max(SIDES) else max(sides)
+    shown = f"{side}x{side}" if side else "their own size"
+    kept = [moves[side] for moves in found.moves.values() if side in moves]
+    if not kept:
+        return [Choice("env.image_size", min(64, max(own)), "no movement was seen in the images")]
+    strongest = float(np.median([peak for peak, _ in kept[0]]))
+    worth = min(float(np.median([nats for _, nats in pairs])) for pairs in kept)
+    scale = float(np.clip(_round(WORTH / max(worth, 1e-6)), 1, 100))
+    return [
+        Choice("env.image_size", side, f"{shown} shows what moves: a pixel changes by {100 * strongest:.0f} %"),
+        Choice("model.image_scale", scale, f"a usual movement is worth {worth:.2g} nats, {WORTH:g} are wanted"),
+    ]
+
+
+def _side(found: FirstExperience, key: str) -> int:
+    """The smallest side that keeps the strongest movement; 0 is the image's own size."""
+    moves = found.moves.get(key, {})
+    peaks = {side: float(np.median([peak for peak, _ in pairs])) for side, pairs in moves.items()}
+    if not peaks:
+        return 0 if max(found.spec.obs[key].shape[:2]) <= 64 else 64
+    best = max(peaks.values())
+    return min((side for side, peak in peaks.items() if peak >= KEPT * best), key=lambda side: side or max(SIDES))
+
+
+def _unit(found: FirstExperience) -> Choice:
+    largest = max((abs(reward) for reward in found.rewards), default=0.0)
+    if largest == 0:
+        return Choice("model.reward_unit", 1.0, f"no reward was seen in {len(found.rewards)} random steps")
+    unit = 10.0 ** round(math.log10(largest))
+    return Choice("model.reward_unit", unit, f"the largest of {len(found.rewards)} random steps is {largest:.2g}")
+
+
+def _events(found: FirstExperience) -> Choice:
+    """What the batches shall have more of: rare rewards, or else the ends of episodes."""
+    share = float(np.mean([reward != 0 for reward in found.rewards])) if found.rewards else 1.0
+    if share < RARE:
+        return Choice("replay.prioritize", "rewards", f"{100 * share:.2g} % of random steps have a reward")
+    return Choice("replay.prioritize", "ends", "rewards are not rare, ends of episodes may be")
+
+
+def _gamma(found: FirstExperience) -> Choice:
+    if not found.limit:
+        return Choice("behavior.gamma", 0.99, "episodes have no known limit: 100 steps ahead")
+    ahead = float(np.clip(found.limit / 2, 20, 100))
+    why = f"{ahead:.0f} steps ahead: episodes have {found.limit} at most"
+    return Choice("behavior.gamma", round(1 - 1 / ahead, 3), why)
+
+
+def _prefill(config: Config, found: FirstExperience) -> Choice:
+    """Random steps: about one whole episode of each environment, two where nothing has happened yet."""
+    streams = config.env.num_envs
+    length = float(np.mean(found.lengths)) if found.lengths else found.limit
+    nothing = not found.lengths and len(set(found.rewards)) < 2
+    steps = int(np.clip(_round((2.2 if nothing else 1.1) * streams * length), 1000, 5000))
+    what = f"random episodes have {length:.0f} steps" if length else "no episode ended"
+    what += ", and every reward was the same" if nothing else ""
+    each = "two" if nothing else "one"
+    return Choice("train.prefill", steps, f"{what}; {streams} environments play {each} each" if length else what)
+
+
+def _evaluation(found: FirstExperience) -> Choice:
+    if found.spec.images:
+        why = "sampled actions: in images places may look the same, and the most likely action walks in circles"
+        return Choice("train.eval_mode", "train", why)
+    return Choice("train.eval_mode", "eval", "the most likely action: the observation is no image")
+
+
+def _budget(config: Config, found: FirstExperience, fixed: Collection[str]) -> list[Choice]:
+    """How much is learnt per step, how long a run is, and what the replay holds."""
+    device = pick_device(config.compute.device).type
+    update, act, free = _speed(config, found)
+    step = 0.0 if config.train.deterministic else found.step_seconds
+    ratio = float(np.clip(_round(step / update), config.train.train_ratio, 1.0))
+    why = "the environment is the slow part" if ratio > config.train.train_ratio else "updates are the slow part"
+    minutes = config.train.minutes or MINUTES.get(device, MINUTES["cpu"])
+    per_step = step + act + ratio * update
+    steps = int(np.clip(_round(60 * minutes / per_step), 10_000, 1_000_000))
+    planned = ratio * min(steps, config.train.env_steps if "train.env_steps" in fixed else steps)
+    row = sum(
+        int(np.prod(shape)) * dtype.itemsize
+        for shape, dtype in seen_as(found.spec, config.env.image_size).shapes.values()
+    )
+    capacity = int(np.clip(_round(0.25 * free / max(1, row)), 10_000, 1_000_000))
+    timed = "by a fixed table, for a deterministic run" if config.train.deterministic else "measured on this machine"
+    return [
+        Choice("train.train_ratio", ratio, f"{why}: {1000 * update:.0f} ms an update, {1000 * step:.2g} ms a step"),
+        Choice("train.env_steps", steps, f"about {duration(steps * per_step)} of training, {timed}"),
+        Choice("train.eval_every", max(1, _whole(steps / 15)), "fifteen evaluations"),
+        Choice("behavior.entropy_decay", _whole(max(1000, 0.8 * planned)), "four fifths of the run's updates"),
+        Choice("replay.replay_capacity", capacity, f"a quarter of the memory that is free, {row} bytes a step"),
+    ]
+
+
+def _speed(config: Config, found: FirstExperience) -> tuple[float, float, float]:
+    """Seconds of an update and of acting per step, and bytes of memory that are free."""
+    if config.train.deterministic:
+        return *TABLE[bool(found.spec.images)], 8e9
+    agent = DreamerV2(config, seen_as(found.spec, config.env.image_size))
+    batch = to_batch(random_batch(agent.spec, config.train.batch_size, config.train.seq_len), agent.device)
+    rows = random_rows(agent.spec, config.env.num_envs, 1)
+    obs, first = {key: value[:, 0] for key, value in rows.items()}, np.zeros(config.env.num_envs, bool)
+    player = agent.player(num_envs=config.env.num_envs, mode="explore")
+    player.act(obs, ~first)
+    update = [_seconds(lambda: float(agent.update(batch)["critic/loss"])) for _ in range(4)]
+    act = [_seconds(lambda: player.act(obs, first)) for _ in range(5)]
+    return min(update), min(act) / config.env.num_envs, memory_left() or 8e9
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    """Seconds of the clock, or of the processor where other programs take it away."""
+    clock, processor = time.perf_counter(), time.process_time()
+    work()
+    clock, processor = time.perf_counter() - clock, time.process_time() - processor
+    return clock if torch.cuda.is_available() else min(clock, processor)
+
+
+def seen_as(spec: Spec, side: int) -> Spec:
+    """The spec with images of that side; 0: as they are."""
+    obs = {
+        key: replace(item, shape=(side, side, item.shape[2])) if item.kind == "image" and side else item
+        for key, item in spec.obs.items()
+    }
+    return replace(spec, obs=obs)
+
+
+def _round(value: float) -> float:
+    """Two significant digits."""
+    return float(f"{value:.2g}")
+
+
+def _whole(value: float) -> int:
+    return int(_round(value))
+
+
+# ----------------------------------------------------------------------------------------------------------- for a run
+
+
+def config_for(
+    stack: str, given: Mapping[str, Any], directory: Path, env: EnvLike | None = None
+) -> tuple[Config, list[str]]:
+    """The settings of a run in `directory` by a preset or a stack, and lines about what `auto` chose.
+
+    What a run that is there already has chosen stays. given: the user's settings. Raises UserError.
+    """
+    if AUTO not in stack.split("+"):
+        return load_preset(stack, given), []
+    if holds_run(directory):
+        load_preset(stack, given)  # its complaints first
+        return build(given, base=load_file(directory / "config.yaml"), where="setting"), []
+    config, choices = auto_config(stack, given, env)
+    return config, lines(choices)
+
+
+def default_run(config: Config, preset: str) -> Path:
+    """The directory of a run without a given one: runs/TASK-PRESET-sSEED."""
+    task = "".join(c if c.isalnum() or c in "-_." else "-" for c in config.env.id) or "custom"
+    return Path("runs") / f"{task}-{preset}-s{config.train.seed}"
+
+
+def auto_config(stack: str, given: Mapping[str, Any], env: EnvLike | None = None) -> tuple[Config, list[Choice]]:
+    """The settings of a stack with `auto` in it, and what was chosen. Raises UserError.
+
+    given: the user's settings, which are never chosen, nor are those of a preset on top of `auto`.
+    """
+    config = load_preset(stack, given)
+    with torch.random.fork_rng():
+        found = look_at(config, env)
+        fixed = {full_name(key) for key in given} | {
+            key for key, origin in origins(stack).items() if origin.preset not in {AUTO}
+        }
+        choices = choose(config, found, fixed, env)
+    return build({choice.key: choice.value for choice in choices}, base=config), choices
+
+
+def lines(choices: list[Choice]) -> list[str]:
+    """For the header of a run: one line each."""
+    width = max((len(f"{c.key}={_shown(c.value)}") for c in choices), default=0)
+    return [
+        f"{'' if index else 'auto':9} {f'{c.key}={_shown(c.value)}':{width}}  {c.reason}"
+        for index, c in enumerate(choices)
+    ]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,176 @@
+"""Preset `auto`: what it chooses, what it leaves alone, and that a run keeps what was chosen."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from reverie import Dreamer, UserError
+from reverie.cli import main
+from reverie.config import flatten, load_file
+from reverie.config.presets import load_preset
+from reverie.run import auto
+
+
+class Toy(gym.Env):
+    """Vector or picture; a reward of `size` at every `every`-th step; episodes of `length` steps."""
+
+    def __init__(self, size=1.0, every=1, length=20, picture=0, dot=1, shade=255):
+        shape = (picture, picture, 3)
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8) if picture else spaces.Box(-1, 1, (3,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.size, self.every, self.length, self.dot, self.shade = size, every, length, dot, shade
+        self.steps, self.at = 0, 0
+
+    def observe(self):
+        picture = np.zeros(self.observation_space.shape, self.observation_space.dtype)
+        if picture.ndim == 3:
+            x = (self.at * self.dot) % (len(picture) - self.dot)
+            picture[x : x + self.dot, x : x + self.dot] = self.shade
+        return picture
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.at += 1
+        self.steps += 1
+        return self.observe(), self.size * (self.at % self.every == 0), self.at >= self.length, False, {}
+
+
+def chosen(env, **given):
+    """{setting: value} that `auto` chooses by the fixed table."""
+    config, choices = auto.auto_config("auto", {"env.id": "custom:Toy", "train.deterministic": True, **given}, env)
+    found = {choice.key: choice.value for choice in choices}
+    assert all(choice.reason for choice in choices)
+    assert {key: value for key, value in flatten(config).items() if key in found} == found
+    return found
+
+
+@pytest.mark.parametrize(("size", "unit"), [(0.01, 0.01), (0.02, 0.01), (1, 1.0), (-1, 1.0), (100, 100.0), (0, 1.0)])
+def test_the_unit_of_rewards_is_their_order_of_magnitude(size, unit):
+    assert chosen(lambda: Toy(size=size))["model.reward_unit"] == pytest.approx(unit)
+
+
+def test_rare_rewards_are_drawn_more_often_and_otherwise_the_ends_of_episodes():
+    assert chosen(lambda: Toy(every=10))["replay.prioritize"] == "rewards"
+    assert chosen(Toy)["replay.prioritize"] == "ends"
+
+
+def test_a_small_picture_keeps_its_size_and_a_large_one_shrinks_as_far_as_the_movement_stays_visible():
+    assert chosen(lambda: Toy(picture=10))["env.image_size"] == 0
+    assert chosen(lambda: Toy(picture=96, dot=24))["env.image_size"] == 32
+    assert chosen(lambda: Toy(picture=192, dot=2))["env.image_size"] == 96
+
+
+def test_pictures_in_which_little_moves_get_a_larger_weight():
+    little, much = (chosen(lambda x=x: Toy(picture=64, shade=x))["model.image_scale"] for x in (40, 255))
+    assert little == 100
+    assert 1 < much < 100
+
+
+def test_evaluations_sample_where_there_are_images():
+    assert chosen(Toy)["train.eval_mode"] == "eval"
+    assert chosen(lambda: Toy(picture=10))["train.eval_mode"] == "train"
+
+
+def test_the_discount_follows_a_time_limit():
+    def limited(steps):
+        return lambda: gym.wrappers.TimeLimit(Toy(length=10**9), steps)
+
+    found = [chosen(limited(steps), **{"env.time_limit": steps})["behavior.gamma"] for steps in (20, 100, 1000)]
+    assert found == [0.95, 0.98, 0.99]
+    assert chosen(lambda: Toy(length=10**9))["behavior.gamma"] == 0.99
+
+
+def test_every_environment_plays_about_one_episode_before_learning():
+    assert chosen(lambda: Toy(length=20))["train.prefill"] == 1000
+    assert chosen(lambda: Toy(length=300))["train.prefill"] == 1300
+    nothing = chosen(lambda: gym.wrappers.TimeLimit(Toy(length=10**9), 10**9), **{"env.time_limit": 500})
+    assert nothing["train.prefill"] == 2200  # an episode of each was cut in the random steps
+    nothing = chosen(lambda: Toy(length=10**9), **{"env.time_limit": 700})
+    assert nothing["train.prefill"] == 5000
+
+
+def test_what_the_user_sets_is_not_chosen():
+    given = {"gamma": 0.9, "train.env_steps": 1234, "replay.prioritize": "none"}
+    found = chosen(Toy, **given)
+    assert not {"behavior.gamma", "train.env_steps", "replay.prioritize"} & set(found)
+    config, _ = auto.auto_config("auto", {"env.id": "custom:Toy", **given}, Toy)
+    assert (config.behavior.gamma, config.train.env_steps, config.replay.prioritize) == (0.9, 1234, "none")
+
+
+def test_presets_on_top_keep_their_values():
+    config, choices = auto.auto_config("auto+minatar", {"env.id": "custom:Toy", "train.deterministic": True}, Toy)
+    assert config.behavior.gamma == load_preset("minatar").behavior.gamma
+    assert "behavior.gamma" not in {choice.key for choice in choices}
+
+
+def test_a_deterministic_run_measures_no_time(monkeypatch):
+    monkeypatch.setattr(auto, "_seconds", lambda work: pytest.fail("timed"))
+    monkeypatch.setattr(auto, "PATIENCE", 0.0)
+    assert chosen(Toy) == chosen(Toy)
+
+
+def test_a_slow_environment_is_learnt_from_more_often(monkeypatch):
+    monkeypatch.setattr(auto, "_speed", lambda config, found: (0.1, 0.001, 8e9))
+    config = load_preset("auto", {"env.id": "custom:Toy"})
+    ratios = []
+    for seconds in (0.001, 0.05, 1.0):
+        found = auto.look_at(config, Toy)
+        found.step_seconds = seconds
+        ratios.append({c.key: c.value for c in auto.choose(config, found)}["train.train_ratio"])
+    assert ratios == [0.25, 0.5, 1.0]
+
+
+def test_an_instance_is_looked_at_in_a_copy_and_stepped_alone():
+    env = Toy()
+    assert chosen(env)["env.num_envs"] == 1
+    assert env.steps == 0
+
+
+def test_what_an_environment_raises_is_left_to_the_run():
+    class Broken(Toy):
+        def step(self, action):
+            raise ValueError("the simulator crashed")
+
+    assert chosen(Broken)["model.reward_unit"] == 1.0
+
+    class Wrong(Toy):
+        def step(self, action):
+            return self.observe() * float("nan"), 1.0, False, False, {}
+
+    with pytest.raises(UserError, match="NaN"):
+        chosen(Wrong)
+
+
+def test_a_run_keeps_what_was_chosen(tmp_path):
+    small = {"train.deterministic": True, "rnn_hidden_dim": 8, "hidden_dim": 8, "num_categories": 4}
+    small |= {"num_categoricals": 4, "prefill": 40, "pretrain": 1, "train_ratio": 0.02, "eval_episodes": 1}
+    first = Dreamer(Toy, run=tmp_path / "run", **small)
+    first.learn(80, quiet=True)
+    assert first.config == load_file(tmp_path / "run" / "config.yaml")
+    again = Dreamer(lambda: Toy(size=100, every=10), run=tmp_path / "run", settings={"env.id": "x"}, **small)
+    assert again.config.model.reward_unit == first.config.model.reward_unit == 1.0
+    assert again.config.replay.prioritize == "ends"
+
+
+def test_auto_is_the_default_and_says_what_it_chose(tmp_path, capsys):
+    agent = Dreamer(Toy, run=tmp_path / "run", deterministic=True)
+    assert agent.config.behavior.entropy_target > 0
+    assert any("model.reward_unit=1" in line for line in agent._chosen)
+    assert main(["presets", "auto", "--env", "CartPole-v1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("auto ")
+    assert "steps ahead: episodes have 500 at most" in printed
+    assert main(["presets", "auto", "--env", "CartPole-v1", "--json"]) == 0
+    assert {"key", "value", "reason"} == set(json.loads(capsys.readouterr().out)[0])
+
+
+def test_only_auto_chooses(capsys):
+    assert main(["presets", "demo", "--env", "CartPole-v1"]) == 2
+    assert "chooses nothing" in capsys.readouterr().err
