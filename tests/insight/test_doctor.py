@@ -357,6 +357,15 @@ def test_a_sharp_policy_is_sound_if_it_knows():
     assert [f.verdict for f in lost] == ["actor random", "no better than random"]
 
 
+def test_with_an_entropy_target_the_advice_is_about_it():
+    sharp = verdicts(replace(SOUND, randomness=0.001), POOR, entropy_target=0.6, entropy_target_final=0.1)
+    assert (sharp[0].verdict, sharp[0].key) == ("actor collapsed", "behavior.entropy_target_final")
+    assert "raise it from 0.1 to 0.2" in sharp[0].change
+    wide = verdicts(replace(SOUND, randomness=0.99), POOR, entropy_target=0.6)
+    assert (wide[0].verdict, wide[0].key) == ("actor random", "behavior.entropy_target")
+    assert wide[0].change.startswith("lower it from 0.6 to 0.3")
+
+
 def test_causes_stand_before_effects_and_five_are_enough():
     found = verdicts(
         replace(

@@ -65,9 +65,18 @@ def actor_random(facts: RunFacts) -> Finding | None:
         f"updates; its returns are {comparison} the random policy's; behavior.entropy_scale is "
         f"{behavior.entropy_scale:g}",
         "Either the entropy bonus outweighs all rewards, or the dreams show no advantage of any action.",
-        "behavior.entropy_scale",
-        f"lower it from {behavior.entropy_scale:g} to {min(1e-3, behavior.entropy_scale / 10):g}",
+        *_less_entropy(facts),
     )
+
+
+def _less_entropy(facts: RunFacts) -> tuple[str, str]:
+    """The setting that lets a policy become more certain, and the change."""
+    behavior = facts.config.behavior
+    if behavior.entropy_target:
+        target = behavior.entropy_target
+        return "behavior.entropy_target", f"lower it from {target:g} to {target / 2:g}, or train longer"
+    scale = behavior.entropy_scale
+    return "behavior.entropy_scale", f"lower it from {scale:g} to {min(1e-3, scale / 10):g}"
 
 
 def one_sided(facts: RunFacts) -> Finding | None:
@@ -116,7 +125,19 @@ def entropy_shares(facts: RunFacts) -> list[tuple[int, float]]:
 
 def _no_bonus(facts: RunFacts) -> bool:
     behavior = facts.config.behavior
+    if behavior.entropy_target:
+        return False
     return max(behavior.entropy_scale, behavior.entropy_final if behavior.entropy_decay else 0.0) < 1e-5
+
+
+def _more_entropy(facts: RunFacts) -> tuple[str, str]:
+    """The setting that keeps a policy more random, and the change."""
+    behavior = facts.config.behavior
+    if behavior.entropy_target:
+        final = behavior.entropy_target_final
+        return "behavior.entropy_target_final", f"raise it from {final:g} to {min(0.6, max(0.2, 2 * final)):g}"
+    scale = behavior.entropy_scale
+    return "behavior.entropy_scale", f"raise it from {scale:g} to {max(3e-3, scale * 3):g}"
 
 
 def early_collapse(facts: RunFacts) -> Finding | None:
@@ -166,8 +187,7 @@ def actor_collapsed(facts: RunFacts) -> Finding | None:
         + (f", {100 * max(0.0, early):.1f} % at its lowest early in the run" if early < 1 else "")
         + f"; behavior.entropy_scale is {behavior.entropy_scale:g}",
         "It no longer tries other actions: the replay fills with the same experience, and nothing better is found.",
-        "behavior.entropy_scale",
-        f"raise it from {behavior.entropy_scale:g} to {max(3e-3, behavior.entropy_scale * 3):g}",
+        *_more_entropy(facts),
     )
 
 
