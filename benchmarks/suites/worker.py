@@ -111,9 +111,9 @@ def configuration(
         "train.eval_episodes": plan.eval_episodes,
     }
     own = {} if task.custom else dict(task.settings)
-    chosen = USUAL | of_plan | own | settings
+    chosen = USUAL | of_plan | own | settings | {"train.minutes": task.cpu_minutes}  # a budget to choose by
     dreamer = Dreamer(env, preset=task.before if preset == "before" else preset, run=directory, settings=chosen)
-    return dreamer.config, dreamer.env
+    return build({"train.minutes": 0}, base=dreamer.config), dreamer.env  # it ends by CPU minutes, not by the clock's
 
 
 def train_one(
