@@ -105,13 +105,16 @@ def test_while_exploring_chance_is_held_and_the_policy_still_followed():
         assert np.bincount(column, minlength=4) / len(column) == pytest.approx([0.25] * 4, abs=0.08)
 
 
-def test_a_policy_with_an_opinion_draws_afresh():
+def test_a_policy_with_an_opinion_draws_afresh_but_in_the_last_of_several_environments():
     agent = agent_for(SpaceEnv(spaces.Box(-1, 1, (3,)), spaces.Discrete(2)), explore_hold=1e9, zero_policy=True)
     with torch.no_grad():
         next(reversed(list(agent.actor.parameters()))).copy_(torch.tensor([2.0, 0.0]))  # 88 % and 12 %
-    player, still = agent.player(num_envs=2, mode="explore"), np.zeros((2, 3), np.float32)
-    share = np.stack([player(still) for _ in range(1000)]).mean(0)
-    assert share == pytest.approx([0.12, 0.12], abs=0.04)
+    player, still = agent.player(num_envs=3, mode="explore"), np.zeros((3, 3), np.float32)
+    actions = np.stack([player(still) for _ in range(1000)])
+    assert actions[:, :2].mean(0) == pytest.approx([0.12, 0.12], abs=0.04)
+    assert len(set(actions[:, 2])) == 1
+    alone = agent.player(mode="explore")
+    assert np.mean([alone(still[0]) for _ in range(1000)]) == pytest.approx(0.12, abs=0.04)
 
 
 def test_a_new_episode_draws_again_and_other_modes_hold_nothing():

@@ -20,8 +20,9 @@ from .rssm import State
 from .world_model import WorldModel
 
 MODES = ("train", "eval", "explore")
-#: The share of the possible entropy above which a policy has no opinion: while exploring, chance is held only there. In
-#: one that is right nine times of ten, a mistake that stays for eight steps would be the end of many an episode.
+#: The share of the possible entropy above which a policy has no opinion: while exploring, chance is held there, and
+#: in the last of several environments always. Where a policy is right nine times of ten, a mistake that stays for eight
+#: steps would end many an episode.
 HOLD_ABOVE = 0.8
 
 
@@ -59,6 +60,10 @@ def choose_action(
     if held is not None:
         least, most = entropy_range(actor.parts)
         unsure = policy.entropy() > least + HOLD_ABOVE * (most - least)
+        if len(unsure) > 1:
+            unsure[-1] = (
+                True  # one of several explores in every state: an opinion knows nothing of what was never reached
+            )
         draw = torch.where(unsure.reshape((-1,) + (1,) * (draw.dim() - 1)), held, draw)
     chosen = policy.sample(draw)
     if mode == "explore" and explore_noise > 0:

@@ -266,7 +266,7 @@ def test_the_report_counts_what_is_solved_and_what_is_missing(tmp_path):
     assert "| cartpole | 475 | 22.7 | **5 of 5** | 476 | 2,000 (5) | 1.0 |" in text
     assert "| 2 of 5 |" in text
     assert "no run yet" in text
-    assert "**5 of 15 runs are missing**: recall-s21" in text
+    assert "**5 of 15 runs are missing**: recall-s22" in text
     assert (tmp_path / "report.md").read_text() == text
     assert (tmp_path / "report.png").stat().st_size > 10_000
 
