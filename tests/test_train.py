@@ -13,6 +13,7 @@ from reverie.data.replay import Batch
 from reverie.envs.actions import ActionSpec
 from reverie.envs.spaces import ObsKey, Spec
 from reverie.rssm import State
+from reverie.run.health import snapshot as snapshot_of_health
 from reverie.train import DreamerV2, to_batch
 
 B, T, V = 3, 5, 4
@@ -557,3 +558,11 @@ def test_the_entropy_target_goes_linearly_to_its_final_value():
         agent.updates = updates
         found.append(agent.entropy_scale())
     assert found == pytest.approx([0.6, 0.35, 0.1, 0.1])
+
+
+def test_rewards_and_values_are_judged_in_the_unit_that_they_are_learnt_in():
+    """64 times the rewards with unit 64: the same health, number for number."""
+    batch = make_batch()
+    plain = snapshot_of_health(make_agent(), batch).numbers
+    scaled = snapshot_of_health(make_agent(reward_unit=64.0), batch._replace(reward=64 * batch.reward)).numbers
+    assert scaled == plain

@@ -81,7 +81,9 @@ class DreamerV2(nn.Module):
         learning = {"world_model": self.world_model, "actor": self.actor, "critic": self.critic}
         self.optimizers = build_optimizers(config, learning, on_device=graph)
         self.entropy_weight: float | Tensor = torch.zeros((), device=self.device) if graph else 0.0  # of this update
-        self.guard = FiniteGuard(self.device, [self.return_scale.low, self.return_scale.high])
+        scales = [self.return_scale.low, self.return_scale.high]
+        scales += [] if self.auto_entropy is None else [self.auto_entropy.log_weight]
+        self.guard = FiniteGuard(self.device, scales)
         self._captured: dict[bool, CapturedUpdate] = {}  # without and with the actor's step
 
     @property

@@ -35,7 +35,7 @@ class Dreamed:
     truth: dict[str, np.ndarray]  # {key: (N, T, ...)}; after the end of the episode its last step is repeated
     valid: np.ndarray  # (N, T) bool: the truth can be compared with the dream
     dream: dict[str, np.ndarray]  # {key: (N, K, T, ...)}; during the context reconstructions by the posterior
-    reward: np.ndarray  # (N, K, T) predicted, in the space that the actor plans in
+    reward: np.ndarray  # (N, K, T) predicted, in the space that the actor plans in, times `model.reward_unit`
     true_reward: np.ndarray  # (N, T)
     going_on: np.ndarray  # (N, K, T) predicted probability that the episode continues after this step
     value: np.ndarray  # (N, K, T)
@@ -160,7 +160,7 @@ def dream_of(
     def by_sample(values: Tensor) -> np.ndarray:
         return values.float().cpu().numpy().reshape(starts, samples, *values.shape[1:])
 
-    shown = decode(agent, feat)
+    shown, unit = decode(agent, feat), agent.world_model.reward_unit
     valid = valid & (np.arange(steps) < context) if actions != "replay" else valid
     return Dreamed(
         context=context,
@@ -168,10 +168,10 @@ def dream_of(
         truth={key: np.asarray(batch.obs[key]) for key in shown},
         valid=valid,
         dream={key: by_sample(value).astype(batch.obs[key].dtype) for key, value in shown.items()},
-        reward=by_sample(agent.world_model.head("reward")(feat)),
+        reward=by_sample(agent.world_model.head("reward")(feat) * unit),
         true_reward=np.asarray(batch.reward),
         going_on=by_sample(agent.world_model.continues(feat)),
-        value=by_sample(agent.critic(feat)),
+        value=by_sample(agent.critic(feat) * unit),
         action=by_sample(action),
         images=tuple(agent.spec.images),
     )

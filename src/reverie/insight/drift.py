@@ -307,7 +307,7 @@ def _reward(
 ) -> tuple[dict[str, list[float | None]], dict[str, Any]]:
     """Errors of rewards, and imagined against realized returns, both on the scale that the actor plans on."""
     squash, unsquash = SCALAR_TRANSFORMS[config.model.reward_transform]
-    target = unsquash(squash(batch.reward))
+    target = unsquash(squash(batch.reward / config.model.reward_unit))
     truth = target[:, context:]
     guesses = {name: world_model.head("reward")(feat).float() for name, feat in feats.items()}
     guesses |= {"copy": target[:, context - 1 : context].expand_as(truth), "mean": target[seen].mean().expand_as(truth)}

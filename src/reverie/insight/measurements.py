@@ -134,12 +134,13 @@ def _joined(left: Batch, right: Batch) -> Batch:
 
 def _of_experience(experience: Experience, agent: DreamerV2) -> dict[str, Any]:
     reward = np.concatenate([segment.rows["reward"] for segment in experience.segments])
+    unit = agent.config.model.reward_unit
     squash, unsquash = SCALAR_TRANSFORMS[agent.config.model.reward_transform]
     return {
         "steps": len(experience),
         "rewarding": float(np.mean(reward != 0)),
         "rewards": (float(reward.min()), float(reward.max())),
-        "planned_reward": float(unsquash(squash(torch.from_numpy(reward))).abs().max()),
+        "planned_reward": float(unsquash(squash(torch.from_numpy(reward) / unit)).abs().max()),
         "terminals": _rates(experience),
     }
 
@@ -265,7 +266,8 @@ def explained_shares(agent: DreamerV2, feat: Tensor, obs: Mapping[str, Tensor]) 
 def _probe_heads(agent: DreamerV2, feat: Tensor, batch: Batch, terminals: float) -> dict[str, Any]:
     model = agent.world_model
     squash, unsquash = SCALAR_TRANSFORMS[agent.config.model.reward_transform]
-    reward, predicted = unsquash(squash(batch.reward)).flatten(), model.head("reward")(feat).float().flatten()
+    reward = unsquash(squash(batch.reward / model.reward_unit)).flatten()
+    predicted = model.head("reward")(feat).float().flatten()
     values: dict[str, Any] = {"events": int((reward != 0).sum())}
     if float(reward.var()) > 1e-10:
         values["reward_explained"] = 1 - float(((predicted - reward) ** 2).mean() / reward.var())

@@ -161,8 +161,9 @@ def snapshot(agent: DreamerV2, batch: Batch, *, seed: int = 0) -> HealthSnapshot
     usage = None if probs is None else class_usage(probs)
     if gradients := kl_gradient_norms(latent, posterior.stats, prior):
         found["kl/grad_posterior"], found["kl/grad_prior"] = gradients
-    planned = SCALAR_TRANSFORMS[config.model.reward_transform][0](batch.reward)
-    truth = planned if config.model.reward_transform in ("tanh", "sign") else batch.reward
+    truth = batch.reward / model.reward_unit
+    if config.model.reward_transform in ("tanh", "sign"):
+        truth = SCALAR_TRANSFORMS[config.model.reward_transform][0](truth)
     found |= _of_rewards(rewards.float(), truth)
     if "continue" in model.heads:
         goes, came = model.continues(feat).float(), 1 - batch.is_terminal.float()

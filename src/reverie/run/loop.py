@@ -271,7 +271,7 @@ class Run:
         report = range_report(
             self.replay.first_rows(FIRST_ROWS),
             {key: item.kind for key, item in self.spec.obs.items()},
-            transform=lambda rewards: squash(torch.from_numpy(rewards)).numpy(),
+            transform=lambda rewards: squash(torch.from_numpy(rewards) / self.config.model.reward_unit).numpy(),
             transform_name=name,
             scaled=self.config.model.vector_transform != "none",
         )

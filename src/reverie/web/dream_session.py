@@ -43,7 +43,7 @@ class Prediction:
 
     images: dict[str, np.ndarray]  # {key: uint8 (L, H, W, C)}
     vectors: dict[str, np.ndarray]  # {key: (L, V)} in the environment's own units
-    reward: np.ndarray  # (L,) of this step, in the space that the actor plans in
+    reward: np.ndarray  # (L,) of this step, in the space that the actor plans in, times `model.reward_unit`
     continues: np.ndarray  # (L,) probability that the episode continues after this state
     value: np.ndarray  # (L,)
     policy: list[list[dict[str, Any]]]  # of each lane: {"kind": "choice", "probs"} or {"kind": "numbers", "mean"}
@@ -191,13 +191,13 @@ def predict(agent: DreamerV2, state: State) -> Prediction:
     if probs is not None:
         classes = probs.numpy()
         chosen = state.stoch.reshape(classes.shape).argmax(-1).numpy()
-    reward = model.heads["reward"](feat)
+    unit = model.reward_unit
     return Prediction(
         images={key: value.numpy() for key, value in model.reconstruct(feat).items()},
         vectors=_vectors(agent, feat),
-        reward=reward.float().numpy(),
+        reward=(model.heads["reward"](feat) * unit).float().numpy(),
         continues=model.continues(feat).clamp(0, 1).float().numpy(),
-        value=agent.critic(feat).float().numpy(),
+        value=(agent.critic(feat) * unit).float().numpy(),
         policy=_policy_numbers(agent.policy(feat), len(feat)),
         classes=classes,
         chosen=chosen,
