@@ -18,6 +18,7 @@ from .player import Player
 if TYPE_CHECKING:  # a player is loaded without training code and without Gymnasium
     import gymnasium as gym
 
+    from .config import Config
     from .envs import EnvLike
     from .run.evaluation import Evaluation
     from .train import DreamerV2
@@ -47,13 +48,30 @@ class Dreamer:
             chosen["env.id"] = env
         elif env is not None:
             chosen["env.id"] = f"custom:{getattr(env, '__name__', type(env).__name__)}"
-        from .run.auto import config_for, default_run
+        from .run.auto import default_run
 
+        plain = load_preset(preset, chosen)  # what does not fit is said at once; preset `auto` chooses later
         self.env = None if isinstance(env, str) else env
-        self.run = Path(run) if run else default_run(load_preset(preset, chosen), preset)
-        self.config, self._chosen = config_for(preset, chosen, self.run, self.env)
+        self.run = Path(run) if run else default_run(plain, preset)
+        self._config: Config | None = None
+        self._asked: tuple[str, dict[str, Any]] = (preset, chosen)
+        self._reasons: list[str] = []  # of what `auto` chose, until they are printed
         self.agent: DreamerV2 | None = None
         self._weights: Path | None = None
+
+    @property
+    def config(self) -> Config:
+        """The settings. Preset `auto` chooses when they are first asked for, by `learn` at the latest."""
+        if self._config is None:
+            from .run.auto import config_for
+
+            self._config, self._reasons = config_for(*self._asked, self.run, self.env)
+        return self._config
+
+    @config.setter
+    def config(self, config: Config) -> None:
+        """Other settings than those that were asked for."""
+        self._config = config
 
     def learn(self, env_steps: int | None = None, *, minutes: float | None = None, quiet: bool = False) -> Dreamer:
         """Train until the run has seen `env_steps` steps in all, or for `minutes` of training time in all.
@@ -64,14 +82,16 @@ class Dreamer:
         given = {key: value for key, value in limits.items() if value is not None}
         if env_steps is not None and minutes is None:
             given["train.minutes"] = 0.0  # of an earlier call: it would end this one at once
-        self.config = build(given, base=self.config, where="learn:")
+        if self._config is None:
+            self._asked[1].update(given)  # `auto` chooses for this budget
+        self._config = build(given, base=self.config, where="learn:")
         from .run.loop import Run
         from .run.progress import Progress
 
         progress = Progress(quiet=quiet)
         run = Run(self.config, self.run, self.env, weights=self._weights)
-        while self._chosen:
-            progress.say(self._chosen.pop(0))
+        while self._reasons:
+            progress.say(self._reasons.pop(0))
         self.agent = run.train(progress)
         return self
 
@@ -138,12 +158,12 @@ def load(
     plain = build({"compute.mode": "reference", "compute.device": "meta"}, base=config)
     checkpoint.require_fit(found, lambda: DreamerV2(plain, spec))
     dreamer = Dreamer.__new__(Dreamer)
-    dreamer.config, dreamer.env = config, None if isinstance(env, str) else env
+    dreamer._config, dreamer.env = config, None if isinstance(env, str) else env
     dreamer.agent = DreamerV2(config, spec)
     checkpoint.load_weights(found, dreamer.agent)
     is_run = Path(path) != found
     dreamer.run = Path(path) if is_run else Path(run or Path("runs") / f"{Path(path).name}-continued")
-    dreamer._weights, dreamer._chosen = None if is_run else found, []
+    dreamer._weights, dreamer._reasons = None if is_run else found, []
     return dreamer
 
 

@@ -162,7 +162,12 @@ def test_a_run_keeps_what_was_chosen(tmp_path):
 def test_auto_is_the_default_and_says_what_it_chose(tmp_path, capsys):
     agent = Dreamer(Toy, run=tmp_path / "run", deterministic=True)
     assert agent.config.behavior.entropy_target > 0
-    assert any("model.reward_unit=1" in line for line in agent._chosen)
+    assert any("model.reward_unit=1" in line for line in agent._reasons)
+    agent = Dreamer(Toy, run=tmp_path / "other", deterministic=True, prefill=40, pretrain=1, train_ratio=0.02)
+    agent.learn(60)
+    assert agent.config.train.env_steps == 60
+    assert agent.config.behavior.entropy_decay == 1000  # for this budget, not for the one it would have chosen
+    assert "model.reward_unit=1" in capsys.readouterr().err
     assert main(["presets", "auto", "--env", "CartPole-v1"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("auto ")
