@@ -27,6 +27,7 @@ from reverie.distributions import (
     TanhNormalPolicy,
     TruncatedNormalPolicy,
     entropy_range,
+    entropy_share,
     make_policy,
     policy_noise,
     stats_dim,
@@ -570,28 +571,28 @@ def settle(weight, respond, target, rounds=400):
     share = 1.0
     for _ in range(rounds):
         share = respond(float(weight()))
-        weight.follow(torch.tensor(weight.least + share * (weight.most - weight.least)), target)
+        weight.follow(torch.tensor(share), target)
     return share
 
 
 @pytest.mark.parametrize("size", [1e-2, 1.0, 1e2])
 def test_the_entropy_reaches_its_target_whatever_the_size_of_advantages(size):
     """A policy that answers a weight w with entropy w / (w + size / 100), as one between two actions roughly does."""
-    weight = EntropyWeight(0.0, math.log(2), least_weight=1e-6)
+    weight = EntropyWeight(least_weight=1e-6)
     found = settle(weight, lambda w: w / (w + size / 100), 0.5)
     assert found == pytest.approx(0.5, abs=0.02)
     assert float(weight()) == pytest.approx(size / 100, rel=0.1)
 
 
 def test_a_policy_that_is_random_enough_gets_the_least_weight():
-    weight = EntropyWeight(0.0, math.log(2), least_weight=1e-3)
+    weight = EntropyWeight(least_weight=1e-3)
     weight.log_weight.fill_(0.0)
     settle(weight, lambda w: 0.9, 0.5)
     assert float(weight()) == pytest.approx(1e-3)
 
 
 def test_a_policy_that_is_certain_gets_more_weight_up_to_a_limit():
-    weight = EntropyWeight(0.0, math.log(2), least_weight=1e-3)
+    weight = EntropyWeight(least_weight=1e-3)
     before = float(weight())
     weight.follow(torch.tensor(0.0), 0.5)
     assert float(weight()) > before
@@ -600,7 +601,7 @@ def test_a_policy_that_is_certain_gets_more_weight_up_to_a_limit():
 
 
 def test_a_broken_entropy_leaves_the_weight_as_it_is():
-    weight = EntropyWeight(0.0, math.log(2), least_weight=1e-3)
+    weight = EntropyWeight(least_weight=1e-3)
     before = float(weight())
     weight.follow(torch.tensor(float("nan")), 0.5)
     assert float(weight()) == before
@@ -614,6 +615,24 @@ def test_the_range_of_entropies_is_that_of_the_policies():
     assert least == pytest.approx(float(sharp), abs=1e-3)
     wide = make_policy(torch.zeros(1, 6), [Part("onehot", 3, 2)]).entropy()
     assert float(wide) == pytest.approx(2 * math.log(3))
+
+
+def test_of_what_a_mask_forbids_no_randomness_is_expected():
+    parts = [Part("onehot", 4, 2), Part("trunc_normal", 1)]
+    mask = torch.ones(3, 9)
+    mask[1, 2:4] = 0  # two of four choices in the first one-hot
+    mask[2, 1:4] = 0  # one each
+    mask[2, 5:8] = 0
+    policy = make_policy(torch.zeros(3, 10), parts, mask=mask)
+    numbers = make_policy(torch.zeros(1, 2), [Part("trunc_normal", 1)]).entropy()
+    least, most = entropy_range([Part("trunc_normal", 1)])
+    share = entropy_share(policy.entropy(), parts, mask)
+    free = float((numbers - least) / (most - least))
+    assert float(share[2]) == pytest.approx(free, abs=1e-4)  # only the number is left
+    assert entropy_share(policy.entropy()[:1], parts).item() == pytest.approx(float(share[0]))
+    choices = make_policy(torch.zeros(2, 3), [Part("onehot", 3)], mask=torch.tensor([[1.0, 1, 0], [0, 1, 0]]))
+    shares = entropy_share(choices.entropy(), [Part("onehot", 3)], torch.tensor([[1.0, 1, 0], [0, 1, 0]]))
+    assert shares.tolist() == pytest.approx([1.0, 1.0])
 
 
 def test_a_policy_that_starts_at_zero_gives_every_choice_the_same_chance():

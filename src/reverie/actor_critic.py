@@ -135,10 +135,9 @@ class EntropyWeight(nn.Module):
 
     log_weight: Tensor
 
-    def __init__(self, least: float, most: float, *, least_weight: float, rate: float = 0.5) -> None:
-        """least, most: entropies that the policy can have (`entropy_range`)."""
+    def __init__(self, *, least_weight: float, rate: float = 0.5) -> None:
         super().__init__()
-        self.least, self.most, self.rate = least, most, rate
+        self.rate = rate
         self.limits = math.log(max(least_weight, 1e-6)), math.log(10.0)
         self.register_buffer("log_weight", torch.tensor(self.limits[0]))
 
@@ -147,9 +146,8 @@ class EntropyWeight(nn.Module):
         return self.log_weight.exp()
 
     @torch.no_grad()
-    def follow(self, entropy: Tensor, target: float | Tensor) -> None:
-        """Go towards the weight that gives `target`, a share of the possible randomness. entropy () in nats."""
-        share = (entropy - self.least) / (self.most - self.least)
+    def follow(self, share: Tensor, target: float | Tensor) -> None:
+        """Go towards the weight that gives `target`; both are shares of what is possible (`entropy_share`), ()."""
         moved = (self.log_weight + self.rate * (target - share)).clamp(*self.limits)
         self.log_weight.copy_(torch.where(moved.isfinite(), moved, self.log_weight))
 

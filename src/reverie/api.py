@@ -154,6 +154,11 @@ def load(
     changes: dict[str, Any] = {"compute.device": device} | ({"env.id": env} if isinstance(env, str) else {})
     if env is None and names_code(config.env.id):
         changes["env.id"] = f"custom:{config.env.id}"  # a file from elsewhere shall not choose what code is run
+    is_run = Path(path) != found
+    if (
+        config.behavior.entropy_target and not is_run
+    ):  # its schedules begin again: what was learnt shall not be unlearnt
+        changes |= {"entropy_target": config.behavior.entropy_target_final or 1e-6, "actor_warmup": 0}
     config = build(changes, base=config, where="load:")
     plain = build({"compute.mode": "reference", "compute.device": "meta"}, base=config)
     checkpoint.require_fit(found, lambda: DreamerV2(plain, spec))
@@ -161,7 +166,6 @@ def load(
     dreamer._config, dreamer.env = config, None if isinstance(env, str) else env
     dreamer.agent = DreamerV2(config, spec)
     checkpoint.load_weights(found, dreamer.agent)
-    is_run = Path(path) != found
     dreamer.run = Path(path) if is_run else Path(run or Path("runs") / f"{Path(path).name}-continued")
     dreamer._weights, dreamer._reasons = None if is_run else found, []
     return dreamer
@@ -190,13 +194,14 @@ def load_player(
     checkpoint.load_weights(found, world_model, only="world_model")
     checkpoint.load_weights(found, actor, only="actor")
     place = pick_device(device)
-    noise = config.behavior.explore_noise
+    noise, hold = config.behavior.explore_noise, config.behavior.explore_hold
     if not compiled and config.compute.mode in ("auto", "fast", "graph"):  # the same sums as during training
         dtype = pick_dtype(config.compute, "fast", place)
         notes = apply_mode(world_model, "fast", dtype) + apply_mode(actor, "fast", dtype)
         for note in dict.fromkeys(notes):
             print(f"note: {note}", file=sys.stderr)
-    player = Player(world_model.to(place), actor.to(place), spec, num_envs=num_envs, mode=mode, seed=seed, noise=noise)
+    parts = world_model.to(place), actor.to(place), spec
+    player = Player(*parts, num_envs=num_envs, mode=mode, seed=seed, noise=noise, hold=hold)
     if compiled:
         player.freeze()
     return player

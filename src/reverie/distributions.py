@@ -282,6 +282,25 @@ def entropy_range(parts: Sequence[Part]) -> tuple[float, float]:
     return least, most
 
 
+def entropy_share(entropy: Tensor, parts: Sequence[Part], mask: Tensor | None = None) -> Tensor:
+    """How random policies are, as shares of what their parts and what is allowed make possible.
+
+    entropy (...) in nats, mask (..., A) of 0 and 1 -> (...); 1 where only one action is allowed.
+    """
+    least, most = entropy_range(parts)
+    if mask is None:
+        return (entropy - least) / (most - least)
+    pieces = zip(torch.split(mask, [part.size * part.copies for part in parts], -1), parts, strict=True)
+    allowed = [
+        one_by_one(piece, part).sum(-1).clamp(min=1).log().sum(-1) for piece, part in pieces if part.policy == "onehot"
+    ]
+    forbidden = sum(part.copies * math.log(part.size) for part in parts if part.policy == "onehot") - torch.stack(
+        allowed
+    ).sum(0)
+    possible = most - forbidden - least
+    return torch.where(possible > 1e-6, (entropy - least) / possible.clamp(min=1e-6), torch.ones_like(entropy))
+
+
 def make_policy(stats: Tensor, parts: Sequence[Part], *, mask: Tensor | None = None, unimix: float = 0.0) -> Policy:
     """A network's answer (..., `stats_dim`) to a distribution. mask (..., A): 0 where an action is forbidden."""
     if len(parts) == 1 and parts[0].copies == 1:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .actor_critic import Actor
-from .distributions import entropy_range, policy_noise
+from .distributions import entropy_share, policy_noise
 from .envs.spaces import Spec
 from .errors import UserError
 from .fast.modes import freezing
@@ -58,8 +58,8 @@ def choose_action(
         return policy.mode(), state
     draw = policy.noise(generator)
     if held is not None:
-        least, most = entropy_range(actor.parts)
-        unsure = policy.entropy() > least + HOLD_ABOVE * (most - least)
+        mask = obs[world_model.mask_key] if world_model.mask_key else None
+        unsure = entropy_share(policy.entropy(), actor.parts, mask) > HOLD_ABOVE
         if len(unsure) > 1:
             unsure[-1] = (
                 True  # one of several explores in every state: an opinion knows nothing of what was never reached

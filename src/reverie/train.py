@@ -32,7 +32,7 @@ from .actor_critic import (
 from .build import build_actor, build_critic, build_optimizers, build_world_model, pick_device
 from .config import Config
 from .data.replay import Batch
-from .distributions import Policy, entropy_range
+from .distributions import Policy, entropy_share
 from .envs.spaces import Spec
 from .fast import plain_parts
 from .fast.cuda_graph import CapturedUpdate
@@ -65,8 +65,7 @@ class DreamerV2(nn.Module):
         self.return_scale = ReturnScale()
         self.auto_entropy = None
         if config.behavior.entropy_target:
-            least, most = entropy_range(self.actor.parts)
-            self.auto_entropy = EntropyWeight(least, most, least_weight=config.behavior.entropy_scale)
+            self.auto_entropy = EntropyWeight(least_weight=config.behavior.entropy_scale)
         self.to(self.device)
         self.mode = pick_mode(config.compute, self.device)
         self.dtype = pick_dtype(config.compute, self.mode, self.device)
@@ -84,7 +83,7 @@ class DreamerV2(nn.Module):
         scales = [self.return_scale.low, self.return_scale.high]
         scales += [] if self.auto_entropy is None else [self.auto_entropy.log_weight]
         self.guard = FiniteGuard(self.device, scales)
-        self._captured: dict[bool, CapturedUpdate] = {}  # without and with the actor's step
+        self._captured: dict[bool, CapturedUpdate] = {}  # {with the actor's step: the update}
 
     @property
     def notes(self) -> list[str]:
@@ -119,7 +118,9 @@ class DreamerV2(nn.Module):
         else:  # the same as one CUDA graph
             self.guard.begin("world model", batch)
             self.prepare(*self.optimizers)
-            metrics = self._captured.setdefault(self.actor_learns, CapturedUpdate(self.compute_update))(batch)
+            if self.actor_learns not in self._captured:  # another graph when the actor begins to learn
+                self._captured = {self.actor_learns: CapturedUpdate(self.compute_update)}
+            metrics = self._captured[self.actor_learns](batch)
             self.optimizers.count(*self.optimizers)
         self.guard.note(metrics)
         return metrics
@@ -247,8 +248,10 @@ class DreamerV2(nn.Module):
         if options.advantage == "released":
             action, targets, baseline, weights = released_credit(action, targets, baseline, weights)
         weight: Any = self.entropy_weight if self.auto_entropy is None else self.auto_entropy()
+        states = states[:, : action.shape[1]]
+        policy = self.policy(states)
         loss, metrics = compute_actor_loss(
-            self.policy(states[:, : action.shape[1]]),
+            policy,
             action,
             targets,
             baseline,
@@ -258,7 +261,10 @@ class DreamerV2(nn.Module):
             entropy_scale=weight,
         )
         if self.auto_entropy is not None:
-            self.auto_entropy.follow(metrics["entropy"], self.entropy_weight)
+            mask = self.world_model.action_mask(states)
+            entropy = metrics["entropy"] if mask is None else policy.entropy().detach()
+            share = entropy_share(entropy, self.actor.parts, mask).mean()
+            self.auto_entropy.follow(share, self.entropy_weight)
             metrics["entropy_weight"] = weight
         return loss, metrics
 

@@ -201,7 +201,7 @@ LOST = {
     "equal rewards": (
         task(paid=(-1.0, -1.0)) | {"terminals": 0.0}, UNKNOWN, {}, "reward never varies", "FAIL", "train.prefill",
     ),
-    "tiny rewards": ({"planned_reward": 0.01}, UNKNOWN, {}, "rewards too small", "WARN", ""),
+    "tiny rewards": ({"planned_reward": 0.01}, UNKNOWN, {}, "rewards too small", "WARN", "model.reward_unit"),
     "noise": (
         seen(reward=0.0, recent=0.0) | {"terminals": 0.0, "rewarding": 1.0, "reward_explained": 0.0}, UNKNOWN, {},
         "nothing to learn", "WARN", "",

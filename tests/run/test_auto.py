@@ -1,6 +1,7 @@
 """Preset `auto`: what it chooses, what it leaves alone, and that a run keeps what was chosen."""
 
 import json
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +13,7 @@ from reverie.cli import main
 from reverie.config import flatten, load_file
 from reverie.config.presets import load_preset
 from reverie.run import auto
+from reverie.run.directory import prepare_directory
 
 
 class Toy(gym.Env):
@@ -96,6 +98,51 @@ def test_every_environment_plays_about_one_episode_before_learning():
     assert nothing["train.prefill"] == 5000
 
 
+def test_what_the_user_sets_is_what_the_rest_is_sized_for():
+    found = chosen(Toy, **{"train.env_steps": 1_000_000, "train.train_ratio": 0.1})
+    assert found["behavior.entropy_decay"] == 80_000
+    assert found["train.eval_every"] == 67_000
+    assert chosen(Toy, **{"train.env_steps": 500})["train.prefill"] == 125
+    minutes = chosen(Toy, **{"train.minutes": 5, "train.deterministic": False})
+    assert minutes["train.env_steps"] == 1_000_000
+    assert minutes["behavior.entropy_decay"] < 100_000
+
+
+def test_evaluations_take_a_fifth_of_the_time_at_most(monkeypatch):
+    monkeypatch.setattr(auto, "_speed", lambda config, found: (0.1, 0.001, 8e9))
+    config = load_preset("auto", {"env.id": "custom:Toy"})
+    found = auto.look_at(config, lambda: Toy(length=400))
+    found.step_seconds = 0.1
+    picked = {c.key: c.value for c in auto.choose(config, found)}
+    assert picked["train.env_steps"] / picked["train.eval_every"] <= 2.1
+
+
+def test_waiting_for_a_simulator_counts():
+    class Slow(Toy):
+        def step(self, action):
+            time.sleep(0.01)
+            return super().step(action)
+
+    found = auto.look_at(load_preset("auto", {"env.id": "custom:Toy"}), Slow)
+    assert found.step_seconds >= 0.01
+
+
+def test_an_image_below_four_pixels_is_enlarged():
+    assert chosen(lambda: Toy(picture=3))["env.image_size"] == 32
+
+
+def test_a_stored_run_keeps_its_settings_and_says_so(tmp_path):
+    small = {"train.deterministic": True, "rnn_hidden_dim": 8, "hidden_dim": 8, "train.prefill": 40}
+    config, _ = auto.auto_config("auto", {"env.id": "custom:Toy", "train.minutes": 0.0, **small}, Toy)
+    prepare_directory(tmp_path / "run", config)
+    again, notes = auto.config_for("auto", {"env_steps": 77}, tmp_path / "run")
+    assert (again.train.env_steps, again.train.minutes) == (77, 0)
+    assert again.model == config.model
+    assert "what it has chosen stays" in notes[0]
+    other, _ = auto.config_for("auto+small", {}, tmp_path / "run")
+    assert other.model.rnn_hidden_dim == 128  # and the directory is then refused
+
+
 def test_what_the_user_sets_is_not_chosen():
     given = {"gamma": 0.9, "train.env_steps": 1234, "replay.prioritize": "none"}
     found = chosen(Toy, **given)
@@ -166,7 +213,7 @@ def test_auto_is_the_default_and_says_what_it_chose(tmp_path, capsys):
     agent = Dreamer(Toy, run=tmp_path / "other", deterministic=True, prefill=40, pretrain=1, train_ratio=0.02)
     agent.learn(60)
     assert agent.config.train.env_steps == 60
-    assert agent.config.behavior.entropy_decay == 1000  # for this budget, not for the one it would have chosen
+    assert agent.config.behavior.entropy_decay == 10  # for this budget, not for the one it would have chosen
     assert "model.reward_unit=1" in capsys.readouterr().err
     assert main(["presets", "auto", "--env", "CartPole-v1"]) == 0
     printed = capsys.readouterr().out

@@ -207,17 +207,18 @@ def _about_rewards(rewards: np.ndarray, learnt: np.ndarray, name: str) -> list[s
             "find it earlier, or set replay.prioritize=rewards to replay it more often."
         ]
     extreme = rewards[np.abs(rewards).argmax()]
+    most = np.abs(learnt).max()
     if name in ("tanh", "sign") and abs(extreme) > 1:
         return [
             f"rewards reach {extreme:.4g}: model.reward_transform={name} flattens them at 1. Set "
             "model.reward_transform=symlog to keep them apart."
         ]
-    if np.abs(learnt).max() > LARGE:
+    if most > LARGE:
         return [f"rewards reach {extreme:.4g}. Set model.reward_transform=symlog."]
-    if abs(extreme) < 0.01:
+    if most < 0.01:
         return [
             f"rewards are at most {abs(extreme):.2g}: the entropy bonus (behavior.entropy_scale) outweighs them. "
-            "Multiply them by 100, or divide it by 100."
+            f"Set model.reward_unit={abs(extreme):.1g}, or divide it by 100."
         ]
     return []
 

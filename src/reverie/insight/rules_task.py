@@ -59,8 +59,8 @@ def rewards_too_small(facts: RunFacts) -> Finding | None:
         f"the largest reward is {number(m.planned_reward)} on the scale that the actor plans on: knowing it saves "
         f"{number(0.5 * m.planned_reward**2)} nats; behavior.entropy_scale is {facts.config.behavior.entropy_scale:g}",
         "The reward head gains more by sparing the KL than by knowing rewards, and the entropy bonus outweighs them.",
-        "",
-        f"multiply rewards in the environment by {factor:g} (gymnasium.wrappers.TransformReward)",
+        "model.reward_unit",
+        f"set it to {facts.config.model.reward_unit / factor:g}: rewards are divided by it",
     )
 
 

@@ -32,7 +32,7 @@ from ..errors import UserError
 from ..train import DreamerV2, to_batch
 from .directory import holds_run
 from .forecast import duration, memory_left, random_batch, random_rows
-from .tasks import copy_env, options_of, view_of
+from .tasks import copy_env, options_of, repeat_of, view_of
 
 AUTO = "auto"
 #: Steps of random play that are looked at, and seconds after which that is enough.
@@ -88,7 +88,7 @@ def look_at(config: Config, env: EnvLike | None) -> FirstExperience:
     """Play randomly in an environment made for it (of an instance: in a copy). Raises UserError for a broken task."""
     source = config.env.id if env is None else copy_env(env)
     view = AgentView(make_env(source or "", **options_of(config) | {"image_size": 0}), **view_of(config))
-    found = FirstExperience(view.agent_spec, config.env.time_limit or limit_of(view))
+    found = FirstExperience(view.agent_spec, config.env.time_limit or limit_of(view) // repeat_of(config))
     try:
         _play(view, config, found)
     except UserError:
@@ -110,15 +110,15 @@ def limit_of(env: gym.Env) -> int:
 def _play(view: AgentView, config: Config, found: FirstExperience) -> None:
     rng, action = np.random.default_rng(config.train.seed), view.agent_spec.action
     obs, _ = view.reset(seed=config.train.seed)
-    length, stepping, begin = 0, 0.0, time.perf_counter()
+    length, seconds, begin = 0, [], time.perf_counter()
     for _ in range(STEPS):
         mask = obs[MASK][None] if MASK in obs else None
         chosen = action.random(rng, 1, mask)[0]
-        now = time.process_time(), time.perf_counter()
+        now = time.perf_counter()
         after, reward, terminated, truncated, _ = view.step(chosen)
-        stepping += min(time.process_time() - now[0], time.perf_counter() - now[1])
+        seconds.append(time.perf_counter() - now)  # of the clock: a simulator in another process is waited for
         found.rewards.append(float(reward))
-        found.step_seconds = stepping / len(found.rewards)
+        found.step_seconds = float(np.median(seconds))
         length += 1
         _note_movement(found, obs, after)
         obs = after
@@ -156,17 +156,19 @@ def choose(
     config: Config, found: FirstExperience, fixed: Collection[str] = (), env: EnvLike | None = None
 ) -> list[Choice]:
     """What fits the task and this machine. `config` has all that is not chosen; `fixed`: the user's own choices."""
+    alone = isinstance(env, gym.Env)
+    if alone and "env.num_envs" not in fixed:
+        config = build({"env.num_envs": 1}, base=config)
     choices = [
+        *([Choice("env.num_envs", 1, "an instance can be stepped by one only")] if alone else []),
         *_sizes(config, found),
         *_images(found),
         _unit(found),
         _events(found),
         _gamma(found),
-        _prefill(config, found),
+        _prefill(config, found, fixed),
+        _evaluation(found),
     ]
-    choices.append(_evaluation(found))
-    if isinstance(env, gym.Env):
-        choices.append(Choice("env.num_envs", 1, "an instance can be stepped by one only"))
     choices = [choice for choice in choices if choice.key not in fixed]
     sized = build({choice.key: choice.value for choice in choices}, base=config)
     return [*choices, *(choice for choice in _budget(sized, found, fixed) if choice.key not in fixed)]
@@ -182,13 +184,16 @@ def _images(found: FirstExperience) -> list[Choice]:
     """The side of images and the weight of their loss."""
     if not found.spec.images:
         return []
-    sides = [_side(found, key) for key in found.spec.images]
+    moving = [key for key in found.spec.images if any(found.moves.get(key, {}).values())]
+    sides = [_side(found, key) for key in moving or found.spec.images]
     own = [max(found.spec.obs[key].shape[:2]) for key in found.spec.images]
     side = 0 if 0 in sides and max(own) <= max(SIDES) else max(sides)
     shown = f"{side}x{side}" if side else "their own size"
     kept = [moves[side] for moves in found.moves.values() if side in moves]
-    if not kept:
-        return [Choice("env.image_size", min(64, max(own)), "no movement was seen in the images")]
+    small = any(min(found.spec.obs[key].shape[:2]) < 4 for key in found.spec.images)
+    if not kept or small:
+        why = "convolutions need 4 pixels a side" if small else "no movement was seen in the images"
+        return [Choice("env.image_size", 32 if small else min(64, max(own)), why)]
     strongest = float(np.median([peak for peak, _ in kept[0]]))
     worth = min(float(np.median([nats for _, nats in pairs])) for pairs in kept)
     scale = float(np.clip(_round(WORTH / max(worth, 1e-6)), 1, 100))
@@ -212,7 +217,7 @@ def _unit(found: FirstExperience) -> Choice:
     largest = max((abs(reward) for reward in found.rewards), default=0.0)
     if largest == 0:
         return Choice("model.reward_unit", 1.0, f"no reward was seen in {len(found.rewards)} random steps")
-    unit = 10.0 ** round(math.log10(largest))
+    unit = float(np.clip(10.0 ** round(math.log10(largest)), 1e-6, 1e6))
     return Choice("model.reward_unit", unit, f"the largest of {len(found.rewards)} random steps is {largest:.2g}")
 
 
@@ -232,16 +237,23 @@ def _gamma(found: FirstExperience) -> Choice:
     return Choice("behavior.gamma", round(1 - 1 / ahead, 3), why)
 
 
-def _prefill(config: Config, found: FirstExperience) -> Choice:
+def _prefill(config: Config, found: FirstExperience, fixed: Collection[str]) -> Choice:
     """Random steps: about one whole episode of each environment, two where nothing has happened yet."""
-    streams = config.env.num_envs
-    length = float(np.mean(found.lengths)) if found.lengths else found.limit
+    streams, length = config.env.num_envs, usual_length(found)
     nothing = not found.lengths and len(set(found.rewards)) < 2
     steps = int(np.clip(_round((2.2 if nothing else 1.1) * streams * length), 1000, 5000))
     what = f"random episodes have {length:.0f} steps" if length else "no episode ended"
     what += ", and every reward was the same" if nothing else ""
     each = "two" if nothing else "one"
-    return Choice("train.prefill", steps, f"{what}; {streams} environments play {each} each" if length else what)
+    what = f"{what}; {streams} environment(s) play {each} each" if length else what
+    if "train.env_steps" in fixed and steps > config.train.env_steps // 4:
+        steps, what = max(2 * config.train.seq_len, config.train.env_steps // 4), "a quarter of a short run"
+    return Choice("train.prefill", steps, what)
+
+
+def usual_length(found: FirstExperience) -> float:
+    """Steps of a random episode, as far as it is known; 0: not at all."""
+    return float(np.mean(found.lengths)) if found.lengths else float(found.limit)
 
 
 def _evaluation(found: FirstExperience) -> Choice:
@@ -252,27 +264,31 @@ def _evaluation(found: FirstExperience) -> Choice:
 
 
 def _budget(config: Config, found: FirstExperience, fixed: Collection[str]) -> list[Choice]:
-    """How much is learnt per step, how long a run is, and what the replay holds."""
-    device = pick_device(config.compute.device).type
+    """How much is learnt per step, how long a run is, how often it is evaluated, and what the replay holds."""
     update, act, free = _speed(config, found)
-    step = 0.0 if config.train.deterministic else found.step_seconds
-    ratio = float(np.clip(_round(step / update), config.train.train_ratio, 1.0))
+    step, ratio = 0.0 if config.train.deterministic else found.step_seconds, config.train.train_ratio
+    if "train.train_ratio" not in fixed:
+        ratio = float(np.clip(_round(step / update), ratio, max(ratio, 1.0)))
     why = "the environment is the slow part" if ratio > config.train.train_ratio else "updates are the slow part"
-    minutes = config.train.minutes or MINUTES.get(device, MINUTES["cpu"])
     per_step = step + act + ratio * update
-    steps = int(np.clip(_round(60 * minutes / per_step), 10_000, 1_000_000))
-    planned = ratio * min(steps, config.train.env_steps if "train.env_steps" in fixed else steps)
-    row = sum(
-        int(np.prod(shape)) * dtype.itemsize
-        for shape, dtype in seen_as(found.spec, config.env.image_size).shapes.values()
-    )
-    capacity = int(np.clip(_round(0.25 * free / max(1, row)), 10_000, 1_000_000))
     timed = "by a fixed table, for a deterministic run" if config.train.deterministic else "measured on this machine"
+    minutes = config.train.minutes or MINUTES.get(pick_device(config.compute.device).type, MINUTES["cpu"])
+    steps = int(np.clip(_round(60 * minutes / per_step), 1 if config.train.minutes else 10_000, 1_000_000))
+    budget = Choice("train.env_steps", steps, f"about {duration(steps * per_step)} of training, {timed}")
+    if config.train.minutes:  # which may be more when the run is continued
+        budget = Choice("train.env_steps", 1_000_000, "the run ends by train.minutes")
+    if "train.env_steps" in fixed:
+        steps = min(steps, config.train.env_steps) if config.train.minutes else config.train.env_steps
+    episodes = config.train.eval_episodes * usual_length(found) * (step + act)
+    count = int(np.clip(0.2 * steps * per_step / max(1e-9, episodes), 2, 15))
+    seen = seen_as(found.spec, config.env.image_size)
+    row = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in seen.shapes.values())
+    capacity = int(np.clip(_round(0.25 * free / max(1, row)), 10_000, 1_000_000))
     return [
         Choice("train.train_ratio", ratio, f"{why}: {1000 * update:.0f} ms an update, {1000 * step:.2g} ms a step"),
-        Choice("train.env_steps", steps, f"about {duration(steps * per_step)} of training, {timed}"),
-        Choice("train.eval_every", max(1, _whole(steps / 15)), "fifteen evaluations"),
-        Choice("behavior.entropy_decay", _whole(max(1000, 0.8 * planned)), "four fifths of the run's updates"),
+        budget,
+        Choice("train.eval_every", max(1, _whole(steps / count)), f"{count} evaluations, a fifth of the time at most"),
+        Choice("behavior.entropy_decay", max(10, _whole(0.8 * steps * ratio)), "four fifths of the run's updates"),
         Choice("replay.replay_capacity", capacity, f"a quarter of the memory that is free, {row} bytes a step"),
     ]
 
@@ -281,7 +297,10 @@ def _speed(config: Config, found: FirstExperience) -> tuple[float, float, float]
     """Seconds of an update and of acting per step, and bytes of memory that are free."""
     if config.train.deterministic:
         return *TABLE[bool(found.spec.images)], 8e9
-    agent = DreamerV2(config, seen_as(found.spec, config.env.image_size))
+    if config.compute.threads:
+        torch.set_num_threads(config.compute.threads)  # as the run will have them
+    timed = build({"behavior.actor_warmup": 0}, base=config)
+    agent = DreamerV2(timed, seen_as(found.spec, config.env.image_size))
     batch = to_batch(random_batch(agent.spec, config.train.batch_size, config.train.seq_len), agent.device)
     rows = random_rows(agent.spec, config.env.num_envs, 1)
     obs, first = {key: value[:, 0] for key, value in rows.items()}, np.zeros(config.env.num_envs, bool)
@@ -332,7 +351,10 @@ def config_for(
         return load_preset(stack, given), []
     if holds_run(directory):
         load_preset(stack, given)  # its complaints first
-        return build(given, base=load_file(directory / "config.yaml"), where="setting"), []
+        others = {key: origin.value for key, origin in origins(stack).items() if origin.preset not in {AUTO}}
+        limits = {"train.minutes": 0.0} if {"train.env_steps", "env_steps"} & set(given) else {}
+        config = build(others | limits | dict(given), base=load_file(directory / "config.yaml"), where="setting")
+        return config, [f"note      {directory} holds a run: what it has chosen stays"]
     config, choices = auto_config(stack, given, env)
     return config, lines(choices)
 

@@ -48,6 +48,7 @@ class Logger:
         self.run = run
         self.may_write = may_write
         self.sums: dict[str, Tensor] = {}
+        self.missed: dict[str, int] = {}  # updates since the last line before a sum began
         self.count = 0
         for name in FILES:
             if sizes is not None and name in sizes and (run / name).exists():
@@ -76,7 +77,10 @@ class Logger:
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Remember one update's metrics (0-d tensors, still on their device)."""
         for key, value in metrics.items():
-            self.sums[key] = self.sums[key] + value if key in self.sums else value.clone()
+            if key in self.sums:
+                self.sums[key] = self.sums[key] + value
+            else:
+                self.sums[key], self.missed[key] = value.clone(), self.count
         self.count += 1
 
     def nonfinite(self) -> list[str]:
@@ -85,11 +89,11 @@ class Logger:
 
     def forget(self) -> None:
         """Leave out what was added since the last line."""
-        self.sums, self.count = {}, 0
+        self.sums, self.missed, self.count = {}, {}, 0
 
     def write(self, numbers: Mapping[str, float], *, env_steps: int) -> dict[str, float]:
         """One line: the given numbers and the means of what was added since the last line. -> that line."""
-        means = {key: float(value) / self.count for key, value in self.sums.items()}
+        means = {key: float(value) / (self.count - self.missed.get(key, 0)) for key, value in self.sums.items()}
         self.forget()
         line = {"env_steps": env_steps, **numbers, **means}
         self.may_write()

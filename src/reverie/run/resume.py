@@ -46,6 +46,7 @@ def state_of(run: RunState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "log": {
             "sizes": run.logger.sizes(),
             "count": run.logger.count,
+            "missed": run.logger.missed,
             "names": list(run.logger.sums),  # in the order of a line
             "written_at": run.written_at,
         },
@@ -203,7 +204,7 @@ def open_logger(run: RunState, saved: dict[str, Any]) -> None:
     if run.resumed:
         tensors = checkpoint.run_tensors(checkpoint.checkpoints(run.directory)[-1])
         run.logger.sums = {name: tensors[f"log/{name}"].to(run.agent.device) for name in log.get("names", [])}
-        run.logger.count = log.get("count", 0)
+        run.logger.count, run.logger.missed = log.get("count", 0), log.get("missed", {})
         run.written_at = log.get("written_at", run.clock.env_steps)
 
 
