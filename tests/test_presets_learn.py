@@ -14,6 +14,7 @@ STACKS = [*preset_names(), "dreamerv1+small", "dreamerv2+small", "dreamerv3+smal
 DISCRETE = ActionSpec.discrete(3)
 BOX = ActionSpec.box(2)
 TINY = {
+    "actor_warmup": 0,  # one update shall move everything
     "rnn_hidden_dim": 8, "hidden_dim": 8, "rssm_hidden_dim": 0, "layers": 1, "actor_critic_layers": 1, "cnn_depth": 2,
     "num_categories": 3, "num_categoricals": 3, "gaussian_dim": 3, "imagination_horizon": 3, "device": "cpu",
 }  # fmt: skip
