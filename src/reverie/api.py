@@ -155,9 +155,7 @@ def load(
     if env is None and names_code(config.env.id):
         changes["env.id"] = f"custom:{config.env.id}"  # a file from elsewhere shall not choose what code is run
     is_run = Path(path) != found
-    if (
-        config.behavior.entropy_target and not is_run
-    ):  # its schedules begin again: what was learnt shall not be unlearnt
+    if config.behavior.entropy_target and not is_run:  # schedules begin again, and shall not undo what was learnt
         changes |= {"entropy_target": config.behavior.entropy_target_final or 1e-6, "actor_warmup": 0}
     config = build(changes, base=config, where="load:")
     plain = build({"compute.mode": "reference", "compute.device": "meta"}, base=config)

@@ -249,7 +249,8 @@ class DreamerV2(nn.Module):
             action, targets, baseline, weights = released_credit(action, targets, baseline, weights)
         weight: Any = self.entropy_weight if self.auto_entropy is None else self.auto_entropy()
         states = states[:, : action.shape[1]]
-        policy = self.policy(states)
+        mask = self.world_model.action_mask(states)
+        policy = self.actor(states, mask)
         loss, metrics = compute_actor_loss(
             policy,
             action,
@@ -261,7 +262,6 @@ class DreamerV2(nn.Module):
             entropy_scale=weight,
         )
         if self.auto_entropy is not None:
-            mask = self.world_model.action_mask(states)
             entropy = metrics["entropy"] if mask is None else policy.entropy().detach()
             share = entropy_share(entropy, self.actor.parts, mask).mean()
             self.auto_entropy.follow(share, self.entropy_weight)

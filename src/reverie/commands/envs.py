@@ -7,6 +7,7 @@ import json
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from ..config.presets import AUTO
 from ..errors import UserError
 from .command import Command, add_json
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ..envs.family import Family
 
 #: The preset that fits a task that no preset was made for, and why.
-FITTING = "auto"
+FITTING = AUTO
 FITS = "auto, the default of `reverie train`: sizes, budget and horizon from the task's spaces and this machine's speed"
 
 _GYMNASIUM = {

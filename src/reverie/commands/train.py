@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import SETTINGS, Config, build, load_file
-from ..config.presets import load_preset, preset_names
+from ..config.presets import AUTO, load_preset, preset_names
 from ..config.validation import may_change
 from ..errors import UserError
 from .command import Command, add_json
@@ -115,7 +115,7 @@ def config_of(args: argparse.Namespace) -> tuple[Config, Path, list[str]]:
         return build(settings, base=load_file(args.run / "config.yaml"), where="setting"), args.run, []
     from ..run.auto import config_for, default_run
 
-    preset = args.preset or "auto"
+    preset = args.preset or AUTO
     directory = args.run or default_run(load_preset(preset, settings), preset)
     config, chosen = config_for(preset, settings, directory)
     return config, directory, chosen

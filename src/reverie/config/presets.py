@@ -22,6 +22,9 @@ from ..errors import UserError
 from .parsing import SETTINGS, as_sentence, build, flatten
 from .settings import Config
 
+#: The preset that is used where none is named; `run/auto.py` chooses part of its values for the task.
+AUTO = "auto"
+
 _GROUP = re.compile(r"(\w+):\s*$")
 _VALUE = re.compile(r"  (\w+): \S.*?(?:  # (\S.*))?$")
 

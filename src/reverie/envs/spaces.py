@@ -213,7 +213,7 @@ def make_spec(
             notes.append(f"'{key}' is text, which the agent cannot read: it is ignored")
         else:
             item = _obs_key(space, path, as_image=_matches(key, images), as_vector=_matches(key, vectors))
-            items.append(_with_target_size(item, image_size, grayscale))
+            items.append(with_target_size(item, image_size, grayscale))
     obs = {MASK if item.kind == "mask" else name_of(item.path): item for item in items}
     if len({key.replace("/", "-").replace(".", "_") for key in obs}) < len(items):
         raise UserError(
@@ -319,7 +319,8 @@ def _image_layout(shape: tuple[int, ...]) -> tuple[int, int, int, str]:
     return shape[1], shape[2], shape[0], "chw"
 
 
-def _with_target_size(item: ObsKey, image_size: int, grayscale: bool) -> ObsKey:
+def with_target_size(item: ObsKey, image_size: int, grayscale: bool) -> ObsKey:
+    """An image in the size and the colours that the agent sees; anything else as it is. image_size 0: its own."""
     if item.kind != "image":
         return item
     height, width, channels = item.shape

@@ -24,17 +24,16 @@ import torch
 from ..build import pick_device
 from ..config import Config, build, load_file
 from ..config.parsing import full_name
-from ..config.presets import load_preset, origins
+from ..config.presets import AUTO, load_preset, origins
 from ..envs import AgentView, EnvLike, make_env
 from ..envs.images import area_resize
-from ..envs.spaces import MASK, Spec
+from ..envs.spaces import MASK, Spec, with_target_size
 from ..errors import UserError
 from ..train import DreamerV2, to_batch
 from .directory import holds_run
-from .forecast import duration, memory_left, random_batch, random_rows
+from .forecast import acting_seconds, duration, memory_left, random_batch
 from .tasks import copy_env, options_of, repeat_of, view_of
 
-AUTO = "auto"
 #: Steps of random play that are looked at, and seconds after which that is enough.
 STEPS, PATIENCE = 600, 4.0
 #: Minutes of training that a run is sized for on a CPU, and on a GPU.
@@ -131,7 +130,7 @@ def _play(view: AgentView, config: Config, found: FirstExperience) -> None:
 
 
 def _note_movement(found: FirstExperience, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> None:
-    """How much of the change between two images is left at each side that a image could have."""
+    """How much of the change between two images is left at each side that an image could have."""
     for key in found.spec.images:
         sizes = found.moves.setdefault(key, {})
         if len(next(iter(sizes.values()), [])) >= 100:  # pairs are enough
@@ -144,7 +143,7 @@ def _note_movement(found: FirstExperience, before: Mapping[str, np.ndarray], aft
 
 
 def sides_of(shape: tuple[int, ...]) -> list[int]:
-    """The sides that a image (H, W, C) could have; 0 is its own size."""
+    """The sides that an image (H, W, C) could have; 0 is its own size."""
     largest = max(shape[:2])
     return [side for side in SIDES if side < largest] + ([0] if largest <= max(SIDES) else [])
 
@@ -281,7 +280,7 @@ def _budget(config: Config, found: FirstExperience, fixed: Collection[str]) -> l
         steps = min(steps, config.train.env_steps) if config.train.minutes else config.train.env_steps
     episodes = config.train.eval_episodes * usual_length(found) * (step + act)
     count = int(np.clip(0.2 * steps * per_step / max(1e-9, episodes), 2, 15))
-    seen = seen_as(found.spec, config.env.image_size)
+    seen = seen_as(found.spec, config)
     row = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in seen.shapes.values())
     capacity = int(np.clip(_round(0.25 * free / max(1, row)), 10_000, 1_000_000))
     return [
@@ -300,15 +299,10 @@ def _speed(config: Config, found: FirstExperience) -> tuple[float, float, float]
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)  # as the run will have them
     timed = build({"behavior.actor_warmup": 0}, base=config)
-    agent = DreamerV2(timed, seen_as(found.spec, config.env.image_size))
+    agent = DreamerV2(timed, seen_as(found.spec, config))
     batch = to_batch(random_batch(agent.spec, config.train.batch_size, config.train.seq_len), agent.device)
-    rows = random_rows(agent.spec, config.env.num_envs, 1)
-    obs, first = {key: value[:, 0] for key, value in rows.items()}, np.zeros(config.env.num_envs, bool)
-    player = agent.player(num_envs=config.env.num_envs, mode="explore")
-    player.act(obs, ~first)
     update = [_seconds(lambda: float(agent.update(batch)["critic/loss"])) for _ in range(4)]
-    act = [_seconds(lambda: player.act(obs, first)) for _ in range(5)]
-    return min(update), min(act) / config.env.num_envs, memory_left() or 8e9
+    return min(update), acting_seconds(agent, _seconds), memory_left() or 8e9
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -319,13 +313,10 @@ def _seconds(work: Callable[[], Any]) -> float:
     return clock if torch.cuda.is_available() else min(clock, processor)
 
 
-def seen_as(spec: Spec, side: int) -> Spec:
-    """The spec with images of that side; 0: as they are."""
-    obs = {
-        key: replace(item, shape=(side, side, item.shape[2])) if item.kind == "image" and side else item
-        for key, item in spec.obs.items()
-    }
-    return replace(spec, obs=obs)
+def seen_as(spec: Spec, config: Config) -> Spec:
+    """The spec with images as the agent will see them."""
+    size, gray = config.env.image_size, config.env.grayscale
+    return replace(spec, obs={key: with_target_size(item, size, gray) for key, item in spec.obs.items()})
 
 
 def _round(value: float) -> float:
@@ -351,9 +342,10 @@ def config_for(
         return load_preset(stack, given), []
     if holds_run(directory):
         load_preset(stack, given)  # its complaints first
-        others = {key: origin.value for key, origin in origins(stack).items() if origin.preset not in {AUTO}}
         limits = {"train.minutes": 0.0} if {"train.env_steps", "env_steps"} & set(given) else {}
-        config = build(others | limits | dict(given), base=load_file(directory / "config.yaml"), where="setting")
+        config = build(
+            beside_auto(stack) | limits | dict(given), base=load_file(directory / "config.yaml"), where="setting"
+        )
         return config, [f"note      {directory} holds a run: what it has chosen stays"]
     config, choices = auto_config(stack, given, env)
     return config, lines(choices)
@@ -373,11 +365,13 @@ def auto_config(stack: str, given: Mapping[str, Any], env: EnvLike | None = None
     config = load_preset(stack, given)
     with torch.random.fork_rng():
         found = look_at(config, env)
-        fixed = {full_name(key) for key in given} | {
-            key for key, origin in origins(stack).items() if origin.preset not in {AUTO}
-        }
-        choices = choose(config, found, fixed, env)
+        choices = choose(config, found, {full_name(key) for key in given} | set(beside_auto(stack)), env)
     return build({choice.key: choice.value for choice in choices}, base=config), choices
+
+
+def beside_auto(stack: str) -> dict[str, Any]:
+    """The values that the other presets of a stack set: they are never chosen."""
+    return {key: origin.value for key, origin in origins(stack).items() if origin.preset != AUTO}
 
 
 def lines(choices: list[Choice]) -> list[str]:

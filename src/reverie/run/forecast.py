@@ -194,7 +194,7 @@ def _measure(agent: DreamerV2, config: Config, spec: Spec) -> tuple[int, int | N
     The first without the copy that is measured; of acting per environment step.
     """
     gpu = agent.device.type == "cuda"
-    batch, count = random_batch(spec, config.train.batch_size, config.train.seq_len), config.env.num_envs
+    batch = random_batch(spec, config.train.batch_size, config.train.seq_len)
     other = copy.deepcopy(agent)
     if gpu:
         torch.cuda.reset_peak_memory_stats(agent.device)
@@ -204,11 +204,16 @@ def _measure(agent: DreamerV2, config: Config, spec: Spec) -> tuple[int, int | N
         seconds = min(seconds, _timed(lambda: _update(other, batch)))
     highest = (peak() or 0) - (0 if gpu else _bytes(agent))
     used = torch.cuda.max_memory_allocated(agent.device) - _bytes(agent) if gpu else None
-    player = other.player(num_envs=count, mode="explore")
-    obs = {key: value[:, 0] for key, value in random_rows(spec, count, 1).items()}
+    return highest, used, seconds, acting_seconds(other, _timed)
+
+
+def acting_seconds(agent: DreamerV2, timed: Callable[[Callable[[], Any]], float]) -> float:
+    """Seconds of acting per environment step, by the clock `timed`."""
+    count = agent.config.env.num_envs
+    player = agent.player(num_envs=count, mode="explore")
+    obs = {key: value[:, 0] for key, value in random_rows(agent.spec, count, 1).items()}
     player.act(obs, np.ones(count, bool))
-    acting = min(_timed(lambda: player.act(obs, np.zeros(count, bool))) for _ in range(3))
-    return highest, used, seconds, acting / count
+    return min(timed(lambda: player.act(obs, np.zeros(count, bool))) for _ in range(3)) / count
 
 
 def _update(agent: DreamerV2, batch: Batch) -> None:
