@@ -112,7 +112,7 @@ BORROWED = {name: {"model.zero_init"} for name in ("demo", "vector", "minigrid",
 #: What `auto` takes over, each measured (docs/learning.md).
 BORROWED["auto"] = {
     "model.zero_init", "model.kl_mode", "model.reward_distribution", "behavior.critic_distribution",
-    "behavior.critic_transform", "behavior.return_norm", "behavior.slow_critic_fraction",
+    "behavior.critic_transform", "behavior.return_norm", "behavior.slow_critic_fraction", "model.vector_transform",
 }  # fmt: skip
 
 #: Every value in which `demo` differs from the design document, as it was before it was split into small and demo.

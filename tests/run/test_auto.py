@@ -75,6 +75,37 @@ def test_pictures_in_which_little_moves_get_a_larger_weight():
     assert 1 < much < 100
 
 
+@pytest.mark.parametrize("turn", [0.03, 0.1, 0.4, 1.0, 1.5])
+def test_numbers_that_change_little_in_a_step_get_a_larger_weight(turn):
+    class Turning(Toy):  # on a circle, in units of deviations: a step changes both numbers by 4 sin(turn / 2)^2 nats
+        def observe(self):
+            return np.array([0.01 * np.sin(turn * self.at), 50 * np.cos(turn * self.at), 7], np.float32)
+
+    expected = min(100.0, 10 / (4 * np.sin(turn / 2) ** 2))
+    assert chosen(lambda: Turning(length=300))["model.vector_scale"] == pytest.approx(expected, rel=0.05)
+
+
+def test_vectors_that_never_change_have_no_weight_to_choose():
+    assert "model.vector_scale" not in chosen(Toy)
+    assert "model.vector_scale" not in chosen(lambda: Toy(picture=10))
+
+
+def test_symbols_and_numbers_are_weighed_together_and_the_action_mask_is_not():
+    class Mixed(Toy):
+        def __init__(self):
+            super().__init__()
+            numbers = spaces.Box(-1, 1, (1,), np.float32)
+            self.observation_space = spaces.Dict({"symbol": spaces.Discrete(2), "still": numbers})
+
+        def observe(self):
+            return {"symbol": self.at % 2, "still": np.zeros(1, np.float32)}
+
+        def step(self, action):
+            return *super().step(action)[:4], {"action_mask": np.array([self.at % 2, 1], np.int8)}
+
+    assert chosen(Mixed)["model.vector_scale"] == 2.5  # two numbers that jump by 2 deviations: 4 nats
+
+
 def test_evaluations_sample_where_there_are_images():
     assert chosen(Toy)["train.eval_mode"] == "eval"
     assert chosen(lambda: Toy(picture=10))["train.eval_mode"] == "train"

@@ -42,8 +42,10 @@ MINUTES = {"cpu": 10.0, "cuda": 60.0}
 TABLE = {False: (0.1, 0.0005), True: (0.15, 0.001)}
 #: Sides of an image, and what the smallest one must keep of the strongest movement that the largest one shows.
 SIDES, KEPT = (32, 48, 64, 96), 0.6
-#: What the usual change between two images must be worth, in nats, for the state to keep it.
-WORTH = 100.0
+#: What the usual change between two images must be worth, in nats, for the state to keep it; and between two vectors.
+WORTH, WORTH_VECTORS = 100.0, 10.0
+#: The weights of the losses of images and vectors lie between 1 and this.
+MOST_WEIGHT = 100.0
 #: Rewards in a smaller share of random steps than this are rare.
 RARE = 0.2
 #: Larger networks where they cost nothing.
@@ -78,6 +80,8 @@ class FirstExperience:
     step_seconds: float = 0.0
     #: {key: {side: (strongest change of a pixel, change worth in nats) of each pair of images}}
     moves: dict[str, dict[int, list[tuple[float, float]]]] = field(default_factory=dict)
+    #: {key: vectors (V,) before and after each step}
+    steps: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
 
 # -------------------------------------------------------------------------------------------------------------- looking
@@ -120,6 +124,8 @@ def _play(view: AgentView, config: Config, found: FirstExperience) -> None:
         found.step_seconds = float(np.median(seconds))
         length += 1
         _note_movement(found, obs, after)
+        for key in set(found.spec.vectors) - {MASK}:
+            found.steps.setdefault(key, []).append((obs[key], after[key]))
         obs = after
         if terminated or truncated:
             found.lengths.append(length)
@@ -162,6 +168,7 @@ def choose(
         *([Choice("env.num_envs", 1, "an instance can be stepped by one only")] if alone else []),
         *_sizes(config, found),
         *_images(found),
+        *_vectors(found),
         _unit(found),
         _events(found),
         _gamma(found),
@@ -195,7 +202,7 @@ def _images(found: FirstExperience) -> list[Choice]:
         return [Choice("env.image_size", 32 if small else min(64, max(own)), why)]
     strongest = float(np.median([peak for peak, _ in kept[0]]))
     worth = min(float(np.median([nats for _, nats in pairs])) for pairs in kept)
-    scale = float(np.clip(_round(WORTH / max(worth, 1e-6)), 1, 100))
+    scale = float(np.clip(_round(WORTH / max(worth, 1e-6)), 1, MOST_WEIGHT))
     return [
         Choice("env.image_size", side, f"{shown} shows what moves: a pixel changes by {100 * strongest:.0f} %"),
         Choice("model.image_scale", scale, f"a usual movement is worth {worth:.2g} nats, {WORTH:g} are wanted"),
@@ -210,6 +217,27 @@ def _side(found: FirstExperience, key: str) -> int:
         return 0 if max(found.spec.obs[key].shape[:2]) <= 64 else 64
     best = max(peaks.values())
     return min((side for side, peak in peaks.items() if peak >= KEPT * best), key=lambda side: side or max(SIDES))
+
+
+def _vectors(found: FirstExperience) -> list[Choice]:
+    """The weight of the loss of vectors, which the model sees with deviation 1.
+
+    The state keeps what is worth its KL: where KL costs rep_scale a nat and the loss has weight w, numbers are known up
+    to a deviation of sqrt(rep_scale / w), 0.32 for w = 1, which is more than many a robot moves in a step.
+    """
+    total: np.ndarray | float = 0.0  # nats of the change in each step, over all keys
+    for pairs in found.steps.values():
+        before, after = (np.stack(side).astype(np.float64) for side in zip(*pairs, strict=True))
+        deviation = before.std(0)
+        deviation[deviation < 1e-6] = 1.0
+        total = total + 0.5 * (np.clip((after - before) / deviation, -10, 10) ** 2).sum(1)
+    changes = np.atleast_1d(total)[np.atleast_1d(total) > 0]
+    if not len(changes):
+        return []
+    worth = float(np.median(changes))
+    scale = float(np.clip(_round(WORTH_VECTORS / worth), 1, MOST_WEIGHT))
+    why = f"a usual change of the numbers is worth {worth:.2g} nats, {WORTH_VECTORS:g} are wanted"
+    return [Choice("model.vector_scale", scale, why)]
 
 
 def _unit(found: FirstExperience) -> Choice:
