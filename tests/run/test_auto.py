@@ -58,6 +58,15 @@ def test_the_unit_of_rewards_is_their_order_of_magnitude(size, unit):
     assert chosen(lambda: Toy(size=size))["model.reward_unit"] == pytest.approx(unit)
 
 
+def test_a_rare_large_reward_does_not_make_the_usual_ones_small():
+    class Crashes(Toy):
+        def step(self, action):
+            obs, _, ended, cut, info = super().step(action)
+            return obs, -100.0 if ended else 0.9, ended, cut, info
+
+    assert chosen(Crashes)["model.reward_unit"] == 1.0
+
+
 def test_rare_rewards_are_drawn_more_often_and_otherwise_the_ends_of_episodes():
     assert chosen(lambda: Toy(every=10))["replay.prioritize"] == "rewards"
     assert chosen(Toy)["replay.prioritize"] == "ends"

@@ -241,11 +241,13 @@ def _vectors(found: FirstExperience) -> list[Choice]:
 
 
 def _unit(found: FirstExperience) -> Choice:
-    largest = max((abs(reward) for reward in found.rewards), default=0.0)
-    if largest == 0:
+    """The order of magnitude of the usual reward: a rare, large one must not make the others too small to be learnt."""
+    sizes = [abs(reward) for reward in found.rewards if reward]
+    if not sizes:
         return Choice("model.reward_unit", 1.0, f"no reward was seen in {len(found.rewards)} random steps")
-    unit = float(np.clip(10.0 ** round(math.log10(largest)), 1e-6, 1e6))
-    return Choice("model.reward_unit", unit, f"the largest of {len(found.rewards)} random steps is {largest:.2g}")
+    usual = float(np.median(sizes))
+    unit = float(np.clip(10.0 ** round(math.log10(usual)), 1e-6, 1e6))
+    return Choice("model.reward_unit", unit, f"the usual one of {len(sizes)} rewards in random steps is {usual:.2g}")
 
 
 def _events(found: FirstExperience) -> Choice:
