@@ -36,6 +36,10 @@ def preprocess(obs: Mapping[str, Tensor], image_keys: Iterable[str], *, vector_t
     return out
 
 
+#: Standardized numbers are cut off here, in deviations: a single outlier must not ruin an update.
+CUT_AT = 10.0
+
+
 class Standardizer(nn.Module):
     """Bring each dimension of a vector observation to mean 0 and deviation 1, measured once, before learning.
 
@@ -59,7 +63,7 @@ class Standardizer(nn.Module):
         self.deviation.copy_(torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x - self.mean) / self.deviation).clamp(-10, 10)
+        return ((x - self.mean) / self.deviation).clamp(-CUT_AT, CUT_AT)
 
     def undo(self, x: Tensor) -> Tensor:
         """Back to the environment's own units. (..., V) -> (..., V)."""
@@ -93,7 +97,7 @@ class RunningStandardizer(nn.Module):
         self.count.copy_(total)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x - self.mean.float()) / self._deviation()).clamp(-10, 10)
+        return ((x - self.mean.float()) / self._deviation()).clamp(-CUT_AT, CUT_AT)
 
     def undo(self, x: Tensor) -> Tensor:
         """Back to the environment's own units, by the scale of now. (..., V) -> (..., V)."""

@@ -216,6 +216,14 @@ LOST = {
         task(shown_images=SPECK) | {"information": 3.0, "explained": {"image": 0.0}}, UNKNOWN, {}, "image too small",
         "WARN", "env.image_size",
     ),
+    "cut": (
+        task(cut={"joints": 0.2, "other": 0.0}), UNKNOWN, {"vector_transform": "standardize"}, "numbers cut off",
+        "WARN", "model.vector_transform",
+    ),
+    "cut running": (
+        task(cut={"joints": 0.02}), UNKNOWN, {"vector_transform": "running"}, "numbers cut off", "WARN",
+        "model.vector_transform",
+    ),
     "worse": ({}, replace(LEARNT, returns=(-0.5,) * 30), {}, "worse than random", "WARN", ""),
     "as good": ({}, POOR, {}, "no better than random", "WARN", "train.env_steps"),
     "one sign": ({}, SIDED, {}, "one-sided advantages", "WARN", "behavior.slow_critic_every"),
@@ -596,7 +604,7 @@ def test_planted_faults_are_settings_that_exist():
 def test_planted_faults_are_found(name, tmp_path):
     """The quickest of benchmarks/doctor.py, which has all of them and healthy runs."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.planted.run", name, "7", str(tmp_path / "run"), "--env-steps", "1500"],
+        [sys.executable, "-m", "tests.planted.run", name, "7", str(tmp_path / "run"), "--env-steps", "2600"],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=600,
     )  # fmt: skip
     answer = json.loads(done.stdout.splitlines()[-1])

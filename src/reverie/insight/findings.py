@@ -32,6 +32,7 @@ LIMITS: dict[str, float] = {
     "shrunk": 1.5,  # from the environment's image to the agent's
     "moving pixels": 8.0,  # a pole or a ball that is drawn with fewer is worth less than a nat
     "worth": 10.0,  # nats that knowing an observation saves, for each nat that the KL costs; healthy: 13 and more
+    "cut": 0.01,  # share of steps with a number beyond what the model sees; a healthy run of random play has 0
     "leak": 1e-3,  # after a reset nothing of the past is left: exactly 0 in a healthy model
     "loss rise": 2.0,  # healthy world models end at their lowest loss, up to noise; new observations add some
     "loss spike": 20.0,  # one line (seconds of updates) this far above the median is not noise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from ..observations import CUT_AT
 from .findings import LIMITS, Finding, RunFacts, number
 
 
@@ -172,6 +173,26 @@ def image_too_small(facts: RunFacts) -> Finding | None:
                 f"raise it from {env.image_size} to {size}",
             )
     return None
+
+
+def numbers_cut_off(facts: RunFacts) -> Finding | None:
+    """Fault: a vector goes further than random play showed, where all values look the same to the model."""
+    m = facts.measured
+    if m is None or not m.task.cut or max(m.task.cut.values()) < LIMITS["cut"]:
+        return None
+    key = max(m.task.cut, key=lambda name: m.task.cut[name])
+    fitted = facts.config.model.vector_transform == "standardize"
+    return Finding(
+        "numbers cut off",
+        "WARN",
+        f"in {100 * m.task.cut[key]:.1f} % of the newest steps a number of '{key}' is {CUT_AT:g} or more deviations "
+        f"from its mean{', as measured in the prefill' if fitted else ''}",
+        "Beyond that all values look the same to the model: it cannot know, foresee or avoid what happens there.",
+        "model.vector_transform",
+        "set it to running: the scale then follows all that was seen"
+        if fitted
+        else "set it to symlog, which has no limit, or keep outliers out of the observation",
+    )
 
 
 def no_better_than_random(facts: RunFacts) -> Finding | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from ..observations import CUT_AT
 from ..train import DreamerV2
 from .foresight import Foresight, foresee
 from .run_reader import Experience
@@ -37,6 +38,7 @@ class TaskNumbers:
     ended: int = 0  # episodes that ended in the sample
     shown_images: dict[str, ImageNumbers] = field(default_factory=dict)
     worth: dict[str, float] = field(default_factory=dict)  # nats that knowing an observation exactly saves in the loss
+    cut: dict[str, float] = field(default_factory=dict)  # share of steps in which a scaled number is cut off, by key
     foresight: Foresight | None = None
 
     @property
@@ -54,6 +56,7 @@ def task_numbers(agent: DreamerV2, experience: Experience, obs: Mapping[str, Ten
         ended=sum(int(segment.rows["is_last"].sum()) for segment in experience.segments),
         shown_images=_image_numbers(agent, obs),
         worth=_worth(agent, obs),
+        cut=_cut(agent, obs),
         foresight=foresee(experience, window=agent.config.train.seq_len),
     )
 
@@ -78,6 +81,14 @@ def _worth(agent: DreamerV2, obs: Mapping[str, Tensor]) -> dict[str, float]:
             spread = float(value.float().flatten(0, 1).var(0, correction=0).sum())
             found[key] = 0.5 * spread * (model.image_scale if key in images else model.vector_scale)
     return found
+
+
+def _cut(agent: DreamerV2, obs: Mapping[str, Tensor]) -> dict[str, float]:
+    """How often a vector goes further than `CUT_AT` deviations, where different values look the same to the model."""
+    if not agent.world_model.standardizers:
+        return {}
+    keys = [key for key in agent.world_model.scaled_keys if key in obs]
+    return {key: float((obs[key].abs() >= CUT_AT).any(-1).float().mean()) for key in keys}
 
 
 def floor_entropy(agent: DreamerV2) -> float:
