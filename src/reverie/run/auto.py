@@ -41,11 +41,11 @@ MINUTES = {"cpu": 10.0, "cuda": 60.0}
 #: Seconds of an update and of acting per step, where nothing may be timed: {has images: (update, act)}.
 TABLE = {False: (0.1, 0.0005), True: (0.15, 0.001)}
 #: Sides of an image, and what the smallest one must keep of the strongest movement that the largest one shows.
-SIDES, KEPT = (32, 48, 64, 96), 0.6
+SIDES, KEPT = (32, 48, 64, 96), 0.75
 #: What the usual change between two images must be worth, in nats, for the state to keep it; and between two vectors.
 WORTH, WORTH_VECTORS = 100.0, 10.0
 #: The weights of the losses of images and vectors lie between 1 and this.
-MOST_WEIGHT = 100.0
+MOST_WEIGHT = 1000.0
 #: Rewards in a smaller share of random steps than this are rare.
 RARE = 0.2
 #: Larger networks where they cost nothing.
