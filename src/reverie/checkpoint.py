@@ -25,7 +25,18 @@ from .config import Config, to_dict
 from .config import load_file as load_config
 from .envs.spaces import Spec
 from .errors import UserError
-from .files import MANIFEST, Damaged, check_manifest, manifest_of, read_json, sound
+from .files import (
+    MANIFEST,
+    Damaged,
+    check_manifest,
+    is_own_file,
+    manifest_of,
+    read_bytes,
+    read_json,
+    require_own_file,
+    require_own_files,
+    sound,
+)
 
 FORMAT = 3  # raised when a file's meaning changes; 2: actions of several parts; 3: manifest.json, run.safetensors
 READABLE = (1, 2, 3)  # older formats must stay loadable
@@ -125,7 +136,8 @@ def save_agent(path: Path, agent: Agent) -> None:
     files = agent_files(agent)
     if path.is_dir() and {item.name for item in path.iterdir()} <= files.keys() | {"videos", MANIFEST}:
         videos = path / "videos"  # `reverie eval` leaves them there
-        files |= {f"videos/{video.name}": video.read_bytes() for video in videos.glob("*.gif")}
+        own = [video for video in videos.glob("*.gif") if is_own_file(video)]
+        files |= {f"videos/{video.name}": read_bytes(video) for video in own}
     elif path.exists():
         raise UserError(f"{path} exists and holds something other than a saved agent.", "Choose another directory.")
     try:
@@ -247,6 +259,7 @@ def set_aside(path: Path) -> None:
 def find_agent(path: str | Path) -> Path:
     """The directory with the weights: `path` itself, or the newest whole checkpoint of the run. Raises UserError."""
     path = Path(path)
+    require_own_files(path)
     if (path / "weights.safetensors").exists():
         verify(path)
         return path
@@ -285,7 +298,7 @@ def require_fit(path: Path, make: Callable[[], nn.Module], *, below: str = "") -
     try:
         with torch.device("meta"):
             module = make()
-        with safe_open(path / "weights.safetensors", "pt") as file:
+        with safe_open(require_own_file(path / "weights.safetensors"), "pt") as file:
             names = [name for name in file.keys() if name.startswith(below)]  # noqa: SIM118
             found = {name[len(below) :]: tuple(file.get_slice(name).get_shape()) for name in names}
     except (OSError, SafetensorError) as error:
@@ -302,11 +315,19 @@ def require_fit(path: Path, make: Callable[[], nn.Module], *, below: str = "") -
         )
 
 
-def load_weights(path: Path, module: HasWeights, *, only: str = "") -> None:
-    """Load weights into a module; `only` takes those below that name. Raises UserError if they do not fit."""
+def load_weights(path: Path, module: HasWeights, *, only: str = "", finite: bool = True) -> None:
+    """Load weights into a module; `only` takes those below that name. Raises UserError if they do not fit.
+
+    finite: refuse NaN and infinity, which training never saves: such an agent acts, but at random.
+    """
     weights = read_tensors(path / "weights.safetensors")
     if only:
         weights = {key[len(only) + 1 :]: value for key, value in weights.items() if key.startswith(f"{only}.")}
+    for name, value in weights.items() if finite else ():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise Damaged(
+                f"the weights in {path} are no agent: '{name}' holds NaN or infinity.", "Use another checkpoint."
+            )
     for name, wanted in module.state_dict().items():
         if name in weights and weights[name].dtype != wanted.dtype:  # torch would convert without a word
             raise UserError(
@@ -324,6 +345,6 @@ def load_weights(path: Path, module: HasWeights, *, only: str = "") -> None:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """A file of tensors. Raises Damaged."""
     try:
-        return load_file(path)
+        return load_file(require_own_file(path))
     except (OSError, SafetensorError) as error:
         raise Damaged(f"cannot read {path}: {error}.", "The file is damaged; use another checkpoint.") from error

@@ -76,6 +76,13 @@ def values(served, path):
     return json.loads(body)
 
 
+def start(served, path):
+    """Start a job as the page does."""
+    status, _, body = ask(served, path, method="POST", Origin=f"http://{address(served)}")
+    assert status == 200, body
+    return json.loads(body)
+
+
 def address(served):
     return f"127.0.0.1:{served.socket.getsockname()[1]}"
 
@@ -598,20 +605,20 @@ def test_answers_that_take_time(runs, server, monkeypatch):
 
     with serving(runs, jobs={"doctor": slow, "drift": wrong, "dream": broken}) as served:
         assert values(served, "/api/runs/0/jobs/doctor") == {"state": "idle"}
-        assert values(served, "/api/runs/0/jobs/doctor?start=1") == {"state": "running"}
-        assert values(served, "/api/runs/0/jobs/doctor?start=1") == {"state": "running"}  # not twice
+        assert start(served, "/api/runs/0/jobs/doctor") == {"state": "running"}
+        assert start(served, "/api/runs/0/jobs/doctor") == {"state": "running"}  # not twice
         go.set()
         until(lambda: values(served, "/api/runs/0/jobs/doctor")["state"] == "done")
         found = values(served, "/api/runs/0/jobs/doctor")["result"]
         assert (found[0]["verdict"], found[0]["evidence"]) == ("actor collapsed", "entropy square")
-        values(served, "/api/runs/0/jobs/drift?start=1")
+        start(served, "/api/runs/0/jobs/drift")
         until(lambda: values(served, "/api/runs/0/jobs/drift")["state"] == "failed")
         assert values(served, "/api/runs/0/jobs/drift")["hint"] == "Train longer."
-        values(served, "/api/runs/1/jobs/dream?start=1")
+        start(served, "/api/runs/1/jobs/dream")
         until(lambda: values(served, "/api/runs/1/jobs/dream")["state"] == "failed")
         assert "RuntimeError: oh" in values(served, "/api/runs/1/jobs/dream")["message"]
         assert ask(served, "/api/runs/1/jobs/dream/video.gif")[0] == 404
-    values(server, "/api/runs/0/jobs/dream?start=1")  # the real one
+    start(server, "/api/runs/0/jobs/dream")  # the real one
     until(lambda: values(server, "/api/runs/0/jobs/dream")["state"] == "done", 30)
     assert ask(server, values(server, "/api/runs/0/jobs/dream")["result"])[2][:4] == b"GIF8"
 

@@ -28,9 +28,20 @@ def coerce(value: Any, kind: Any) -> Any:
         raise ValueError(f"must be true or false, got {value!r}")
     if kind is str:
         if isinstance(value, str):
+            if not value.isprintable():  # no name; printed, it would command the terminal
+                raise ValueError(f"must be printable text, got {value[:80]!r}")
             return value
         raise ValueError(f"must be text, got {value!r}")
     return _number(value, kind)
+
+
+def _short(value: Any) -> str:
+    """What was found, in a few words; a number of thousands of digits has no text."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of more digits than can be shown"
+    return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
 def _number(value: Any, kind: type) -> Any:
@@ -40,13 +51,18 @@ def _number(value: Any, kind: type) -> Any:
         return int(value)  # not through float, which is exact to 2^53 only
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"must be {'a whole' if kind is int else 'a'} number, got {value!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"must be {'a whole' if kind is int else 'a'} number, got {_short(value)}") from None
     if kind is int:
         if number != number or number in (float("inf"), float("-inf")) or number != int(number):
             raise ValueError(f"must be a whole number, got {value!r}")
         return int(number)
     return number
+
+
+def names_code(env_id: str) -> bool:
+    """Would making this environment import a module that the id names? `gymnasium.make("module:Name-v0")` does."""
+    return ":" in env_id and not env_id.startswith("custom:")
 
 
 _POSITIVE = [

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from ..files import Damaged, fingerprint
+from ..files import Damaged, fingerprint, require_own_file
 from .replay import Replay
 
 
@@ -125,7 +125,7 @@ def read_log_file(path: Path) -> tuple[list[int], list[dict[str, np.ndarray]]]:
 def _span(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Steps of each stream [first, last) in a log file, from its header alone."""
     try:
-        with safe_open(path, "np") as file:
+        with safe_open(require_own_file(path), "np") as file:
             meta = file.metadata()
         return np.array(json.loads(meta["first"])), np.array(json.loads(meta["last"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -134,8 +134,8 @@ def _span(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _rows(path: Path) -> dict[str, np.ndarray]:
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        return load_file(require_own_file(path))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:  # NumPy lacks a dtype
         raise _damaged(path, error) from error
 
 

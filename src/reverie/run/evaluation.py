@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
@@ -20,6 +20,7 @@ from ..data.collect import ActFunction, Collector
 from ..envs import EnvLike
 from ..envs.images import area_resize
 from ..envs.spaces import MASK, Spec
+from ..files import write_file
 from ..train import DreamerV2
 from .tasks import make_envs
 
@@ -195,8 +196,6 @@ def save_video(path: Path, frames: list[np.ndarray]) -> str:
     try:
         write_gif(path, frames)
     except OSError as error:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)  # incomplete
         return f"no video: it could not be written ({error.strerror})"
     return ""
 
@@ -205,10 +204,11 @@ def write_gif(path: Path, frames: list[np.ndarray], *, fps: int = 8) -> None:
     """An animated GIF, no ffmpeg needed; the last frame stays for a second. frames of uint8 (H, W, 3)."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     images = [Image.fromarray(frame) for frame in frames]
     durations = [round(1000 / fps)] * (len(frames) - 1) + [1000]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
+    out = io.BytesIO()
+    images[0].save(out, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    write_file(path, out.getvalue())
 
 
 #: Seconds that the evaluation of the random policy may take.

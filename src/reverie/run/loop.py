@@ -34,7 +34,7 @@ from .directory import check_directory, prepare_directory
 from .evaluation import RANDOM_LIMIT, Evaluation, Evaluator, save_video
 from .forecast import Forecast, make_forecast, require_fit
 from .health import HealthMonitor
-from .logger import read_lines
+from .lines import read_lines
 from .nan_policy import NanPolicy
 from .progress import Progress
 from .resume import open_logger, restore_newest, save_run
