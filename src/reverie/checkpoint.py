@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from .config import Config, to_dict
 from .config import load_file as load_config
 from .envs.spaces import Spec
-from .errors import UserError
+from .errors import UserError, printable
 from .files import (
     MANIFEST,
     Damaged,
@@ -284,10 +285,49 @@ def read_agent(path: Path) -> tuple[Config, Spec]:
     spec = read_json(path / "spec.json")
     if spec.pop("format", None) not in READABLE:
         raise UserError(f"{path} was written by another version of reverie.", "Load it with that version.")
+    config = load_config(path / "config.yaml")
     try:
-        return load_config(path / "config.yaml"), Spec.from_dict(spec)
-    except (KeyError, TypeError, AttributeError) as error:
+        found = Spec.from_dict(spec)
+        _require_form(found)
+        return config, found
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
         raise Damaged(f"{path / 'spec.json'} is damaged ({error}).", "Use another checkpoint.") from error
+
+
+#: What a spec may say of observations and actions.
+KINDS = ("image", "vector", "discrete", "mask")
+LAYOUTS = ("hwc", "chw", "hw", "shwc")
+ACTIONS = ("discrete", "multi_discrete", "multi_binary", "box")
+#: Numbers along one axis at most.
+MOST = 10_000_000
+
+
+def _require_form(spec: Spec) -> None:
+    """Do observations and actions have the form in which `Spec.to_dict` wrote them? Raises ValueError."""
+    for key, item in spec.obs.items():
+        whole = all(type(size) is int and 0 <= size <= MOST for size in (*item.raw_shape, *item.shape, *item.choices))
+        image = item.kind == "image"
+        axes = len(item.shape) == (3 if image else 1) and min(item.shape) > 0 and len(item.choices) == len(item.starts)
+        numbers = all(type(each) is int for each in (*item.starts, item.frames)) and isinstance(
+            item.factor, float | int
+        )
+        known = item.kind in KINDS and item.layout in (LAYOUTS if image else ("", *LAYOUTS)) and item.frames > 0
+        if not (whole and axes and numbers and known and _is_path(item.path)):
+            raise ValueError(f"observation '{printable(key)[:80]}'")
+    for part in spec.action.parts:
+        limits = all(isinstance(each, int | float) and each == each for each in (*part.low, *part.high))
+        sizes = [*part.shape, *part.choices]
+        whole = all(type(size) is int and 0 <= size <= MOST for size in sizes) and len(part.low) == len(part.high)
+        whole = whole and all(type(each) is int for each in part.starts) and len(part.choices) == len(part.starts)
+        if not (limits and whole and part.size > 0 and part.kind in ACTIONS and _is_path(part.path)):
+            raise ValueError("an action")
+        np.dtype(part.dtype)
+    if not spec.action.parts or not spec.obs:
+        raise ValueError("nothing to see or to do")
+
+
+def _is_path(path: Any) -> bool:
+    return isinstance(path, tuple) and all(isinstance(part, str | int) for part in path)
 
 
 def require_fit(path: Path, make: Callable[[], nn.Module], *, below: str = "") -> None:

@@ -33,6 +33,10 @@ STEP_KEYS: dict[str, type] = {
 }
 
 
+#: What a step holds: {key: (shape, dtype)}.
+Forms = Mapping[str, tuple[tuple[int, ...], Any]]
+
+
 class Batch(NamedTuple):
     """Windows of experience: left half of the drawing above (docs/time.md). Arrays or tensors of (B, T, ...)."""
 
@@ -44,6 +48,12 @@ class Batch(NamedTuple):
     is_terminal: Any  # (B, T) bool: the task ended here; a time limit does not count
 
 
+def row_forms(obs_shapes: Forms, action_dim: int) -> Forms:
+    """The form of a step: "obs/key", "action" and the rest. obs_shapes: {key: (shape, dtype)}."""
+    forms = {f"obs/{key}": form for key, form in obs_shapes.items()} | {"action": ((action_dim,), np.float32)}
+    return forms | {key: ((), dtype) for key, dtype in STEP_KEYS.items()}
+
+
 class Replay:
     """A ring of steps per stream, from which windows of `seq_len` steps are drawn.
 
@@ -53,7 +63,7 @@ class Replay:
 
     def __init__(
         self,
-        obs_shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+        obs_shapes: Forms,
         action_dim: int,
         *,
         capacity: int,
@@ -69,11 +79,9 @@ class Replay:
         self.rng = np.random.default_rng(seed)
         self.prioritize = prioritize
         self.priority_share = priority_share
-        kinds: dict[str, tuple[tuple[int, ...], Any]] = {f"obs/{k}": v for k, v in obs_shapes.items()}
-        kinds["action"] = ((action_dim,), np.float32)
-        kinds.update({key: ((), dtype) for key, dtype in STEP_KEYS.items()})
+        forms = row_forms(obs_shapes, action_dim)
         self.data = {
-            key: _allocate((streams, self.size, *shape), dtype, directory, key) for key, (shape, dtype) in kinds.items()
+            key: _allocate((streams, self.size, *shape), dtype, directory, key) for key, (shape, dtype) in forms.items()
         }
         self._reservation = DiskReservation(self.data.values())
         self._marked = _SlotSet(streams * self.size) if prioritize != "none" else None
