@@ -426,9 +426,8 @@ def visit(case: Case) -> list[str]:
         status, body = await ask(app, "/api/runs")
         keys = json.loads(body)["runs"][0]["keys"] if status == 200 and json.loads(body)["runs"] else []
         series = ",".join(map(quote, keys[:40]))
-        paths = ["about", "latents", "videos", "episodes", f"series?keys={series}", "returns?x=seconds&limit=20",
-                 "videos/0", "series?keys=&limit=99999999999", "jobs/doctor", "videos/99999999999999999999"]  # fmt: skip
-        paths = [f"/api/runs/0/{path}" for path in paths]
+        about = f"about latents videos episodes series?keys={series} returns?x=seconds&limit=20 videos/0 jobs/doctor"
+        paths = [f"/api/runs/0/{path}" for path in f"{about} series?keys=&limit=99999999999 videos/{'9' * 20}".split()]
         for path in [*paths, "/api/configs?runs=0," + "9" * 4999, "/api/events", "/api/runs/" + "9" * 5000 + "/about"]:
             status, body = await ask(app, path)
             if status >= 500 or (status == 200 and not body):

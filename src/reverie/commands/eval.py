@@ -39,7 +39,7 @@ def run_eval(args: argparse.Namespace) -> int:
     mode = args.mode or agent.config.train.eval_mode
     _require_env(agent, args.run)
     result = agent.evaluate(args.episodes, mode=mode, seed=args.seed, film=True)
-    video, note = _video(args, result)
+    video, note = _video(args, result)  # before the print, which names it
     task = agent.config.env.id
     if args.json:
         print(json.dumps({"env": task, "mode": mode, **result.to_dict(), "video": str(video) if video else None}))
@@ -47,6 +47,8 @@ def run_eval(args: argparse.Namespace) -> int:
         interval = f"{result.spread} (95 % CI)" if result.spread else ""
         print(f"{task}: return {result.mean:.3f}{interval} over {len(result.scores)} episodes, {mode} mode")
         print(f"lowest {min(result.scores):.3f}, highest {max(result.scores):.3f}; {video or note}")
+    if args.video and not video:
+        raise UserError(note or "there is no video.", "The scores are printed above.")
     return 0
 
 

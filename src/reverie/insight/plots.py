@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import load_file
 from ..errors import UserError, printable
 from ..files import plain_values, read_json, write_file
 from ..run.evaluation import Evaluation
@@ -142,15 +143,16 @@ def returns_svg(runs: Mapping[str, Path]) -> str:
     """Returns of several runs: training episodes (a running mean) and evaluations with 95 % intervals. -> SVG."""
     figure = new_figure(9, 3.8)
     axes = figure.add_subplot()
-    every: list[dict[str, Any]] = []
+    every: dict[str, list[dict[str, Any]]] = {}  # by task: random play on one says nothing about another
     for (name, path), colour in zip(runs.items(), cycle(COLOURS), strict=False):
         episodes = read_lines(path / "episodes.jsonl")
-        every += episodes
+        every.setdefault(load_file(path / "config.yaml").env.id, []).extend(episodes)
         steps, means, _ = _running_mean([e for e in episodes if e.get("phase") == "train"])
         keep = _thinned(len(steps))
         axes.plot(steps[keep], means[keep], color=colour, lw=1, alpha=0.55)
         _evaluations(axes, episodes, fmt="o-", color=colour, ms=3, lw=1.4, capsize=2, label=label(name))
-    _random_level(axes, every)
+    for (task, episodes), line in zip(every.items(), cycle(("--", ":", "-.")), strict=False):
+        _random_level(axes, episodes, style=line, task=task if len(every) > 1 else "")
     axes.set(xlabel="environment steps", ylabel="return")
     _grid(axes)
     return svg(figure)
@@ -176,11 +178,12 @@ def _evaluations(axes: Any, episodes: Sequence[Mapping[str, Any]], **style: Any)
         axes.errorbar(sorted(scores), [each.mean for each in found], widths, **style)
 
 
-def _random_level(axes: Any, episodes: Sequence[Mapping[str, Any]]) -> None:
+def _random_level(axes: Any, episodes: Sequence[Mapping[str, Any]], *, style: str = "--", task: str = "") -> None:
     returns = [episode["return"] for episode in episodes if episode.get("phase") == "random"]
     if returns:
         level = float(np.mean(returns))
-        axes.axhline(level, color="0.5", ls="--", lw=1, label=f"random policy ({level:.2f})")
+        where = f" on {label(task)}" if task else ""
+        axes.axhline(level, color="0.5", ls=style, lw=1, label=f"random policy{where} ({level:.2f})")
 
 
 # -------------------------------------------------------------------------------------------------------------- metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -191,10 +192,16 @@ def _frame(image: Any) -> np.ndarray:
     return area_resize(image.astype(np.uint8), height, width)
 
 
-def save_video(path: Path, frames: list[np.ndarray]) -> str:
-    """Like `write_gif`, but a full disk does not end the run. -> why there is no video, or ""."""
+def save_video(path: Path, frames: list[np.ndarray], *, keep: int = 0) -> str:
+    """Like `write_gif`, but a full disk does not end the run. -> why there is no video, or "".
+
+    keep: how many of the newest eval-STEP.gif stay beside it, itself among them; 0: all. Other files stay.
+    """
     try:
         write_gif(path, frames)
+        older = sorted(each for each in path.parent.glob("eval-*.gif") if re.fullmatch(r"eval-\d{9,}\.gif", each.name))
+        for old in older[:-keep] if keep else ():
+            old.unlink(missing_ok=True)
     except OSError as error:
         return f"no video: it could not be written ({error.strerror})"
     return ""
