@@ -199,8 +199,8 @@ def save_video(path: Path, frames: list[np.ndarray], *, keep: int = 0) -> str:
     """
     try:
         write_gif(path, frames)
-        older = sorted(each for each in path.parent.glob("eval-*.gif") if re.fullmatch(r"eval-\d{9,}\.gif", each.name))
-        for old in older[:-keep] if keep else ():
+        ours = [each for each in path.parent.glob("eval-*.gif") if re.fullmatch(r"eval-\d{9,}\.gif", each.name)]
+        for old in sorted(ours, key=lambda each: int(each.stem[5:]))[:-keep] if keep else ():
             old.unlink(missing_ok=True)
     except OSError as error:
         return f"no video: it could not be written ({error.strerror})"
