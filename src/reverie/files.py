@@ -20,8 +20,9 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -126,7 +127,7 @@ def require_own_file(path: Path) -> Path:
     return path
 
 
-def open_own_file(path: Path) -> BinaryIO:
+def open_own_file(path: Path) -> BufferedReader:
     """A regular file of possible size, open for reading; never waits.
 
     Raises Damaged for another kind; OSError where it cannot be read.

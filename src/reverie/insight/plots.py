@@ -96,7 +96,7 @@ def _drawn(figure: Any, kind: str, **options: Any) -> bytes:
     out = io.BytesIO()
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-    plain = {"svg.fonttype": "none", "svg.hashsalt": "reverie", "text.parse_math": False}
+    plain: Any = {"svg.fonttype": "none", "svg.hashsalt": "reverie", "text.parse_math": False}
     with matplotlib.rc_context(plain), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(out, format=kind, **options)
