@@ -8,7 +8,7 @@ LINTED := src tests benchmarks examples docs/media docs/site_hooks.py
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick prove parity mutants worlds faults soak slow breadth invariance docs lint clean
+.PHONY: demo test quick prove parity mutants worlds faults soak fuzz slow breadth invariance docs lint clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +54,9 @@ faults: $(VENV)/dev  ## inject one fault after the other into real runs: one row
 
 soak: $(VENV)/dev  ## half an hour of everything with forced restarts: do memory, files, threads or processes grow?
 	$(BIN)/python tests/faults/soak.py --minutes 30 --out benchmarks/results/soak.json
+
+fuzz: $(VENV)/dev  ## 2,000 random run directories through every command and the dashboard: 20 minutes on one core
+	$(BIN)/python -m tests.fuzz.run_directories --count 2000
 
 slow: $(VENV)/dev  ## minutes of training per test
 	$(BIN)/pytest -m slow

@@ -11,6 +11,7 @@ from . import checkpoint
 from .build import build_actor, build_world_model, pick_device
 from .config import build
 from .config.presets import load_preset
+from .config.validation import names_code
 from .errors import UserError
 from .fast.modes import apply_mode, pick_dtype
 from .player import Player
@@ -203,8 +204,3 @@ def load_player(
     if compiled:
         player.freeze()
     return player
-
-
-def names_code(env_id: str) -> bool:
-    """Would making it import a module that the id names? `gymnasium.make("module:Name-v0")` does."""
-    return ":" in env_id and not env_id.startswith("custom:")

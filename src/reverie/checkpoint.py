@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -24,8 +25,19 @@ from torch import Tensor, nn
 from .config import Config, to_dict
 from .config import load_file as load_config
 from .envs.spaces import Spec
-from .errors import UserError
-from .files import MANIFEST, Damaged, check_manifest, manifest_of, read_json, sound
+from .errors import UserError, printable
+from .files import (
+    MANIFEST,
+    Damaged,
+    check_manifest,
+    is_own_file,
+    manifest_of,
+    read_bytes,
+    read_json,
+    require_own_file,
+    require_own_files,
+    sound,
+)
 
 FORMAT = 3  # raised when a file's meaning changes; 2: actions of several parts; 3: manifest.json, run.safetensors
 READABLE = (1, 2, 3)  # older formats must stay loadable
@@ -125,7 +137,8 @@ def save_agent(path: Path, agent: Agent) -> None:
     files = agent_files(agent)
     if path.is_dir() and {item.name for item in path.iterdir()} <= files.keys() | {"videos", MANIFEST}:
         videos = path / "videos"  # `reverie eval` leaves them there
-        files |= {f"videos/{video.name}": video.read_bytes() for video in videos.glob("*.gif")}
+        own = [video for video in videos.glob("*.gif") if is_own_file(video)]
+        files |= {f"videos/{video.name}": read_bytes(video) for video in own}
     elif path.exists():
         raise UserError(f"{path} exists and holds something other than a saved agent.", "Choose another directory.")
     try:
@@ -247,6 +260,7 @@ def set_aside(path: Path) -> None:
 def find_agent(path: str | Path) -> Path:
     """The directory with the weights: `path` itself, or the newest whole checkpoint of the run. Raises UserError."""
     path = Path(path)
+    require_own_files(path)
     if (path / "weights.safetensors").exists():
         verify(path)
         return path
@@ -271,10 +285,49 @@ def read_agent(path: Path) -> tuple[Config, Spec]:
     spec = read_json(path / "spec.json")
     if spec.pop("format", None) not in READABLE:
         raise UserError(f"{path} was written by another version of reverie.", "Load it with that version.")
+    config = load_config(path / "config.yaml")
     try:
-        return load_config(path / "config.yaml"), Spec.from_dict(spec)
-    except (KeyError, TypeError, AttributeError) as error:
+        found = Spec.from_dict(spec)
+        _require_form(found)
+        return config, found
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
         raise Damaged(f"{path / 'spec.json'} is damaged ({error}).", "Use another checkpoint.") from error
+
+
+#: What a spec may say of observations and actions.
+KINDS = ("image", "vector", "discrete", "mask")
+LAYOUTS = ("hwc", "chw", "hw", "shwc")
+ACTIONS = ("discrete", "multi_discrete", "multi_binary", "box")
+#: Numbers along one axis at most.
+MOST = 10_000_000
+
+
+def _require_form(spec: Spec) -> None:
+    """Do observations and actions have the form in which `Spec.to_dict` wrote them? Raises ValueError."""
+    for key, item in spec.obs.items():
+        whole = all(type(size) is int and 0 <= size <= MOST for size in (*item.raw_shape, *item.shape, *item.choices))
+        image = item.kind == "image"
+        axes = len(item.shape) == (3 if image else 1) and min(item.shape) > 0 and len(item.choices) == len(item.starts)
+        numbers = all(type(each) is int for each in (*item.starts, item.frames)) and isinstance(
+            item.factor, float | int
+        )
+        known = item.kind in KINDS and item.layout in (LAYOUTS if image else ("", *LAYOUTS)) and item.frames > 0
+        if not (whole and axes and numbers and known and _is_path(item.path)):
+            raise ValueError(f"observation '{printable(key)[:80]}'")
+    for part in spec.action.parts:
+        limits = all(isinstance(each, int | float) and each == each for each in (*part.low, *part.high))
+        sizes = [*part.shape, *part.choices]
+        whole = all(type(size) is int and 0 <= size <= MOST for size in sizes) and len(part.low) == len(part.high)
+        whole = whole and all(type(each) is int for each in part.starts) and len(part.choices) == len(part.starts)
+        if not (limits and whole and part.size > 0 and part.kind in ACTIONS and _is_path(part.path)):
+            raise ValueError("an action")
+        np.dtype(part.dtype)
+    if not spec.action.parts or not spec.obs:
+        raise ValueError("nothing to see or to do")
+
+
+def _is_path(path: Any) -> bool:
+    return isinstance(path, tuple) and all(isinstance(part, str | int) for part in path)
 
 
 def require_fit(path: Path, make: Callable[[], nn.Module], *, below: str = "") -> None:
@@ -285,7 +338,7 @@ def require_fit(path: Path, make: Callable[[], nn.Module], *, below: str = "") -
     try:
         with torch.device("meta"):
             module = make()
-        with safe_open(path / "weights.safetensors", "pt") as file:
+        with safe_open(require_own_file(path / "weights.safetensors"), "pt") as file:
             names = [name for name in file.keys() if name.startswith(below)]  # noqa: SIM118
             found = {name[len(below) :]: tuple(file.get_slice(name).get_shape()) for name in names}
     except (OSError, SafetensorError) as error:
@@ -302,11 +355,19 @@ def require_fit(path: Path, make: Callable[[], nn.Module], *, below: str = "") -
         )
 
 
-def load_weights(path: Path, module: HasWeights, *, only: str = "") -> None:
-    """Load weights into a module; `only` takes those below that name. Raises UserError if they do not fit."""
+def load_weights(path: Path, module: HasWeights, *, only: str = "", finite: bool = True) -> None:
+    """Load weights into a module; `only` takes those below that name. Raises UserError if they do not fit.
+
+    finite: refuse NaN and infinity, which training never saves: such an agent acts, but at random.
+    """
     weights = read_tensors(path / "weights.safetensors")
     if only:
         weights = {key[len(only) + 1 :]: value for key, value in weights.items() if key.startswith(f"{only}.")}
+    for name, value in weights.items() if finite else ():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise Damaged(
+                f"the weights in {path} are no agent: '{name}' holds NaN or infinity.", "Use another checkpoint."
+            )
     for name, wanted in module.state_dict().items():
         if name in weights and weights[name].dtype != wanted.dtype:  # torch would convert without a word
             raise UserError(
@@ -324,6 +385,6 @@ def load_weights(path: Path, module: HasWeights, *, only: str = "") -> None:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """A file of tensors. Raises Damaged."""
     try:
-        return load_file(path)
+        return load_file(require_own_file(path))
     except (OSError, SafetensorError) as error:
         raise Damaged(f"cannot read {path}: {error}.", "The file is damaged; use another checkpoint.") from error

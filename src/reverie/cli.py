@@ -6,11 +6,11 @@ Exit codes: that of the command (0 where all went well), 2 for a mistake of the 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from . import __version__
 from .commands import COMMANDS, settings_of
+from .commands.output import OutputError, discard_output, printable_output
 from .errors import UserError
 
 EPILOG = """\
@@ -32,24 +32,31 @@ The same train command again continues a run. Stop with Ctrl-C: a checkpoint is 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the `reverie` command. argv: without the program's name. -> exit code."""
-    args, rest = make_parser().parse_known_args(argv)
-    command = COMMANDS[args.command]
     try:
-        if rest and not command.takes_settings:
-            raise UserError(f"unknown argument '{rest[0]}'.", f"See reverie {command.name} --help.")
-        args.settings = settings_of(rest)
-        return command.run(args)
+        with printable_output():
+            return _run(argv)
     except UserError as error:
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
+        if isinstance(error, OutputError):
+            discard_output()
         return 2
     except KeyboardInterrupt:
         print("stopped at once by Ctrl-C", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `reverie presets | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 0
+
+
+def _run(argv: list[str] | None) -> int:
+    args, rest = make_parser().parse_known_args(argv)
+    command = COMMANDS[args.command]
+    if rest and not command.takes_settings:
+        raise UserError(f"unknown argument '{rest[0]}'.", f"See reverie {command.name} --help.")
+    args.settings = settings_of(rest)
+    return command.run(args)
 
 
 def make_parser() -> argparse.ArgumentParser:

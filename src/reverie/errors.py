@@ -6,14 +6,31 @@ A bug of ours is never a UserError: it keeps its traceback.
 
 from __future__ import annotations
 
+#: Characters of a message that are shown: a received file may hold a name of a megabyte.
+LONGEST = 4000
+
+
+def printable(text: str) -> str:
+    r"""Text whose control characters are shown as escapes (`\x1b`), so that no name from a file commands a terminal.
+
+    Line ends stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
 
 class UserError(Exception):
     """Bad input, reported in one sentence: what was found where, what was expected; `hint` says what to do."""
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _shown(message)
+        self.hint = _shown(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+def _shown(text: str) -> str:
+    return printable(text if len(text) <= LONGEST else f"{text[:LONGEST]} ...")

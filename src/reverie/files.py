@@ -1,4 +1,8 @@
-"""Files of checkpoints and runs: manifests that show damage, errors of the disk as sentences, a background writer.
+"""Files of checkpoints and runs: the one reader, the one writer, manifests, errors of the disk as sentences.
+
+A run's directory may come from someone else. So files are opened here: regular ones only, of limited size, never
+through a link, and `require_own_files` refuses a directory in which a link leads out of it. Text and numbers in them
+are checked by `read_json`, `plain_values` and, for lines, `run/lines.py`.
 
 A manifest holds the size and SHA-256 of each file in a directory and is written last.
 """
@@ -8,22 +12,38 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from .errors import UserError
+from .errors import UserError, printable
 
 MANIFEST = "manifest.json"
-#: Bytes that a file of ours can have at most; a larger one is refused unread.
-LARGEST_TEXT = {"config.yaml": 2**20, "spec.json": 2**24, "state.json": 2**28, MANIFEST: 2**22}
+#: Bytes that a file of ours can have at most; a larger one is refused unread. Others: by their ending, see `_limit`.
+LARGEST = {"config.yaml": 2**20, "spec.json": 2**24, "state.json": 2**28, MANIFEST: 2**22}
+LARGEST |= {".safetensors": 2**38, ".jsonl": 2**32, ".gif": 2**30, ".mp4": 2**30, "": 2**24}
+#: What we write into a directory of a run, a checkpoint or a saved agent; the rest of it belongs to the user.
+OURS = {
+    "config.yaml", "spec.json", "state.json", "weights.safetensors", "optimizers.safetensors", "run.safetensors",
+    MANIFEST, "metrics.jsonl", "episodes.jsonl", "provenance.json", "first_rows.json", "latents.json", "wandb_id",
+    "checkpoints", "replay", "ring", "videos", "crash", "tensorboard", "crash.json", "case.safetensors",
+}  # fmt: skip
+#: Absolute numbers beyond this are taken for infinite: their squares must still be numbers.
+LARGEST_NUMBER = 1e100
+#: Letters of a text in a record that people read.
+LONGEST_TEXT = 10_000
+#: Flags with which all of them are opened; some do not exist on every system.
+_OPEN = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
 
 class Damaged(UserError):
@@ -39,10 +59,195 @@ def sound(path: Path) -> Iterator[None]:
         raise Damaged(f"{path} is damaged ({error!r}).", "Use another checkpoint.") from error
 
 
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def require_own_files(folder: Path) -> None:
+    """Refuse a directory in which a name of ours is a link that leads out of it, a pipe or a device. Raises Damaged.
+
+    Its maker could otherwise choose what is read, overwritten or published. What is missing, or is
+    not ours, does not matter.
+    """
+    root, waiting = os.path.realpath(folder), [Path(folder)]
+    while waiting:
+        here = waiting.pop()
+        try:
+            entries = list(os.scandir(here))
+        except OSError:  # no directory, or one that a running training has just removed
+            continue
+        for entry in entries:
+            if here == Path(folder) and entry.name not in OURS and not entry.name.startswith("."):
+                continue
+            kind = _kind(entry, root)
+            if kind == "folder":
+                waiting.append(Path(entry.path))
+            elif kind:
+                raise Damaged(
+                    f"{entry.path} is {kind}: a run keeps its files in its own directory.",
+                    "Delete it, or put a copy of what you want there in its place.",
+                )
+
+
+def _kind(entry: os.DirEntry[str], root: str) -> str:
+    """ "" for what may stay, "folder", or what it is in words."""
+    try:
+        if entry.is_symlink():
+            target = os.path.realpath(entry.path)
+            return "" if target.startswith(root + os.sep) else f"a link to {target}"
+        if entry.is_dir(follow_symlinks=False):
+            return "folder"
+        return "" if entry.is_file(follow_symlinks=False) else _named(entry.stat(follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return ""
+
+
+def _named(mode: int) -> str:
+    kinds = {"a link": stat.S_ISLNK, "a directory": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
+    return next((name for name, is_kind in kinds.items() if is_kind(mode)), "a device")
+
+
+def is_own_file(path: Path) -> bool:
+    """Is it a regular file, and no link?"""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def require_own_file(path: Path) -> Path:
+    """Refuse anything but a regular file of possible size, for readers that open by name. -> path.
+
+    Raises Damaged; FileNotFoundError where there is none.
+    """
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise Damaged(f"{path} is {_named(found.st_mode)}, no file.", "Put the file itself in its place, or delete it.")
+    if found.st_size > _limit(path):
+        raise Damaged(f"{path} is larger than such a file can be.", "Use another checkpoint.")
+    return path
+
+
+def open_own_file(path: Path) -> BufferedReader:
+    """A regular file of possible size, open for reading; never waits.
+
+    Raises Damaged for another kind; OSError where it cannot be read.
+    """
+    require_own_file(path)
+    return os.fdopen(os.open(path, os.O_RDONLY | _OPEN), "rb")  # not through a link that replaced it just now
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of a file, not more than such a file can have. Raises Damaged; OSError where it cannot be read."""
+    with open_own_file(path) as file:
+        return file.read(_limit(path))
+
+
+def _limit(path: Path) -> int:
+    return LARGEST.get(path.name, LARGEST.get(path.suffix, LARGEST[""]))
+
+
+def read_text(path: Path) -> str:
+    """A text file of ours, not larger than such files are. Raises Damaged."""
+    try:
+        return read_bytes(path).decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise Damaged(f"cannot read {path}: {error}.", "The file is damaged; use another checkpoint.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises Damaged."""
+    try:
+        values = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"cannot read {path}: {error}.", "The file is damaged; use another checkpoint.") from error
+    if not isinstance(values, dict):
+        raise Damaged(f"{path} holds no settings.", "The file is damaged; use another checkpoint.")
+    return values
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON object for people to read, as `plain_values`; {} for a missing or damaged one."""
+    try:
+        found = plain_values(read_json(path))
+    except Damaged:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def plain_values(value: Any, depth: int = 8) -> Any:
+    """JSON values that can be shown: printable text of limited length, possible numbers, None for the rest."""
+    if isinstance(value, str):
+        return printable(value[:LONGEST_TEXT])
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int | float):
+        return plain_number(value)
+    if depth and isinstance(value, Mapping):
+        return {printable(str(key)[:200]): plain_values(each, depth - 1) for key, each in list(value.items())[:1000]}
+    if depth and isinstance(value, list):
+        return [plain_values(each, depth - 1) for each in value[:100_000]]
+    return None
+
+
+def plain_number(value: Any) -> int | float | None:
+    """A number that can be computed with; None for NaN, infinity, and other values."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, int):
+        return value if -(2**62) < value < 2**62 else None
+    return value if math.isfinite(value) and abs(value) <= LARGEST_NUMBER else None
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def write_file(path: Path, content: str | bytes) -> Path:
+    """Replace a file as a whole: written beside it, then renamed. -> path. Raises OSError.
+
+    A link of that name is replaced, not followed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(path) and not (path.is_symlink() or path.is_file()):
+        raise OSError(errno.EEXIST, "there is something else than a file")  # /dev/null is not to be replaced
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN
+    try:
+        with open(os.open(draft, flags, 0o666), "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        os.replace(draft, path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append to a text file, which may be new. Raises OSError; Damaged for anything but a regular file."""
+    if os.path.lexists(path):
+        require_own_file(path)
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _OPEN, 0o666), "ab") as file:
+        file.write(text.encode("utf-8"))
+
+
+def truncate(path: Path, size: int) -> None:
+    """Cut a file to `size` bytes, if it is longer. Raises OSError; Damaged for anything but a regular file."""
+    require_own_file(path)
+    file = os.open(path, os.O_WRONLY | _OPEN)
+    try:
+        os.ftruncate(file, min(size, os.fstat(file).st_size))
+    finally:
+        os.close(file)
+
+
+# ----------------------------------------------------------------------------------------------------------- manifests
+
+
 def fingerprint(path: Path) -> str:
-    """ "bytes:sha256" of a file."""
-    with open(path, "rb") as file:
-        return f"{path.stat().st_size}:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    """ "bytes:sha256" of a file. Raises OSError; Damaged for anything but a regular file."""
+    with open_own_file(path) as file:
+        return f"{os.fstat(file.fileno()).st_size}:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def manifest_of(folder: Path) -> str:
@@ -58,7 +263,8 @@ def check(folder: Path, wanted: Mapping[str, Any]) -> None:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise Damaged(f"{folder} names a file outside of itself ({name}).", "Use another checkpoint.")
         try:
-            found = fingerprint(path) if path.is_file() and not path.is_symlink() else None
+            same_size = is_own_file(path) and str(path.stat().st_size) == str(known).partition(":")[0]
+            found = fingerprint(path) if same_size else "another size" if is_own_file(path) else None
         except OSError as error:  # a name that no file can have, or a disk that no longer reads
             raise Damaged(f"cannot read {folder} ({error.strerror}).", "Use another checkpoint.") from error
         if found is None:
@@ -74,27 +280,6 @@ def check_manifest(folder: Path) -> None:
     if not ours <= wanted.keys():
         raise Damaged(f"{folder / MANIFEST} does not know {min(ours - wanted.keys())}.", "Use another checkpoint.")
     check(folder, wanted)
-
-
-def read_text(path: Path) -> str:
-    """A text file of ours, not larger than such files are. Raises Damaged."""
-    try:
-        if path.stat().st_size > LARGEST_TEXT.get(path.name, 2**24):
-            raise Damaged(f"{path} is larger than such a file can be.", "Use another checkpoint.")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Damaged(f"cannot read {path}: {error}.", "The file is damaged; use another checkpoint.") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises Damaged."""
-    try:
-        values = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise Damaged(f"cannot read {path}: {error}.", "The file is damaged; use another checkpoint.") from error
-    if not isinstance(values, dict):
-        raise Damaged(f"{path} holds no settings.", "The file is damaged; use another checkpoint.")
-    return values
 
 
 # --------------------------------------------------------------------------------------------------- errors of the disk

@@ -115,3 +115,20 @@ def test_the_command(run, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert cli.main(["report", str(run), "-o", str(tmp_path / "file" / "r.html")]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_random_play_of_each_task_has_its_own_level(tmp_path):
+    from reverie.insight.plots import returns_svg
+
+    runs = {}
+    tasks = {"a": ("CartPole-v1", (10, 20)), "b": ("Pendulum-v1", (-900, -1100)), "c": ("CartPole-v1", (30,))}
+    for name, (task, scores) in tasks.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f"env:\n  id: {task}\n")
+        rows = [{"phase": "random", "env_steps": 0, "frames": 0, "return": score, "length": 9} for score in scores]
+        (tmp_path / name / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        runs[name] = tmp_path / name
+    drawn = returns_svg(runs)
+    assert "random policy on CartPole-v1 (20.00)" in drawn
+    assert "random policy on Pendulum-v1 (-1000.00)" in drawn.replace("\u2212", "-")
+    assert "random policy (20.00)" in returns_svg({"a": runs["a"], "c": runs["c"]})

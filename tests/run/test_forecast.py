@@ -56,7 +56,7 @@ def test_replay_on_disk_is_not_in_memory(tmp_path):
 
 
 def test_files_hold_the_replay_and_checkpoints(tmp_path):
-    agent = agent_of(keep_checkpoints=2)
+    agent = agent_of(keep_checkpoints=2, video=False)
     told = make_forecast(agent, tmp_path)
     weights = sum(x.numel() * x.element_size() for x in [*agent.parameters(), *agent.buffers()])
     learning = sum(

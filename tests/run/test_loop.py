@@ -554,3 +554,32 @@ def test_what_an_environment_tells_about_an_episode_is_kept(make_run, tmp_path):
     run = make_run(tmp_path / "run", Telling)
     run.train()
     assert {line["achievement/x"] for line in run.history() if line["phase"] == "train"} == {0.5}
+
+
+def test_the_newest_videos_of_evaluations_stay(tmp_path):
+    from reverie.run.evaluation import save_video
+    from reverie.run.forecast import kept_videos
+
+    frames = [np.zeros((16, 16, 3), np.uint8)]
+    for name in ("play.gif", "eval-best.gif", "dream-000000001.gif"):
+        save_video(tmp_path / name, frames)
+    for step in (5, 10, 999_999_999, 1_000_000_005):
+        assert save_video(tmp_path / f"eval-{step:09d}.gif", frames, keep=2) == ""
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"play.gif", "eval-best.gif", "dream-000000001.gif", "eval-999999999.gif", "eval-1000000005.gif"}
+    save_video(tmp_path / "eval-000000001.gif", frames)  # 0: all
+    assert len(list(tmp_path.glob("eval-*.gif"))) == 4
+    every = {"eval_every": 100, "env_steps": 1000}
+    assert kept_videos(load_preset("debug", every)) == 10
+    assert kept_videos(load_preset("debug", every | {"keep_videos": 3})) == 3
+    assert kept_videos(load_preset("debug", every | {"keep_videos": 0, "env_steps": 10_000})) == 100
+    assert kept_videos(load_preset("debug", every | {"video": False})) == 0
+
+
+def test_one_episode_has_no_interval_and_no_warning(make_run, tmp_path, capfd):
+    run = make_run(tmp_path / "run", eval_episodes=1, tensorboard=True)
+    run.train()
+    assert "NaN or Inf" not in "".join(capfd.readouterr())
+    assert [line["eval/ci95"] for line in read_lines(tmp_path / "run" / "metrics.jsonl") if "eval/ci95" in line] == [
+        None
+    ]

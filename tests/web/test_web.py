@@ -76,6 +76,13 @@ def values(served, path):
     return json.loads(body)
 
 
+def start(served, path):
+    """Start a job as the page does."""
+    status, _, body = ask(served, path, method="POST", Origin=f"http://{address(served)}")
+    assert status == 200, body
+    return json.loads(body)
+
+
 def address(served):
     return f"127.0.0.1:{served.socket.getsockname()[1]}"
 
@@ -598,20 +605,20 @@ def test_answers_that_take_time(runs, server, monkeypatch):
 
     with serving(runs, jobs={"doctor": slow, "drift": wrong, "dream": broken}) as served:
         assert values(served, "/api/runs/0/jobs/doctor") == {"state": "idle"}
-        assert values(served, "/api/runs/0/jobs/doctor?start=1") == {"state": "running"}
-        assert values(served, "/api/runs/0/jobs/doctor?start=1") == {"state": "running"}  # not twice
+        assert start(served, "/api/runs/0/jobs/doctor") == {"state": "running"}
+        assert start(served, "/api/runs/0/jobs/doctor") == {"state": "running"}  # not twice
         go.set()
         until(lambda: values(served, "/api/runs/0/jobs/doctor")["state"] == "done")
         found = values(served, "/api/runs/0/jobs/doctor")["result"]
         assert (found[0]["verdict"], found[0]["evidence"]) == ("actor collapsed", "entropy square")
-        values(served, "/api/runs/0/jobs/drift?start=1")
+        start(served, "/api/runs/0/jobs/drift")
         until(lambda: values(served, "/api/runs/0/jobs/drift")["state"] == "failed")
         assert values(served, "/api/runs/0/jobs/drift")["hint"] == "Train longer."
-        values(served, "/api/runs/1/jobs/dream?start=1")
+        start(served, "/api/runs/1/jobs/dream")
         until(lambda: values(served, "/api/runs/1/jobs/dream")["state"] == "failed")
         assert "RuntimeError: oh" in values(served, "/api/runs/1/jobs/dream")["message"]
         assert ask(served, "/api/runs/1/jobs/dream/video.gif")[0] == 404
-    values(server, "/api/runs/0/jobs/dream?start=1")  # the real one
+    start(server, "/api/runs/0/jobs/dream")  # the real one
     until(lambda: values(server, "/api/runs/0/jobs/dream")["state"] == "done", 30)
     assert ask(server, values(server, "/api/runs/0/jobs/dream")["result"])[2][:4] == b"GIF8"
 
@@ -781,3 +788,174 @@ def test_every_asset_is_listed_and_there():
     there = {entry.name for entry in (files("reverie.web") / "static").iterdir()}
     assert there == set(ASSETS)
     assert "Permission is hereby granted" in (files("reverie.web") / "static" / "uplot-LICENSE.txt").read_text()
+
+
+# ------------------------------------------------------------------------------------------------- what others may send
+
+
+def copied_run(runs, folder):
+    """A run with a configuration and nothing else."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text((runs / "square" / "config.yaml").read_text())
+    return folder
+
+
+HUGE = ['{"env_steps": 1' + "0" * 400 + "}", '{"env_steps": 5, "loss": 1' + "0" * 400 + "}", '{"loss": 1e999}', "[1]"]
+HUGE += [
+    '{"env_steps": "x", "loss": {}}',
+    "{" * 5000,
+    '{"\\ud800": 1, "phase": 5}',
+    "\x00",
+    '"' + "a" * 3_000_000 + '"',
+]
+
+
+@pytest.mark.parametrize("text", HUGE)
+def test_an_odd_line_does_not_end_the_news(runs, tmp_path, text):
+    from reverie.web.app import Dashboard
+
+    run = copied_run(runs, tmp_path / "live")
+    write(run / "metrics.jsonl", [{"env_steps": 1, "loss": 2.0}])
+    dashboard = Dashboard(RunIndex([run]))
+    dashboard.live._new_lines()
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(text + "\n")
+    dashboard.live._new_lines()
+    write(run / "metrics.jsonl", [{"env_steps": 2, "loss": 1.5}], "a")
+    (news,) = dashboard.live._new_lines()
+    assert news["lines"][-1] == {"metrics": {"env_steps": 2, "loss": 1.5}}
+    assert dashboard.runs.get(0).series(["loss"], "env_steps", 100)["series"]["loss"]["y"] == [2.0, 1.5]
+    dashboard.close()
+
+
+def test_a_run_that_cannot_be_read_is_named_and_the_others_go_on(runs, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        write(copied_run(runs, tmp_path / name) / "metrics.jsonl", [{"env_steps": 1, "loss": 2.0}])
+    index = RunIndex([tmp_path])
+    monkeypatch.setattr(index.get(0)._metrics_file, "read", lambda: 1 / 0)
+    index.refresh(10)
+    assert "ZeroDivisionError" in index.get(0).summary()["trouble"]
+    assert index.get(1).keys() == ["loss"]
+
+
+def test_a_long_line_is_passed_over_in_linear_time(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with open(path, "wb") as file:
+        file.write(b'{"a": 1}\n{"x": "' + b"a" * 40_000_000 + b'"}\n{"a": 2}\n')
+    follow, begun = JsonlTail(path), time.process_time()
+    assert follow.read() == (False, [{"a": 1}, {"a": 2}])
+    assert time.process_time() - begun < 2
+    with open(path, "ab") as file:
+        file.write(b'{"x": "' + b"a" * 9_000_000)
+    assert follow.read() == (False, [])
+    with open(path, "ab") as file:
+        file.write(b'aa"}\n{"a": 3}\n')
+    assert follow.read() == (False, [{"a": 3}])
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "provenance.json", "videos", "videos/eval-1.gif", "config.yaml"])
+def test_the_dashboard_follows_no_link_and_waits_for_no_pipe(runs, tmp_path, name):
+    from reverie.web.runs import WatchedRun
+
+    run = copied_run(runs, tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "eval-1.gif").write_bytes(b'{"secret": 1}\n')
+    for kind in ("link", "pipe"):
+        path = run / name
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        if kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(tmp_path / "mine" if name == "videos" else tmp_path / "mine" / "eval-1.gif")
+        watched = WatchedRun(0, run, "run")
+        watched.refresh_or_say()
+        found = [watched.keys(), watched.read_json("provenance.json"), watched.videos(), watched.video(0)]
+        assert found == [[], None, [], None]
+
+
+def test_links_back_to_the_same_folder_are_searched_once(tmp_path):
+    for name in "abcdefgh":
+        (tmp_path / name).symlink_to(tmp_path)
+    begun = time.monotonic()
+    assert RunIndex([tmp_path]).all() == []
+    assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize("path", ["/api/runs/{}/about", "/api/runs/0/videos/{}", "/api/configs?runs=0,{}", "/api/{}"])
+def test_numbers_of_thousands_of_digits_are_no_fault_of_the_server(server, path):
+    for count in (25, 4400, 7900):
+        assert ask(server, path.format("9" * count))[0] in (200, 404, 414)
+
+
+def test_only_the_page_itself_starts_a_job(server):
+    where, path = f"http://{address(server)}", "/api/runs/0/jobs/drift"
+    link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+    assert ask(server, f"{path}?start=1", **link)[0] == 403  # a link on another page
+    assert ask(server, f"{path}?start=1")[2] == b'{"state":"idle"}'
+    for headers in ({}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": where, **link}):
+        assert ask(server, path, method="POST", **headers)[0] == 403, headers
+    assert values(server, path) == {"state": "idle"}
+    assert ask(server, "/api/runs/0/about", method="POST", Origin=where)[0] == 405
+
+
+def test_no_more_pages_than_allowed_even_at_once(runs, monkeypatch):
+    import asyncio
+
+    from starlette.exceptions import HTTPException
+
+    from reverie.web import app
+
+    monkeypatch.setattr(app, "MOST_LISTENERS", 3)
+
+    async def come():
+        live, refused, places = app.LiveUpdates(RunIndex([runs])), 0, []
+        for _ in range(5):  # none of them has read anything yet
+            try:
+                places.append(live.join())
+            except HTTPException:
+                refused += 1
+        assert (len(live.listeners), refused) == (3, 2)
+        response = app._Events(lambda: live.leave(places[0]), live.events(places[0]))
+
+        async def broken(*_):
+            raise OSError
+
+        with pytest.raises(BaseException):  # noqa: B017  gone before its first byte
+            await response({"type": "http", "method": "GET", "asgi": {}}, broken, broken)
+        assert len(live.listeners) == 2
+        live.listeners.clear()
+
+    asyncio.run(come())
+
+
+def test_half_a_request_is_not_waited_for(runs, monkeypatch):
+    import socket as sockets
+
+    from reverie.web import connections
+
+    monkeypatch.setattr(connections.LimitedProtocol, "arrive_seconds", 0.3)
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 4)
+    with serving(runs) as served:
+        place = ("127.0.0.1", served.socket.getsockname()[1])
+        whole = f"GET /api/runs HTTP/1.1\r\nHost: {address(served)}\r\n\r\n".encode()
+        body = whole.replace(b"GET", b"POST")[:-2] + b"Content-Length: 9\r\n\r\nx"
+        for begun in (b"", b"GET / HTTP/1.1\r\nHo", body):
+            with sockets.create_connection(place, timeout=5) as one:
+                one.sendall(begun)
+                until(lambda one=one: not one.recv(65536), 5)  # closed
+        with sockets.create_connection(place, timeout=5) as one:  # kept alive, then the next one half
+            one.sendall(whole)
+            assert one.recv(65536).startswith(b"HTTP/1.1 200")
+            one.sendall(whole[:9])
+            until(lambda: not one.recv(65536), 5)
+        with ExitStack() as stack:
+            many = [stack.enter_context(sockets.create_connection(place, timeout=5)) for _ in range(12)]
+            until(lambda: len(served.server.server_state.connections) <= 4, 5)
+            assert many
+
+        def answers():
+            with suppress(OSError):  # one of those before may still count
+                return ask(served, "/api/runs")[0] == 200
+
+        until(answers, 5)

@@ -97,12 +97,12 @@ def run_compare(args: argparse.Namespace) -> int:
 
 def _verdicts(found: list[Verdict]) -> Table:
     from ..evidence.compare import interval_of
-    from ..evidence.tables import Table, millions, number, ranged
+    from ..evidence.tables import Table, deviating, millions, ranged
 
     rows = []
     for each in found:
         published, mean = each.published, ranged(interval_of(each))
-        theirs = f"{number(published[0])} ± {number(published[1])}" if published else "–"
+        theirs = deviating(published[0], published[1]) if published else "–"
         seeds = f"{len(each.group.results)}" + (f" / {published[2]}" if published else "")
         at = millions(each.frames) if each.frames else millions(each.group.frames)
         rows.append([each.group.label, each.key, each.judgement.word, at, mean, theirs, seeds, each.judgement.why])

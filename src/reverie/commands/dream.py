@@ -40,13 +40,15 @@ def run_dream(args: argparse.Namespace) -> int:
     """Dream, draw, write. Raises UserError."""
     from ..insight.dream import dream
     from ..insight.run_reader import open_run
-    from ..insight.video import KINDS
+    from ..insight.video import KINDS, require_video, require_writable
 
     for name in ("horizon", "context", "samples", "starts", "fps"):
         if getattr(args, name) <= 0:
             raise UserError(f"--{name} must be above 0, got {getattr(args, name)}.")
     if args.out is not None and args.out.suffix not in KINDS:
         raise UserError(f"-o must end in {', '.join(KINDS)}, got '{args.out}'.")
+    if args.out is not None:
+        (require_writable if args.out.suffix == ".png" else require_video)(args.out)
     opened = open_run(args.run)
     found = dream(
         opened,

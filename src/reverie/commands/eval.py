@@ -12,6 +12,7 @@ from .command import Command, add_json, positive
 
 if TYPE_CHECKING:
     from ..api import Dreamer
+    from ..run.evaluation import Evaluation
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,32 +31,42 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def run_eval(args: argparse.Namespace) -> int:
     """Play, print the scores, write the video. -> 0. Raises UserError."""
     from ..api import load
+    from ..insight.video import require_video
 
+    if args.video:
+        require_video(args.video)  # before hours of playing
     agent = load(args.run, args.env, device=args.device)
     mode = args.mode or agent.config.train.eval_mode
     _require_env(agent, args.run)
     result = agent.evaluate(args.episodes, mode=mode, seed=args.seed, film=True)
-    video = (args.video or args.run / "videos" / "play.gif") if result.frames else None
+    video, note = _video(args, result)  # before the print, which names it
     task = agent.config.env.id
     if args.json:
         print(json.dumps({"env": task, "mode": mode, **result.to_dict(), "video": str(video) if video else None}))
     else:
         interval = f"{result.spread} (95 % CI)" if result.spread else ""
         print(f"{task}: return {result.mean:.3f}{interval} over {len(result.scores)} episodes, {mode} mode")
-        print(f"lowest {min(result.scores):.3f}, highest {max(result.scores):.3f}; {video or result.note}")
-    if video:
-        from ..run.evaluation import write_gif
-
-        try:
-            write_gif(video, result.frames)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot write the video {video} ({error}).", "Choose another --video.") from error
+        print(f"lowest {min(result.scores):.3f}, highest {max(result.scores):.3f}; {video or note}")
+    if args.video and not video:
+        raise UserError(note or "there is no video.", "The scores are printed above.")
     return 0
+
+
+def _video(args: argparse.Namespace, result: Evaluation) -> tuple[Path | None, str]:
+    """Write the video. -> its path, or None and why there is none. Never raises: the scores are there."""
+    from ..insight.video import write_video
+
+    if not result.frames:
+        return None, result.note
+    try:
+        return write_video(args.video or args.run / "videos" / "play.gif", result.frames, fps=8), ""
+    except UserError as error:
+        return None, f"no video: {error.message}"
 
 
 def _require_env(agent: Dreamer, run: Path) -> None:
     """Raises UserError where the environment is code: what a run's files name is executed only if the user says so."""
-    from ..api import names_code
+    from ..config.validation import names_code
 
     kind, _, name = agent.config.env.id.partition(":")
     if kind != "custom":

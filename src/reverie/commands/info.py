@@ -52,24 +52,30 @@ def run_state(run: Path) -> dict[str, Any]:
     from .. import checkpoint
     from ..config import load_file
     from ..envs.families.crafter import score_of
-    from ..run.logger import read_lines
+    from ..run.lines import check_lines
 
     config = load_file(run / "config.yaml")
-    lines, episodes = read_lines(run / "metrics.jsonl"), read_lines(run / "episodes.jsonl")
+    files = {name: check_lines(run / name) for name in ("metrics.jsonl", "episodes.jsonl")}
+    lines, episodes = (found.lines for found in files.values())
+    odd = [f"{found.odd} of {name}" for name, found in files.items() if found.odd]
     steps = max((line["env_steps"] for line in lines), default=0)
     evaluations = [line for line in lines if "eval/return" in line]
     saved = checkpoint.checkpoints(run)
     score = score_of(line for line in episodes if line["phase"] in ("prefill", "train"))
     achieved = {} if score is None else {"Crafter score": f"{score:.1f} % of all training episodes"}
-    return achieved | {
-        "task": config.env.id,
-        "seed": config.train.seed,
-        "env steps": f"{steps} of {config.train.env_steps}",
-        "updates": max((int(line["updates"]) for line in lines if "updates" in line), default=0),
-        "episodes": sum(episode["phase"] == "train" for episode in episodes),
-        "evaluation": evaluations[-1]["eval/return"] if evaluations else "none yet",
-        "checkpoint": saved[-1].name if saved else "none yet",
-    }
+    return (
+        achieved
+        | {
+            "task": config.env.id,
+            "seed": config.train.seed,
+            "env steps": f"{steps} of {config.train.env_steps}",
+            "updates": max((line["updates"] for line in lines if "updates" in line), default=0),
+            "episodes": sum(episode["phase"] == "train" for episode in episodes),
+            "evaluation": evaluations[-1]["eval/return"] if evaluations else "none yet",
+            "checkpoint": saved[-1].name if saved else "none yet",
+        }
+        | ({"left out": f"lines that are none of a run: {', '.join(odd)}"} if odd else {})
+    )
 
 
 COMMAND = Command("info", "versions and hardware, or the state of a run", "", _arguments, run_info)

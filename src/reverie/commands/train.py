@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import SETTINGS, Config, build, load_file
+from ..config import SETTINGS, Config, build
 from ..config.presets import AUTO, load_preset, preset_names
 from ..config.validation import may_change
 from ..errors import UserError
@@ -107,12 +107,12 @@ def config_of(args: argparse.Namespace) -> tuple[Config, Path, list[str]]:
         "train.minutes": args.minutes,
     }
     settings = args.settings | {key: value for key, value in named.items() if value is not None}
-    from ..run.directory import holds_run
+    from ..run.directory import holds_run, stored_config
 
     if args.preset is None and args.run is not None and holds_run(args.run):
         if args.env_steps and not args.minutes:
             settings["train.minutes"] = "0"  # that of an earlier command would end this one at once
-        return build(settings, base=load_file(args.run / "config.yaml"), where="setting"), args.run, []
+        return build(settings, base=stored_config(args.run, settings), where="setting"), args.run, []
     from ..run.auto import config_for, default_run
 
     preset = args.preset or AUTO

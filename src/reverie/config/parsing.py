@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_type_hints
 import yaml
 
 from ..errors import UserError
-from ..files import read_text
+from ..files import read_text, require_own_files
 from .settings import Config
 from .validation import coerce, invalid
 
@@ -104,10 +104,14 @@ class PlainLoader(yaml.SafeLoader):
 
 
 def load_file(path: Path) -> Config:
-    """Config from a run's config.yaml. Raises UserError."""
+    """Config from a run's config.yaml, with which all reading of a run begins. Raises UserError.
+
+    The whole directory is refused if a link or a pipe in it stands for one of the run's files.
+    """
+    require_own_files(Path(path).parent)
     try:
         values = yaml.load(read_text(Path(path)), PlainLoader)
-    except (UserError, yaml.YAMLError, RecursionError, ValueError) as error:
+    except (UserError, yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         why = error.message if isinstance(error, UserError) else f"cannot read the configuration {path}: {error}."
         raise UserError(why, "Is this the directory of a run?") from error
     if not isinstance(values, Mapping):

@@ -305,6 +305,7 @@ class LogConfig:
     tensorboard: bool = opt(True, "write TensorBoard events to RUN/tensorboard", "ours")
     wandb: bool = opt(False, "also log to Weights & Biases (pip install wandb)", "ours")
     video: bool = opt(True, "write a GIF of one episode of each evaluation to RUN/videos", "ours")
+    keep_videos: int = opt(10, "newest videos of evaluations kept; 0: all", "ours")
     health_every: int = opt(100, "updates between health checks of latents, heads and critic; 0: never", "ours")
     keep_checkpoints: int = opt(2, "newest checkpoints kept, besides the best one", "ours")
 

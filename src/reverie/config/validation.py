@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def coerce(value: Any, kind: Any) -> Any:
@@ -17,9 +20,10 @@ def coerce(value: Any, kind: Any) -> Any:
             raise ValueError(f"must be one of {', '.join(get_args(kind))}, got {value!r}")
         return value
     if origin is tuple:
-        items = value.strip("()[] ").split(",") if isinstance(value, str) else value
+        items = _without_brackets(value.strip()).split(",") if isinstance(value, str) else value
         if not isinstance(items, list | tuple):
             raise ValueError(f"must be a list like 5,5,6,6, got {value!r}")
+        items = [item.strip() if isinstance(item, str) else item for item in items]
         return tuple(coerce(item, get_args(kind)[0]) for item in items if item != "")
     if kind is bool:
         known = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -28,9 +32,30 @@ def coerce(value: Any, kind: Any) -> Any:
         raise ValueError(f"must be true or false, got {value!r}")
     if kind is str:
         if isinstance(value, str):
+            if _CONTROL.search(value):  # no name; printed, it would command the terminal
+                raise ValueError(f"must have no control characters, got {value[:80]!r}")
             return value
         raise ValueError(f"must be text, got {value!r}")
     return _number(value, kind)
+
+
+def _without_brackets(text: str) -> str:
+    """ "(5, 5)" and "[5, 5]" without their brackets; those that belong to a name, as in "cam[0]", stay."""
+    depth = least = 0
+    for letter in text[1:-1]:
+        depth += (letter in "([") - (letter in ")]")
+        least = min(least, depth)
+    wrapped = text[:1] + text[-1:] in ("()", "[]") and least >= 0
+    return text[1:-1] if wrapped and len(text) > 1 else text
+
+
+def _short(value: Any) -> str:
+    """What was found, in a few words; a number of thousands of digits has no text."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of more digits than can be shown"
+    return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
 def _number(value: Any, kind: type) -> Any:
@@ -40,13 +65,18 @@ def _number(value: Any, kind: type) -> Any:
         return int(value)  # not through float, which is exact to 2^53 only
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"must be {'a whole' if kind is int else 'a'} number, got {value!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"must be {'a whole' if kind is int else 'a'} number, got {_short(value)}") from None
     if kind is int:
         if number != number or number in (float("inf"), float("-inf")) or number != int(number):
             raise ValueError(f"must be a whole number, got {value!r}")
         return int(number)
     return number
+
+
+def names_code(env_id: str) -> bool:
+    """Would making this environment import a module that the id names? `gymnasium.make("module:Name-v0")` does."""
+    return ":" in env_id and not env_id.startswith("custom:")
 
 
 _POSITIVE = [
@@ -100,6 +130,7 @@ _MOST = {
     "behavior.actor_critic_layers": 1000,
     "behavior.imagination_horizon": 100_000,
     "log.keep_checkpoints": 1_000_000,
+    "log.keep_videos": 1_000_000,
 }
 _WIDTHS = ("num_categories", "num_categoricals", "gaussian_dim", "rnn_hidden_dim", "hidden_dim", "cnn_depth")
 _MOST |= {f"model.{name}": 1_000_000 for name in (*_WIDTHS, "rssm_hidden_dim")}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import writing
+from ..files import write_file, writing
 
 BARS = " ▁▂▃▄▅▆▇█"
 WIDTH = 100  # columns of the terminal
@@ -122,7 +122,7 @@ def range_report(
 def write_report(report: Ranges, directory: Path) -> list[str]:
     """Write a run's RUN/first_rows.json. -> the same report as lines for the terminal. Raises UserError."""
     with writing(FILE, directory):
-        (directory / FILE).write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
+        write_file(directory / FILE, json.dumps(report.to_dict(), indent=1))
     return ["the first experience:", *report.lines()]
 
 

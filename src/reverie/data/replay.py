@@ -16,12 +16,17 @@ step of its episode, terminal or cut by a time limit. A stream is the endless se
 
 from __future__ import annotations
 
+import hashlib
+import math
+import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import UserError, printable
 from .disk_space import DiskReservation
 
 #: What every step has besides its observations: shape after (B, T), dtype.
@@ -31,6 +36,12 @@ STEP_KEYS: dict[str, type] = {
     "is_last": np.bool_,
     "is_terminal": np.bool_,
 }
+
+
+#: Letters in the name of a ring's file at most, besides its digest.
+LONGEST_NAME = 120
+#: What a step holds: {key: (shape, dtype)}.
+Forms = Mapping[str, tuple[tuple[int, ...], Any]]
 
 
 class Batch(NamedTuple):
@@ -44,6 +55,12 @@ class Batch(NamedTuple):
     is_terminal: Any  # (B, T) bool: the task ended here; a time limit does not count
 
 
+def row_forms(obs_shapes: Forms, action_dim: int) -> Forms:
+    """The form of a step: "obs/key", "action" and the rest. obs_shapes: {key: (shape, dtype)}."""
+    forms = {f"obs/{key}": form for key, form in obs_shapes.items()} | {"action": ((action_dim,), np.float32)}
+    return forms | {key: ((), dtype) for key, dtype in STEP_KEYS.items()}
+
+
 class Replay:
     """A ring of steps per stream, from which windows of `seq_len` steps are drawn.
 
@@ -53,7 +70,7 @@ class Replay:
 
     def __init__(
         self,
-        obs_shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+        obs_shapes: Forms,
         action_dim: int,
         *,
         capacity: int,
@@ -69,11 +86,9 @@ class Replay:
         self.rng = np.random.default_rng(seed)
         self.prioritize = prioritize
         self.priority_share = priority_share
-        kinds: dict[str, tuple[tuple[int, ...], Any]] = {f"obs/{k}": v for k, v in obs_shapes.items()}
-        kinds["action"] = ((action_dim,), np.float32)
-        kinds.update({key: ((), dtype) for key, dtype in STEP_KEYS.items()})
+        forms = row_forms(obs_shapes, action_dim)
         self.data = {
-            key: _allocate((streams, self.size, *shape), dtype, directory, key) for key, (shape, dtype) in kinds.items()
+            key: _allocate((streams, self.size, *shape), dtype, directory, key) for key, (shape, dtype) in forms.items()
         }
         self._reservation = DiskReservation(self.data.values())
         self._marked = _SlotSet(streams * self.size) if prioritize != "none" else None
@@ -258,6 +273,48 @@ class _SlotSet:
 def _allocate(shape: tuple[int, ...], dtype: Any, directory: Path | None, key: str) -> np.ndarray:
     if directory is None:
         return np.zeros(shape, dtype)
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"ring-{key.replace('/', '-')}.npy"
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"ring-{_file_name(key)}.npy"
+        path.unlink(missing_ok=True)
+        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    except (OSError, ValueError, OverflowError) as error:
+        why = getattr(error, "strerror", "") or str(error)
+        raise UserError(
+            f"the replay of {size_in_words(shape, dtype)} for '{printable(key)[:80]}' cannot be made in {directory} "
+            f"({why}).",
+            "Choose a smaller replay.replay_capacity, or another disk with --run.",
+        ) from error
+
+
+def _file_name(key: str) -> str:
+    """The name of a key's file: as it is, if any disk takes it, else shortened with a digest of its own."""
+    plain = key.replace("/", "-")
+    if len(plain) <= LONGEST_NAME and re.fullmatch(r"[\w .+-]*", plain, re.ASCII):
+        return plain
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', plain)[:LONGEST_NAME]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+def size_in_words(shape: tuple[int, ...], dtype: Any) -> str:
+    """Bytes of an array: "4.1 TB"."""
+    count = math.prod(shape) * np.dtype(dtype).itemsize
+    return f"{count / 1e12:.3g} TB" if count >= 1e12 else f"{count / 1e9:.3g} GB"
+
+
+def require_possible(forms: Forms, capacity: int, streams: int, directory: Path | None) -> None:
+    """Refuse rings that can never be: larger than the whole disk, or than any address. Raises UserError.
+
+    Before anything is written, so that the command can be repeated with another number. directory: of the rings on
+    disk, None for rings in memory.
+    """
+    rows = capacity // streams * streams
+    count = sum(rows * math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in forms.values())
+    folders = (directory, *directory.absolute().parents) if directory else ()
+    existing = next((path for path in folders if path.exists()), None)
+    most = shutil.disk_usage(existing).total if existing else 2**47
+    if count > most:
+        where = f"the disk of {directory} has {most / 1e12:.3g} TB" if existing else "no machine has as much memory"
+        raise UserError(
+            f"replay.replay_capacity={capacity:,} steps would take {count / 1e12:.3g} TB; {where}.",
+            f"Choose at most {int(0.5 * most * rows / count):,}.",
+        )

@@ -10,13 +10,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from ..files import Damaged, fingerprint
-from .replay import Replay
+from ..files import Damaged, fingerprint, require_own_file
+from .replay import Forms, Replay
 
 
 class ReplayLog:
@@ -112,10 +113,22 @@ def log_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("steps-*.safetensors"))
 
 
-def read_log_file(path: Path) -> tuple[list[int], list[dict[str, np.ndarray]]]:
-    """For each stream: its first step in the file, and the rows from there on. Raises Damaged."""
+def read_log_file(path: Path, forms: Forms | None = None) -> tuple[list[int], list[dict[str, np.ndarray]]]:
+    """For each stream: its first step in the file, and the rows from there on. Raises Damaged.
+
+    forms: of `replay.row_forms`; rows of another form are refused.
+    """
     (first, last), rows, at = _span(path), _rows(path), 0
     parts = []
+    wrong = [
+        key
+        for key in {**rows, **(forms or {})}
+        if key not in rows
+        or len(rows[key]) != int((last - first).sum())
+        or (forms is not None and (key not in forms or not _has_form(rows[key], *forms[key])))
+    ]
+    if wrong:
+        raise _damaged(path, ValueError(f"'{wrong[0]}' is not what the steps of this task have"))
     for count in (last - first).tolist():
         parts.append({key: value[at : at + count] for key, value in rows.items()})
         at += count
@@ -125,18 +138,30 @@ def read_log_file(path: Path) -> tuple[list[int], list[dict[str, np.ndarray]]]:
 def _span(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Steps of each stream [first, last) in a log file, from its header alone."""
     try:
-        with safe_open(path, "np") as file:
+        with safe_open(require_own_file(path), "np") as file:
             meta = file.metadata()
-        return np.array(json.loads(meta["first"])), np.array(json.loads(meta["last"]))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        first, last = json.loads(meta["first"]), json.loads(meta["last"])
+        if not (isinstance(first, list) and isinstance(last, list) and len(first) == len(last) > 0):
+            raise ValueError("its header names no steps")
+        if not all(type(a) is type(b) is int and 0 <= a <= b < 2**62 for a, b in zip(first, last, strict=True)):
+            raise ValueError("its header names no steps")
+        return np.array(first), np.array(last)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
 
 
 def _rows(path: Path) -> dict[str, np.ndarray]:
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        rows = load_file(require_own_file(path))
+        if not all(value.ndim for value in rows.values()):
+            raise ValueError("a number instead of rows")
+        return rows
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:  # NumPy lacks a dtype
         raise _damaged(path, error) from error
+
+
+def _has_form(values: np.ndarray, shape: tuple[int, ...], dtype: Any) -> bool:
+    return values.shape[1:] == shape and values.dtype == dtype
 
 
 def _damaged(path: Path, error: Exception) -> Damaged:

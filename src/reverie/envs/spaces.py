@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -203,9 +204,15 @@ def make_spec(
     """
     action, notes = make_action_spec(env.action_space, bound=action_bound)
     items: list[ObsKey] = []
-    for path, space in leaves(env.observation_space):
+    given = list(leaves(env.observation_space))
+    _require_matches([name_of(path) for path, _ in given], images, vectors, ignore)
+    for path, space in given:
         key = name_of(path)
         if key == (MASK if action_mask == "auto" else action_mask) and _could_mask(space, action):
+            if _matches(key, ignore):
+                raise UserError(
+                    f"env.obs_ignore matches '{key}', which holds the action mask.", "Set env.action_mask=none as well."
+                )
             items.append(ObsKey(path, "mask", space.shape or (), (action.size,)))
         elif _matches(key, ignore):
             notes.append(f"'{key}' is ignored (env.obs_ignore)")
@@ -234,7 +241,22 @@ def make_spec(
 
 
 def _matches(key: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
+    """Is it the key itself, or does it fit one of the patterns? "cam[0]" is a key and a pattern for cam0."""
+    return any(key == pattern or fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _require_matches(keys: Sequence[str], images: Sequence[str], vectors: Sequence[str], ignore: Sequence[str]) -> None:
+    """Refuse a pattern that matches nothing: a slip of the finger would otherwise go unnoticed. Raises UserError."""
+    settings = {"env.obs_images": images, "env.obs_vectors": vectors, "env.obs_ignore": ignore}
+    for setting, patterns in settings.items():
+        for pattern in patterns:
+            if not any(_matches(key, [pattern]) for key in keys):
+                near = difflib.get_close_matches(pattern, keys, 1, 0.6)
+                known = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(keys[:20]) or 'none'}."
+                raise UserError(
+                    f"{setting}: no observation matches '{pattern}'; {known}",
+                    "Correct it; in a run that has it already, in its config.yaml.",
+                )
 
 
 def leaves(space: spaces.Space, path: Path = ()) -> Iterator[tuple[Path, spaces.Space]]:

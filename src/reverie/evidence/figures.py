@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..insight.plots import COLOURS, new_figure, svg
+from ..files import write_file
+from ..insight.plots import COLOURS, label, new_figure, png, svg
 from .aggregates import LEVELS
 from .compare import Verdict
 from .record import Curve, curve
@@ -22,9 +23,8 @@ def save(figure: Any, stem: Path) -> list[Path]:
     """Write stem.png and stem.svg. -> both. Raises UserError."""
     files = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
     try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(files[0], dpi=130)
-        files[1].write_text(svg(figure), encoding="utf-8")
+        write_file(files[0], png(figure, dpi=130))
+        write_file(files[1], svg(figure))
     except OSError as error:
         raise UserError(f"cannot write {stem} ({error.strerror}).", "Choose another --out.") from error
     return files
@@ -64,7 +64,7 @@ def curves(verdicts: Sequence[Verdict]) -> Any | None:
         _published(axes, curve(reference, key), max(float(v.points[-1]) for v in found))
         for verdict, colour in zip(found, itertools.cycle(COLOURS), strict=False):
             _own(axes, verdict, colour)
-        axes.set_title(key, fontsize=10, loc="left")
+        axes.set_title(label(key), fontsize=10, loc="left")
         axes.set(xlabel="frames", ylabel="return")
         axes.xaxis.set_major_formatter(lambda x, _: millions(x))
         axes.grid(alpha=0.25)
@@ -86,8 +86,8 @@ def _own(axes: Any, verdict: Verdict, colour: str) -> None:
     if len(verdict.own) > 1:
         axes.fill_between(verdict.points, low, high, color=colour, alpha=0.15, lw=0)
     word = verdict.judgement.word
-    label = f"{verdict.group.label}, {len(verdict.own)} seed(s): {word}"
-    axes.plot(verdict.points, mean, color=colour, lw=1.8, marker="." if len(mean) == 1 else None, label=label)
+    text = f"{label(verdict.group.label)}, {len(verdict.own)} seed(s): {word}"
+    axes.plot(verdict.points, mean, color=colour, lw=1.8, marker="." if len(mean) == 1 else None, label=text)
 
 
 def profile(shares: Mapping[str, np.ndarray]) -> Any | None:
@@ -97,7 +97,7 @@ def profile(shares: Mapping[str, np.ndarray]) -> Any | None:
     figure = new_figure(9, 3.4)
     axes = figure.add_subplot()
     for (name, share), colour in zip(shares.items(), itertools.cycle(COLOURS), strict=False):
-        axes.step(LEVELS, share, where="post", label=name, color=colour)
+        axes.step(LEVELS, share, where="post", label=label(name), color=colour)
     axes.set(xlabel="human-normalised score", ylabel="share of runs above it", ylim=(0, 1.02))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
@@ -114,7 +114,7 @@ def intervals(
     names: variants from top to bottom; the first is the base, its mean a line through the panel. panels: {task:
     {variant: interval}}.
     """
-    longest = max(map(len, names))
+    longest = max(len(label(name)) for name in names)
     figure = new_figure(1.2 + 0.07 * longest + 3.1 * len(panels), 0.9 + 0.32 * len(names))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (task, rows) in zip(axes, panels.items(), strict=True):
@@ -129,10 +129,10 @@ def intervals(
             ax.plot(seeds[task][name], below, ".", color="0.45", ms=3.5, zorder=3)
         if names[0] in rows:
             ax.axvline(rows[names[0]].value, color="0.6", lw=1, ls="--")
-        ax.set_title(task, fontsize=9, loc="left")
+        ax.set_title(label(task), fontsize=9, loc="left")
         ax.grid(alpha=0.25, axis="x")
         ax.tick_params(labelsize=8)
-    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_yticks(range(len(names)), list(map(label, names)))
     axes[0].invert_yaxis()
     figure.supxlabel("score: mean of seeds, 95 % interval, every seed", fontsize=8)
     return figure
@@ -152,9 +152,9 @@ def learning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) 
             handles.setdefault(name, line)
             if name == names[0]:
                 ax.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
-        ax.set_title(task, fontsize=9, loc="left")
+        ax.set_title(label(task), fontsize=9, loc="left")
         ax.set(xlabel="environment steps", ylabel="return of training episodes")
         ax.tick_params(labelsize=8)
         ax.grid(alpha=0.25)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(handles.values(), map(label, handles), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import write_file
 from ..insight.page import as_html, render
 from ..insight.plots import svg
 from .figures import save
@@ -39,11 +40,8 @@ def write_files(
     }
     files = []
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for ending, text in texts.items():
-            draft = out / f".{name}.{ending}.tmp"
-            draft.write_text(text, encoding="utf-8")
-            files.append(draft.replace(out / f"{name}.{ending}"))
+            files.append(write_file(out / f"{name}.{ending}", text))
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}).", "Choose another --out.") from error
     for key, figure in figures.items():

@@ -10,7 +10,6 @@ A run's directory says all of this, too; the file is what is kept, committed and
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ import numpy as np
 
 from ..config import Config, build, flatten, load_file
 from ..errors import UserError
-from ..run.logger import read_lines
+from ..files import read_bytes, read_record, write_file
+from ..run.lines import read_lines
 from .protocol import facts_of
 
 FORMAT = "reverie-result-1"
@@ -79,7 +79,7 @@ def _plain(rows: np.ndarray) -> list[list[float]]:
 def result_of(run: Path, *, label: str = "") -> RunResult:
     """The result of a run's directory, finished or not. Raises UserError if it is not a run."""
     config = load_file(run / "config.yaml")
-    provenance = _provenance(run / "provenance.json")
+    provenance = read_record(run / "provenance.json")
     episodes = read_lines(run / "episodes.jsonl")
     newest: dict[str, Any] = next(
         (line for line in reversed(read_lines(run / "metrics.jsonl")) if "updates" in line), {}
@@ -142,33 +142,21 @@ def _label(run: Path, seed: int) -> str:
     return name
 
 
-def _provenance(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
 def write_result(result: RunResult, path: Path) -> Path:
     """Write the file, whole or not at all. -> path. Raises UserError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.tmp")
-        draft.write_text(result.to_json(), encoding="utf-8")
-        os.replace(draft, path)
+        return write_file(path, result.to_json())
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}).", "Choose another directory.") from error
-    return path
 
 
 def read_result(path: Path) -> RunResult | None:
     """The result in a file; None if the file is something else. Raises UserError for a damaged one."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_bytes(path).decode("utf-8", "replace")
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}).", "Give a result file, a run, or a folder.") from error
     if FORMAT not in text[:200]:

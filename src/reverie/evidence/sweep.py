@@ -23,10 +23,11 @@ from ..build import pick_device
 from ..config import flatten, load_file
 from ..envs.vector.workers import usable_cores
 from ..errors import UserError
+from ..files import read_bytes, write_file
 from ..guard.lock import RunLock
 from ..run.directory import check_directory
 from ..run.forecast import duration, make_forecast, memory_left, require_fit
-from ..run.logger import read_lines
+from ..run.lines import read_lines
 from ..run.tasks import step_seconds
 from .plan import Plan, PlannedRun, written
 from .protocol import NOT_THE_EXPERIMENT
@@ -156,8 +157,7 @@ def write_plan(plan: Plan, out: Path) -> None:
     ]
     facts = {"name": plan.name, "command": " ".join(sys.argv), "seeds": list(plan.seeds), "jobs": jobs}
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "plan.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_file(out / "plan.json", json.dumps(facts, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}).", "Choose another --out.") from error
 
@@ -280,7 +280,7 @@ class Sweep:
             return f"{name}: stopped; will resume from its checkpoint"
         try:
             if code != 0:
-                lines = self._log(job).read_text(encoding="utf-8", errors="replace").splitlines()
+                lines = read_bytes(self._log(job)).decode("utf-8", "replace").splitlines()
                 raise UserError(" ".join(lines[-2:]) or f"exit code {code}")
             result = result_of(run_path(self.out, job), label=job.variant)
             if not (result.complete or job.config.train.minutes):

@@ -66,9 +66,11 @@ class Table:
         return f"**{self.title}**\n\n" + "\n".join(lines) + "\n" + remarks
 
     def csv(self) -> str:
-        """For spreadsheets."""
+        """For spreadsheets: a number per cell. An interval becomes three columns, a mean with a deviation two."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *self.rows])
+        columns = [_csv_column(name, [row[i] for row in self.rows]) for i, name in enumerate(self.header)]
+        lines = zip(*(cells for column in columns for cells in column), strict=True)
+        csv.writer(text, lineterminator="\n").writerows(lines)
         return text.getvalue()
 
     def latex(self) -> str:
@@ -85,24 +87,59 @@ def _latex(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in text)
 
 
-def number(value: float | None) -> str:
+class Cell(str):
+    """A cell's text, and the numbers behind it, for those who compute with them. parts: what they are."""
+
+    numbers: tuple[float | None, ...]
+    parts: tuple[str, ...]
+
+    def __new__(cls, text: str, numbers: Sequence[float | None], parts: Sequence[str] = ("",)) -> Cell:
+        """parts: names that come behind the column's, one for each number."""
+        cell = super().__new__(cls, text)
+        cell.numbers, cell.parts = tuple(numbers), tuple(parts)
+        return cell
+
+
+def _csv_column(name: str, cells: Sequence[str]) -> list[list[str]]:
+    """The columns with one number per cell that a column of a table becomes, each with its name first."""
+    parts = max((cell.parts for cell in cells if isinstance(cell, Cell)), key=len, default=("",))
+    plain = name.removesuffix(" [95 %]").removesuffix(" ± deviation")
+    found = [[f"{plain} {part}".rstrip() if len(parts) > 1 else name] for part in parts]
+    for cell in cells:
+        numbers = [_plain(value) for value in cell.numbers] if isinstance(cell, Cell) else ["" if cell == "–" else cell]
+        for column, text in zip(found, [*numbers, *[""] * len(parts)], strict=False):
+            column.append(text)
+    return found
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None or value != value else f"{value:.10g}"
+
+
+def number(value: float | None) -> Cell:
     """A score in as many digits as are of use: 12,345 / 123.4 / 12.34 / 0.943; "–" for none."""
     if value is None or value != value:
-        return "–"
+        return Cell("–", [None])
     size = abs(value)
     digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
-    return f"{value:,.{digits}f}"
+    return Cell(f"{value:,.{digits}f}", [value])
 
 
-def ranged(found: Interval | None) -> str:
+def ranged(found: Interval | None) -> Cell:
     """A mean with its interval: "0.939 [0.912, 0.966]"; "–" for none."""
     if found is None:
-        return "–"
+        return Cell("–", [None])
     if found.low is None or found.high is None:
         return number(found.value)
-    return f"{number(found.value)} [{number(found.low)}, {number(found.high)}]"
+    text = f"{number(found.value)} [{number(found.low)}, {number(found.high)}]"
+    return Cell(text, (found.value, found.low, found.high), ("", "low", "high"))
 
 
-def millions(frames: float) -> str:
+def deviating(mean: float, deviation: float) -> Cell:
+    """A mean with its standard deviation: "12.3 ± 0.5"."""
+    return Cell(f"{number(mean)} ± {number(deviation)}", (mean, deviation), ("", "deviation"))
+
+
+def millions(frames: float) -> Cell:
     """400,000 -> "400k", 2,000,000 -> "2M"."""
-    return f"{frames / 1e6:g}M" if frames >= 1e6 else f"{frames / 1e3:g}k"
+    return Cell(f"{frames / 1e6:g}M" if frames >= 1e6 else f"{frames / 1e3:g}k", [frames])

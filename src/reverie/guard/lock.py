@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import Damaged, read_bytes, require_own_file
 
 if sys.platform == "win32":  # not covered by tests
     import msvcrt
@@ -55,7 +56,9 @@ class RunLock:
         while not self.held:
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+                with suppress(FileNotFoundError):
+                    require_own_file(self.path)  # a link would have its target overwritten
+                file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
             except OSError as error:
                 raise UserError(
                     f"cannot write to {self.directory} ({error.strerror}).", "Choose another --run."
@@ -176,8 +179,8 @@ def _record(file: int) -> None:
 def _holder(path: Path) -> dict[str, Any]:
     """The record of the holder; {} if it cannot be read."""
     try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        record = json.loads(read_bytes(path))
+    except (OSError, ValueError, RecursionError, Damaged):
         return {}
     return record if isinstance(record, dict) and isinstance(record.get("pid"), int) else {}
 

@@ -24,7 +24,7 @@ from ..data.replay import Batch
 from ..envs.spaces import Spec
 from ..errors import UserError
 from ..fast import FASTER
-from ..files import check_manifest, read_json
+from ..files import check_manifest, is_own_file, read_json, require_own_files
 from ..finite import STAGES, FailedUpdate, NonFinite, random_state, set_random_state
 from ..rssm import State
 
@@ -389,8 +389,9 @@ def write_crash(path: Path, agent: DreamerV2, trouble: NonFinite, report: NanRep
 
 def find_crash(path: Path) -> Path:
     """The directory RUN/crash from the path of a run, of that directory, or of a file in it. Raises UserError."""
+    require_own_files(path)
     for where in (path, path / "crash", path.parent):
-        if (where / "crash.json").is_file():
+        if is_own_file(where / "crash.json"):
             return where
     raise UserError(
         f"{path} holds no crash.", "Give a run that stopped at a non-finite update, or its directory `crash`."
@@ -409,7 +410,7 @@ def read_crash(path: Path, agent: DreamerV2) -> NonFinite:
     damaged = UserError(f"{path} is damaged or of another version.", "Train again to write a new one.")
     if record.get("format") != FORMAT or record.get("stage") not in STAGES:
         raise damaged
-    checkpoint.load_weights(path, agent)
+    checkpoint.load_weights(path, agent, finite=False)  # a NaN in them may be what is looked for
     try:
         checkpoint.restore_optimizers(agent, checkpoint.read_tensors(path / "optimizers.safetensors"))
         for name, optimizer in agent.optimizers.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..run.logger import read_lines
+from ..run.lines import read_lines
 
 #: Episodes of training that count as the newest ones.
 RECENT = 20

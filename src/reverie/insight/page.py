@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..files import read_bytes
 
 
 def render(template: str, **values: Any) -> str:
@@ -28,4 +29,4 @@ def as_html(svg: str) -> Any:
 
 def data_uri(file: Path) -> str:
     """An image file as a source that is inside of the page."""
-    return f"data:image/{file.suffix[1:]};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    return f"data:image/{file.suffix[1:]};base64,{base64.b64encode(read_bytes(file)).decode()}"

@@ -7,8 +7,8 @@ Files: `learning_curve`, `usage_map`, `vector_plot`, `drift_plot`. SVG: `returns
 from __future__ import annotations
 
 import io
-import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..config import load_file
+from ..errors import UserError, printable
+from ..files import plain_values, read_json, write_file
 from ..run.evaluation import Evaluation
-from ..run.logger import read_lines
+from ..run.lines import read_lines
 from .dream import Dreamed
 from .drift import Drift
 
@@ -43,6 +45,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
     "steps per second": {"steps": "speed/env_steps_per_second"},
 }
 MAX_POINTS = 400  # of a line in an SVG
+LONGEST_LABEL = 60  # letters
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
@@ -68,23 +71,43 @@ def new_figure(width: float, height: float, *, dpi: int = 130) -> Any:
 def save(figure: Any, path: Path) -> Path:
     """Write a PNG. -> path. Raises UserError where that is impossible."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png")
+        return write_file(path, png(figure))
     except OSError as error:
         raise UserError(f"cannot write the plot {path} ({error.strerror}).", "Choose another file.") from error
-    return path
+
+
+def png(figure: Any, *, dpi: int | None = None) -> bytes:
+    """A figure as PNG."""
+    return _drawn(figure, "png", **({"dpi": dpi} if dpi else {}))
 
 
 def svg(figure: Any) -> str:
     """A figure as an <svg> element that scales with the page; text stays text, the same figure gives the same text."""
-    import matplotlib
-
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reverie"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    body = text.getvalue()
+    body = _drawn(figure, "svg", metadata={"Date": None}).decode("utf-8")
     body = body[body.index("<svg") :]
     return re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", re.sub(r'width="[^"]*pt"', "", body, count=1), count=1)
+
+
+def _drawn(figure: Any, kind: str, **options: Any) -> bytes:
+    """matplotlib's savefig. Names come from the user's files: a `$` in them is no formula, and any letter may occur."""
+    import matplotlib
+    from matplotlib.text import Text
+
+    out = io.BytesIO()
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    plain: Any = {"svg.fonttype": "none", "svg.hashsalt": "reverie", "text.parse_math": False}
+    with matplotlib.rc_context(plain), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(out, format=kind, **options)
+    return out.getvalue()
+
+
+def label(name: str) -> str:
+    """A name as matplotlib shows it in a legend: not too long, and not hidden, as those that begin with _ are."""
+    text = printable(name).replace("\n", " ")
+    text = text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
+    return f" {text}" if text.startswith("_") else text
 
 
 def _grid(axes: Any) -> None:
@@ -111,25 +134,25 @@ def learning_curve(run: Path, *, title: str = "") -> Path:
         axes.plot(steps, means, color="tab:blue", lw=1.5, label=f"training episodes (mean of {window})")
     _evaluations(axes, episodes, fmt="o-", color="tab:orange", ms=4, capsize=2, label="evaluation (95 % CI)")
     _random_level(axes, episodes)
-    axes.set(xlabel="environment steps", ylabel="return of an episode", title=title)
+    axes.set(xlabel="environment steps", ylabel="return of an episode", title=label(title))
     _grid(axes)
-    figure.savefig(run / "curve.png")
-    return run / "curve.png"
+    return save(figure, run / "curve.png")
 
 
 def returns_svg(runs: Mapping[str, Path]) -> str:
     """Returns of several runs: training episodes (a running mean) and evaluations with 95 % intervals. -> SVG."""
     figure = new_figure(9, 3.8)
     axes = figure.add_subplot()
-    every: list[dict[str, Any]] = []
+    every: dict[str, list[dict[str, Any]]] = {}  # by task: random play on one says nothing about another
     for (name, path), colour in zip(runs.items(), cycle(COLOURS), strict=False):
         episodes = read_lines(path / "episodes.jsonl")
-        every += episodes
+        every.setdefault(load_file(path / "config.yaml").env.id, []).extend(episodes)
         steps, means, _ = _running_mean([e for e in episodes if e.get("phase") == "train"])
         keep = _thinned(len(steps))
         axes.plot(steps[keep], means[keep], color=colour, lw=1, alpha=0.55)
-        _evaluations(axes, episodes, fmt="o-", color=colour, ms=3, lw=1.4, capsize=2, label=name)
-    _random_level(axes, every)
+        _evaluations(axes, episodes, fmt="o-", color=colour, ms=3, lw=1.4, capsize=2, label=label(name))
+    for (task, episodes), line in zip(every.items(), cycle(("--", ":", "-.")), strict=False):
+        _random_level(axes, episodes, style=line, task=task if len(every) > 1 else "")
     axes.set(xlabel="environment steps", ylabel="return")
     _grid(axes)
     return svg(figure)
@@ -155,11 +178,12 @@ def _evaluations(axes: Any, episodes: Sequence[Mapping[str, Any]], **style: Any)
         axes.errorbar(sorted(scores), [each.mean for each in found], widths, **style)
 
 
-def _random_level(axes: Any, episodes: Sequence[Mapping[str, Any]]) -> None:
+def _random_level(axes: Any, episodes: Sequence[Mapping[str, Any]], *, style: str = "--", task: str = "") -> None:
     returns = [episode["return"] for episode in episodes if episode.get("phase") == "random"]
     if returns:
         level = float(np.mean(returns))
-        axes.axhline(level, color="0.5", ls="--", lw=1, label=f"random policy ({level:.2f})")
+        where = f" on {label(task)}" if task else ""
+        axes.axhline(level, color="0.5", ls=style, lw=1, label=f"random policy{where} ({level:.2f})")
 
 
 # -------------------------------------------------------------------------------------------------------------- metrics
@@ -176,11 +200,11 @@ def _panel(title: str, keys: Mapping[str, str], lines: Mapping[str, Sequence[Map
     figure = new_figure(3.9, 2.5)
     axes = figure.add_subplot()
     for (run, found), colour in zip(lines.items(), cycle(COLOURS), strict=False):
-        for style, (label, key) in zip(("-", "--", ":"), keys.items(), strict=False):
+        for style, (title_of, key) in zip(("-", "--", ":"), keys.items(), strict=False):
             points = [(line["env_steps"], line[key]) for line in found if line.get(key) is not None]
             if points:
                 at = np.array(points)[_thinned(len(points))]
-                tag = label if len(lines) == 1 else run if style == "-" else None
+                tag = title_of if len(lines) == 1 else label(run) if style == "-" else None
                 axes.plot(at[:, 0], at[:, 1], style, color=colour, lw=1.2, label=tag)
     axes.set_title(title, fontsize=10, loc="left")
     axes.tick_params(labelsize=8)
@@ -204,9 +228,7 @@ def usage_map(run: Path, *, to: Path | None = None) -> Path:
     Columns are sorted within each row, so that the number of bright cells is what perplexity counts (class numbers
     mean nothing). to: another file. -> its path. Raises UserError without such a file or matplotlib.
     """
-    path = to or run / "latents.png"
-    _usage_figure(*read_usage(run)).savefig(path)
-    return path
+    return save(_usage_figure(*read_usage(run)), to or run / "latents.png")
 
 
 def usage_svg(run: Path) -> str:
@@ -234,17 +256,17 @@ def _usage_figure(at: int, usage: np.ndarray) -> Any:
 
 def read_usage(run: Path) -> tuple[int, np.ndarray]:
     """RUN/latents.json: environment steps when it was measured, average probabilities (S, K). Raises UserError."""
-    try:
-        found = json.loads((run / "latents.json").read_text(encoding="utf-8"))
-        usage, at = np.array(found["usage"], np.float64), int(found["env_steps"])
-        if usage.ndim != 2 or not usage.size or not np.isfinite(usage).all():
-            raise ValueError("not a table of finite numbers")
-    except FileNotFoundError as error:
+    if not (run / "latents.json").exists():
         raise UserError(
             f"{run} has no latents.json: the use of its latent classes has not been measured yet.",
             "Train longer with log.health_every above 0; Gaussian latents have no classes.",
-        ) from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        )
+    try:
+        found = plain_values(read_json(run / "latents.json"))
+        usage, at = np.array(found["usage"], np.float64), int(found["env_steps"])
+        if usage.ndim != 2 or not usage.size or not ((usage >= 0) & (usage <= 1)).all():
+            raise ValueError("not a table of probabilities")
+    except (UserError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"cannot read {run / 'latents.json'} ({error}).", "A run that trains on writes it again."
         ) from error
@@ -273,7 +295,7 @@ def _vector_figure(dreamed: Dreamed, start: int) -> Any:
     at = np.arange(dreamed.steps) - dreamed.context + 1
     for i, (ax, (name, truth, dream)) in enumerate(zip(axes, curves, strict=False)):
         _draw(ax, at, dreamed, start, truth, dream)
-        ax.set_title(name, loc="left", fontsize=9)
+        ax.set_title(label(name), loc="left", fontsize=9)
         if i == 0:
             ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
     _draw(axes[-1], at, dreamed, start, dreamed.true_reward[start], dreamed.reward[start])
@@ -325,7 +347,7 @@ def drift_plot(drift: Drift, path: Path, *, title: str = "") -> Path:
     _drift_curves(axes[0, 1], {"dream": drift.latent_kl}, "KL(posterior || dream), nats", drift)
     _drift_curves(axes[1, 0], drift.reward, "squared error of rewards", drift)
     _returns(axes[1, 1], drift)
-    figure.suptitle(f"{title}: useful horizon {drift.useful_horizon}, imagination {drift.imagination_horizon}")
+    figure.suptitle(f"{label(title)}: useful horizon {drift.useful_horizon}, imagination {drift.imagination_horizon}")
     return save(figure, path)
 
 
@@ -338,14 +360,14 @@ def drift_svg(drift: Drift) -> str:
     return svg(figure)
 
 
-def _drift_curves(axes: Any, curves: Mapping[str, Sequence[float | None]], label: str, drift: Drift) -> None:
+def _drift_curves(axes: Any, curves: Mapping[str, Sequence[float | None]], what: str, drift: Drift) -> None:
     for name, steps, values in _known(curves):
         colour, line = STYLES[name]
         axes.plot(steps, values, line, color=colour, label=NAMES[name])
     axes.axvline(drift.imagination_horizon, color="tab:orange", lw=1, label="imagination horizon")
     if drift.useful_horizon:
         axes.axvline(drift.useful_horizon, color="tab:purple", lw=1, ls="-.", label="useful horizon")
-    axes.set(xlabel="steps after the last observation", ylabel=label, xlim=(1, max(2, drift.horizon)), ylim=(0, None))
+    axes.set(xlabel="steps after the last observation", ylabel=what, xlim=(1, max(2, drift.horizon)), ylim=(0, None))
     _grid(axes)
 
 

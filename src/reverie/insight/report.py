@@ -6,7 +6,6 @@ run without a checkpoint, without replay or still training has a page, too.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ import numpy as np
 
 from ..config import Config, flatten, load_file
 from ..errors import UserError
+from ..files import is_own_file, read_record, write_file
 from ..run.evaluation import Evaluation
-from ..run.logger import read_lines
+from ..run.lines import read_lines
 from . import plots
 from .page import as_html, data_uri, render
 from .run_reader import RunReader, open_run
@@ -51,13 +51,9 @@ def write_report(paths: Sequence[Path], out: Path) -> Path:
         panels=[as_html(panel) for panel in plots.panels_svg(runs)],
     )
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft = out.with_name(f".{out.name}.tmp")
-        draft.write_text(page, encoding="utf-8")
-        draft.replace(out)
+        return write_file(out, page)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}).", "Choose another -o.") from error
-    return out
 
 
 def _names(paths: Sequence[Path]) -> dict[str, Path]:
@@ -166,23 +162,19 @@ def _dream(opened: RunReader) -> Any:
 
 def _video(path: Path) -> PageImage | None:
     """The newest evaluation's video, unless it is too large for a page."""
-    videos = sorted((path / "videos").glob("eval-*.gif"))
+    videos = [video for video in sorted((path / "videos").glob("eval-*.gif")) if is_own_file(video)]
     if not videos or videos[-1].stat().st_size > MAX_VIDEO:
         return None
     return PageImage(data_uri(videos[-1]), "one episode")
 
 
 def _provenance(path: Path) -> list[tuple[str, str]]:
-    try:
-        found = json.loads((path / "provenance.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    if not isinstance(found, dict):
-        return []
+    found = read_record(path / "provenance.json")
     found.pop("protocol", None)
-    continued = found.pop("continued", [])
-    rows = [(str(key), _text(value)) for key, value in found.items()]
-    return rows + [("continued", _text(each.get("started"))) for each in continued[-5:]]
+    continued = found.pop("continued", None)
+    again = [each for each in continued if isinstance(each, dict)] if isinstance(continued, list) else []
+    rows = [(key, _text(value)) for key, value in found.items()]
+    return rows + [("continued", _text(each.get("started"))) for each in again[-5:]]
 
 
 def _text(value: Any) -> str:

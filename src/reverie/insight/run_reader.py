@@ -12,7 +12,7 @@ import torch
 
 from .. import checkpoint
 from ..config import Config, build
-from ..data.replay import Batch
+from ..data.replay import Batch, row_forms
 from ..data.replay_log import log_files, read_log_file
 from ..envs.spaces import Spec
 from ..errors import UserError
@@ -132,15 +132,16 @@ def _open(path: Path, device: str, most_steps: int) -> RunReader:
     agent.eval()
     is_run = source != path and source.parent.parent == path
     steps = int(source.name.split("-")[1]) if source.name.startswith("step-") else None
-    return RunReader(path, source, config, spec, agent, steps, _experience(path, most_steps) if is_run else None)
+    return RunReader(path, source, config, spec, agent, steps, _experience(path, spec, most_steps) if is_run else None)
 
 
-def _experience(path: Path, most_steps: int) -> Experience:
+def _experience(path: Path, spec: Spec, most_steps: int) -> Experience:
     """The newest log files up to a limit, joined where they are consecutive."""
     pieces: list[tuple[int, int, dict[str, np.ndarray]]] = []  # stream, first step, rows
     steps = size = 0
+    forms = row_forms(spec.shapes, spec.action.size)
     for file in reversed(log_files(path / "replay")):
-        first, rows = read_log_file(file)
+        first, rows = read_log_file(file, forms)
         for stream, (at, part) in enumerate(zip(first, rows, strict=True)):
             pieces.append((stream, at, part))
         steps += sum(len(part["reward"]) for part in rows)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ..build import pick_device
-from ..config import Config, build, load_file
+from ..config import Config, build
 from ..config.parsing import full_name
 from ..config.presets import AUTO, load_preset, origins
 from ..envs import AgentView, EnvLike, make_env
@@ -30,7 +30,7 @@ from ..envs.images import area_resize
 from ..envs.spaces import MASK, Spec, with_target_size
 from ..errors import UserError
 from ..train import DreamerV2, to_batch
-from .directory import holds_run
+from .directory import holds_run, stored_config
 from .forecast import acting_seconds, duration, memory_left, random_batch
 from .tasks import copy_env, options_of, repeat_of, view_of
 
@@ -373,9 +373,7 @@ def config_for(
     if holds_run(directory):
         load_preset(stack, given)  # its complaints first
         limits = {"train.minutes": 0.0} if {"train.env_steps", "env_steps"} & set(given) else {}
-        config = build(
-            beside_auto(stack) | limits | dict(given), base=load_file(directory / "config.yaml"), where="setting"
-        )
+        config = build(beside_auto(stack) | limits | dict(given), base=stored_config(directory, given), where="setting")
         return config, [f"note      {directory} holds a run: what it has chosen stays"]
     config, choices = auto_config(stack, given, env)
     return config, lines(choices)

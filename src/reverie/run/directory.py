@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ import torch
 import yaml
 
 from ..config import Config, flatten, load_file, to_dict
-from ..config.validation import MAY_CHANGE, may_change
+from ..config.parsing import full_name
+from ..config.validation import MAY_CHANGE, may_change, names_code
 from ..errors import UserError
-from ..files import writing
+from ..files import read_record, write_file, writing
 from ..guard.lock import NAME as LOCK
 
 
@@ -31,6 +33,20 @@ def holds_run(directory: Path) -> bool:
         return (directory / "config.yaml").exists()
     except OSError as error:
         raise UserError(f"cannot write to {directory} ({error.strerror}).", "Choose another --run.") from error
+
+
+def stored_config(directory: Path, given: Collection[str]) -> Config:
+    """The settings of the run in a directory, to continue it. given: names of the settings that the user gives now.
+
+    Raises UserError where its environment is code that only its files name: that is not imported on their word.
+    """
+    config = load_file(directory / "config.yaml")
+    if names_code(config.env.id) and "env.id" not in map(full_name, given):
+        raise UserError(
+            f"the environment of {directory} is made by code that its files name ({config.env.id}).",
+            f"If you trust it, add --env {config.env.id}.",
+        )
+    return config
 
 
 def check_directory(directory: Path, config: Config) -> None:
@@ -65,9 +81,7 @@ def prepare_directory(directory: Path, config: Config, protocol: str = "") -> No
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        draft = directory / ".config.yaml.tmp"  # an existing configuration must survive a full disk
-        draft.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-        os.replace(draft, directory / "config.yaml")
+        write_file(directory / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
     except OSError as error:
         raise UserError(f"cannot write to {directory} ({error.strerror}).", "Choose another --run.") from error
     with writing("provenance.json", directory):
@@ -76,16 +90,13 @@ def prepare_directory(directory: Path, config: Config, protocol: str = "") -> No
 
 def _add_provenance(path: Path, record: dict[str, Any]) -> None:
     """Write `record`, or add it to the one of the first start: a resumed run may use other code or another machine."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        record = known | {"continued": [*known.get("continued", []), record]}
-    except FileNotFoundError:
-        pass
-    except (ValueError, TypeError, AttributeError):
+    known = read_record(path)
+    if known:
+        earlier = known.get("continued")
+        record = known | {"continued": [*(earlier if isinstance(earlier, list) else []), record]}
+    elif path.exists():
         record["earlier"] = "the record of how the run began was damaged"
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(draft, path)
+    write_file(path, json.dumps(record, indent=1))
 
 
 def provenance(config: Config, protocol: str = "") -> dict[str, Any]:

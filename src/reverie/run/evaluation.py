@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
@@ -20,6 +21,7 @@ from ..data.collect import ActFunction, Collector
 from ..envs import EnvLike
 from ..envs.images import area_resize
 from ..envs.spaces import MASK, Spec
+from ..files import write_file
 from ..train import DreamerV2
 from .tasks import make_envs
 
@@ -190,13 +192,17 @@ def _frame(image: Any) -> np.ndarray:
     return area_resize(image.astype(np.uint8), height, width)
 
 
-def save_video(path: Path, frames: list[np.ndarray]) -> str:
-    """Like `write_gif`, but a full disk does not end the run. -> why there is no video, or ""."""
+def save_video(path: Path, frames: list[np.ndarray], *, keep: int = 0) -> str:
+    """Like `write_gif`, but a full disk does not end the run. -> why there is no video, or "".
+
+    keep: how many of the newest eval-STEP.gif stay beside it, itself among them; 0: all. Other files stay.
+    """
     try:
         write_gif(path, frames)
+        ours = [each for each in path.parent.glob("eval-*.gif") if re.fullmatch(r"eval-\d{9,}\.gif", each.name)]
+        for old in sorted(ours, key=lambda each: int(each.stem[5:]))[:-keep] if keep else ():
+            old.unlink(missing_ok=True)
     except OSError as error:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)  # incomplete
         return f"no video: it could not be written ({error.strerror})"
     return ""
 
@@ -205,10 +211,11 @@ def write_gif(path: Path, frames: list[np.ndarray], *, fps: int = 8) -> None:
     """An animated GIF, no ffmpeg needed; the last frame stays for a second. frames of uint8 (H, W, 3)."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     images = [Image.fromarray(frame) for frame in frames]
     durations = [round(1000 / fps)] * (len(frames) - 1) + [1000]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
+    out = io.BytesIO()
+    images[0].save(out, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    write_file(path, out.getvalue())
 
 
 #: Seconds that the evaluation of the random policy may take.

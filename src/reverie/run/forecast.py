@@ -35,6 +35,8 @@ TIGHT = 0.85
 PATIENCE = 10.0
 #: Bytes of the video of an evaluation: half of the most it can take.
 VIDEO = 30_000_000
+#: Bytes of its file, as large ones are: 300 frames of 240 pixels a side.
+VIDEO_FILE = 3_000_000
 #: Files of a container's limit and use of memory, versions 2 and 1.
 CGROUPS = (
     ("memory.max", "memory.current"),
@@ -159,6 +161,7 @@ def make_forecast(agent: DreamerV2, directory: Path, *, step_seconds: float = 0.
     fresh = min(rows, int(config.train.checkpoint_every / max(1e-9, per_step)) + 1, _rows_of(config))
     weights, moments = _bytes(agent), sum(2 * _bytes(agent.get_submodule(name)) for name in agent.optimizers)
     disk = rows * row_bytes * (2 if on_disk else 1) + (config.log.keep_checkpoints + 1) * (weights + moments) + weights
+    disk += VIDEO_FILE * kept_videos(config)
     return Forecast(
         now=now,
         replay=0 if on_disk else rows * row_bytes,
@@ -181,6 +184,12 @@ def make_forecast(agent: DreamerV2, directory: Path, *, step_seconds: float = 0.
         evaluations=evaluations_due(config.train.eval_every, 0, config.train.env_steps),
         eval_episodes=config.train.eval_episodes,
     )
+
+
+def kept_videos(config: Config) -> int:
+    """How many videos lie in the run's directory when it ends."""
+    made = evaluations_due(config.train.eval_every, 0, config.train.env_steps) if config.log.video else 0
+    return min(made, config.log.keep_videos) if config.log.keep_videos else made
 
 
 def _rows_of(config: Config) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from ..data.replay import Batch
 from ..distributions import CompositePolicy, Policy
-from ..files import writing
+from ..files import write_file, writing
 from ..latents import Latent, class_usage
 from ..ops import SCALAR_TRANSFORMS, symlog
 
@@ -221,7 +220,5 @@ class HealthMonitor:
         rows = [[round(share, 4) for share in row] for row in now.usage.tolist()]
         text = json.dumps({"env_steps": env_steps, "updates": updates, "usage": rows})
         self.may_write()
-        draft = self.directory / f".{FILE}.tmp"
         with writing(FILE, self.directory):
-            draft.write_text(text, encoding="utf-8")
-            os.replace(draft, self.directory / FILE)
+            write_file(self.directory / FILE, text)

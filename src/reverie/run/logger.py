@@ -22,7 +22,10 @@ from tensorboardX.summary import scalar
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import writing
+from ..files import append_text, open_own_file, read_text, truncate, write_file, writing
+from .lines import parse_line, read_lines, split_lines
+
+__all__ = ["FILES", "Events", "Logger", "read_lines"]
 
 FILES = ("metrics.jsonl", "episodes.jsonl")
 
@@ -53,7 +56,7 @@ class Logger:
         for name in FILES:
             if sizes is not None and name in sizes and (run / name).exists():
                 with writing(name, run):
-                    os.truncate(run / name, min(sizes[name], (run / name).stat().st_size))
+                    truncate(run / name, sizes[name])
             else:
                 _forget_after(run / name, env_steps)
         self.trouble = ""  # why TensorBoard events are no longer written; that does not end a run
@@ -124,45 +127,36 @@ class Logger:
             self.wandb.finish()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file; a half-written last line is left out."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
-
-
 def _append(path: Path, values: Mapping[str, Any]) -> None:
     clean = {
         k: None if isinstance(v, float) and not math.isfinite(v) else round(v, 6) if isinstance(v, float) else v
         for k, v in values.items()
     }
-    with writing(path.name, path.parent), open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(clean) + "\n")
+    with writing(path.name, path.parent):
+        append_text(path, json.dumps(clean) + "\n")
 
 
 def _forget_after(path: Path, env_steps: int) -> None:
-    kept = [line for line in read_lines(path) if line.get("env_steps", 0) <= env_steps]
-    if path.exists():  # beside it, then renamed: on a full disk the lines stay
-        draft = path.with_name(f".{path.name}.tmp")
-        with writing(path.name, path.parent):
-            draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            os.replace(draft, path)
+    """Leave out the lines of later steps. Lines that are not ours stay."""
+    if not path.exists():
+        return
+    with writing(path.name, path.parent):
+        with open_own_file(path) as file:
+            lines = [(text, complete, parse_line(text)) for text, complete in split_lines(file)]
+        kept = [
+            text
+            for text, complete, line in lines
+            if (complete if line is None else line.get("env_steps", 0) <= env_steps)
+        ]
+        write_file(path, b"".join(text + b"\n" for text in kept))  # on a full disk the lines stay
 
 
 def _wandb_id(run: Path) -> str:
     """One id per run directory, so that two runs of the same name do not merge."""
     path = run / "wandb_id"
     if not path.exists():
-        path.write_text(uuid.uuid4().hex[:12])
-    return path.read_text()
+        write_file(path, uuid.uuid4().hex[:12])
+    return read_text(path)
 
 
 def _start_wandb(run: Path) -> Any:
@@ -188,7 +182,8 @@ class Events:
     def write(self, numbers: Mapping[str, float], env_steps: int) -> None:
         """A point on each curve. Raises OSError."""
         for name, value in numbers.items():
-            self._add(Event(summary=scalar(name, value)), env_steps)
+            if math.isfinite(value):  # e.g. no interval of a single episode
+                self._add(Event(summary=scalar(name, value)), env_steps)
         self._file.flush()
 
     def _add(self, event: Event, env_steps: int) -> None:

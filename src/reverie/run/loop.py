@@ -16,7 +16,7 @@ from .. import checkpoint
 from ..config import Config
 from ..data.collect import Collector, Episode
 from ..data.data_report import range_report, write_report
-from ..data.replay import Replay
+from ..data.replay import Replay, require_possible, row_forms
 from ..data.replay_log import ReplayLog
 from ..envs import EnvLike
 from ..envs.spaces import MASK, Spec
@@ -34,7 +34,7 @@ from .directory import check_directory, prepare_directory
 from .evaluation import RANDOM_LIMIT, Evaluation, Evaluator, save_video
 from .forecast import Forecast, make_forecast, require_fit
 from .health import HealthMonitor
-from .logger import read_lines
+from .lines import read_lines
 from .nan_policy import NanPolicy
 from .progress import Progress
 from .resume import open_logger, restore_newest, save_run
@@ -60,6 +60,7 @@ def open_run(config: Config, directory: Path, env: EnvLike | None = None, *, wei
             seed_everything(config)
             envs = make_envs(config, env, config.env.num_envs)
             spec = spec_of(envs)
+            _require_possible_replay(config, spec, directory)
             evaluator = Evaluator(config, copy_env(env), spec)  # before the agent: it may raise
             agent = DreamerV2(config, spec)
         with enough_memory(config, directory, lambda: agent):
@@ -116,6 +117,12 @@ def _prepare(config: Config, lock: RunLock) -> None:
     check_directory(lock.directory, config)  # again: another process may have begun here meanwhile
     remove_drafts(lock.directory)
     prepare_directory(lock.directory, config, protocol_of_task(config))
+
+
+def _require_possible_replay(config: Config, spec: Spec, directory: Path) -> None:
+    forms, settings = row_forms(spec.shapes, spec.action.size), config.replay
+    where = directory if settings.storage == "disk" else None
+    require_possible(forms, settings.replay_capacity, config.env.num_envs, where)
 
 
 def _empty_replay(config: Config, spec: Spec, directory: Path) -> Replay:
@@ -440,7 +447,7 @@ class Run:
             self.state.logger.write(numbers, env_steps=self.clock.env_steps)
             if result.frames:
                 video = self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif"
-                progress.once(save_video(video, result.frames))
+                progress.once(save_video(video, result.frames, keep=self.config.log.keep_videos))
             if self.clock.best is None or result.mean > self.clock.best:
                 self.clock.best = result.mean
                 best = self.directory / "checkpoints" / "best"

@@ -11,7 +11,7 @@ from typing import Any
 from ..build import count_parameters
 from .evaluation import Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
 from .forecast import duration
-from .logger import read_lines
+from .lines import read_lines
 from .state import RunState
 from .tasks import protocol_of_task
 

@@ -23,7 +23,8 @@ from ..files import Damaged, check, read_json, sound, writing
 from .clock import Clock
 from .directory import clear_leftovers
 from .evaluation import Evaluation
-from .logger import Logger, read_lines
+from .lines import read_lines
+from .logger import Logger
 from .state import RunState
 
 

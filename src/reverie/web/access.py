@@ -3,7 +3,9 @@
 Host      the name in the address bar must belong to this machine: a page of another site whose name was pointed at
           127.0.0.1 (DNS rebinding) is refused
 Origin    a page of another site may not open a websocket or fetch anything
-method    only GET and HEAD, so nothing can be changed
+method    only GET and HEAD, so nothing can be changed; POST, with an Origin, to start a job
+links     from another site lead to the two pages only
+length    of a URL: a number of thousands of digits is none
 token     for addresses other than loopback: once in the URL, then in a cookie that scripts cannot read
 """
 
@@ -21,6 +23,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Any, Send], Awaitable[None]]
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+#: What a link of another site may lead to.
+PAGES = ("/", "/play")
+#: Letters of an address: a number of thousands of digits is none. A query may have sixty names of metrics.
+LONGEST_PATH, LONGEST_QUERY = 300, 8000
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -60,12 +66,17 @@ class AccessControl:
         """-> (status, reason) of a refused request, None if it is allowed."""
         if not self._is_own_name(headers.get("host", "")):
             return 421, "This address is not one of this server's names. Open the URL that reverie watch printed."
-        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+        if len(scope["path"]) > LONGEST_PATH or len(scope["query_string"]) > LONGEST_QUERY:
+            return 414, "This address is too long."
+        starts = scope["type"] == "http" and scope["method"] == "POST" and "/jobs/" in scope["path"]
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and not starts:
             return 405, "This page is read-only."
         origin = headers.get("origin")
-        if (origin is not None or scope["type"] == "websocket") and not _same(origin or "", headers["host"]):
+        asked = origin is not None or scope["type"] == "websocket" or starts
+        if asked and not _same(origin or "", headers["host"]):
             return 403, "The request comes from another site. Only the page itself may make it."
-        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
+        link = headers.get("sec-fetch-mode") == "navigate" and scope["path"] in PAGES
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not link:
             return 403, "The request comes from another site. Only the page itself may make it."
         if self.token and not self._has_token(scope, headers):
             return 403, "Open the URL with the token that reverie watch printed."
@@ -87,7 +98,7 @@ class AccessControl:
     async def _set_cookie(self, scope: Scope, send: Send) -> None:
         """Store the token in a cookie and redirect to the URL without it."""
         rest = urlencode({key: value for key, value in _query(scope).items() if key != "token"}, doseq=True)
-        where = scope["path"] if scope["path"] in ("/", "/play") else "/"
+        where = scope["path"] if scope["path"] in PAGES else "/"
         headers = {
             "location": where + (f"?{rest}" if rest else ""),
             "set-cookie": f"{self.cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/",

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from ..config import Config
+from ..config.validation import names_code
 from ..envs.family import family_of
 from ..envs.spaces import Spec
 
@@ -128,6 +129,8 @@ def _minimal_atari(config: Config) -> list[str]:
     from ..envs import make_env
     from ..run.tasks import options_of
 
+    if names_code(config.env.id):  # only what the user names is imported
+        return []
     try:
         env: Any = make_env(config.env.id, **options_of(config))
     except Exception:  # e.g. the package is missing on this machine; numbers are shown instead of names

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -43,6 +45,9 @@ POLL_SECONDS, SCAN_EVERY, BEAT_SECONDS, FIRST_SECONDS = 1.0, 10, 15, 1.0
 MOST_LISTENERS, MOST_POINTS, MOST_KEYS, MOST_LINES_AT_ONCE = 32, 5000, 64, 200
 
 
+_log = logging.getLogger(__name__)
+
+
 class LiveUpdates:
     """Server-sent events for all pages from one loop that reads new lines while a page is open. Pages never poll."""
 
@@ -53,45 +58,63 @@ class LiveUpdates:
         self._sent: dict[int, tuple[int, int]] = {}  # run: generation and number of lines that were sent
         self._loop: asyncio.Task[None] | None = None
 
-    async def events(self) -> AsyncIterator[str]:
-        """The server-sent events for one page."""
+    def join(self) -> asyncio.Queue[str]:
+        """A place for one more page, which `leave` gives back. Raises HTTPException where all are taken.
+
+        At once and not when its events are first asked for: pages that come together would all find a place.
+        """
+        if len(self.listeners) >= MOST_LISTENERS:
+            raise HTTPException(503, f"{MOST_LISTENERS} pages are open already. Close one of them.")
         queue: asyncio.Queue[str] = asyncio.Queue(100)
         if not self.listeners:
             self._sent = {run.id: (run.generation, run.count) for run in self.runs.all()}
         self.listeners.add(queue)
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._read_and_send())
-        try:
-            yield _event("hello", {"version": __version__})
-            while True:
-                try:
-                    yield await asyncio.wait_for(queue.get(), BEAT_SECONDS)
-                except TimeoutError:
-                    yield ": alive\n\n"
-        finally:
-            self.listeners.discard(queue)
+        return queue
+
+    def leave(self, queue: asyncio.Queue[str]) -> None:
+        """The page is gone."""
+        self.listeners.discard(queue)
+
+    async def events(self, queue: asyncio.Queue[str]) -> AsyncIterator[str]:
+        """The server-sent events for one page."""
+        yield _event("hello", {"version": __version__})
+        while True:
+            try:
+                yield await asyncio.wait_for(queue.get(), BEAT_SECONDS)
+            except TimeoutError:
+                yield ": alive\n\n"
 
     async def _read_and_send(self) -> None:
         rounds = 0
         states: list[Any] = []
         while self.listeners:
             rounds += 1
-            if rounds % SCAN_EVERY == 0 and await run_in_threadpool(self.runs.scan):
-                self._send(_event("runs", {}))
-            updates = await run_in_threadpool(self._new_lines)
-            for update in updates:
-                self._send(_event("lines", update))
-            if updates or rounds % 5 == 0:
-                summaries = await run_in_threadpool(lambda: [run.summary() for run in self.runs.all()])
-                if summaries != states:
-                    states = summaries
-                    self._send(_event("summaries", {"runs": summaries}))
+            try:
+                states = await self._send_news(rounds, states)
+            except Exception:  # the next round may work; the pages must not fall silent
+                _log.exception("reading the runs failed")
             await asyncio.sleep(self.seconds)
+
+    async def _send_news(self, rounds: int, states: list[Any]) -> list[Any]:
+        """Send what is new. states: of all runs, as sent last. -> the same now."""
+        if rounds % SCAN_EVERY == 0 and await run_in_threadpool(self.runs.scan):
+            self._send(_event("runs", {}))
+        updates = await run_in_threadpool(self._new_lines)
+        for update in updates:
+            self._send(_event("lines", update))
+        if updates or rounds % 5 == 0:
+            summaries = await run_in_threadpool(lambda: [run.summary() for run in self.runs.all()])
+            if summaries != states:
+                self._send(_event("summaries", {"runs": summaries}))
+            return summaries
+        return states
 
     def _new_lines(self) -> list[dict[str, Any]]:
         updates: list[dict[str, Any]] = []
         for run in self.runs.all():
-            run.refresh()
+            run.refresh_or_say()
             generation, count = self._sent.get(run.id, (run.generation, 0))
             lines = run.since(generation, count)
             self._sent[run.id] = (run.generation, run.count)
@@ -112,7 +135,7 @@ class LiveUpdates:
 
 
 def _event(name: str, values: Any) -> str:
-    return f"event: {name}\ndata: {json.dumps(values)}\n\n"
+    return f"event: {name}\ndata: {json.dumps(finite(values))}\n\n"
 
 
 class Dashboard:
@@ -139,7 +162,7 @@ class Dashboard:
             Route(f"{run}/about", self._about),
             Route(f"{run}/videos", self._videos),
             Route(f"{run}/videos/{{number:int}}", self._video),
-            Route(f"{run}/jobs/{{name}}", self._job),
+            Route(f"{run}/jobs/{{name}}", self._job, methods=["GET", "POST"]),
             Route(f"{run}/jobs/dream/video.gif", self._comparison),
             Route("/api/configs", self._configs),
             Route("/api/explain", self._explain),
@@ -147,7 +170,7 @@ class Dashboard:
             Route("/api/dreams/{session}.{kind}", self._dream_video),
             WebSocketRoute("/api/play", self._play),
         ]
-        handlers = {UserError: _user_error, HTTPException: _http_error}
+        handlers: Any = {UserError: _user_error, HTTPException: _http_error}
         return Starlette(routes=routes, exception_handlers=handlers)
 
     def close(self) -> None:
@@ -218,7 +241,8 @@ class Dashboard:
         return FileResponse(found[0], media_type=found[1], headers={"cache-control": "no-cache"})
 
     async def _configs(self, request: Request) -> Response:
-        numbers = [int(x) for x in request.query_params.get("runs", "").split(",") if x.isascii() and x.isdigit()][:20]
+        words = request.query_params.get("runs", "").split(",")
+        numbers = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 6][:20]
         chosen = [run for run in map(self.runs.get, numbers) if run is not None]
         return _json({"runs": [run.id for run in chosen], "rows": compare_configs(chosen)})
 
@@ -228,7 +252,7 @@ class Dashboard:
         run, name = self._run(request), request.path_params["name"]
         if name not in self.jobs.jobs:
             raise HTTPException(404, "There is no such job.")
-        if request.query_params.get("start") == "1":
+        if request.method == "POST":  # which a link of another site cannot be
             self.jobs.start(run.path, name)
         state = self.jobs.state(run.path, name)
         if isinstance(state.get("result"), bytes):
@@ -248,10 +272,10 @@ class Dashboard:
     # ------------------------------------------------------------------------------------------------ live and play
 
     async def _events(self, request: Request) -> Response:
-        if len(self.live.listeners) >= MOST_LISTENERS:
-            raise HTTPException(503, f"{MOST_LISTENERS} pages are open already. Close one of them.")
+        queue = self.live.join()
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(self.live.events(), media_type="text/event-stream", headers=headers)
+        left = partial(self.live.leave, queue)
+        return _Events(left, self.live.events(queue), media_type="text/event-stream", headers=headers)
 
     async def _dream_video(self, request: Request) -> Response:
         kind = request.path_params["kind"]
@@ -270,6 +294,20 @@ class Dashboard:
         await self.play_server.serve(socket)
 
 
+class _Events(StreamingResponse):
+    """A stream that says when it has ended, also where it never began."""
+
+    def __init__(self, ended: Callable[[], None], content: AsyncIterator[str], **options: Any) -> None:
+        super().__init__(content, **options)
+        self.ended = ended
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.ended()
+
+
 def _file(name: str) -> Response:
     content = (files(__package__) / "static" / name).read_bytes()
     return Response(content, media_type=ASSETS[name], headers={"cache-control": "no-cache"})
@@ -280,11 +318,13 @@ def _json(values: Any) -> Response:
 
 
 def finite(values: Any) -> Any:
-    """The values with null for NaN and infinity, which JSON does not have."""
+    """The values with null for NaN and infinity, which JSON does not have; text that UTF-8 has."""
     if isinstance(values, float):
         return values if math.isfinite(values) else None
+    if isinstance(values, str):  # names of files need not be text
+        return values.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(values, Mapping):
-        return {str(key): finite(value) for key, value in values.items()}
+        return {finite(str(key)): finite(value) for key, value in values.items()}
     return [finite(value) for value in values] if isinstance(values, list | tuple) else values
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..files import plain_number
+
 #: Quantities on the horizontal axis of a chart.
 AXES = ("env_steps", "seconds", "updates")
 
@@ -122,7 +124,6 @@ def rounded(values: Iterable[float]) -> list[float]:
 
 
 def _number(value: Any, otherwise: float) -> float:
-    """`value` if it is a finite number, else `otherwise`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return otherwise
-    return float(value)
+    """`value` if it is a number that can be computed with, else `otherwise`."""
+    number = plain_number(value)
+    return otherwise if number is None else float(number)

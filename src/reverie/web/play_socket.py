@@ -12,6 +12,7 @@ import asyncio
 import base64
 import importlib.util
 import json
+import logging
 import secrets
 import threading
 import time
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # torch takes a second to import, and the page should open be
     from ..insight.run_reader import RunReader
     from .dream_session import DreamSession, Prediction
 
+_log = logging.getLogger(__name__)
 MOST_SESSIONS, MOST_LOADED, IDLE_SECONDS, STEPS_READ = 8, 2, 1800, 5000
 BIGGEST_MESSAGE = 16_384  # bytes
 
@@ -90,6 +92,9 @@ class PlayServer:
             return _error("this message cannot be read.")
         except OSError as error:  # a training run has just moved its files
             return _error(f"the run cannot be read ({error.strerror}).", "Try again.")
+        except Exception as error:  # the page shows it and stays
+            _log.exception("a command of the player failed")
+            return _error(f"{type(error).__name__}: {error}", "This is a bug: please report it.")
         answer["ms"] = round(1000 * (time.perf_counter() - started), 2)
         return json.dumps(answer)
 

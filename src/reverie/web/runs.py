@@ -5,7 +5,7 @@ No file is ever opened by a name that came over the network: runs and videos are
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import threading
 import time
@@ -17,13 +17,17 @@ from typing import Any
 import numpy as np
 
 from ..config import SETTINGS, Config, flatten, load_file
-from ..errors import UserError
+from ..errors import UserError, printable
+from ..files import is_own_file, read_record
 from ..guard.lock import in_use
 from .columns import AXES, EpisodeTable, MetricColumns, downsample, group_evaluations, rounded
 from .tail import JsonlTail
 
 MOST_RUNS, DEEPEST, RECENT = 200, 4, 500
 VIDEO_TYPES = {".gif": "image/gif", ".mp4": "video/mp4", ".webp": "image/webp", ".png": "image/png"}
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -79,6 +83,16 @@ class WatchedRun:
                 self.episodes.add(episode)
             self._remember([{"metrics": line} for line in lines] + [{"episode": episode} for episode in episodes])
             return rewritten or bool(lines or episodes)
+
+    def refresh_or_say(self) -> bool:
+        """`refresh`, which never raises: one run must not end the news of others. -> whether anything has changed."""
+        try:
+            return self.refresh()
+        except Exception as error:
+            if not self.trouble:
+                _log.exception("reading %s failed", self.path)
+            self.trouble = self.trouble or f"its files cannot be read ({type(error).__name__}: {error})"
+            return False
 
     def _start_over(self) -> None:
         self._metrics_file = JsonlTail(self._metrics_file.path)
@@ -167,20 +181,13 @@ class WatchedRun:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A small JSON file of the run, None if there is none. name: never from the network."""
-        for _ in range(3):  # it may be being replaced
-            try:
-                values = json.loads((self.path / name).read_text(encoding="utf-8"))
-                return values if isinstance(values, dict) else None
-            except FileNotFoundError:
-                return None
-            except (OSError, ValueError):
-                time.sleep(0.02)
-        return None
+        return read_record(self.path / name) or None
 
     def videos(self) -> list[dict[str, Any]]:
         """The videos in RUN/videos, newest first. A video keeps its number."""
         try:
-            entries = [entry for entry in os.scandir(self.path / "videos") if _is_video(entry)]
+            folder = self.path / "videos"
+            entries = [] if folder.is_symlink() else [entry for entry in os.scandir(folder) if _is_video(entry)]
             found = sorted(((entry.stat().st_mtime, entry.name) for entry in entries), reverse=True)
         except OSError:
             return []
@@ -196,7 +203,7 @@ class WatchedRun:
         with self._lock:
             name = self._videos[number] if 0 <= number < len(self._videos) else ""
         path = self.path / "videos" / name
-        if not name or not path.is_file() or path.is_symlink():
+        if not name or not is_own_file(path) or path.parent.is_symlink():
             return None
         return path, VIDEO_TYPES[path.suffix.lower()]
 
@@ -234,7 +241,7 @@ class RunIndex:
                 for path in find_runs(root):
                     if path not in self.known and len(self.known) < MOST_RUNS:
                         name = path.name if path == root else str(path.relative_to(root))
-                        self.known[path] = WatchedRun(len(self.known), path, name)
+                        self.known[path] = WatchedRun(len(self.known), path, printable(name))
             return len(self.known) > before
 
     def all(self) -> list[WatchedRun]:
@@ -246,7 +253,7 @@ class RunIndex:
         deadline = time.monotonic() + seconds
         for run in sorted(self.all(), key=lambda run: -_modified(run.path / "metrics.jsonl")):
             if time.monotonic() < deadline:
-                run.refresh()
+                run.refresh_or_say()
 
     def get(self, number: int) -> WatchedRun | None:
         """The run with that number, or None."""
@@ -256,13 +263,22 @@ class RunIndex:
 
 def find_runs(root: Path, depth: int = DEEPEST) -> list[Path]:
     """The directories with a config.yaml, at most `depth` levels below; directories inside a run are not searched."""
-    if (root / "config.yaml").is_file():
-        return [root]
+    return _runs_below(root, depth, set())
+
+
+def _runs_below(root: Path, depth: int, seen: set[tuple[int, int]]) -> list[Path]:
+    """seen: the directories so far, by device and inode: links may lead back to them."""
     try:
+        if (root / "config.yaml").is_file():
+            return [root]
+        here = root.stat()
+        if (here.st_dev, here.st_ino) in seen:
+            return []
+        seen.add((here.st_dev, here.st_ino))
         inner = sorted(entry.path for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     except OSError:
         return []
-    return [path for sub in inner for path in find_runs(Path(sub), depth - 1)] if depth else []
+    return [path for sub in inner for path in _runs_below(Path(sub), depth - 1, seen)] if depth else []
 
 
 def compare_configs(runs: Sequence[WatchedRun]) -> list[dict[str, Any]]:

@@ -56,6 +56,7 @@ def prepare(
     uvicorn = _uvicorn()
     from .access import AccessControl
     from .app import Dashboard
+    from .connections import LimitedProtocol
     from .play_socket import BIGGEST_MESSAGE
 
     bound = _bind(host, port)
@@ -65,6 +66,7 @@ def prepare(
     protected = AccessControl(dashboard.app(), names=_own_names(host), token=token, port=number)
     config = uvicorn.Config(
         protected,
+        http=LimitedProtocol,
         ws="websockets-sansio",
         ws_max_size=BIGGEST_MESSAGE,
         ws_max_queue=4,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..errors import UserError
+from ..files import open_own_file
+from ..run.lines import LONGEST_LINE, parse_line
 
 #: Lines that are parsed at first of a long file: one in `stride`, so that a page opens in a second.
 MOST_LINES = 5000
@@ -29,6 +32,7 @@ class JsonlTail:
     def _reset(self) -> None:
         self._offset = 0  # bytes that have been read
         self._mark = b""  # the last of them
+        self._too_long = False  # whether what follows belongs to a line that is too long
         self._seen = (0, 0, 0)  # size, time and inode of the file at the last read
 
     @property
@@ -39,7 +43,7 @@ class JsonlTail:
     def read(self) -> tuple[bool, list[dict[str, Any]]]:
         """-> (whether the file was truncated or replaced, new lines). An incomplete last line is left for later."""
         try:
-            stat = os.stat(self.path)
+            stat = os.lstat(self.path)
         except OSError:
             restarted = self._offset > 0
             self._reset()
@@ -48,12 +52,12 @@ class JsonlTail:
         if now == self._seen:
             return False, []
         try:
-            with open(self.path, "rb") as file:
+            with open_own_file(self.path) as file:
                 restarted = self._was_rewritten(file, stat.st_size)
                 if restarted:
                     self._reset()
                 lines = self._lines(file, stat.st_size)
-        except OSError:
+        except (OSError, UserError):  # a link or a pipe; or it has just been removed
             return False, []
         self._seen = now
         return restarted, lines
@@ -72,7 +76,12 @@ class JsonlTail:
         rest, count, spare = b"", 0, self.most
         tail = max(0, size - _WHOLE_TAIL)  # the end is parsed completely: it is what users look at
         while chunk := file.read(min(_CHUNK, (tail if file.tell() < tail else size) - file.tell())):
+            if self._too_long:  # the rest of a line that is none of ours
+                _, newline, chunk = chunk.partition(b"\n")
+                self._too_long = not newline
             whole, newline, rest = (rest + chunk).rpartition(b"\n")
+            if len(rest) > LONGEST_LINE:
+                rest, self._too_long = b"", True
             if self.stride == 1 or file.tell() > tail:
                 for text in whole.split(b"\n") if newline else ():
                     _parse(text, found)
@@ -110,9 +119,6 @@ def _lines_with(text: bytes, ends: np.ndarray, words: Sequence[bytes], most: int
 
 
 def _parse(text: bytes, found: list[dict[str, Any]]) -> None:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
-        return
-    if isinstance(line, dict):
+    line = parse_line(text)
+    if line is not None:
         found.append(line)

@@ -54,9 +54,12 @@ def score_of(episodes: Iterable[Mapping[str, Any]]) -> float | None:
 
     episodes: lines of episodes.jsonl; by the benchmark's rules those of training.
     """
-    rows = [[value for key, value in line.items() if key.startswith("achievement/")] for line in episodes]
-    rows = [row for row in rows if row]
-    return crafter_score(100 * np.mean(rows, 0)) if rows else None
+    found: dict[str, list[float]] = {}
+    for line in episodes:
+        for key, value in line.items():
+            if key.startswith("achievement/") and value is not None:
+                found.setdefault(key, []).append(min(1.0, max(0.0, value)))
+    return crafter_score(100 * float(np.mean(values)) for values in found.values()) if found else None
 
 
 def with_reward(env_id: str) -> bool:

@@ -19,8 +19,8 @@ export function el(tag, props = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-export async function ask(path) {
-  const answer = await fetch(path, { headers: { accept: "application/json" } });
+export async function ask(path, method = "GET") {
+  const answer = await fetch(path, { method, headers: { accept: "application/json" } });
   const values = await answer.json().catch(() => ({ message: answer.statusText }));
   if (!answer.ok) throw new Error([values.message, values.hint].filter(Boolean).join(" "));
   return values;

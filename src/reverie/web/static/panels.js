@@ -295,7 +295,7 @@ function jobPanel(name, button, hint, draw) {
   let run = null, timer = 0;
   async function poll(begin) {
     clearTimeout(timer);
-    const id = run.id, state = await ask(`/api/runs/${id}/jobs/${name}${begin ? "?start=1" : ""}`);
+    const id = run.id, state = await ask(`/api/runs/${id}/jobs/${name}`, begin ? "POST" : "GET");
     if (run.id !== id) return;
     start.disabled = state.state === "running";
     start.textContent = state.state === "done" ? "again" : button;

@@ -1,0 +1,85 @@
+"""What commands print: any encoding, a full disk, and no control characters from files."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
+
+from ..errors import UserError, printable
+from ..files import reason
+
+#: Control sequences of our own that may pass: the colours of `reverie doctor`.
+COLOURS = tuple(f"\033[{code}m" for code in ("31;1", "33;1", "32;1", "0"))
+
+
+class OutputError(UserError):
+    """The standard output cannot be written."""
+
+
+class PrintableOutput:
+    """A text stream on top of another one.
+
+    Control characters are shown as escapes, letters that the encoding lacks, too: a result is never lost for a letter.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write. Raises OutputError where the system does not take it, e.g. for a full disk."""
+        shown = _printable_lines(text)
+        encoding = self.stream.encoding or "utf-8"
+        shown = shown.encode(encoding, "backslashreplace").decode(encoding)
+        with _said():
+            self.stream.write(shown)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush. Raises OutputError like `write`."""
+        with _said():
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _printable_lines(text: str) -> str:
+    """Printable text, in which our own colours stay."""
+    pieces = re.split(f"({'|'.join(map(re.escape, COLOURS))})", text)
+    return "".join(piece if piece in COLOURS else printable(piece) for piece in pieces)
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the output ({reason(error)}).", "Free some space, or print elsewhere."
+        ) from error
+
+
+@contextmanager
+def printable_output() -> Iterator[None]:
+    """Context in which `print` goes through PrintableOutput; at its end all has arrived. Raises OutputError."""
+    before = sys.stdout
+    sys.stdout = cast(TextIO, PrintableOutput(before))
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        sys.stdout = before
+
+
+def discard_output() -> None:
+    """Send what is still to be printed nowhere: Python would complain at its end."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
