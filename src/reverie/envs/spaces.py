@@ -207,6 +207,8 @@ def make_spec(
         key = name_of(path)
         if key == (MASK if action_mask == "auto" else action_mask) and _could_mask(space, action):
             items.append(ObsKey(path, "mask", space.shape or (), (action.size,)))
+        elif 0 in (space.shape or ()):
+            notes.append(f"'{key}' is empty, shape {space.shape}: it is ignored")
         elif _matches(key, ignore):
             notes.append(f"'{key}' is ignored (env.obs_ignore)")
         elif isinstance(space, spaces.Text) and not _matches(key, (*images, *vectors)):
