@@ -6,7 +6,7 @@ Environments are recognised by their methods, so neither package need be install
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -111,7 +111,7 @@ class OldGym(gym.Env):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         result = self.env.step(action)
         if not isinstance(result, tuple | list) or len(result) != 4:
-            return result
+            return cast(Any, result)  # of gym 0.26, or what the border refuses
         obs, reward, done, info = result
         cut = info.get("TimeLimit.truncated", False) if isinstance(info, Mapping) else False
         ended = flag_of("done", done, "")

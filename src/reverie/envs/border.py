@@ -27,6 +27,8 @@ from ..errors import UserError
 FAULTS = (Exception, SystemExit)
 #: The largest number that is still finite where observations and rewards are stored.
 LARGEST = float(np.finfo(np.float32).max)
+#: Notes of one environment that are kept.
+MAX_NOTES = 20
 SIGNATURE = "Write def reset(self, *, seed=None, options=None) and call super().reset(seed=seed) in it."
 FIVE = "Return observation, reward, terminated, truncated, info."
 FIX = "Fix it there; `check_env` plays the environment alone and reports every mistake that it finds."
@@ -341,7 +343,7 @@ def is_bright(value: Any) -> bool:
 # ---------------------------------------------------------------------------------------------------------------- infos
 
 
-def episode_log(info: Any, notes: list[str]) -> dict[str, float]:
+def episode_log(info: Any, notes: Notes) -> dict[str, float]:
     """The finite numbers of info["log"], at the end of an episode; a note for whatever else it holds.
 
     No other entry of an info is read, except for action masks: its names are the environment's.
@@ -350,13 +352,13 @@ def episode_log(info: Any, notes: list[str]) -> dict[str, float]:
     if found is None:
         return {}
     if not isinstance(found, Mapping):
-        add_note(notes, f"info['log'] is {kind_of(found)}, not a dict of numbers: it is left out")
+        notes.add(f"info['log'] is {kind_of(found)}, not a dict of numbers: it is left out")
         return {}
     log = {}
     for key, value in found.items():
         number = _finite(value)
         if number is None:
-            add_note(notes, f"info['log']['{_printable(key)}'] is not a finite number: it is left out")
+            notes.add(f"info['log']['{_printable(key)}'] is not a finite number: it is left out")
         else:
             log[_printable(key)] = number
     return log
@@ -381,7 +383,23 @@ def _printable(key: Any) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)[:100]
 
 
-def add_note(notes: list[str], text: str) -> None:
-    """Add a note, unless it is there already or there are many."""
-    if text not in notes and len(notes) < 20:
-        notes.append(text)
+class Notes:
+    """What was left out, for the user: each note once, and not more than MAX_NOTES."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._new: list[str] = []
+
+    def add(self, text: str) -> None:
+        """One more, unless it is known or there are many."""
+        if text not in self._known and len(self._known) < MAX_NOTES:
+            self._known.add(text)
+            self._new.append(text)
+
+    def take(self) -> list[str]:
+        """Those since the last time."""
+        found, self._new = self._new, []
+        return found
+
+    def __bool__(self) -> bool:
+        return bool(self._new)

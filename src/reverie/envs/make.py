@@ -54,8 +54,8 @@ def make_env(
                 "env.options works only for environments that are made from an id.",
                 "Set the options inside your function.",
             )
-        made = env if is_instance(env) else make_by(env)
-        made = wrap_as_requested(adapt(made), Request("", pixels=pixels, repeat=max(1, action_repeat)))
+        given = env if is_instance(env) else make_by(env)
+        made = wrap_as_requested(adapt(given), Request("", pixels=pixels, repeat=max(1, action_repeat)))
     return gym.wrappers.TimeLimit(made, time_limit) if time_limit else made
 
 

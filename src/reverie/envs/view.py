@@ -15,7 +15,7 @@ from .border import (
     FAULTS,
     LARGEST,
     EnvironmentFailed,
-    add_note,
+    Notes,
     describe_error,
     five_values,
     flag_of,
@@ -35,6 +35,8 @@ from .spaces import MASK, ObsKey, Spec, entry, make_spec
 
 #: Resets and steps of an environment whose observations get the essential checks of `check_env`.
 FIRST_CHECKS = 30
+#: Numbers whose squares add up to less than this are finite in float32.
+SAFE = 1e38
 #: Stands for a mask that an info should have.
 MISSING = object()
 
@@ -55,7 +57,7 @@ class AgentView(gym.Wrapper):
         require_spaces(env)
         super().__init__(env)
         self.metadata = plain_metadata(env)
-        self.notes: list[str] = []  # for the user, each once
+        self.notes = Notes()  # for the user
         self.agent_spec = make_spec(env, **view)
         self.steps = 0
         self._first_checks = FIRST_CHECKS
@@ -87,7 +89,7 @@ class AgentView(gym.Wrapper):
         self.action_space = spaces.Box(-1, 1, (self.agent_spec.action.size,), np.float32)
 
     @property
-    def render_mode(self) -> str | None:
+    def render_mode(self) -> str | None:  # type: ignore[override]
         """The environment's own; None if it is no text."""
         try:
             mode = self.env.render_mode
@@ -117,7 +119,7 @@ class AgentView(gym.Wrapper):
             own = self.agent_spec.action.decode_one(np.asarray(action))
         self.steps += 1
         try:
-            result = self.env.step(own)
+            result: Any = self.env.step(own)
         except (UserError, MemoryError):
             raise
         except FAULTS as error:
@@ -155,7 +157,7 @@ class AgentView(gym.Wrapper):
         try:
             self.env.close()
         except FAULTS as error:
-            add_note(self.notes, f"close of the environment raises {describe_error(error)}: nothing is lost")
+            self.notes.add(f"close of the environment raises {describe_error(error)}: nothing is lost")
 
     def _when(self, *, first: bool = False) -> str:
         """For messages."""
@@ -164,7 +166,7 @@ class AgentView(gym.Wrapper):
         return f" at step {self.steps}" + (", in the reset after it" if first else "")
 
     def _no_info(self, name: str, info: Any) -> dict[str, Any]:
-        add_note(self.notes, f"the info of {name} is {kind_of(info)}, not a dict: it is left out")
+        self.notes.add(f"the info of {name} is {kind_of(info)}, not a dict: it is left out")
         return {}
 
     def _may_be_masked(self) -> bool:
@@ -217,11 +219,9 @@ class AgentView(gym.Wrapper):
 
     def _mask(self, obs: Any, info: dict[str, Any], when: str, *, ended: bool) -> np.ndarray:
         """The action mask, uint8 (A,). Raises UserError where a running episode has none, or an unusable one."""
-        action, path = self.agent_spec.action, self.agent_spec.obs[MASK].path
+        path = self.agent_spec.obs[MASK].path
         try:
-            if path:
-                return action.encode_mask(entry(obs, path))
-            own = self._mask_of(info) if self._mask_of is not None else None
+            own = entry(obs, path) if path else self._mask_of(info) if self._mask_of is not None else None
         except UserError as error:
             raise UserError(f"{error.message.rstrip('.')}{when}.", error.hint) from None
         except FAULTS as error:
@@ -271,24 +271,24 @@ class AgentView(gym.Wrapper):
     def _encode_vectors(self, obs: Any) -> dict[str, np.ndarray] | None:
         """The same as `encode` and the checks for vectors, in a fraction of their time; None if anything is wrong."""
         out = {}
-        for key, path, raw_shape, shape in self._vectors:
-            value = obs
-            try:
-                for part in path:
-                    value = value[part]
-            except (KeyError, IndexError, TypeError):
-                return None
-            if type(value) is not np.ndarray or value.shape != raw_shape or value.dtype.kind not in "fiub":
-                return None
-            try:
+        with np.errstate(all="ignore"):  # what overflows is named by the full check
+            for key, path, raw_shape, shape in self._vectors:
+                value = obs
+                try:
+                    for part in path:
+                        value = value[part]
+                except (KeyError, IndexError, TypeError):
+                    return None
+                if type(value) is not np.ndarray or value.shape != raw_shape or value.dtype.kind not in "fiub":
+                    return None
+                if value.dtype.kind == "f":
+                    flat = value if value.ndim == 1 else value.ravel()
+                    if not flat.dot(flat) < SAFE:  # NaN, infinity, or just large: the full check finds out
+                        return None
                 vector = value.astype(np.float32)
-            except FloatingPointError:  # np.seterr(over="raise")
-                return None
-            if raw_shape != shape:
-                vector = vector.reshape(shape)
-            if not vector.dot(vector) < np.inf:  # NaN, infinity, or just large: the full check finds out
-                return None
-            out[key] = vector
+                if raw_shape != shape:
+                    vector = vector.reshape(shape)
+                out[key] = vector
         return out
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
 from ...errors import UserError
-from ..border import episode_log, require_apart
+from ..border import Notes, episode_log, require_apart
 
 
 class LocalVectorEnv(SyncVectorEnv):
@@ -87,12 +87,9 @@ class LocalVectorEnv(SyncVectorEnv):
 
     def take_notes(self) -> list[str]:
         """What was left out since the last time."""
-        found = [note for notes in self._notes for note in notes]
-        for notes in self._notes:
-            notes.clear()
-        return found
+        return [note for notes in self._notes for note in notes.take()]
 
-    def call(self, name: str, *arguments: Any, only: Sequence[int] | None = None) -> tuple[Any, ...]:  # type: ignore[override]
+    def call(self, name: str, *arguments: Any, only: Sequence[int] | None = None) -> tuple[Any, ...]:
         """Attribute `name`, or the result of the method of that name, of each environment or those of `only`."""
         values = []
         for index in range(self.num_envs) if only is None else only:
@@ -133,10 +130,10 @@ def place_of(env: gym.Env) -> tuple[int, int] | None:
     return where() if where is not None else None
 
 
-def notes_of(env: gym.Env) -> list[str]:
-    """The list that the `AgentView` of an environment adds its notes to."""
+def notes_of(env: gym.Env) -> Notes:
+    """Those of the `AgentView` of an environment."""
     try:
         found = env.get_wrapper_attr("notes")
     except AttributeError:
-        return []
-    return found if isinstance(found, list) else []
+        return Notes()
+    return found if isinstance(found, Notes) else Notes()

@@ -34,7 +34,7 @@ from gymnasium import spaces
 from gymnasium.vector.utils import CloudpickleWrapper
 
 from ...errors import UserError
-from ..border import EnvironmentFailed, episode_log, require_apart
+from ..border import EnvironmentFailed, Notes, episode_log, require_apart
 from .local import notes_of, place_of
 
 CLOSING = 2.0  # seconds that a worker has to close its environments before it is killed
@@ -132,7 +132,7 @@ class EnvSlice:
         self.busy = task.first  # the environment that is made or stepped, for reports of faults
         self.envs: list[gym.Env] = []
         self.ended = [True] * len(task.makers)
-        self.notes: list[list[str]] = []  # of each environment
+        self.notes: list[Notes] = []  # of each environment
         self.seeds: dict[int, int] = {}  # for the next reset of an environment, after a restart
 
     def make(self) -> SliceDescription:
@@ -187,10 +187,7 @@ class EnvSlice:
 
     def take_notes(self) -> list[str]:
         """What was left out since the last time."""
-        found = [note for notes in self.notes for note in notes]
-        for notes in self.notes:
-            notes.clear()
-        return found
+        return [note for notes in self.notes for note in notes.take()]
 
     def call(self, name: str, arguments: tuple, indices: list[int]) -> list[Any]:
         """Attribute `name` of some of the environments; of a method, its result."""
