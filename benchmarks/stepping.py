@@ -6,6 +6,11 @@ Three things step side by side with the same random actions, in turns (the machi
 environment (ALE's vector environment, dm_control with its action repeat, elsewhere the innermost Gymnasium environment,
 which in MiniGrid renders no image), `make_env`, and what an agent sees: `AgentView`, for Atari `NativeView`. The
 overhead is the median over turns of seen / raw - 1. CPU seconds of one core.
+
+    taskset -c 0 python benchmarks/stepping.py --border --before OTHER/src --out benchmarks/results/border.json
+
+What the border of environments (`reverie.envs.border`) costs in a step of training: the vector environment that a run
+steps, by this version and by the one in OTHER/src, in turns, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from itertools import cycle
@@ -149,6 +156,73 @@ def measure(env_id: str, options: dict[str, Any], turns: int, seconds: float) ->
     return {"env": env_id, **options, "repeat": repeat, "steps_per_second": rates, "overhead": round(overhead, 3)}
 
 
+#: Tasks of the border's rows, with the options of make_vector.
+BORDER: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("ALE/Pong-v5", {"image_size": 64, "grayscale": True, "backend": "native"}),
+    ("dmc/cartpole-swingup", {}),
+    ("CartPole-v1", {}),
+)
+
+
+def serve(env_id: str, options: dict[str, Any]) -> None:
+    """In a process of its own: for each line on stdin with seconds, print the CPU seconds of a step of training."""
+    envs = make_vector(env_id, 1, action_repeat=0, **options)
+    shape, rng = envs.action_space.shape, np.random.default_rng(0)
+    step = _vector_stepper(envs, rng.uniform(-1, 1, (500, *shape)).astype(np.float32))
+    for line in sys.stdin:
+        print(timed(step, float(line)), flush=True)
+
+
+def compare_border(before: Path | None, turns: int, seconds: float) -> list[dict[str, Any]]:
+    """Rows: CPU microseconds of a step of training now, and before if another version is given, and the change."""
+    sources = {"now": Path(__file__).parents[1] / "src"} | ({"before": before.resolve()} if before else {})
+    rows = []
+    for env_id, options in BORDER:
+        command = [sys.executable, __file__, "--serve", json.dumps([env_id, options])]
+        servers = {
+            name: subprocess.Popen(
+                command, env=os.environ | {"PYTHONPATH": str(path)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                text=True, bufsize=1,
+            )
+            for name, path in sources.items()
+        }  # fmt: skip
+        for server in servers.values():
+            _ask(server, seconds / 4)
+        times = [{name: _ask(server, seconds) for name, server in servers.items()} for _ in range(turns)]
+        for server in servers.values():
+            server.communicate()
+        row: dict[str, Any] = {"env": env_id, **options}
+        row |= {name: round(1e6 * float(np.median([turn[name] for turn in times])), 2) for name in servers}
+        if before:
+            row["change"] = round(float(np.median([turn["now"] / turn["before"] - 1 for turn in times])), 4)
+        print(row, flush=True)
+        rows.append(row)
+    return rows
+
+
+def _ask(server: subprocess.Popen, seconds: float) -> float:
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(f"{seconds}\n")
+    server.stdin.flush()
+    return float(server.stdout.readline())
+
+
+def all_rows(only: str, turns: int, seconds: float) -> list[dict[str, Any]]:
+    """Measure and print the rows of all tasks with `only` in their id."""
+    rows = []
+    print(f"{'environment':32} {'raw':>8} {'make_env':>9} {'as seen':>8}  overhead")
+    for env_id, options in cases():
+        if only not in env_id:
+            continue
+        row = measure(env_id, options, turns, seconds)
+        rows.append(row)
+        rates, name = row["steps_per_second"], env_id + (" pixels" if options.get("pixels") else "")
+        columns = f"{rates['raw']:8,} {rates['make_env']:9,} {rates['agent_view']:8,}"
+        print(f"{name:32} {columns}  {row['overhead']:+.0%}", flush=True)
+    return rows
+
+
 def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -156,22 +230,24 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.4, help="of each turn")
     parser.add_argument("--only", default="", help="ids with this in them")
+    parser.add_argument("--border", action="store_true", help="the cost of the border in a step of training")
+    parser.add_argument("--before", type=Path, help="src of another version, for --border")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.setdefault("MUJOCO_GL", "egl")
-    rows = []
-    print(f"{'environment':32} {'raw':>8} {'make_env':>9} {'as seen':>8}  overhead")
-    for env_id, options in cases():
-        if args.only not in env_id:
-            continue
-        row = measure(env_id, options, args.turns, args.seconds)
-        rows.append(row)
-        rates, name = row["steps_per_second"], env_id + (" pixels" if options.get("pixels") else "")
-        columns = f"{rates['raw']:8,} {rates['make_env']:9,} {rates['agent_view']:8,}"
-        print(f"{name:32} {columns}  {row['overhead']:+.0%}", flush=True)
+    if args.serve:
+        serve(*json.loads(args.serve))
+    elif args.border:
+        _write(args.out, compare_border(args.before, args.turns, args.seconds), args.turns)
+    else:
+        _write(args.out, all_rows(args.only, args.turns, args.seconds), args.turns)
+
+
+def _write(out: Path | None, rows: list[dict[str, Any]], turns: int) -> None:
     facts = provenance(build({"env.id": "several"}, base=Config()))
     del facts["protocol"], facts["seed"]
-    if args.out:
-        args.out.write_text(json.dumps({"rows": rows, "turns": args.turns, "provenance": facts}, indent=1) + "\n")
+    if out:
+        out.write_text(json.dumps({"rows": rows, "turns": turns, "provenance": facts}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -114,12 +114,11 @@ class Dreamer:
 
         -> scores, lengths, and with `film` the frames of the first one.
         """
-        import gymnasium as gym
-
+        from .envs import is_instance
         from .run.evaluation import evaluate
         from .run.tasks import copy_env, make_envs
 
-        count = 1 if isinstance(self.env, gym.Env) else min(8, episodes)
+        count = 1 if is_instance(self.env) else min(8, episodes)
         envs = make_envs(self.config, copy_env(self.env), count, backend="sync")  # whose frames can be recorded
         try:
             player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)

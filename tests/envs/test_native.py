@@ -82,7 +82,7 @@ def test_native_view_shows_what_a_vector_of_agent_views_does(act: spaces.Space) 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
-    [("reward", "reward of environment 1 is inf at step 2"), ("arm", "'arm' of environment 1 contains NaN at step 2")],
+    [("reward", "reward is inf in environment 1 at step 2"), ("arm", "'arm' of environment 1 contains NaN at step 2")],
 )
 def test_native_view_stops_at_numbers_that_are_none(fault: str, message: str) -> None:
     toys = [Toy(ACTIONS[0]) for _ in range(2)]

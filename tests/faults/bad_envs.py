@@ -16,7 +16,9 @@ class Bad(gym.Env):
 
     def __init__(self, fault="none", render_mode=None):
         self.observation_space, self.action_space = spaces.Box(-1e9, 1e9, (3,), np.float32), spaces.Discrete(2)
-        self.fault, self.at, self.steps, self.render_mode = fault, 0, 0, None
+        self.fault, self.at, self.steps = fault, 0, 0
+        self.metadata = {"render_modes": ["rgb_array"]}
+        self.render_mode = "rgb_array" if fault == "render" else None
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -35,8 +37,20 @@ class Bad(gym.Env):
                 reward = float("inf")
             elif self.fault == "hang":
                 time.sleep(1000)
-        return obs, reward, False, self.at >= 20, {}
+            elif self.fault == "raise":
+                raise ValueError("the robot fell over")
+        info = {"legal": list(range(self.steps % 3)), "crashed": True, "log": "text"} if self.fault == "info" else {}
+        return obs, reward, False, self.at >= 20, info
+
+    def render(self):
+        if self.steps > 5:
+            raise RuntimeError("graphics context lost")
+        return np.zeros((16, 16, 3), np.uint8)
+
+    def close(self):
+        if self.fault == "close":
+            raise RuntimeError("the simulator is gone")
 
 
-for name in ("none", "nan", "shape", "reward", "hang"):
+for name in ("none", "nan", "shape", "reward", "hang", "raise", "info", "render", "close"):
     gym.register(f"{name.capitalize()}-v0", entry_point=Bad, kwargs={"fault": name}, disable_env_checker=True)

@@ -266,6 +266,12 @@ def sigterm_hanging(folder: Path) -> Row:
                        env="faults.bad_envs:Hang-v0", marker="the first experience")  # fmt: skip
 
 
+def sigterm_hanging_worker(folder: Path) -> Row:
+    """An environment in a worker process that never answers."""
+    return interrupted(folder, "SIGTERM", "while an environment hangs, async", "checkpoint_every=1000", "backend=async",
+                       patch="none", env="faults.bad_envs:Hang-v0", marker="the first experience")  # fmt: skip
+
+
 def second_ctrl_c(folder: Path) -> Row:
     """Someone who does not want to wait."""
     run = folder / "run"
@@ -573,14 +579,51 @@ def worker_hung(folder: Path) -> Row:
     return worker_fault(folder, signal.SIGSTOP, "a worker process hangs", r"did not answer for 2 s")
 
 
-def bad_env(folder: Path, name: str, injected: str, pattern: str) -> Row:
+def worker_killed_before_checkpoint(folder: Path) -> Row:
+    """Between two steps, before a checkpoint is due: the save asks no worker."""
+    run = folder / "run"
+    with Training(run, *FOREVER, "backend=async", "checkpoint_every=0.1") as one:
+        one.ready()
+        at, deaths = checkpoints(run)[-1], 0
+        for _ in range(5):
+            for pid in one.workers():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    deaths += 1
+            one.until(lambda: len(re.findall("was killed by SIGKILL", one.text)) >= deaths - 1, 20)
+            time.sleep(1.5)
+        gone = one.until(lambda: checkpoints(run)[-1] > at + 100)
+        one.process.send_signal(signal.SIGTERM)
+        code = one.end()
+        injected = f"{deaths} times a worker is killed, checkpoints every 0.1 s"
+        crashed = sum(line["phase"] == "crashed" for line in lines(run, "episodes"))
+        wrong = "" if gone else "it did not continue"
+        return verdict_of_workers(one, injected, f"{crashed} episodes", wrong, code, 0, "was killed by SIGKILL")
+
+
+def verdict_of_workers(
+    one: Training, injected: str, gone: str, wrong: str, code: int, wanted: int, pattern: str
+) -> Row:
+    """As `verdict`; but the traceback of an environment in a worker is shown, and is not one of ours."""
+    if code != wanted:
+        wrong = wrong or f"exit code {code}, not {wanted}"
+    if not re.search(pattern, one.text):
+        wrong = wrong or f"the output does not say: {pattern}"
+    return Row(injected, f"[{code}] {one.message()[:250]}", wrong or gone, not wrong)
+
+
+def bad_env(folder: Path, name: str, injected: str, pattern: str, *, backend: str = "sync") -> Row:
     """An environment that breaks its specification after 150 steps; what was learnt is kept."""
     run = folder / "run"
-    with Training(run, *FOREVER, "checkpoint_every=1000", env=f"faults.bad_envs:{name}-v0") as one:
+    words = ["checkpoint_every=1000", "num_envs=2", f"backend={backend}"]
+    with Training(run, *FOREVER, *words, env=f"faults.bad_envs:{name}-v0") as one:
         code = one.end()
         found = checkpoints(run)
         wrong = "" if found and found[-1] >= 290 else f"checkpoints: {found}"
-        return verdict(one, injected, "nothing", wrong, code=code, wanted=2, pattern=pattern)
+        injected = f"{injected}, {backend}"
+        if backend == "sync":
+            return verdict(one, injected, "nothing", wrong, code=code, wanted=2, pattern=pattern)
+        return verdict_of_workers(one, injected, "nothing", wrong, code, 2, pattern)
 
 
 def env_nan(folder: Path) -> Row:
@@ -588,14 +631,87 @@ def env_nan(folder: Path) -> Row:
     return bad_env(folder, "Nan", "an environment observes NaN", "NaN at step")
 
 
+def env_nan_async(folder: Path) -> Row:
+    """The same in a worker process."""
+    return bad_env(folder, "Nan", "an environment observes NaN", "NaN at step", backend="async")
+
+
 def env_shape(folder: Path) -> Row:
     """Another shape than promised."""
-    return bad_env(folder, "Shape", "an observation of another shape", r"shape \(4,\), expected \(3,\)")
+    return bad_env(folder, "Shape", "an observation of another shape", r"shape \(4,\) at step 150")
+
+
+def env_shape_async(folder: Path) -> Row:
+    """The same in a worker process."""
+    return bad_env(folder, "Shape", "an observation of another shape", r"shape \(4,\) at step 150", backend="async")
 
 
 def env_reward(folder: Path) -> Row:
     """An infinite reward."""
-    return bad_env(folder, "Reward", "a reward is infinite", "reward")
+    return bad_env(folder, "Reward", "a reward is infinite", "reward is inf at step 150")
+
+
+def env_reward_async(folder: Path) -> Row:
+    """The same in a worker process."""
+    return bad_env(folder, "Reward", "a reward is infinite", "reward is inf at step 150", backend="async")
+
+
+def env_raises(folder: Path) -> Row:
+    """An exception of the environment's own."""
+    return bad_env(folder, "Raise", "an environment raises", r"ValueError \(the robot fell over\).* at step 150")
+
+
+def env_raises_async(folder: Path) -> Row:
+    """The same in a worker process, which is made again: an episode is lost each time."""
+    run = folder / "run"
+    with Training(run, "--env-steps", "1000", "backend=async", env="faults.bad_envs:Raise-v0") as one:
+        code = one.end()
+        crashed = sum(line["phase"] == "crashed" for line in lines(run, "episodes"))
+        wrong = (
+            "" if crashed and checkpoints(run)[-1] >= 1000 else f"{crashed} episodes, checkpoints {checkpoints(run)}"
+        )
+        text = "ValueError: the robot fell over"
+        gone = f"{crashed} episodes"
+        return verdict_of_workers(
+            one, "an environment raises, async", gone, wrong, code, 0 if not wrong else code, text
+        )
+
+
+def left_out(folder: Path, name: str, injected: str, pattern: str, *words: str) -> Row:
+    """What a run does not need is left out with a note; it reaches its end."""
+    run = folder / "run"
+    with Training(run, "--env-steps", "300", *words, env=f"faults.bad_envs:{name}-v0") as one:
+        code = one.end()
+        wrong = "" if checkpoints(run)[-1:] == [300] else f"checkpoints: {checkpoints(run)}"
+        row = verdict(one, injected, "nothing", wrong, code=code, wanted=0, pattern=pattern)
+        note = next((line for line in one.text.splitlines() if re.search(pattern, line)), "")
+        return Row(injected, f"[{code}] {' '.join(note.split())}", row.lost, row.ok)
+
+
+def env_info(folder: Path) -> Row:
+    """Infos of any kind, with names that this package uses."""
+    return left_out(folder, "Info", "ragged infos, info['crashed'], info['log'] is text, sync", "it is left out")
+
+
+def env_info_async(folder: Path) -> Row:
+    """The same in worker processes."""
+    injected = "ragged infos, info['crashed'], info['log'] is text, async"
+    return left_out(folder, "Info", injected, "it is left out", "backend=async")
+
+
+def env_render(folder: Path) -> Row:
+    """Rendering that breaks after some steps."""
+    return left_out(folder, "Render", "render() raises in an evaluation", "no video: render raises", "video=true")
+
+
+def env_close(folder: Path) -> Row:
+    """Closing that raises."""
+    return left_out(folder, "Close", "close() raises, sync", "close of the environment raises")
+
+
+def env_close_async(folder: Path) -> Row:
+    """The same in worker processes."""
+    return left_out(folder, "Close", "close() raises, async", "close of the environment raises", "backend=async")
 
 
 # ----------------------------------------------------------------------------------------------- memory, clock, files
@@ -729,7 +845,10 @@ QUICK = [sigterm, lock]
 SLOW = [
     killed, sigint, sighup, nohup, broken_pipe, second_ctrl_c, sigterm_evaluating, sigterm_prefill, sigterm_pretraining,
     sigterm_starting, sigterm_compiling, sigterm_hanging, disk_full, ring_full, file_limit, read_only, read_only_disk,
-    unwritable, vanished, replaced, extras, changed, worker_killed, worker_hung, env_nan, env_shape, env_reward,
+    unwritable, vanished, replaced, extras, changed, worker_killed, worker_hung,
+    worker_killed_before_checkpoint, sigterm_hanging_worker, env_nan, env_nan_async, env_shape, env_shape_async,
+    env_reward, env_reward_async, env_raises, env_raises_async, env_info, env_info_async, env_render, env_close,
+    env_close_async,
     gpu_memory, memory, clock, damaged, nan,
     kills, corruptions, stall,
 ]  # fmt: skip

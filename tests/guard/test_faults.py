@@ -261,8 +261,9 @@ def test_an_environment_that_raises_oserror_is_not_taken_for_a_full_disk(make_ru
         def step(self, action):
             raise OSError(errno.ENOSPC, "the simulator's own disk")
 
-    with pytest.raises(OSError, match="simulator"):
+    with pytest.raises(UserError, match=r"step of the environment raises OSError .*simulator's own disk") as caught:
         make_run(tmp_path / "run", Shaky).train()
+    assert isinstance(caught.value.__cause__, OSError)
 
 
 @pytest.mark.timeout(60)

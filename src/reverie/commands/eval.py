@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,8 @@ def run_eval(args: argparse.Namespace) -> int:
     result = agent.evaluate(args.episodes, mode=mode, seed=args.seed, film=True)
     video, note = _video(args, result)  # before the print, which names it
     task = agent.config.env.id
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
     if args.json:
         print(json.dumps({"env": task, "mode": mode, **result.to_dict(), "video": str(video) if video else None}))
     else:

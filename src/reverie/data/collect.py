@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
 
 #: (obs {key: (N, *shape)}, is_first (N,)) -> agent's actions (N, A)
 ActFunction = Callable[[dict[str, np.ndarray], np.ndarray], np.ndarray]
@@ -26,7 +26,7 @@ class Episode:
     length: int  # environment steps
     terminal: bool  # ended by the task (True) or by a time limit
     crashed: bool = False  # its environment broke and was recreated: the score means nothing
-    log: Mapping[str, float] = field(default_factory=dict)  # info["log"] of the last step
+    log: Mapping[str, float] = field(default_factory=dict)  # the numbers of info["log"] of the last step
 
 
 class Collector:
@@ -39,11 +39,13 @@ class Collector:
         self.steps = 0
         self.scores = np.zeros(self.count)  # of the unfinished episodes so far
         self.lengths = np.zeros(self.count, np.int64)
+        self.notes: list[str] = []  # what the environments' border left out, each once
         self._row: dict[str, np.ndarray] | None = None
 
     def _reset(self) -> dict[str, np.ndarray]:
         """Step 0 of the drawing in `replay.py`."""
-        obs, _ = self.envs.reset(seed=self.seed)
+        obs, infos = self.envs.reset(seed=self.seed)
+        self._note(infos)
         shape = (self.count, *(self.envs.single_action_space.shape or ()))
         yes, no = np.ones(self.count, bool), np.zeros(self.count, bool)
         return _rows(obs, np.full(shape, np.nan, np.float32), np.zeros(self.count), yes, no, no)
@@ -73,7 +75,8 @@ class Collector:
     def _step(self, action: np.ndarray, ended: np.ndarray) -> tuple[dict[str, np.ndarray], list[Episode]]:
         """The next step of the drawing in `replay.py`: what arrives, with the action that led there."""
         obs, reward, terminated, truncated, infos = self.envs.step(action)
-        crashed = infos.get("crashed", np.zeros(self.count, bool))
+        self._note(infos)
+        crashed, logs = infos.get("crashed", np.zeros(self.count, bool)), infos.get("logs", {})
         action = np.where(ended[:, None], np.float32(np.nan), action)
         reward = np.where(ended, 0.0, reward)
         self.scores = np.where(ended, 0.0, self.scores) + reward
@@ -82,19 +85,23 @@ class Collector:
         last = terminated | truncated
         episodes = [
             Episode(
-                i, float(self.scores[i]), int(self.lengths[i]), bool(terminated[i]), bool(crashed[i]), _log(infos, i)
+                i, float(self.scores[i]), int(self.lengths[i]), bool(terminated[i]), bool(crashed[i]), logs.get(i, {})
             )
             for i in map(int, np.nonzero(last)[0])
         ]
         return _rows(obs, action, reward, ended, last, terminated), episodes
 
+    def _note(self, infos: dict[str, Any]) -> None:
+        self.notes += [note for note in infos.get("notes", ()) if note not in self.notes]
+
     # ----------------------------------------------------------------------------------- resuming in another process
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs besides the last rows and the actions of the unfinished episodes; for JSON."""
-        places: list[Any] = [None] * self.count
-        if _repeatable(self.envs):
-            places = [_call(self.envs, "where", index) for index in range(self.count)]
+        """What `restore` needs besides the last rows and the actions of the unfinished episodes; for JSON.
+
+        No environment is asked: it may hang, or be gone.
+        """
+        places: list[Any] = list(getattr(self.envs, "places", [None] * self.count))
         counts = {"scores": self.scores.tolist(), "lengths": self.lengths.tolist()}
         return {"steps": self.steps, "seed": self.seed, "places": places, **counts}
 
@@ -111,6 +118,16 @@ class Collector:
         if not _repeatable(self.envs) or len(state["places"]) != self.count:
             self.seed = state["seed"] + self.steps  # other starts than the first time
             return list(range(self.count))
+        try:
+            return self._continue(state, last, actions)
+        except RuntimeError:  # a process died or did not answer while it played again: all begin new episodes
+            self.scores, self.lengths = np.zeros(self.count), np.zeros(self.count, np.int64)
+            self.seed, self._row = state["seed"] + self.steps, None
+            return list(range(self.count))
+
+    def _continue(
+        self, state: Mapping[str, Any], last: dict[str, np.ndarray], actions: list[np.ndarray | None]
+    ) -> list[int]:
         self.scores, self.lengths = np.array(state["scores"], float), np.array(state["lengths"], np.int64)
         self.seed = state["seed"]
         self.envs.reset(seed=self.seed)
@@ -134,12 +151,10 @@ class Collector:
 
 
 def _repeatable(envs: VectorEnv) -> bool:
-    return isinstance(envs, SyncVectorEnv) or hasattr(envs, "workers")
+    return hasattr(envs, "places")
 
 
 def _call(envs: Any, name: str, index: int, *arguments: Any) -> Any:
-    if isinstance(envs, SyncVectorEnv):
-        return envs.envs[index].get_wrapper_attr(name)(*arguments)
     return envs.call(name, *arguments, only=[index])[0]
 
 
@@ -164,12 +179,6 @@ def _longer_timeout(envs: Any) -> Iterator[None]:
         yield
     finally:
         envs.timeout = usual
-
-
-def _log(infos: dict[str, Any], index: int) -> dict[str, float]:
-    """info["log"] of one environment: numbers about a finished episode, e.g. Crafter's achievements."""
-    logs = infos.get("log", {})
-    return {key: float(values[index]) for key, values in logs.items() if not key.startswith("_")}
 
 
 def _rows(

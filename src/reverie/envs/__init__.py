@@ -7,7 +7,7 @@ runs in worker processes.
 
 from .actions import ActionSpec
 from .family import all_families, installed
-from .make import EnvLike, make_env, make_request, make_vector, protocol_of
+from .make import EnvLike, is_instance, make_env, make_request, make_vector, protocol_of
 from .spaces import ObsKey, Spec, make_spec
 from .view import AgentView
 
@@ -19,6 +19,7 @@ __all__ = [
     "Spec",
     "all_families",
     "installed",
+    "is_instance",
     "make_env",
     "make_request",
     "make_spec",

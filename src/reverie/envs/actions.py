@@ -134,7 +134,7 @@ class ActionSpec:
     def groups(self) -> tuple[ActionGroup, ...]:
         """The groups of the vector in order, neighbours of the same kind merged."""
         merged: list[ActionGroup] = []
-        for group in (group for part in self.parts for group in part.groups()):
+        for group in (group for part in self.parts if part.size for group in part.groups()):
             last = merged[-1] if merged else None
             if last and last.kind == group.kind == "box":
                 merged[-1] = ActionGroup("box", last.size + group.size)
@@ -240,7 +240,7 @@ def make_action_spec(space: spaces.Space, *, bound: float = 1.0) -> tuple[Action
     """
     notes: list[str] = []
     parts = tuple(_parts(space, (), bound, notes))
-    if not parts:
+    if not sum(part.size for part in parts):
         raise UserError(f"the environment takes no action: {space}.", "Give an action space with at least one number.")
     return ActionSpec(parts), notes
 
@@ -250,6 +250,8 @@ def _parts(space: spaces.Space, path: Path, bound: float, notes: list[str]) -> I
         inner = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
         for key, sub in inner:
             yield from _parts(sub, (*path, key), bound, notes)
+    elif 0 in (space.shape or ()):  # nothing to choose, but the environment wants its empty array
+        yield ActionPart(path, "box", space.shape or (), dtype=str(space.dtype))
     elif isinstance(space, spaces.Discrete):
         yield ActionPart(path, "discrete", (), (int(space.n),), (int(space.start),), dtype=str(space.dtype))
     elif isinstance(space, spaces.MultiDiscrete):

@@ -6,19 +6,21 @@ Environments are recognised by their methods, so neither package need be install
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from ..errors import UserError
+from .border import flag_of
 
 
 def adapt(env: Any) -> gym.Env:
     """A Gymnasium environment unchanged, a dm_env or old gym one wrapped. Raises UserError for anything else."""
     if isinstance(env, gym.Env):
         return env
+    require_one(env)
     if all(callable(getattr(env, name, None)) for name in ("reset", "step", "observation_spec", "action_spec")):
         return from_dm_env(env)
     if callable(getattr(env, "reset", None)) and callable(getattr(env, "step", None)) and hasattr(env, "action_space"):
@@ -27,6 +29,22 @@ def adapt(env: Any) -> gym.Env:
         f"expected a gymnasium.Env, got {type(env).__module__}.{type(env).__name__}.",
         "Pass an id, a gymnasium.Env or a function that returns one; dm_env and old gym environments work, too.",
     )
+
+
+def require_one(env: Any) -> None:
+    """Raises UserError for a class, and for several environments or agents in one object."""
+    name = type(env).__name__
+    if isinstance(env, type):
+        raise UserError(
+            f"the class {env.__name__} is not an environment yet.", f"Call it: lambda: {env.__name__}(...)."
+        )
+    if isinstance(env, gym.vector.VectorEnv) or hasattr(env, "num_envs"):
+        raise UserError(
+            f"it is a vector of {getattr(env, 'num_envs', 'several')} environments, not one.",
+            "Pass the function that makes one of them; training makes env.num_envs.",
+        )
+    if hasattr(env, "possible_agents"):
+        raise UserError(f"{name} has several agents.", "Wrap it as an environment with one observation and one action.")
 
 
 def from_dm_env(env: Any) -> gym.Env:
@@ -41,6 +59,8 @@ def from_old_gym(env: Any) -> gym.Env:
 
 class DmEnv(gym.Env):
     """A dm_env environment as a Gymnasium environment; see `from_dm_env`."""
+
+    is_adapter = True
 
     def __init__(self, env: Any) -> None:
         self.env = env
@@ -59,7 +79,8 @@ class DmEnv(gym.Env):
         terminated = bool(timestep.last() and timestep.discount == 0)
         truncated = bool(timestep.last()) and not terminated
         obs = _fit_space(self.observation_space, timestep.observation)
-        return obs, float(timestep.reward or 0.0), terminated, truncated, {}
+        reward = timestep.reward  # None: nothing was earned; the border checks the rest
+        return obs, 0.0 if reward is None else reward, terminated, truncated, {}
 
     def close(self) -> None:
         if callable(getattr(self.env, "close", None)):
@@ -67,14 +88,17 @@ class DmEnv(gym.Env):
 
 
 class OldGym(gym.Env):
-    """An old gym environment as a Gymnasium environment; see `from_old_gym`."""
+    """An old gym environment as a Gymnasium environment; see `from_old_gym`. The border checks its values."""
+
+    is_adapter = True
 
     def __init__(self, env: Any) -> None:
         self.env = env
         self.observation_space = space_of(env.observation_space)
         self.action_space = space_of(env.action_space)
-        self.metadata = dict(getattr(env, "metadata", {}) or {})
-        self.render_mode = "rgb_array" if "rgb_array" in self.metadata.get("render.modes", []) else None
+        found = getattr(env, "metadata", None)
+        self.metadata = dict(found) if isinstance(found, Mapping) else {}
+        self.render_mode = "rgb_array" if "rgb_array" in (self.metadata.get("render.modes") or ()) else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -86,11 +110,12 @@ class OldGym(gym.Env):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         result = self.env.step(action)
-        if len(result) == 5:
-            return result
+        if not isinstance(result, tuple | list) or len(result) != 4:
+            return cast(Any, result)  # of gym 0.26, or what the border refuses
         obs, reward, done, info = result
-        truncated = bool(done and info.get("TimeLimit.truncated", False))
-        return obs, float(reward), bool(done) and not truncated, truncated, info
+        cut = info.get("TimeLimit.truncated", False) if isinstance(info, Mapping) else False
+        ended = flag_of("done", done, "")
+        return obs, reward, ended and not cut, bool(ended and cut), info
 
     def render(self) -> Any:
         return self.env.render(mode="rgb_array")

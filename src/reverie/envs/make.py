@@ -8,14 +8,16 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
 
 from ..errors import UserError
-from .adapters import adapt
+from .adapters import adapt, require_one
+from .border import FAULTS, EnvironmentFailed, describe_error, make_by
 from .family import Request, family_of, free_options, parse_options
 from .plain import make_plain, wrap_as_requested
 from .repeatable import Repeatable
 from .vector.backend import choose_backend
+from .vector.local import LocalVectorEnv
 from .vector.native import NativeView
 from .vector.workers import WorkerVectorEnv
 from .view import AgentView
@@ -52,9 +54,14 @@ def make_env(
                 "env.options works only for environments that are made from an id.",
                 "Set the options inside your function.",
             )
-        made = env() if callable(env) else env
-        made = wrap_as_requested(adapt(made), Request("", pixels=pixels, repeat=max(1, action_repeat)))
+        given = env if is_instance(env) else make_by(env)
+        made = wrap_as_requested(adapt(given), Request("", pixels=pixels, repeat=max(1, action_repeat)))
     return gym.wrappers.TimeLimit(made, time_limit) if time_limit else made
+
+
+def is_instance(env: EnvLike | None) -> bool:
+    """Whether this is an environment that exists already, of any kind: it is the caller's, who closes it."""
+    return isinstance(env, gym.Env) or not (env is None or isinstance(env, str) or callable(env))
 
 
 def make_request(
@@ -103,6 +110,10 @@ def _from_id(request: Request, options: Sequence[str]) -> gym.Env:
         raise UserError(
             f"Gymnasium cannot make '{env_id}': {error}", "`reverie envs` lists the families and their packages."
         ) from error
+    except (UserError, MemoryError):
+        raise
+    except FAULTS as error:
+        raise EnvironmentFailed(f"making '{env_id}' raises {describe_error(error)}.", "Fix that line.") from error
 
 
 def make_vector(
@@ -127,7 +138,9 @@ def make_vector(
     """
     shared = {key: options[key] for key in ("image_size", "grayscale") if key in options}
     view = shared | dict(view or {})
-    if isinstance(env, gym.Env) and count > 1:
+    if is_instance(env) and not isinstance(env, gym.Env):
+        require_one(env)
+    if is_instance(env) and count > 1:
         raise UserError(
             f"one environment instance cannot be stepped as {count} environments.",
             "Pass a function that makes one, or set env.num_envs=1.",
@@ -155,7 +168,7 @@ def make_vector(
     elif backend == "async":
         envs = WorkerVectorEnv(makers, timeout=timeout)
     else:
-        envs = SyncVectorEnv(makers)
+        envs = LocalVectorEnv(makers, owned=not is_instance(env))
     setattr(envs, "stepping", f"{backend}, {why}")  # noqa: B010  VectorEnv has no such attribute
     return envs
 
@@ -163,7 +176,7 @@ def make_vector(
 def _fastest(env: EnvLike, native: bool, makers: Sequence[Callable[[], gym.Env]]) -> tuple[str, str]:
     if native:
         return "native", "the family's own vector environment"
-    if isinstance(env, gym.Env) or len(makers) == 1:
+    if is_instance(env) or len(makers) == 1:
         return "sync", "one environment"
     try:
         return choose_backend(makers[0], len(makers))

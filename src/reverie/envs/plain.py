@@ -8,8 +8,12 @@ from typing import Any
 import gymnasium as gym
 
 from ..errors import UserError
+from .border import FAULTS, describe_error
 from .family import FreeOptions, Request
 from .wrappers import ActionRepeat
+
+#: Gymnasium's own checks of the first step raise before the border can say what is wrong.
+WITHOUT_CHECKER = {"disable_env_checker": True}
 
 
 def make_plain(request: Request, **arguments: Any) -> gym.Env:
@@ -34,11 +38,11 @@ def from_gymnasium(env_id: str, arguments: dict[str, Any]) -> gym.Env:
         with warnings.catch_warnings():
             # A task that cannot draw warns about render_mode.
             warnings.filterwarnings("ignore", message=".*render_mode.*", category=UserWarning)
-            return gym.make(env_id, render_mode="rgb_array", **arguments)
+            return gym.make(env_id, render_mode="rgb_array", **WITHOUT_CHECKER | arguments)
     except TypeError as error:
         # An environment that cannot draw need not accept the argument, or any argument.
         if "argument 'render_mode'" in str(error) or "takes no arguments" in str(error):
-            return gym.make(env_id, **arguments)
+            return gym.make(env_id, **WITHOUT_CHECKER | arguments)
         raise UserError(
             f"'{env_id}' does not take env.options {arguments} ({error}).", "Correct the names, or leave them out."
         ) from error
@@ -60,3 +64,8 @@ def _observe_images(env: gym.Env) -> gym.Env:
         return gym.wrappers.AddRenderObservation(env, render_only=True)
     except gym.error.DependencyNotInstalled as error:
         raise UserError(f"the environment cannot draw ({error}).", "Install that package.") from error
+    except FAULTS as error:
+        raise UserError(
+            f"env.pixels: the environment cannot be drawn: {describe_error(error)}.",
+            "Return a uint8 image of shape (H, W, 3) from render(), or set env.pixels=false.",
+        ) from error

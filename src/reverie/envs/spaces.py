@@ -214,6 +214,8 @@ def make_spec(
                     f"env.obs_ignore matches '{key}', which holds the action mask.", "Set env.action_mask=none as well."
                 )
             items.append(ObsKey(path, "mask", space.shape or (), (action.size,)))
+        elif 0 in (space.shape or ()):
+            notes.append(f"'{key}' is empty, shape {space.shape}: it is ignored")
         elif _matches(key, ignore):
             notes.append(f"'{key}' is ignored (env.obs_ignore)")
         elif isinstance(space, spaces.Text) and not _matches(key, (*images, *vectors)):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,10 +24,10 @@ from ..build import pick_device
 from ..config import Config, build
 from ..config.parsing import full_name
 from ..config.presets import AUTO, load_preset, origins
-from ..envs import AgentView, EnvLike, make_env
+from ..envs import AgentView, EnvLike, is_instance, make_env
+from ..envs.border import EnvironmentFailed
 from ..envs.images import area_resize
 from ..envs.spaces import MASK, Spec, with_target_size
-from ..errors import UserError
 from ..train import DreamerV2, to_batch
 from .directory import holds_run, stored_config
 from .forecast import acting_seconds, duration, memory_left, random_batch
@@ -94,19 +93,20 @@ def look_at(config: Config, env: EnvLike | None) -> FirstExperience:
     found = FirstExperience(view.agent_spec, config.env.time_limit or limit_of(view) // repeat_of(config))
     try:
         _play(view, config, found)
-    except UserError:
-        raise
-    except Exception:  # the run itself meets it, and reports it after saving what was learnt
+    except EnvironmentFailed:  # the run itself meets it, and reports it after saving what was learnt
         pass
     finally:
-        with suppress(Exception):
+        if not is_instance(env):  # else it is a copy, see `copy_env`
             view.close()
     return found
 
 
 def limit_of(env: gym.Env) -> int:
     """After how many steps an episode is cut: by Gymnasium's wrapper, or by the task's own counter; 0: not known."""
-    limit = getattr(env.spec, "max_episode_steps", None) or getattr(env.unwrapped, "max_steps", None)
+    try:
+        limit = getattr(env.spec, "max_episode_steps", None) or getattr(env.unwrapped, "max_steps", None)
+    except Exception:  # properties of the user's own
+        return 0
     return int(limit) if isinstance(limit, int) else 0
 
 
@@ -161,7 +161,7 @@ def choose(
     config: Config, found: FirstExperience, fixed: Collection[str] = (), env: EnvLike | None = None
 ) -> list[Choice]:
     """What fits the task and this machine. `config` has all that is not chosen; `fixed`: the user's own choices."""
-    alone = isinstance(env, gym.Env)
+    alone = is_instance(env)
     if alone and "env.num_envs" not in fixed:
         config = build({"env.num_envs": 1}, base=config)
     choices = [

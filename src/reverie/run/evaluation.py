@@ -12,18 +12,19 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from ..config import Config
 from ..data.collect import ActFunction, Collector
-from ..envs import EnvLike
+from ..envs import EnvLike, is_instance
+from ..envs.border import FAULTS, describe_error, require_apart
 from ..envs.images import area_resize
 from ..envs.spaces import MASK, Spec
+from ..errors import UserError
 from ..files import write_file
 from ..train import DreamerV2
-from .tasks import make_envs
+from .tasks import make_envs, spec_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Evaluation:
     lengths: list[int]
     frames: list[np.ndarray] = field(default_factory=list, repr=False)
     note: str = ""  # why there is no video, if one was asked for
+    notes: tuple[str, ...] = field(default=(), repr=False)  # what the environments' border left out
 
     @property
     def mean(self) -> float:
@@ -131,17 +133,10 @@ def evaluate(
     quota[: episodes % envs.num_envs] += 1
     scores: list[float] = []
     lengths: list[int] = []
-    frames: list[np.ndarray] = []
-    camera, note = _camera(envs) if video else (None, "")
-    stride, seen = 1, 0
+    recording = Recording(envs) if video else None
     for row, finished in collector.rows(act):
-        if camera is not None:
-            if seen % stride == 0 or row["is_last"][0]:
-                frames.append(camera(row))
-            if len(frames) == MAX_FRAMES:
-                frames, stride = frames[::2], 2 * stride
-            seen += 1
-            camera = None if row["is_last"][0] else camera
+        if recording is not None:
+            recording.add(row)
         for episode in finished:
             if quota[episode.index] > 0 and not episode.crashed:
                 quota[episode.index] -= 1
@@ -152,7 +147,8 @@ def evaluate(
             scores.append(float(collector.scores[index]))
             lengths.append(int(collector.lengths[index]))
         if not quota.any() or stopped():
-            return Evaluation(scores, lengths, frames, note)
+            frames, note = (recording.frames, recording.note) if recording is not None else ([], "")
+            return Evaluation(scores, lengths, frames, note, tuple(collector.notes))
     raise RuntimeError("the collector never ends")
 
 
@@ -164,6 +160,36 @@ def random_policy(random: Callable[[int, np.ndarray | None], np.ndarray]) -> Act
 Camera = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
+class Recording:
+    """Frames of the first episode of environment 0. What an environment draws never ends an evaluation."""
+
+    def __init__(self, envs: VectorEnv) -> None:
+        self.frames: list[np.ndarray] = []
+        self._camera, self.note = _camera(envs)  # note: why there are no frames
+        self._stride = 1
+        self._seen = 0
+
+    def add(self, row: dict[str, np.ndarray]) -> None:
+        """One more row of the evaluation."""
+        if self._camera is None:
+            return
+        if self._seen % self._stride == 0 or row["is_last"][0]:
+            try:
+                self.frames.append(self._camera(row))
+            except FAULTS as error:
+                self.frames, self._camera, self.note = [], None, _no_video(error)
+                return
+        if len(self.frames) == MAX_FRAMES:
+            self.frames, self._stride = self.frames[::2], 2 * self._stride
+        self._seen += 1
+        if row["is_last"][0]:
+            self._camera = None
+
+
+def _no_video(error: BaseException) -> str:
+    return f"no video: {error.message if isinstance(error, UserError) else describe_error(error)}".rstrip(": ")
+
+
 def _camera(envs: VectorEnv) -> tuple[Camera | None, str]:
     """How to get frames of environment 0: its own rendering, else its first image; or None and why not."""
     if not isinstance(envs, SyncVectorEnv):
@@ -173,11 +199,11 @@ def _camera(envs: VectorEnv) -> tuple[Camera | None, str]:
     if env.render_mode == "rgb_array":
         try:
             env.reset()
-            env.render()
+            _frame(env.render())
             return lambda row: _frame(env.render()), ""
-        except Exception as error:  # a missing video does not end a run
+        except FAULTS as error:  # a missing video does not end a run
             if not images:
-                return None, f"no video: {type(error).__name__}: {error}".rstrip(": ")
+                return None, _no_video(error)
     if images:
         return lambda row: _frame(row[f"obs/{images[0]}"][0]), ""
     return None, "no video: the environment cannot draw itself (render_mode is not rgb_array)"
@@ -234,9 +260,16 @@ class Evaluator:
     def _environments(self) -> VectorEnv:
         if self._envs is None:
             episodes = self.config.train.eval_episodes
-            count = 1 if isinstance(self.env, gym.Env) else min(self.config.env.num_envs, episodes)
-            self._envs = make_envs(self.config, self.env, count, backend="sync")  # only these can be rendered
+            count = 1 if is_instance(self.env) else min(self.config.env.num_envs, episodes)
+            envs = make_envs(self.config, self.env, count, backend="sync")  # only these can be rendered
+            self._envs = envs
+            require_same_task(spec_of(envs), self.spec)
         return self._envs
+
+    def prepare(self, training: VectorEnv) -> None:
+        """Make the environments now, and see that none of them is one of `training`. Raises UserError."""
+        envs = self._environments()
+        require_apart([*getattr(training, "envs", []), *getattr(envs, "envs", [])])
 
     def random(self, stopped: Callable[[], bool]) -> Evaluation | None:
         """The random policy, as a baseline; None if there was not enough time for it.
@@ -265,3 +298,23 @@ class Evaluator:
         """Close the environments."""
         if self._envs is not None:
             self._envs.close()
+
+    def take_notes(self) -> list[str]:
+        """What closing left out."""
+        return take_notes(self._envs)
+
+
+def take_notes(envs: VectorEnv | None) -> list[str]:
+    """What the border of these environments left out since the last time."""
+    take = getattr(envs, "take_notes", None)
+    return take() if take is not None else []
+
+
+def require_same_task(found: Spec, trained: Spec) -> None:
+    """Raises UserError if an environment made for evaluation differs from those of training."""
+    if found.to_dict() != trained.to_dict():
+        raise UserError(
+            f"an environment made for evaluation has other spaces ({'; '.join(found.describe())}) than those of "
+            f"training ({'; '.join(trained.describe())}).",
+            "The function that makes them must give all of them the same spaces.",
+        )

@@ -31,7 +31,7 @@ from ..ops import SCALAR_TRANSFORMS, renewed
 from ..train import DreamerV2, to_batch
 from .clock import Clock
 from .directory import check_directory, prepare_directory
-from .evaluation import RANDOM_LIMIT, Evaluation, Evaluator, save_video
+from .evaluation import RANDOM_LIMIT, Evaluation, Evaluator, save_video, take_notes
 from .forecast import Forecast, make_forecast, require_fit
 from .health import HealthMonitor
 from .lines import read_lines
@@ -39,10 +39,12 @@ from .nan_policy import NanPolicy
 from .progress import Progress
 from .resume import open_logger, restore_newest, save_run
 from .state import RunState
-from .tasks import copy_env, make_envs, protocol_of_task, repeat_of, spec_of, step_seconds
+from .tasks import copy_env, make_envs, protocol_of_task, repeat_of, require_copies_apart, spec_of, step_seconds
 
 #: Rows of each environment that the report on the first experience reads.
 FIRST_ROWS = 2000
+#: Names of a line of episodes.jsonl that an environment's info["log"] cannot take.
+RESERVED = {"phase", "env_steps", "frames", "seconds", "return", "length"}
 
 # ------------------------------------------------------------------------------------------------------------ opening
 
@@ -57,11 +59,14 @@ def open_run(config: Config, directory: Path, env: EnvLike | None = None, *, wei
     try:
         _claim(config, lock)
         with enough_memory(config, directory, lambda: None):
+            require_copies_apart(config, env)
             seed_everything(config)
             envs = make_envs(config, env, config.env.num_envs)
             spec = spec_of(envs)
             _require_possible_replay(config, spec, directory)
             evaluator = Evaluator(config, copy_env(env), spec)  # before the agent: it may raise
+            if env is not None and not isinstance(env, str | gym.Env):
+                evaluator.prepare(envs)  # one object for two users is refused before it is stepped
             agent = DreamerV2(config, spec)
         with enough_memory(config, directory, lambda: agent):
             forecast = _forecast(agent, directory, env)
@@ -218,6 +223,8 @@ class Run:
         finally:
             progress.stop(self.state)
             self.close()
+            for note in [*take_notes(self.state.envs), *self.state.evaluator.take_notes()]:
+                progress.once(f"note      {note}")
         return self.agent
 
     def _train(self, progress: Progress) -> None:
@@ -260,6 +267,8 @@ class Run:
     def _take(self, item: tuple[dict[str, np.ndarray], list[Episode]], progress: Progress) -> None:
         """One more row of every environment."""
         (row, episodes), clock = item, self.clock
+        for note in self.state.collector.notes:
+            progress.once(f"note      {note}")
         self.replay.add(row)
         self._follow_observations(row)
         clock.env_steps = self.state.collector.steps
@@ -376,8 +385,9 @@ class Run:
                 self.state.recent = [*self.state.recent[-19:], episode.score]
                 self.state.lengths = [*self.state.lengths[-19:], episode.length]
                 self.state.ended_at = self.clock.env_steps
-            line = {"return": episode.score, "length": episode.length, **episode.log}
-            self.state.logger.episode(self._stamp(phase) | line)
+            line = self._stamp(phase) | {"return": episode.score, "length": episode.length}
+            own = {key: value for key, value in episode.log.items() if key not in RESERVED}
+            self.state.logger.episode(line | own)
 
     def _stamp(self, phase: str) -> dict[str, Any]:
         steps = self.clock.env_steps
@@ -436,12 +446,14 @@ class Run:
             result = self.state.evaluation
             if played or result is None:
                 with suppress(Stopped):  # its environment hangs
-                    result = self.state.evaluator.agent(self.agent, lambda: self.state.stopping.requested)
+                    result = self._play_evaluation()
             if self.state.stopping.requested or result is None:
                 return  # an incomplete evaluation does not count
             self.state.evaluation, self.state.evaluated_changes = result, self.clock.changes
             self.state.evaluated_at = self.clock.env_steps
             self._log_episodes("eval", result)
+            for note in result.notes:
+                progress.once(f"note      {note}")
             length = float(np.mean(result.lengths))
             numbers = {"eval/return": result.mean, "eval/ci95": result.interval, "eval/length": length}
             self.state.logger.write(numbers, env_steps=self.clock.env_steps)
@@ -454,6 +466,13 @@ class Run:
                 with self.state.stopping.held(), writing("the best agent", self.directory):
                     checkpoint.write_atomically(best, checkpoint.agent_files(self.agent))
             progress.evaluated(self.state, result, played=played)
+
+    def _play_evaluation(self) -> Evaluation:
+        try:
+            return self.state.evaluator.agent(self.agent, lambda: self.state.stopping.requested)
+        except Exception:  # the environment broke: keep what was learnt
+            self.save()
+            raise
 
     def save(self, *, wait: bool = True) -> None:
         """A checkpoint of everything, and the end of those that are no longer kept. Raises UserError if non-finite.
@@ -473,8 +492,7 @@ class Run:
                 self.state.writer.finish()
         finally:
             self.state.logger.close()
-            if not isinstance(self.state.env, gym.Env):  # an instance belongs to the caller
-                self.state.envs.close()
+            self.state.envs.close()  # but an instance, which belongs to the caller
             self.state.evaluator.close()
             leave(self.state.lock)
 

@@ -6,13 +6,13 @@ import copy
 from contextlib import suppress
 from typing import Any, cast
 
-import gymnasium as gym
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 from ..config import Config
-from ..envs import AgentView, EnvLike, make_env, make_request, make_vector, protocol_of
+from ..envs import AgentView, EnvLike, is_instance, make_env, make_request, make_vector, protocol_of
 from ..envs.family import Request
-from ..envs.spaces import Spec
+from ..envs.spaces import MASK, Spec
 from ..envs.vector.backend import time_step
 from ..errors import UserError
 
@@ -49,7 +49,7 @@ def make_envs(config: Config, env: EnvLike | None, count: int, *, backend: str =
 
 def step_seconds(config: Config, env: EnvLike | None) -> float:
     """Seconds of a step of one environment, measured on one made for it; 0 if there can be no second one."""
-    if isinstance(env, gym.Env):
+    if is_instance(env):
         return 0.0
     source = config.env.id if env is None else env
 
@@ -88,8 +88,11 @@ def spec_of(envs: VectorEnv) -> Spec:
 
 
 def copy_env(env: EnvLike | None) -> EnvLike | None:
-    """An environment for evaluation beside the one that training uses."""
-    if not isinstance(env, gym.Env):
+    """An environment for evaluation beside the one that training uses.
+
+    A copy is never closed: what it holds, a simulator or a window, may be the caller's own.
+    """
+    if not is_instance(env):
         return env
     try:
         return copy.deepcopy(env)
@@ -98,3 +101,44 @@ def copy_env(env: EnvLike | None) -> EnvLike | None:
             f"the environment instance cannot be copied for evaluation ({error}).",
             "Pass a function that makes the environment instead of an instance.",
         ) from error
+
+
+def require_copies_apart(config: Config, env: EnvLike | None) -> None:
+    """Raises UserError for an instance whose copies are one simulator: evaluation would step the training's episode.
+
+    So it is with a number of a simulator elsewhere, a socket, a C library. The instance itself is not stepped.
+    """
+    if not is_instance(env):
+        return
+    views = [_view_of_copy(config, env) for _ in range(2)]
+    try:
+        alone, again = _trace(views[0]), _trace(views[0])
+        shared = alone == again and _trace(views[0], views[1]) != alone
+    except Exception:  # the run itself reports what is wrong with the task
+        return
+    if shared:
+        raise UserError(
+            "copies of the environment instance are not independent: stepping one changes the other.",
+            "Pass a function that makes the environment, each with a simulator of its own, instead of an instance.",
+        )
+
+
+def _view_of_copy(config: Config, env: EnvLike | None) -> AgentView:
+    return AgentView(make_env(copy_env(env) or "", **options_of(config)), **view_of(config))
+
+
+def _trace(view: AgentView, other: AgentView | None = None, *, steps: int = 3) -> list[bytes]:
+    """The first observations of one seed under fixed actions. other: is reset and stepped in between."""
+    rng, found = np.random.default_rng(0), []
+    obs, _ = view.reset(seed=1)
+    for _ in range(steps):
+        found += [np.ascontiguousarray(value).tobytes() for value in obs.values()]
+        action = view.agent_spec.action.random(rng, 1, obs[MASK][None] if MASK in obs else None)[0]
+        if other is not None:
+            other.reset(seed=2)
+            other.step(action)
+        obs, reward, terminated, truncated, _ = view.step(action)
+        found.append(np.float64(reward).tobytes())
+        if terminated or truncated:
+            break
+    return found

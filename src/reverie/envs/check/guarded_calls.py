@@ -8,49 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import site
-import sysconfig
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
 
+from ...errors import UserError
+from ..border import FAULTS, SIGNATURE, describe_error, five_values, kind_of, observation_and_info
 from .report import CheckReport
-
-SIGNATURE = "Write def reset(self, *, seed=None, options=None) and call super().reset(seed=seed) in it."
-FIVE = "Return observation, reward, terminated, truncated, info."
-#: The exceptions that an environment may raise; KeyboardInterrupt comes from the user.
-FAULTS = (Exception, SystemExit)
-
-_OURS = (str(Path(__file__).parents[1]), str(Path(gym.__file__).parent))
-_INSTALLED = (sysconfig.get_paths()["stdlib"], *site.getsitepackages(), site.getusersitepackages(), "<frozen")
 
 
 class Broken(Exception):
     """Raised when the environment cannot be stepped any further; the report has the reason."""
-
-
-def describe_error(error: BaseException) -> str:
-    """An exception in one line with its origin, which is a line of the user's code where possible."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
-    of_user = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)]
-    origin = (of_user or frames)[-1] if frames else None
-    try:
-        text = " ".join(str(error).split())[:160]
-    except Exception:  # an exception that cannot be printed
-        text = ""
-    where = f" in {_short(origin.filename)}:{origin.lineno}" if origin else ""
-    return f"{type(error).__name__}{f' ({text})' if text else ''}{where}"
-
-
-def _short(filename: str) -> str:
-    try:
-        return str(Path(filename).relative_to(Path.cwd()))
-    except ValueError:
-        return filename
 
 
 def attempt(report: CheckReport, severity: str, code: str, what: str, fix: str, work: Callable[[], Any]) -> Any:
@@ -60,18 +30,6 @@ def attempt(report: CheckReport, severity: str, code: str, what: str, fix: str, 
     except FAULTS as error:
         report.add(severity, code, f"{what} raises {describe_error(error)}", fix)
         return None
-
-
-def kind_of(value: Any) -> str:
-    """A value in a few words: its repr, if that is short, and its type."""
-    if value is None:
-        return "None"
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # a value that cannot be printed
-        text = ""
-    kind = type(value).__name__
-    return f"{text} ({kind})" if 0 < len(text) <= 40 else f"of type {kind}"
 
 
 # ---------------------------------------------------------------------------------------------------------------- reset
@@ -96,29 +54,15 @@ def reset(env: gym.Env, seed: int | None, report: CheckReport) -> tuple[Any, dic
 
 
 def _observation_and_info(env: gym.Env, result: Any, report: CheckReport) -> tuple[Any, dict[str, Any]]:
-    paired = isinstance(result, tuple | list) and len(result) == 2
-    if paired and isinstance(result[1], dict):
-        return result[0], result[1]
-    if paired and not _fits(env, result):
-        report.add(
-            "error", "info-no-dict", f"the info of reset is {kind_of(result[1])}, not a dict", "Return {} if empty."
-        )
-        return result[0], {}
-    size = f" of {len(result)}" if isinstance(result, tuple) else ""
-    report.add(
-        "error",
-        "reset-returns",
-        f"reset returns a {type(result).__name__}{size}, not (observation, info)",
-        "Return observation, {}.",
-    )
-    return result, {}
-
-
-def _fits(env: gym.Env, value: Any) -> bool:
     try:
-        return bool(env.observation_space.contains(value))
-    except Exception:
-        return False
+        obs, info = observation_and_info(env, result)
+    except UserError as error:
+        report.add("error", "reset-returns", error.message.rstrip("."), error.hint)
+        return result, {}
+    if isinstance(info, dict):
+        return obs, info
+    report.add("error", "info-no-dict", f"the info of reset is {kind_of(info)}, not a dict", "Return {} if empty.")
+    return obs, {}
 
 
 def failed(what: str, error: BaseException, report: CheckReport) -> NoReturn:
@@ -164,19 +108,12 @@ def _step_unwrapped(env: gym.Env, action: Any, report: CheckReport) -> None:
 
 
 def _require_five(result: Any, report: CheckReport) -> None:
-    if isinstance(result, tuple | list) and len(result) == 5:
-        return
-    if isinstance(result, tuple) and len(result) == 4:
-        report.add(
-            "error",
-            "step-four",
-            "step returns 4 values, as in the old gym, not 5",
-            "Split done: return observation, reward, terminated, truncated, info, truncated=True for a time limit.",
-        )
-    else:
-        size = f" of {len(result)}" if isinstance(result, tuple | list) else ""
-        report.add("error", "step-returns", f"step returns a {type(result).__name__}{size}, not 5 values", FIVE)
-    raise Broken
+    try:
+        five_values(result)
+    except UserError as error:
+        four = isinstance(result, tuple | list) and len(result) == 4
+        report.add("error", "step-four" if four else "step-returns", error.message.rstrip("."), error.hint)
+        raise Broken from error
 
 
 def _flag(name: str, value: Any, at: int, report: CheckReport) -> bool:

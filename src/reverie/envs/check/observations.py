@@ -10,8 +10,9 @@ from gymnasium import spaces
 
 from ...data.data_report import SCALING, large_value, spread_of, uneven_pair
 from ...errors import UserError
+from ..border import kind_of
 from ..spaces import MASK, MIN_FLOAT_IMAGE, box_key, leaves, name_of
-from .guarded_calls import equal, kind_of
+from .guarded_calls import equal
 from .report import CheckReport
 
 SLOW = 0.02  # seconds of a step from which several environments in worker processes may pay
@@ -54,7 +55,7 @@ def check_observation(space: spaces.Space, obs: Any, at: int, seen: Seen, report
         if value is None:
             report.add("error", "obs-none", f"'{key}' is None at step {at}", "Return the observation.", key)
         elif isinstance(leaf, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-            _check_leaf(leaf, value, key, at, seen, report, first)
+            check_leaf(leaf, value, key, at, seen, report, first)
     extra = set(obs) - set(space.spaces) if isinstance(space, spaces.Dict) and isinstance(obs, dict) else set()
     for key in sorted(map(str, extra)):
         report.add(
@@ -108,9 +109,20 @@ def _entry(obs: Any, path: tuple[Any, ...]) -> Any:
 # --------------------------------------------------------------------------------------------------- one observation
 
 
-def _check_leaf(
+def require_leaf(space: spaces.Space, value: Any, key: str, at: int, *, image: bool) -> None:
+    """Raises UserError for a value that the agent would misread silently. image: whether it is seen as an image."""
+    report = CheckReport()
+    check_leaf(space, value, key, at, Seen(), report, first=True)
+    essential = {"discrete-range", "float-in-uint8"} | ({"float-image-0-255"} if image else set())
+    for finding in report.findings:
+        if finding.code in essential:
+            raise UserError(f"observation {finding.message}.", finding.fix)
+
+
+def check_leaf(
     space: spaces.Space, value: Any, key: str, at: int, seen: Seen, report: CheckReport, first: bool
 ) -> None:
+    """Check one entry of an observation, except Text and other spaces that are not seen, and keep it in `seen`."""
     try:
         array = np.asarray(value)
     except Exception:  # ragged lists and other values without a shape

@@ -21,10 +21,11 @@ from gymnasium.wrappers import PassiveEnvChecker
 from ...errors import UserError
 from ..actions import MAX_CHOICES, ActionSpec, make_action_spec
 from ..adapters import DmEnv, OldGym
+from ..border import FAULTS, describe_error, kind_of
 from ..make import EnvLike, make_env
 from ..spaces import MASK, leaves, make_spec, name_of
 from .determinism import Choose, compare
-from .guarded_calls import FAULTS, Broken, attempt, describe_error, kind_of, reset, step
+from .guarded_calls import Broken, attempt, reset, step
 from .observations import Seen, check_episodes, check_memory, check_observation, check_pace, check_ranges
 from .report import CheckReport
 
@@ -102,11 +103,6 @@ def _make(source: EnvLike, options: dict[str, Any], report: CheckReport) -> gym.
 
 
 def _one(made: Any, options: dict[str, Any]) -> gym.Env:
-    if isinstance(made, gym.vector.VectorEnv):
-        raise UserError(
-            f"it is a vector of {made.num_envs} environments, not one.",
-            "Pass the function that makes one of them; training makes env.num_envs.",
-        )
     return make_env(made, **options)
 
 

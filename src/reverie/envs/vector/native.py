@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from ...errors import UserError
+from ..border import LARGEST, number_of
 from ..spaces import make_spec
 from ..view import agent_space
 
@@ -60,23 +61,20 @@ class NativeView(VectorEnv):
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """First observations. One seed makes all environments repeatable, and all different."""
-        obs, infos = self.env.reset(seed=cast(Any, seed), options=options)
-        return self._checked(obs), infos
+        obs, _ = self.env.reset(seed=cast(Any, seed), options=options)
+        return self._checked(obs), {}
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """actions (N, A) -> observations, rewards (N,) float64, terminated (N,), truncated (N,), infos."""
-        obs, reward, terminated, truncated, infos = self.env.step(self.agent_spec.action.decode(np.asarray(actions)))
+        """actions (N, A) -> observations, rewards (N,) float64, terminated (N,), truncated (N,), no infos."""
+        obs, reward, terminated, truncated, _ = self.env.step(self.agent_spec.action.decode(np.asarray(actions)))
         self.steps += 1
         reward = np.asarray(reward, np.float64)
-        if not np.isfinite(reward).all():
-            index = int(np.flatnonzero(~np.isfinite(reward))[0])
-            raise UserError(
-                f"the reward of environment {index} is {reward[index]} at step {self.steps}.",
-                "Fix the environment: rewards must be finite.",
-            )
-        return self._checked(obs), reward, terminated, truncated, infos
+        if not (np.abs(reward) <= LARGEST).all():
+            index = int(np.flatnonzero(~(np.abs(reward) <= LARGEST))[0])
+            number_of(reward[index], f" in environment {index} at step {self.steps}")
+        return self._checked(obs), reward, terminated, truncated, {}
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Attribute `name` of this view, once per environment."""

@@ -34,8 +34,11 @@ from gymnasium import spaces
 from gymnasium.vector.utils import CloudpickleWrapper
 
 from ...errors import UserError
+from ..border import EnvironmentFailed, Notes, episode_log, require_apart
+from .local import notes_of, place_of
 
 CLOSING = 2.0  # seconds that a worker has to close its environments before it is killed
+NOWHERE = (-1, -1)  # for an environment without a seed
 STEP, CLOSE = b"step", b"close"  # other commands are pickled tuples: (name of a method of EnvSlice, *arguments)
 
 #: The program of a worker. It receives the search path first, because the package itself may only be found there.
@@ -68,6 +71,14 @@ class SliceDescription:
 
 
 @dataclass(frozen=True)
+class StepNews:
+    """What a step or a reset has to say besides its arrays."""
+
+    logs: dict[int, dict[str, float]]  # {environment: numbers of info["log"]} of episodes that ended
+    notes: list[str]  # what was left out
+
+
+@dataclass(frozen=True)
 class Fault:
     """A failure in a worker, in words."""
 
@@ -88,6 +99,7 @@ class SharedArrays:
             "reward": ((), np.dtype(np.float64)),
             "terminated": ((), np.dtype(bool)),
             "truncated": ((), np.dtype(bool)),
+            "place": ((2,), np.dtype(np.int64)),  # `Repeatable.where`, NOWHERE without a seed
             "at": ((), np.dtype(np.int64)),  # row `first` of a worker: the environment that it is busy with
         }
         layout |= {f"obs/{key}": (box.shape or (), np.dtype(box.dtype)) for key, box in space.spaces.items()}
@@ -104,6 +116,7 @@ class SharedArrays:
         self.reward = arrays["reward"]
         self.terminated = arrays["terminated"]
         self.truncated = arrays["truncated"]
+        self.place = arrays["place"]
         self.at = arrays["at"]
         self.obs = {key: arrays[f"obs/{key}"] for key in space.spaces}
 
@@ -119,6 +132,7 @@ class EnvSlice:
         self.busy = task.first  # the environment that is made or stepped, for reports of faults
         self.envs: list[gym.Env] = []
         self.ended = [True] * len(task.makers)
+        self.notes: list[Notes] = []  # of each environment
         self.seeds: dict[int, int] = {}  # for the next reset of an environment, after a restart
 
     def make(self) -> SliceDescription:
@@ -126,6 +140,8 @@ class EnvSlice:
         for maker in self.task.makers:
             self.busy = self.first + len(self.envs)
             self.envs.append(maker())
+        require_apart(self.envs)
+        self.notes = [notes_of(env) for env in self.envs]
         first = self.envs[0]
         made_spaces = [(env.observation_space, env.action_space) for env in self.envs]
         return SliceDescription(made_spaces, dict(first.metadata), first.render_mode)
@@ -136,9 +152,9 @@ class EnvSlice:
         first: Any = self.envs[0]
         return SharedArrays(self.memory, first.observation_space, first.action_space, self.task.total)
 
-    def step(self) -> dict[int, Any] | None:
-        """One vector step like that of SyncVectorEnv. -> {index: info["log"]} of ended episodes; None without any."""
-        logs: dict[int, Any] = {}
+    def step(self) -> StepNews | None:
+        """One vector step like that of LocalVectorEnv. -> its news, if there are any."""
+        logs: dict[int, dict[str, float]] = {}
         for index, env in enumerate(self.envs, start=self.first):
             self.busy = self.shared.at[self.first] = index
             if self.ended[index - self.first]:
@@ -146,11 +162,14 @@ class EnvSlice:
             else:
                 obs, reward, terminated, truncated, info = env.step(self.shared.action[index].copy())
                 self._write(index, obs, reward, terminated, truncated)
-                if self.ended[index - self.first] and "log" in info:
-                    logs[index] = info["log"]
-        return logs or None
+                notes = self.notes[index - self.first]
+                if self.ended[index - self.first] and (log := episode_log(info, notes)):
+                    logs[index] = log
+        return self._news(logs)
 
-    def reset(self, seeds: dict[int, int | None], options: dict[str, Any] | None, later: dict[int, int]) -> None:
+    def reset(
+        self, seeds: dict[int, int | None], options: dict[str, Any] | None, later: dict[int, int]
+    ) -> StepNews | None:
         """Reset the environments of `seeds`. later: seeds for the others, used at their next reset in `step`."""
         self.seeds = dict(later)
         given = next((seed for seed in [*seeds.values(), *later.values()] if seed is not None), None)
@@ -160,6 +179,15 @@ class EnvSlice:
         for index, seed in seeds.items():
             self.busy = self.shared.at[self.first] = index
             self._reset(index, seed, options)
+        return self._news({})
+
+    def _news(self, logs: dict[int, dict[str, float]]) -> StepNews | None:
+        notes = self.take_notes()
+        return StepNews(logs, notes) if logs or notes else None
+
+    def take_notes(self) -> list[str]:
+        """What was left out since the last time."""
+        return [note for notes in self.notes for note in notes.take()]
 
     def call(self, name: str, arguments: tuple, indices: list[int]) -> list[Any]:
         """Attribute `name` of some of the environments; of a method, its result."""
@@ -170,10 +198,12 @@ class EnvSlice:
             values.append(value(*arguments) if callable(value) else value)
         return values
 
-    def close(self) -> None:
-        """Close the environments."""
+    def close(self) -> list[str]:
+        """Close the environments, whatever they raise. -> notes."""
         for env in self.envs:
-            env.close()
+            with suppress(Exception, SystemExit):  # an `AgentView` has made a note of it
+                env.close()
+        return self.take_notes()
 
     def _reset(self, index: int, seed: int | None, options: dict[str, Any] | None) -> None:
         obs, _ = self.envs[index - self.first].reset(seed=seed, options=options)
@@ -184,6 +214,7 @@ class EnvSlice:
             array[index] = obs[key]
         self.shared.reward[index] = reward
         self.shared.terminated[index], self.shared.truncated[index] = terminated, truncated
+        self.shared.place[index] = place_of(self.envs[index - self.first]) or NOWHERE
         self.ended[index - self.first] = bool(terminated or truncated)
 
 
@@ -218,7 +249,7 @@ def serve(link: Connection, memory: int, trace: int) -> None:
                 reply = pickle.dumps(_fault(error, part.busy if part else None))
             link.send_bytes(reply)
         if part is not None:
-            part.close()
+            link.send_bytes(pickle.dumps(part.close()))
 
 
 def _die_with_parent(pipe: int) -> None:
@@ -232,6 +263,8 @@ def _die_with_parent(pipe: int) -> None:
 
 
 def _fault(error: BaseException, index: int | None) -> Fault:
+    if isinstance(error, EnvironmentFailed) and error.__cause__ is not None:  # no mistake: it may work the next time
+        error = error.__cause__
     trace = error.__traceback__
     while trace and trace.tb_next and trace.tb_frame.f_code.co_filename == __file__:  # skip the frames of this file
         trace = trace.tb_next
@@ -319,6 +352,18 @@ class Worker:
         if self.process is not None:
             os.kill(self.process.pid, signal.SIGUSR1)
         return Fault(None, f"it did not answer for {seconds:g} s", *read_dump(self.stop(CLOSING)[1]))
+
+    def close(self, until: float) -> list[str]:
+        """Wait for the end of a worker that was sent CLOSE, then kill it if necessary. -> its last notes.
+
+        until: when the waiting ends, on the clock of time.monotonic.
+        """
+        notes: Any = None
+        with suppress(EOFError, OSError):
+            if self.process is not None and self.link.poll(max(0.0, until - time.monotonic())):
+                notes = pickle.loads(self.link.recv_bytes())
+        self.stop(max(0.0, until - time.monotonic()))
+        return notes if isinstance(notes, list) else []
 
     def stop(self, seconds: float) -> tuple[int, str]:
         """Wait for its end, then kill it and its children if necessary. -> (exit code, traceback of a crash)."""

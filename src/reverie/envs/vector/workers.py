@@ -22,7 +22,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import CloudpickleWrapper, batch_space
 
 from ...errors import UserError
+from .local import require_alike
 from .worker_process import (
     CLOSE,
     CLOSING,
@@ -40,6 +41,7 @@ from .worker_process import (
     Fault,
     SharedArrays,
     SliceDescription,
+    StepNews,
     Worker,
     WorkerTask,
     anonymous_file,
@@ -63,7 +65,7 @@ class WorkerVectorEnv(VectorEnv):
 
     Raises UserError for mistakes that `AgentView` finds, for a fault before the first observation, and for more than
     `max_restarts` faults with less than FORGIVEN good steps in between.
-    Of the environments' infos, only info["log"] of the last step of an episode is returned.
+    infos, `places` and `notes` are as in LocalVectorEnv, with infos["crashed"], bool (N,), after a fault besides.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class WorkerVectorEnv(VectorEnv):
         self.timeout = timeout
         self.start_timeout = start_timeout
         self.max_restarts = max_restarts
-        self.on_fault = on_fault or (lambda message: print(message, file=sys.stderr, flush=True))
+        self.on_fault = on_fault or _print
         self._seeds: list[int | None] = [None] * count  # of the last reset with a seed
         self._entropy = 0  # from which the seeds after a restart are drawn
         self._steps = 0
@@ -91,6 +93,8 @@ class WorkerVectorEnv(VectorEnv):
         self._last_fault = 0  # the step of it
         self._obs: dict[str, np.ndarray] = {}  # of the last step; empty before the first reset
         self._ended = np.zeros(count, bool)
+        self.places: list[tuple[int, int] | None] = [None] * count
+        self.notes: list[str] = []  # not taken yet
         self._halfway = False  # in the middle of a step; stays True if Ctrl-C interrupts it
         packed = [CloudpickleWrapper(maker) for maker in makers]
         workers = min(count, workers or usable_cores())
@@ -130,12 +134,13 @@ class WorkerVectorEnv(VectorEnv):
                 worker.send(self._reset_command(worker, worker.indices, options))
             for worker, answer in wait_for(self.workers, self.start_timeout).items():
                 self._recover(worker, answer, "in its reset", worker.indices, options)
+                self.notes += answer.notes if isinstance(answer, StepNews) else []
         self._obs = copies(self._shared.obs)
         self._ended = np.zeros(self.num_envs, bool)
-        return copies(self._obs), {}
+        return copies(self._obs), self._finish({})
 
     def step(self, actions: Any) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """actions (N, A) -> observations, rewards (N,) float64, terminated, truncated, infos: "crashed", "log"."""
+        """actions (N, A) -> observations, rewards (N,) float64, terminated, truncated, infos."""
         if np.shape(actions) != self.action_space.shape:
             raise ValueError(f"actions have shape {np.shape(actions)}, expected {self.action_space.shape}")
         if not self._obs:
@@ -153,8 +158,9 @@ class WorkerVectorEnv(VectorEnv):
                     due = [i for i in worker.indices if self._ended[i]]  # the next row is a first one anyway
                     self._recover(worker, answer, f"at step {self._steps}", due)
                     crashed[worker.indices] = ~self._ended[worker.indices]
-                for index, log in answer.items() if isinstance(answer, dict) else ():
-                    infos = self._add_info(infos, {"log": log}, index)
+                if isinstance(answer, StepNews):
+                    infos["logs"] = infos.get("logs", {}) | answer.logs
+                    self.notes += answer.notes
         obs, reward = copies(shared.obs), np.where(crashed, 0.0, shared.reward)
         for key, last in self._obs.items():
             obs[key][crashed] = last[crashed]
@@ -162,8 +168,22 @@ class WorkerVectorEnv(VectorEnv):
         self._obs = obs
         self._ended = terminated | truncated
         if crashed.any():
-            infos |= {"crashed": crashed, "_crashed": crashed.copy()}
-        return copies(obs), reward, terminated, truncated, infos
+            infos["crashed"] = crashed
+        return copies(obs), reward, terminated, truncated, self._finish(infos)
+
+    def _finish(self, infos: dict[str, Any]) -> dict[str, Any]:
+        """The end of a whole step or reset: `places`, and infos with the notes so far."""
+        self.places = [None if first < 0 else (first, episode) for first, episode in self._shared.place.tolist()]
+        if not infos.get("logs", True):
+            del infos["logs"]
+        if self.notes:
+            infos["notes"] = self.take_notes()
+        return infos
+
+    def take_notes(self) -> list[str]:
+        """What was left out since the last time."""
+        found, self.notes = self.notes, []
+        return found
 
     def call(self, name: str, *arguments: Any, only: Sequence[int] | None = None) -> tuple[Any, ...]:
         """Attribute `name`, or the result of the method of that name, of each environment or those of `only`."""
@@ -188,7 +208,7 @@ class WorkerVectorEnv(VectorEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the workers, by force after 2 s, and free the shared memory."""
-        self._finalizer()
+        self.notes += self._finalizer() or []
         vars(self).pop("_shared", None)
 
     # ------------------------------------------------------------------------------------------ starting and recovering
@@ -235,11 +255,7 @@ class WorkerVectorEnv(VectorEnv):
 
     def _check_spaces(self, worker: Worker, made: SliceDescription) -> None:
         for index, found in zip(worker.indices, made.spaces, strict=True):
-            if found != self._spaces:
-                raise UserError(
-                    f"environment {index} has other spaces than environment 0: {found} instead of {self._spaces}.",
-                    "Give all of them the same spaces: the function that makes them must not vary them.",
-                )
+            require_alike(index, found, self._spaces)
 
     def _reset_command(self, worker: Worker, now: list[int], options: dict[str, Any] | None) -> bytes:
         seeds = {index: self._seeds[index] for index in worker.indices}
@@ -287,17 +303,23 @@ class WorkerVectorEnv(VectorEnv):
             raise UserError(f"{sentence}{count}.", IN_THIS_PROCESS) from RuntimeError(fault.details)
 
 
-def _close_workers(workers: list[Worker], memory: int, parent: int) -> None:
-    """End all workers and free the memory: on close, garbage collection and exit."""
+def _print(message: str) -> None:
+    """To the terminal, if it is still there."""
+    with suppress(OSError, ValueError):
+        print(message, file=sys.stderr, flush=True)
+
+
+def _close_workers(workers: list[Worker], memory: int, parent: int) -> list[str]:
+    """End all workers and free the memory: on close, garbage collection and exit. -> their notes."""
     if os.getpid() != parent:  # in a fork, which does not own them
-        return
+        return []
     running = [worker for worker in workers if worker.process is not None]
     for worker in running:
         worker.send(CLOSE)
     until = time.monotonic() + CLOSING
-    for worker in running:
-        worker.stop(max(0.0, until - time.monotonic()))
+    notes = [note for worker in running for note in worker.close(until)]
     os.close(memory)
+    return notes
 
 
 def copies(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

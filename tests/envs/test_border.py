@@ -1,0 +1,497 @@
+"""The contract at the border: whatever an environment returns is read, left out with a note, or refused in a sentence.
+
+The same in both backends: `EnvSlice` is what a worker process runs, here without the process.
+"""
+
+import pickle
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector.utils import CloudpickleWrapper
+
+from reverie.envs import AgentView, make_env, make_vector
+from reverie.envs.border import EnvironmentFailed, Notes, episode_log, image_of, number_of
+from reverie.envs.vector.worker_process import EnvSlice, SharedArrays, WorkerTask, _fault, anonymous_file
+from reverie.errors import UserError
+
+VECTOR = spaces.Box(-1, 1, (3,), np.float32)
+PICTURE = spaces.Box(0, 255, (20, 24, 3), np.uint8)
+LATE = 40  # after the essential checks of the first steps
+
+
+class Task(gym.Env):
+    """Episodes of 50 steps. The parts of a step and of a reset can be replaced by keyword, from step `since` on."""
+
+    def __init__(self, space=VECTOR, action=None, since=0, **parts):
+        self.observation_space, self.action_space = space, action or spaces.Discrete(2)
+        self.parts, self.since, self.steps, self.t = parts, since, 0, 0
+        self.render_mode = "rgb_array" if "render" in parts else None
+        if "metadata" in parts:
+            self.metadata = parts["metadata"]
+
+    def part(self, name, usual):
+        found = self.parts.get(name, usual) if self.steps >= self.since else usual
+        return found(self) if callable(found) else found
+
+    def look(self):
+        return self.part("obs", np.zeros(self.observation_space.shape or (), self.observation_space.dtype))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.part("reset", (self.look(), self.part("reset_info", {})))
+
+    def step(self, action):
+        self.steps, self.t = self.steps + 1, self.t + 1
+        usual = self.look(), self.part("reward", 1.0), self.part("ended", self.t >= 50), self.part("cut", False)
+        return self.part("step", (*usual, self.part("info", {})))
+
+    def render(self):
+        return self.part("render", None)
+
+    def close(self):
+        self.part("close", None)
+
+
+def fail(self):
+    raise ValueError("the motor is hot")
+
+
+def leave(self):
+    raise SystemExit(3)
+
+
+def wrapped(self):
+    return AgentView(self)
+
+
+class Slice:
+    """Environments as a worker process steps them, with the interface of a vector environment."""
+
+    def __init__(self, makers):
+        packed = [CloudpickleWrapper(maker) for maker in makers]
+        task = pickle.loads(pickle.dumps(WorkerTask(packed, 0, len(makers))))
+        self.slice, self.memory = EnvSlice(task, anonymous_file()), None
+        self.make()
+
+    def guarded(self, work):
+        """As `serve` answers and as the parent raises it."""
+        try:
+            return work()
+        except BaseException as error:
+            fault = _fault(error, 0)
+            raise (RuntimeError(fault.reason) if fault.hint is None else UserError(fault.reason, fault.hint)) from error
+
+    def make(self):
+        made = self.guarded(self.slice.make)
+        SharedArrays(self.slice.memory, *made.spaces[0], len(made.spaces))  # gives the file its size
+
+    def reset(self, seed):
+        return self.guarded(lambda: self.slice.reset({i: seed + i for i in range(len(self.slice.envs))}, None, {}))
+
+    def step(self):
+        self.slice.shared.action[:] = np.eye(self.slice.shared.action.shape[-1])[0]
+        return self.guarded(self.slice.step)
+
+    def close(self):
+        return self.slice.close()
+
+
+class Local:
+    """The same for environments in this process."""
+
+    def __init__(self, makers):
+        assert len({id(maker) for maker in makers}) == 1
+        self.envs = make_vector(makers[0].args[0], len(makers), backend="sync")
+
+    def reset(self, seed):
+        return self.envs.reset(seed=seed)[1]
+
+    def step(self):
+        return self.envs.step(np.eye(self.envs.single_action_space.shape[0])[[0] * self.envs.num_envs])[-1]
+
+    def close(self):
+        self.envs.close()
+        return self.envs.take_notes()
+
+
+def view(make):
+    return AgentView(make_env(make))
+
+
+@pytest.fixture(params=[Local, Slice], ids=["sync", "async"])
+def vector(request):
+    """vector(maker, count) -> environments of either backend."""
+    return lambda make, count=1: request.param([partial(view, make)] * count)
+
+
+def play(envs, steps=LATE + 3):
+    """The infos of a reset and so many steps."""
+    return [envs.reset(1), *(envs.step() for _ in range(steps))]
+
+
+# --------------------------------------------------------------------------------------------------------- the contract
+
+#: what the environment does -> words of the sentence
+VIOLATIONS = {
+    "extra axis": ({"obs": np.zeros((1, 3), np.float32)}, ["'observation' has shape (1, 3)", "says (3,)"]),
+    "scalar for a vector": ({"obs": np.float32(0)}, ["has shape ()"]),
+    "ragged": ({"obs": [[1, 2], [3]]}, ["'observation' is", "not numbers"]),
+    "text": ({"obs": "left"}, ["'left' (str)", "not numbers"]),
+    "None": ({"obs": lambda self: None}, ["'observation' is None"]),
+    "complex": ({"obs": np.zeros(3, complex)}, ["not numbers"]),
+    "objects": ({"obs": np.array([None] * 3)}, ["not numbers"]),
+    "dict for a vector": ({"obs": {"x": 1}}, ["not numbers"]),
+    "NaN": ({"obs": np.float32([0, np.nan, 0])}, ["'observation' contains NaN", "first at [1]"]),
+    "infinite": ({"obs": np.array([0, 0, np.inf])}, ["contains infinity"]),
+    "beyond float32": ({"obs": np.array([0, 1e300, 0])}, ["contains 1e+300", "float32"]),
+    "reward None": ({"reward": lambda self: None}, ["the reward is None"]),
+    "reward (1,)": ({"reward": np.ones(1)}, ["the reward is array([1.])"]),
+    "reward vector": ({"reward": np.ones(2)}, ["the reward is"]),
+    "reward text": ({"reward": "1.0"}, ["the reward is '1.0' (str)"]),
+    "reward complex": ({"reward": 1j}, ["the reward is 1j"]),
+    "reward NaN": ({"reward": np.float64("nan")}, ["the reward is nan"]),
+    "reward beyond float32": ({"reward": 1e300}, ["the reward is 1e+300", "float32"]),
+    "reward beyond float": ({"reward": 10**400}, ["the reward is inf"]),
+    "terminated None": ({"ended": lambda self: None}, ["terminated is None"]),
+    "terminated text": ({"ended": "False"}, ["terminated is 'False' (str)"]),
+    "truncated vector": ({"cut": np.zeros(2, bool)}, ["truncated is array"]),
+    "truncated NaN": ({"cut": float("nan")}, ["truncated is nan"]),
+    "4 values": ({"step": (np.zeros(3), 1.0, False, {})}, ["step returns 4 values, as in the old gym"]),
+    "2 values": ({"step": (np.zeros(3), 1.0)}, ["step returns a tuple of 2, not 5 values"]),
+    "nothing": ({"step": lambda self: None}, ["step returns a NoneType"]),
+}
+
+
+@pytest.mark.parametrize("since", [1, LATE])
+@pytest.mark.parametrize("name", VIOLATIONS)
+def test_a_violation_is_a_sentence_with_its_step(vector, name, since):
+    parts, words = VIOLATIONS[name]
+    envs = vector(partial(Task, since=since, **parts))
+    with pytest.raises(UserError) as caught:
+        play(envs)
+    assert not isinstance(caught.value, EnvironmentFailed)
+    for word in [*words, f"at step {since}"]:
+        assert word in caught.value.message
+    assert caught.value.hint
+
+
+RESETS = {
+    "observation alone": ({"reset": np.zeros(3, np.float32)}, "reset returns a ndarray, not (observation, info)"),
+    "three values": ({"reset": (np.zeros(3), {}, 1)}, "reset returns a tuple of 3"),
+    "nothing": ({"reset": lambda self: None}, "reset returns a NoneType"),
+    "a pair of numbers": ({"reset": (1, 2), "space": spaces.MultiDiscrete([3, 3])}, "reset returns a tuple of 2"),
+    "NaN": ({"obs": np.float32([np.nan, 0, 0])}, "contains NaN at step 0"),
+    "extra axis": ({"obs": np.zeros((1, 3))}, "has shape (1, 3) at step 0"),
+    "state as array": ({"obs": np.array([1]), "space": spaces.Discrete(3)}, "has shape (1,) at step 0"),
+    "tuple alone": (
+        {"reset": (0, 1), "space": spaces.Tuple([spaces.Discrete(3), spaces.Discrete(3)])},
+        "reset returns a tuple of 2, not (observation, info)",
+    ),
+    "missing key": ({"obs": {"a": 1}, "space": spaces.Dict(a=spaces.Discrete(3), b=VECTOR)}, "lacks 'b' at step 0"),
+}
+
+
+@pytest.mark.parametrize("name", RESETS)
+def test_a_reset_that_breaks_the_contract_is_a_sentence(vector, name):
+    parts, words = RESETS[name]
+    with pytest.raises(UserError) as caught:
+        play(vector(partial(Task, **parts)), 2)
+    assert words in caught.value.message
+
+
+class NoSeed(Task):
+    def reset(self):
+        return super().reset()
+
+
+class Positional(Task):
+    def reset(self, seed):
+        return super().reset()
+
+
+@pytest.mark.parametrize("make", [partial(NoSeed, action=VECTOR), partial(Positional, action=VECTOR)])
+def test_a_reset_without_the_arguments_is_a_sentence(vector, make):
+    with pytest.raises(UserError, match=r"does not take '(seed|options)'"):
+        play(vector(make), 2)
+
+
+@pytest.mark.parametrize("space", [None, "Box", [VECTOR]])
+def test_what_is_no_space_is_a_sentence(vector, space):
+    with pytest.raises(UserError, match=r"observation_space of the environment is .*, not a Gymnasium space"):
+        vector(lambda: type("Odd", (Task,), {"__init__": lambda self: setattr(self, "observation_space", space)})())
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"space": spaces.Discrete(3), "obs": 3}, "'observation' is 3 at step 0, outside of Discrete(3)"),
+        ({"space": spaces.MultiDiscrete([2, 2]), "obs": np.array([0, 2])}, "outside of MultiDiscrete"),
+        ({"space": PICTURE, "obs": np.full((20, 24, 3), 0.5)}, "the agent would see black"),
+        ({"space": spaces.Box(0, 1, PICTURE.shape), "obs": np.full((20, 24, 3), 200.0)}, "holds floats up to 200"),
+        ({"space": spaces.Box(0, 1, PICTURE.shape), "obs": np.full((20, 24, 3), np.nan)}, "contains NaN"),
+    ],
+)
+def test_the_first_observations_get_the_essential_checks(vector, parts, words):
+    with pytest.raises(UserError) as caught:
+        play(vector(partial(Task, **parts)), 2)
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"reward": 1},
+        {"reward": np.float32(1)},
+        {"reward": True},
+        {"reward": np.array(1.0)},
+        {"ended": 0, "cut": np.bool_(False)},
+        {"cut": np.array(False)},
+        {"obs": [0.0, 0.5, 1.0]},
+        {"obs": np.zeros(3, np.float64)},
+        {"obs": (0, 1, 0)},
+        {"step": lambda self: [np.zeros(3), 1.0, False, False, {}]},
+        {"metadata": None},
+        {"metadata": {"render_modes": None, "tool": lambda: 0}},
+        {"space": spaces.Dict(a=VECTOR, none=spaces.Box(-1, 1, (0,))), "obs": {"a": np.zeros(3), "none": np.zeros(0)}},
+        {"action": spaces.Dict(a=spaces.Discrete(2), none=spaces.Box(-1, 1, (0,)))},
+    ],
+)
+def test_what_has_one_meaning_is_taken(vector, parts):
+    assert not any(play(vector(partial(Task, **parts), 2), 3))
+
+
+def test_an_empty_action_gets_its_empty_array_and_only_that_is_refused():
+    env = AgentView(Task(action=spaces.Dict(a=spaces.Discrete(2), none=spaces.Box(-1, 1, (0,)))))
+    assert env.agent_spec.action.size == 2
+    assert env.agent_spec.action.decode_one(np.float32([0, 1]))["none"].shape == (0,)
+    with pytest.raises(UserError, match="takes no action"):
+        AgentView(Task(action=spaces.Box(-1, 1, (0,))))
+
+
+# ------------------------------------------------------------------------------------------------ exceptions, wrappers
+
+
+@pytest.mark.parametrize("fault", [fail, leave, lambda self: next(iter(()))])
+@pytest.mark.parametrize("name", ["step", "reset", "info"])
+def test_an_exception_of_the_environment_is_a_sentence_with_its_line(name, fault):
+    with pytest.raises(EnvironmentFailed, match=r"raises (ValueError|SystemExit|StopIteration).*test_border.py:\d+"):
+        play(Local([partial(view, partial(Task, since=int(name != "reset"), **{name: fault}))]), 2)
+
+
+def test_in_a_worker_it_is_a_fault_that_may_not_come_again():
+    envs = Slice([partial(view, partial(Task, since=2, step=fail))])
+    envs.reset(1)
+    envs.step()
+    with pytest.raises(RuntimeError, match=r"^ValueError: the motor is hot"):
+        envs.step()
+
+
+@pytest.mark.parametrize("wrap", [lambda env: gym.wrappers.TimeLimit(env, 9), gym.wrappers.PassiveEnvChecker])
+@pytest.mark.parametrize(
+    "parts", [{"step": (np.zeros(3, np.float32), 1.0, False, {})}, {"reset": np.zeros(3, np.float32)}]
+)
+def test_a_wrapper_that_fails_on_the_values_does_not_hide_them(vector, wrap, parts):
+    with pytest.raises(UserError, match=r"step returns 4 values|reset returns a ndarray"):
+        play(vector(lambda: wrap(Task(**parts))), 2)
+
+
+def test_an_action_repeat_does_not_hide_them_either():
+    env = AgentView(make_env(partial(Task, reward=lambda self: None), action_repeat=2))
+    env.reset()
+    with pytest.raises(UserError, match="the reward is None at step 1"):
+        env.step(np.float32([1, 0]))
+
+
+def needs(size):
+    return Task()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (needs, "cannot be called without arguments"),
+        (lambda: None, "got builtins.NoneType"),
+        (lambda: "CartPole-v1", "got builtins.str"),
+        (lambda: Task, "the class Task is not an environment yet"),
+        (lambda: gym.make_vec("CartPole-v1", 2), "it is a vector of 2 environments"),
+        (lambda: type("Parallel", (), {"possible_agents": ["a", "b"]})(), "several agents"),
+    ],
+)
+def test_a_function_that_makes_no_environment_is_a_sentence(vector, make, words):
+    with pytest.raises(UserError) as caught:
+        vector(make)
+    assert words in caught.value.message
+
+
+def test_a_function_that_raises_is_a_sentence_with_its_line():
+    with pytest.raises(
+        EnvironmentFailed, match=r"making .* raises ValueError \(the motor is hot\) in .*test_border.py:"
+    ):
+        make_vector(lambda: fail(None), 1)
+
+
+# -------------------------------------------------------------------------------------------- infos, drawing, closing
+
+INFOS = [
+    {"crashed": True},
+    {"log": None},
+    {"_log": np.zeros(2), "final_info": [1], "logs": 3, "notes": "x", "episode": {"r": 1}},
+    {"legal": [[1], [1, 2]], "goal": None, 3: {}},
+]
+
+
+@pytest.mark.parametrize("info", INFOS)
+def test_the_infos_of_an_environment_are_its_own(vector, info):
+    envs = vector(lambda: Task(info=info, ended=True), 2)
+    assert not any(play(envs, 6))
+
+
+@pytest.mark.parametrize("info", [None, 3, "text", [("a", 1)]])
+def test_an_info_that_is_no_dict_is_left_out_with_a_note(vector, info):
+    notes = [found for found in play(vector(lambda: Task(info=lambda self: info), 1), 5) if found]
+    assert len(notes) == 1
+    assert "not a dict: it is left out" in str(notes)
+
+
+@pytest.mark.parametrize(
+    ("log", "kept", "noted"),
+    [
+        ({"a": 1, "b": np.float32(0.5), "c": np.array([2]), "d": True}, {"a": 1, "b": 0.5, "c": 2, "d": 1}, 0),
+        ({"a": 1, "b": "text", "c": {"d": 1}, "e": [1, 2], "f": None}, {"a": 1}, 4),
+        ({"a": np.nan, "b": np.inf, "c": 10**400}, {}, 3),
+        ("door opened", {}, 1),
+        ([1, 2], {}, 1),
+        ({3: 1.0, "esc\x1b[2J": 2.0}, {"3": 1, "esc?[2J": 2}, 0),
+        ({}, {}, 0),
+    ],
+)
+def test_the_numbers_of_a_log_are_kept_and_the_rest_is_noted(log, kept, noted):
+    notes = Notes()
+    assert episode_log({"log": log}, notes) == kept
+    assert len(notes.take()) == noted
+
+
+def test_each_environment_has_its_own_log(vector):
+    info = lambda self: {"log": {"success": 1.0}} if self.np_random_seed == 1 else {}  # noqa: E731
+    infos = play(vector(lambda: Task(ended=True, info=info), 2), 1)[-1]
+    logs = infos["logs"] if isinstance(infos, dict) else infos.logs
+    assert logs == {0: {"success": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("drawn", "level", "shape"),
+    [
+        (np.full((8, 9, 3), 0.5), 128, (8, 9, 3)),
+        (np.full((8, 9), 100, np.uint8), 100, (8, 9, 1)),
+        (np.full((3, 8, 9), 100, np.int64), 100, (8, 9, 3)),
+        (np.full((8, 9, 4), 100.0, np.float32), 100, (8, 9, 4)),
+        ([np.zeros((8, 9, 3), np.uint8), np.full((8, 9, 3), 7, np.uint8)], 7, (8, 9, 3)),
+        (np.ones((8, 9, 1), bool), 255, (8, 9, 1)),
+    ],
+)
+def test_what_is_drawn_becomes_an_image(drawn, level, shape):
+    image = AgentView(Task(render=lambda self: drawn)).render()
+    assert (image.dtype, image.shape) == (np.uint8, shape)
+    assert abs(float(image.mean()) - level) < 1
+
+
+@pytest.mark.parametrize(
+    "drawn", [None, [], "ascii", np.zeros(5), np.zeros((0, 4, 3)), np.zeros((2, 3, 4, 5)), np.array([object()] * 4)]
+)
+def test_what_is_no_image_is_named(drawn):
+    with pytest.raises(UserError, match=r"render returns .*, not an image"):
+        AgentView(Task(render=lambda self: drawn)).render()
+
+
+def test_floats_of_one_video_have_one_scale():
+    env = AgentView(Task(render=lambda self: np.full((8, 9, 3), [0.5, 90.0, 0.5][self.steps])))
+    env.reset()
+    levels = [float(env.render().mean())]
+    for _ in range(2):
+        env.step(np.float32([1, 0]))
+        levels.append(float(env.render().mean()))
+    assert [round(level) for level in levels] == [128, 90, 0]
+    assert image_of(np.ones((2, 2, 3)), 1.0).max() == 1
+
+
+@pytest.mark.parametrize("fault", [fail, leave])
+def test_closing_never_raises_and_is_noted(vector, fault):
+    envs = vector(lambda: Task(close=fault), 2)
+    envs.reset(1)
+    assert "close of the environment raises" in str(envs.close())
+
+
+# ------------------------------------------------------------------------------------------------------- action masks
+
+MASK = {"action_mask": np.array([1, 1, 0], np.int8)}
+THREE = spaces.Discrete(3)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"info": MASK}, "step returns info['action_mask'] at step 1, but reset does not"),
+        ({"info": MASK, "since": 3}, "at step 3, but reset does not"),
+        ({"reset_info": MASK}, "info has no 'action_mask' at step 1"),
+        ({"reset_info": MASK, "info": lambda self: MASK if self.t < 5 else {}}, "no 'action_mask' at step 5"),
+        ({"reset_info": MASK, "info": {"action_mask": "all"}}, "at step 1"),
+        ({"reset_info": MASK, "info": {"action_mask": np.zeros(3)}}, "forbids every action at step 1"),
+        ({"reset_info": MASK, "info": {"action_mask": np.ones(2)}}, "has 2 entries for 3 choices at step 1"),
+    ],
+)
+def test_a_mask_that_comes_now_and_then_is_refused(vector, parts, words):
+    with pytest.raises(UserError) as caught:
+        play(vector(partial(Task, action=THREE, **parts)), 9)
+    assert words in caught.value.message
+
+
+def test_a_mask_of_the_observation_that_forbids_everything_is_refused(vector):
+    space = spaces.Dict(x=VECTOR, action_mask=spaces.MultiBinary(3))
+    obs = {"x": np.zeros(3, np.float32), "action_mask": np.zeros(3, np.int8)}
+    with pytest.raises(UserError, match="forbids every action at step 0"):
+        play(vector(partial(Task, space=space, obs=lambda self: obs, action=THREE)), 2)
+
+
+def test_a_mask_may_be_missing_where_an_episode_ends(vector):
+    info = lambda self: {} if self.t >= 50 else MASK  # noqa: E731
+    assert not any(play(vector(partial(Task, action=THREE, reset_info=MASK, info=info)), 60))
+
+
+def test_masks_can_be_left_alone():
+    env = AgentView(Task(action=THREE, info=MASK), action_mask="none")
+    env.reset()
+    assert set(env.step(np.float32([1, 0, 0]))[0]) == {"observation"}
+
+
+# --------------------------------------------------------------------------------------------- one object, two users
+
+
+def test_one_object_cannot_be_two_environments(vector):
+    env = Task()
+    for make in (lambda: env, lambda: gym.wrappers.TimeLimit(env, 9)):
+        if vector.__closure__[0].cell_contents.param is Local:
+            with pytest.raises(UserError, match="returned the same Task twice"):
+                vector(make, 2)
+        else:
+            vector(make, 2)  # each worker's function has its own copy
+
+
+def test_environments_with_other_spaces_are_refused_in_both_backends(vector):
+    made = []
+
+    def make():
+        made.append(1)
+        return Task(space=spaces.Box(-1, 1, (len(made),)))
+
+    if vector.__closure__[0].cell_contents.param is Local:
+        with pytest.raises(UserError, match="environment 1 has other spaces than environment 0"):
+            vector(make, 2)
+
+
+def test_rewards_are_exact():
+    assert number_of(np.float32(0.1), "") == float(np.float32(0.1))
+    assert number_of(-3.4e38, "") == -3.4e38
