@@ -192,14 +192,14 @@ def killed(folder: Path) -> Row:
 
 def interrupted(
     folder: Path, name: str, when: str, *words: str, env: str = "CartPole-v1", patch: str = "", marker: str = "",
-    learnt: bool = True,
+    learnt: bool = True, wait: float = 0.5,
 ) -> Row:  # fmt: skip
     """A signal; exit code 0 within 20 s, a checkpoint of the very last step, and the same command continues."""
     run = folder / "run"
     with Training(run, *FOREVER, *words, env=env, patch=patch) as one:
         if marker:
             one.until(lambda: marker in one.text)
-            time.sleep(0.5)
+            time.sleep(wait)
         else:
             one.until(lambda: (run / "metrics.jsonl").exists() and len(lines(run)) > 2)
         since = time.monotonic()
@@ -263,13 +263,13 @@ def sigterm_compiling(folder: Path) -> Row:
 def sigterm_hanging(folder: Path) -> Row:
     """An environment in this process that never answers."""
     return interrupted(folder, "SIGTERM", "while an environment hangs", "checkpoint_every=1000", patch="none",
-                       env="faults.bad_envs:Hang-v0", marker="the first experience")  # fmt: skip
+                       env="faults.bad_envs:Hang-v0", marker="the first experience", wait=5)  # fmt: skip
 
 
 def sigterm_hanging_worker(folder: Path) -> Row:
     """An environment in a worker process that never answers."""
     return interrupted(folder, "SIGTERM", "while an environment hangs, async", "checkpoint_every=1000", "backend=async",
-                       patch="none", env="faults.bad_envs:Hang-v0", marker="the first experience")  # fmt: skip
+                       patch="none", env="faults.bad_envs:Hang-v0", marker="the first experience", wait=5)  # fmt: skip
 
 
 def second_ctrl_c(folder: Path) -> Row:
@@ -584,18 +584,14 @@ def worker_killed_before_checkpoint(folder: Path) -> Row:
     run = folder / "run"
     with Training(run, *FOREVER, "backend=async", "checkpoint_every=0.1") as one:
         one.ready()
-        at, deaths = checkpoints(run)[-1], 0
-        for _ in range(5):
-            for pid in one.workers():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                    deaths += 1
-            one.until(lambda: len(re.findall("was killed by SIGKILL", one.text)) >= deaths - 1, 20)
-            time.sleep(1.5)
+        at, victims = checkpoints(run)[-1], one.workers()
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        one.until(lambda: one.text.count("was killed by SIGKILL") >= len(victims), 30)
         gone = one.until(lambda: checkpoints(run)[-1] > at + 100)
         one.process.send_signal(signal.SIGTERM)
         code = one.end()
-        injected = f"{deaths} times a worker is killed, checkpoints every 0.1 s"
+        injected = "all worker processes are killed, checkpoints every 0.1 s"
         crashed = sum(line["phase"] == "crashed" for line in lines(run, "episodes"))
         wrong = "" if gone else "it did not continue"
         return verdict_of_workers(one, injected, f"{crashed} episodes", wrong, code, 0, "was killed by SIGKILL")
