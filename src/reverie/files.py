@@ -31,6 +31,7 @@ from .errors import UserError, printable
 MANIFEST = "manifest.json"
 #: Bytes that a file of ours can have at most; a larger one is refused unread. Others: by their ending, see `_limit`.
 LARGEST = {"config.yaml": 2**20, "spec.json": 2**24, "state.json": 2**28, MANIFEST: 2**22}
+LARGEST |= {"provenance.json": 2**24, "latents.json": 2**26, ".json": 2**28}
 LARGEST |= {".safetensors": 2**38, ".jsonl": 2**32, ".gif": 2**30, ".mp4": 2**30, "": 2**24}
 #: What we write into a directory of a run, a checkpoint or a saved agent; the rest of it belongs to the user.
 OURS = {
@@ -121,7 +122,9 @@ def require_own_file(path: Path) -> Path:
     """
     found = os.lstat(path)
     if not stat.S_ISREG(found.st_mode):
-        raise Damaged(f"{path} is {_named(found.st_mode)}, no file.", "Put the file itself in its place, or delete it.")
+        raise Damaged(
+            f"cannot read {path}: it is {_named(found.st_mode)}, no file.", "Put a file in its place, or delete it."
+        )
     if found.st_size > _limit(path):
         raise Damaged(f"{path} is larger than such a file can be.", "Use another checkpoint.")
     return path

@@ -40,9 +40,11 @@ def run_drift(args: argparse.Namespace) -> int:
     from ..insight.drift import drift
     from ..insight.plots import drift_plot, require_matplotlib
     from ..insight.run_reader import open_run
+    from ..insight.video import require_writable
 
     if args.out:
         require_matplotlib()
+        require_writable(args.out)
     opened = open_run(args.run)
     found = drift(opened, horizon=args.horizon, context=args.context, starts=args.starts, seed=args.seed)
     image = drift_plot(found, args.out, title=opened.config.env.id) if args.out else None

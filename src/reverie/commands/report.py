@@ -27,7 +27,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def run_report(args: argparse.Namespace) -> int:
     """Write the page. Raises UserError."""
     from ..insight.report import summary, write_report
+    from ..insight.video import require_writable
 
+    if args.out:
+        require_writable(args.out)  # before minutes of measuring
     out = write_report(args.runs, args.out or args.runs[0] / "report.html")
     print(json.dumps({"path": str(out), "runs": [summary(run) for run in args.runs]}) if args.json else out)
     return 0

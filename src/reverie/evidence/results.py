@@ -19,7 +19,7 @@ import numpy as np
 
 from ..config import Config, build, flatten, load_file
 from ..errors import UserError
-from ..files import read_bytes, read_record, write_file
+from ..files import is_own_file, open_own_file, read_bytes, read_record, write_file
 from ..run.lines import read_lines
 from .protocol import facts_of
 
@@ -156,10 +156,12 @@ def write_result(result: RunResult, path: Path) -> Path:
 def read_result(path: Path) -> RunResult | None:
     """The result in a file; None if the file is something else. Raises UserError for a damaged one."""
     try:
-        text = read_bytes(path).decode("utf-8", "replace")
+        with open_own_file(path) as file:
+            begins = file.read(200)
+        text = read_bytes(path).decode("utf-8", "replace") if FORMAT.encode() in begins else ""
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}).", "Give a result file, a run, or a folder.") from error
-    if FORMAT not in text[:200]:
+    if not text:
         return None
     try:
         found = json.loads(text)
@@ -201,7 +203,7 @@ def _results(path: Path) -> Iterator[RunResult]:
     if not there:
         raise UserError(f"{path} does not exist.", "Give a run, a result file, or a folder with either.")
     if path.is_file():
-        result = read_result(path)
+        result = read_result(path.resolve())  # a link that the user names is meant
         if result is None:
             raise UserError(f"{path} is not a result of a run.", f"Such a file begins with its format, {FORMAT}.")
         yield result
@@ -213,7 +215,7 @@ def _results(path: Path) -> Iterator[RunResult]:
 
 def _below(folder: Path) -> Iterator[RunResult]:
     """Runs and result files below a folder; of a run that has its result file there, too, only that."""
-    files = [path for path in sorted(folder.rglob("*.json")) if path.is_file() and not _inside_run(path, folder)]
+    files = [path for path in sorted(folder.rglob("*.json")) if is_own_file(path) and not _inside_run(path, folder)]
     found = [result for result in map(read_result, files) if result]
     known = {(result.label, result.task, result.seed) for result in found}
     yield from found
