@@ -77,6 +77,9 @@ class Dreamer:
         """Train until the run has seen `env_steps` steps in all, or for `minutes` of training time in all.
 
         The run is kept in its directory: the same call again finds it done, a larger number continues it. -> self.
+
+        Ctrl-C, SIGTERM and SIGHUP end the training with a checkpoint and then the program: KeyboardInterrupt for
+        Ctrl-C, SystemExit for the others. Catch it to use the agent as far as it is; `learn` again continues the run.
         """
         limits = {"train.env_steps": env_steps, "train.minutes": minutes}
         given = {key: value for key, value in limits.items() if value is not None}
@@ -85,6 +88,7 @@ class Dreamer:
         if self._config is None:
             self._asked[1].update(given)  # `auto` chooses for this budget
         self._config = build(given, base=self.config, where="learn:")
+        from .guard.interrupts import end_program
         from .run.loop import Run
         from .run.progress import Progress
 
@@ -93,6 +97,8 @@ class Dreamer:
         while self._reasons:
             progress.say(self._reasons.pop(0))
         self.agent = run.train(progress)
+        if run.state.stopping.signal:
+            end_program(run.state.stopping.signal, self.run)
         return self
 
     def save(self, path: str | Path) -> Path:
