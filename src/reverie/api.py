@@ -30,7 +30,8 @@ class Dreamer:
         agent = Dreamer("CartPole-v1", preset="vector", run="runs/cartpole", seed=0, gamma=0.98)
         agent.learn(env_steps=10_000)
 
-    env: a Gymnasium id, a function that makes an environment, or an instance. Settings are keyword arguments by their
+    env: an id, a function that makes an environment, its name (FILE.py:FUNCTION, MODULE:FUNCTION, MODULE:Id-v0), or an
+    instance. Settings are keyword arguments by their
     short name, or {"group.name": value} in `settings`. Raises UserError for anything that does not fit.
     """
 
@@ -48,10 +49,11 @@ class Dreamer:
             chosen["env.id"] = env
         elif env is not None:
             chosen["env.id"] = f"custom:{getattr(env, '__name__', type(env).__name__)}"
+        from .envs.names import maker_of
         from .run.auto import default_run
 
         plain = load_preset(preset, chosen)  # what does not fit is said at once; preset `auto` chooses later
-        self.env = None if isinstance(env, str) else env
+        self.env = maker_of(env) if isinstance(env, str) else env
         self.run = Path(run) if run else default_run(plain, preset)
         self._config: Config | None = None
         self._asked: tuple[str, dict[str, Any]] = (preset, chosen)
@@ -153,6 +155,7 @@ def load(
     `learn` on it continues that run. From a saved agent it starts a new run in `run` (runs/NAME-continued by default)
     with the saved weights. Raises UserError.
     """
+    from .envs.names import maker_of
     from .train import DreamerV2
 
     found = checkpoint.find_agent(path)
@@ -167,7 +170,7 @@ def load(
     plain = build({"compute.mode": "reference", "compute.device": "meta"}, base=config)
     checkpoint.require_fit(found, lambda: DreamerV2(plain, spec))
     dreamer = Dreamer.__new__(Dreamer)
-    dreamer._config, dreamer.env = config, None if isinstance(env, str) else env
+    dreamer._config, dreamer.env = config, maker_of(env) if isinstance(env, str) else env
     dreamer.agent = DreamerV2(config, spec)
     checkpoint.load_weights(found, dreamer.agent)
     dreamer.run = Path(path) if is_run else Path(run or Path("runs") / f"{Path(path).name}-continued")

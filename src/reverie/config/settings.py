@@ -21,7 +21,11 @@ def opt(default: Any, doc: str, source: str) -> Any:
 class EnvConfig:
     """The task and how it is presented to the agent."""
 
-    id: str = opt("", "Gymnasium id of the task, e.g. MiniGrid-Empty-Random-6x6-v0, CartPole-v1", "the user's")
+    id: str = opt(
+        "",
+        "the task: an id of Gymnasium like CartPole-v1, FILE.py:FUNCTION, MODULE:FUNCTION or MODULE:Id-v0",
+        "the user's",
+    )
     num_envs: int = opt(1, "environments stepped together", "paper and released code: 1")
     backend: Literal["auto", "sync", "async", "native"] = opt(
         "auto", "sync: in this process; async: worker processes; native: the family's own; auto: measured", "ours"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..build import count_parameters
+from ..envs.names import NamedMaker
 from .evaluation import Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
 from .forecast import duration
 from .logger import read_lines
@@ -215,8 +216,10 @@ class Progress:
             f"{found.best.mean:.3f}{found.best.spread}, now {found.last.mean:.3f}{found.last.spread}"
         )
         use = f"in Python reverie.load_player('{best}')"
-        if run.env is None:  # else the task is the caller's own code, which no command can make
+        if run.env is None:  # else the task is the caller's own code
             use = f"reverie eval {best}, or {use}"
+        elif isinstance(run.env, NamedMaker):  # which a command can make by its name
+            use = f"reverie eval {best} --env {run.config.env.id}, or {use}"
         self.say(f"          {use}")
 
 
