@@ -32,7 +32,8 @@ class Dreamer:
 
     env: an id, a function that makes an environment, its name (FILE.py:FUNCTION, MODULE:FUNCTION, MODULE:Id-v0), or an
     instance. Settings are keyword arguments by their
-    short name, or {"group.name": value} in `settings`. Raises UserError for anything that does not fit.
+    short name, or {"group.name": value} in `settings`. fresh: begin again, as in `learn`.
+    Raises UserError for anything that does not fit.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Dreamer:
         *,
         preset: str = "auto",
         run: str | Path | None = None,
+        fresh: bool = False,
         settings: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> None:
@@ -59,6 +61,7 @@ class Dreamer:
         self._asked: tuple[str, dict[str, Any]] = (preset, chosen)
         self._reasons: list[str] = []  # of what `auto` chose, until they are printed
         self.agent: DreamerV2 | None = None
+        self._fresh = fresh
         self._weights: Path | None = None
 
     @property
@@ -67,7 +70,7 @@ class Dreamer:
         if self._config is None:
             from .run.auto import config_for
 
-            self._config, self._reasons = config_for(*self._asked, self.run, self.env)
+            self._config, self._reasons = config_for(*self._asked, self.run, self.env, fresh=self._fresh)
         return self._config
 
     @config.setter
@@ -75,14 +78,23 @@ class Dreamer:
         """Other settings than those that were asked for."""
         self._config = config
 
-    def learn(self, env_steps: int | None = None, *, minutes: float | None = None, quiet: bool = False) -> Dreamer:
+    def learn(
+        self,
+        env_steps: int | None = None,
+        *,
+        minutes: float | None = None,
+        fresh: bool = False,
+        quiet: bool = False,
+    ) -> Dreamer:
         """Train until the run has seen `env_steps` steps in all, or for `minutes` of training time in all.
 
-        The run is kept in its directory: the same call again finds it done, a larger number continues it. -> self.
+        The run is kept in its directory: the same call again finds it done, a larger number continues it. fresh: begin
+        again, for instance after an edit of the environment; the old run is kept under another name. -> self.
 
         Ctrl-C, SIGTERM and SIGHUP end the training with a checkpoint and then the program: KeyboardInterrupt for
         Ctrl-C, SystemExit for the others. Catch it to use the agent as far as it is; `learn` again continues the run.
         """
+        self._fresh = self._fresh or fresh
         limits = {"train.env_steps": env_steps, "train.minutes": minutes}
         given = {key: value for key, value in limits.items() if value is not None}
         if env_steps is not None and minutes is None:
@@ -95,7 +107,8 @@ class Dreamer:
         from .run.progress import Progress
 
         progress = Progress(quiet=quiet)
-        run = Run(self.config, self.run, self.env, weights=self._weights)
+        run = Run(self.config, self.run, self.env, weights=self._weights, fresh=self._fresh)
+        self._fresh = False
         while self._reasons:
             progress.say(self._reasons.pop(0))
         self.agent = run.train(progress)
@@ -174,6 +187,7 @@ def load(
     dreamer.agent = DreamerV2(config, spec)
     checkpoint.load_weights(found, dreamer.agent)
     dreamer.run = Path(path) if is_run else Path(run or Path("runs") / f"{Path(path).name}-continued")
+    dreamer._fresh = False
     dreamer._weights, dreamer._reasons = None if is_run else found, []
     return dreamer
 

@@ -38,6 +38,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", help="random seed (train.seed)")
     parser.add_argument("--env-steps", help="environment steps in total, prefill included (train.env_steps)")
     parser.add_argument("--minutes", help="minutes of training in total (train.minutes)")
+    parser.add_argument(
+        "--fresh", action="store_true", help="begin again; a run in the directory is kept under another name"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing while training")
     parser.add_argument(
         "--no-doctor",
@@ -69,7 +72,7 @@ def _train(args: argparse.Namespace) -> None:
     from ..run.progress import Progress
 
     progress = Progress(quiet=args.quiet, advise=None if args.quiet or args.no_doctor else live_doctor())
-    run = Run(config, directory, env)
+    run = Run(config, directory, env, fresh=args.fresh)
     for line in chosen:
         progress.say(line)
     run.train(progress)
@@ -121,7 +124,7 @@ def config_of(args: argparse.Namespace, env: NamedMaker | None = None) -> tuple[
 
     preset = args.preset or AUTO
     directory = args.run or default_run(load_preset(preset, settings), preset)
-    config, chosen = config_for(preset, settings, directory, env)
+    config, chosen = config_for(preset, settings, directory, env, fresh=args.fresh)
     return config, directory, chosen
 
 

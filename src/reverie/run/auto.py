@@ -332,15 +332,16 @@ def _whole(value: float) -> int:
 
 
 def config_for(
-    stack: str, given: Mapping[str, Any], directory: Path, env: EnvLike | None = None
+    stack: str, given: Mapping[str, Any], directory: Path, env: EnvLike | None = None, *, fresh: bool = False
 ) -> tuple[Config, list[str]]:
     """The settings of a run in `directory` by a preset or a stack, and lines about what `auto` chose.
 
-    What a run that is there already has chosen stays. given: the user's settings. Raises UserError.
+    What a run that is there already has chosen stays, unless it is `fresh`. given: the user's settings.
+    Raises UserError.
     """
     if AUTO not in stack.split("+"):
         return load_preset(stack, given), []
-    if holds_run(directory):
+    if not fresh and holds_run(directory):
         load_preset(stack, given)  # its complaints first
         limits = {"train.minutes": 0.0} if {"train.env_steps", "env_steps"} & set(given) else {}
         config = build(

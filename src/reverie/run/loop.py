@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,7 @@ from ..data.data_report import range_report, write_report
 from ..data.replay import Replay
 from ..data.replay_log import ReplayLog
 from ..envs import EnvLike
+from ..envs.fingerprint import fingerprint
 from ..envs.spaces import MASK, Spec
 from ..errors import UserError
 from ..fast.modes import seed_everything
@@ -30,7 +32,7 @@ from ..guard.memory import enough_memory
 from ..ops import SCALAR_TRANSFORMS, renewed
 from ..train import DreamerV2, to_batch
 from .clock import Clock
-from .directory import check_directory, prepare_directory
+from .directory import FRESH, check_directory, move_aside, prepare_directory
 from .evaluation import RANDOM_LIMIT, Evaluation, Evaluator, save_video
 from .forecast import Forecast, make_forecast, require_fit
 from .health import HealthMonitor
@@ -47,12 +49,29 @@ FIRST_ROWS = 2000
 # ------------------------------------------------------------------------------------------------------------ opening
 
 
-def open_run(config: Config, directory: Path, env: EnvLike | None = None, *, weights: Path | None = None) -> RunState:
+def open_run(
+    config: Config, directory: Path, env: EnvLike | None = None, *, weights: Path | None = None, fresh: bool = False
+) -> RunState:
     """Begin the run in `directory`, or continue it from its newest whole checkpoint. Raises UserError.
 
-    env: the task, if it is not `env.id`; weights: a saved agent to start from, if the directory has no checkpoint. A
-    task that cannot be made leaves no directory behind.
+    env: the task, if it is not `env.id`; weights: a saved agent to start from, if the directory has no checkpoint;
+    fresh: keep a run that is there under another name and begin. A task that cannot be made leaves no directory behind,
+    and an old run in its place.
     """
+    aside = move_aside(directory) if fresh else None
+    try:
+        run = _open(config, directory, env, weights)
+    except BaseException:
+        if aside is not None and not directory.exists():
+            os.replace(aside, directory)
+        raise
+    run.notes += [f"the run that was here is {aside} now"] if aside else []
+    if run.edited and not run.complete():
+        run.notes.append(f"the source of the environment was edited since the last checkpoint; to {FRESH}")
+    return run
+
+
+def _open(config: Config, directory: Path, env: EnvLike | None, weights: Path | None) -> RunState:
     lock = RunLock(directory)
     try:
         _claim(config, lock)
@@ -84,6 +103,7 @@ def open_run(config: Config, directory: Path, env: EnvLike | None = None, *, wei
                 rng=np.random.default_rng(config.train.seed),
                 nan_policy=NanPolicy(directory, agent),
                 health=HealthMonitor(directory, config.log.health_every, lock.check),
+                source=fingerprint(config.env.id if env is None else env),
             )
             _restore(run, weights)
         return run
@@ -154,10 +174,16 @@ class Run:
     """One training run in one directory; `Run(...).train()` starts it or continues where it stopped."""
 
     def __init__(
-        self, config: Config, directory: str | Path, env: EnvLike | None = None, *, weights: Path | None = None
+        self,
+        config: Config,
+        directory: str | Path,
+        env: EnvLike | None = None,
+        *,
+        weights: Path | None = None,
+        fresh: bool = False,
     ) -> None:
-        """weights: a saved agent to start from, if the directory has no checkpoint of its own. Raises UserError."""
-        self.state = open_run(config, Path(directory), env, weights=weights)
+        """Arguments as those of `open_run`. Raises UserError."""
+        self.state = open_run(config, Path(directory), env, weights=weights, fresh=fresh)
         self._measure = weights is None  # loaded networks keep the scales that they were trained with
         self._written = 0.0  # when the last line of metrics was written, in seconds of time.monotonic
         # the player's memory, its generator and the random actions' generator before the last action
@@ -214,8 +240,8 @@ class Run:
         return self.agent
 
     def _train(self, progress: Progress) -> None:
-        if self.state.resumed and self.finished() and self.state.evaluated():
-            progress.say("the run is complete. Continue it with a larger --env-steps or --minutes.")
+        if self.state.complete():
+            progress.complete(self.state)
             return
         if self.config.train.random_baseline and not self.state.resumed:
             self._play_randomly(progress)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..build import count_parameters
 from ..envs.names import NamedMaker
+from .directory import FRESH
 from .evaluation import Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
 from .forecast import duration
 from .logger import read_lines
@@ -176,6 +177,17 @@ class Progress:
         saved = (run.directory / "checkpoints" / f"step-{steps:012d}").exists()
         lost = "a checkpoint was written" if saved else "what follows the last checkpoint is lost"
         self.say(f"interrupted {patience:g} s after {signal}; {lost}")
+
+    def complete(self, run: RunState) -> None:
+        """The line for a run that has nothing left to do; also if quiet, where this is hardly what the user expects."""
+        if not run.edited:
+            self.say("the run is complete. Continue it with a larger --env-steps or --minutes.")
+            return
+        text = (
+            f"note: {run.directory} is complete and nothing was trained, but the source of the environment was edited "
+            f"since; {FRESH}, or continue with a larger --env-steps"
+        )
+        self._draw(lambda: self.console.print(text, markup=False))
 
     def stop(self, run: RunState) -> None:
         """The last lines: how the run ended."""

@@ -21,7 +21,7 @@ from .. import checkpoint
 from ..errors import UserError
 from ..files import Damaged, check, read_json, sound, writing
 from .clock import Clock
-from .directory import clear_leftovers
+from .directory import FRESH, clear_leftovers
 from .evaluation import Evaluation
 from .logger import Logger, read_lines
 from .state import RunState
@@ -43,6 +43,7 @@ def state_of(run: RunState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "numpy_rng": {**drawn, "state": {**drawn["state"], "key": drawn["state"]["key"].tolist()}},
         "recent": run.recent,
         "health": run.health.found,
+        "source": run.source,
         "log": {
             "sizes": run.logger.sizes(),
             "count": run.logger.count,
@@ -131,7 +132,7 @@ def restore(run: RunState, path: Path) -> dict[str, Any]:
         raise UserError(
             f"{run.directory} was trained on another task: {'; '.join(known.describe())}; now: "
             f"{'; '.join(run.spec.describe())}.",
-            "Choose another --run.",
+            f"Choose another --run, or {FRESH}.",
         )
     state_file = path / "state.json"
     with sound(state_file):
@@ -147,6 +148,8 @@ def restore(run: RunState, path: Path) -> dict[str, Any]:
         run.recent = list(saved["recent"])
         run.nan_policy.resume(run.clock)
         run.health.found = {str(key): float(value) for key, value in saved.get("health", {}).items()}
+        known_source = saved.get("source", "")
+        run.edited = bool(known_source) and known_source != run.source
         run.replay_log.load(counts)
         if "collector" in saved:
             run.replay.mark_again(saved["replay"]["marked"])
