@@ -137,11 +137,12 @@ class Dreamer:
         import gymnasium as gym
 
         from .run.evaluation import evaluate
-        from .run.tasks import copy_env, make_envs
+        from .run.tasks import copy_env, make_envs, spec_of
 
         count = 1 if isinstance(self.env, gym.Env) else min(8, episodes)
         envs = make_envs(self.config, copy_env(self.env), count, backend="sync")  # whose frames can be recorded
         try:
+            self._trained().spec.require_same_task(spec_of(envs))
             player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)
             return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, video=film)
         finally:

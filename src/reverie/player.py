@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .actor_critic import Actor
 from .distributions import entropy_share, policy_noise
-from .envs.spaces import Spec
+from .envs.spaces import Spec, entry
 from .errors import UserError
 from .fast.modes import freezing
 from .ops import renewed
@@ -133,7 +133,10 @@ class Player:
 
         mask: the environment's info["action_mask"], nested like its action space; None allows everything.
         """
-        encoded = self.spec.encode(obs if self.batched else _add_axis(obs), mask if self.batched else _add_axis(mask))
+        self._require_scale(obs)
+        encoded = self.spec.encode(obs, mask)
+        if not self.batched:
+            encoded = {key: value[None] for key, value in encoded.items()}
         for key, value in encoded.items():
             if value.shape != (self.count, *self.spec.obs[key].shape):
                 raise UserError(
@@ -144,6 +147,17 @@ class Player:
                 raise UserError(f"observation '{key}' is not finite.", "Observations must be finite numbers.")
         action = self.act(encoded, np.broadcast_to(np.asarray(first, bool), (self.count,)))
         return self.spec.action.decode(action) if self.batched else self.spec.action.decode_one(action[0])
+
+    def _require_scale(self, obs: Any) -> None:
+        """Images of 0 to 1 for an agent that was trained with 0 to 255 would all be black. Raises UserError."""
+        for key, item in self.spec.obs.items():
+            value = np.asarray(entry(obs, item.path)) if item.kind == "image" and item.factor == 1 else np.zeros(0)
+            if value.size and value.dtype.kind == "f" and value.max() <= 1 and (value != np.rint(value)).any():
+                raise UserError(
+                    f"the image '{key}' holds {value.min():.3g} to {value.max():.3g}, the agent was trained with 0 to "
+                    "255.",
+                    "Pass the image as the environment returned it, or multiply it by 255.",
+                )
 
     def act(self, obs: Mapping[str, np.ndarray], first: np.ndarray) -> np.ndarray:
         """Same in the agent's own terms: {key: (N, *shape)}, first (N,) bool -> action vectors (N, A)."""
@@ -196,11 +210,3 @@ class Player:
 def _to_tensor(array: np.ndarray) -> Tensor:
     """With the usual strides also for axes of length 1: machine code is made for strides."""
     return torch.from_numpy(np.ascontiguousarray(array)).view(-1).view(array.shape)
-
-
-def _add_axis(obs: Any) -> Any:
-    if isinstance(obs, Mapping):
-        return {key: _add_axis(value) for key, value in obs.items()}
-    if isinstance(obs, tuple):
-        return tuple(_add_axis(value) for value in obs)
-    return None if obs is None else np.asarray(obs)[None]

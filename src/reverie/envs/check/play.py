@@ -22,7 +22,7 @@ from ...errors import UserError
 from ..actions import MAX_CHOICES, ActionSpec, make_action_spec
 from ..adapters import DmEnv, OldGym
 from ..make import EnvLike, make_env
-from ..spaces import MASK, leaves, make_spec, name_of
+from ..spaces import MASK, leaves, make_spec, name_of, notes_on_image
 from .determinism import Choose, compare
 from .guarded_calls import FAULTS, Broken, attempt, describe_error, kind_of, reset, step
 from .observations import Seen, check_episodes, check_memory, check_observation, check_pace, check_ranges
@@ -169,6 +169,11 @@ def _check_spaces(env: gym.Env, options: dict[str, Any], report: CheckReport) ->
     try:
         spec = make_spec(env, **view)
         report.facts["agent sees"] = ", ".join(f"{key}: {item.describe()}" for key, item in spec.obs.items())
+        for key, item in make_spec(env).obs.items():
+            for note in notes_on_image(item, view.get("image_size", 0), view.get("grayscale", False)):
+                report.add(
+                    "note", "image-changed", note, "Set env.image_size or env.grayscale if you mean another.", key
+                )
     except UserError as error:
         if not report.has("observation-space", "action-space"):
             report.add("error", "cannot-see", error.message.rstrip("."), error.hint or "Change the spaces.")
