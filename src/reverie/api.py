@@ -12,7 +12,8 @@ from .build import build_actor, build_world_model, pick_device
 from .config import build
 from .config.presets import load_preset
 from .errors import UserError
-from .fast.modes import apply_mode, pick_dtype
+from .fast.modes import apply_mode, pick_dtype, usual_switches
+from .files import absolute
 from .player import Player
 
 if TYPE_CHECKING:  # a player is loaded without training code and without Gymnasium
@@ -56,7 +57,8 @@ class Dreamer:
 
         plain = load_preset(preset, chosen)  # what does not fit is said at once; preset `auto` chooses later
         self.env = maker_of(env) if isinstance(env, str) else env
-        self.run = Path(run) if run else default_run(plain, preset)
+        # absolute from the start: an environment may change the working directory
+        self.run = absolute(run or default_run(plain, preset))
         self._config: Config | None = None
         self._asked: tuple[str, dict[str, Any]] = (preset, chosen)
         self._reasons: list[str] = []  # of what `auto` chose, until they are printed
@@ -118,7 +120,7 @@ class Dreamer:
 
     def save(self, path: str | Path) -> Path:
         """Write the agent (settings, spaces, weights; no replay) to a directory that `load` reads. -> the directory."""
-        path = Path(path)
+        path = absolute(path)
         checkpoint.save_agent(path, self._trained())
         return path
 
@@ -127,6 +129,9 @@ class Dreamer:
 
         mode "eval" takes the most likely action, "train" samples; by default what `train.eval_mode` says.
         """
+        from .envs.repeatable import require_seed
+
+        require_seed(seed)
         return self._trained().player(num_envs=num_envs, mode=mode, seed=seed)
 
     def evaluate(self, episodes: int = 20, *, mode: str | None = None, seed: int = 0, film: bool = False) -> Evaluation:
@@ -136,15 +141,18 @@ class Dreamer:
         """
         import gymnasium as gym
 
-        from .run.evaluation import evaluate
+        from .envs.repeatable import require_seed
+        from .run.evaluation import SlowEvaluation, evaluate
         from .run.tasks import copy_env, make_envs, spec_of
 
+        require_seed(seed)
         count = 1 if isinstance(self.env, gym.Env) else min(8, episodes)
         envs = make_envs(self.config, copy_env(self.env), count, backend="sync")  # whose frames can be recorded
         try:
             self._trained().spec.require_same_task(spec_of(envs))
             player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)
-            return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, video=film)
+            report = SlowEvaluation(episodes, lambda text: print(f"note: {text}", file=sys.stderr))
+            return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, video=film, report=report)
         finally:
             envs.close()
 
@@ -161,6 +169,7 @@ class Dreamer:
         return self.agent
 
 
+@usual_switches()
 def load(
     path: str | Path, env: EnvLike | None = None, *, run: str | Path | None = None, device: str = "auto"
 ) -> Dreamer:
@@ -172,6 +181,7 @@ def load(
     from .envs.names import maker_of
     from .train import DreamerV2
 
+    path = absolute(path)
     found = checkpoint.find_agent(path)
     config, spec = checkpoint.read_agent(found)
     changes: dict[str, Any] = {"compute.device": device} | ({"env.id": env} if isinstance(env, str) else {})
@@ -187,12 +197,13 @@ def load(
     dreamer._config, dreamer.env = config, maker_of(env) if isinstance(env, str) else env
     dreamer.agent = DreamerV2(config, spec)
     checkpoint.load_weights(found, dreamer.agent)
-    dreamer.run = Path(path) if is_run else Path(run or Path("runs") / f"{Path(path).name}-continued")
+    dreamer.run = absolute(path if is_run else run or Path("runs") / f"{Path(path).name}-continued")
     dreamer._fresh = False
     dreamer._weights, dreamer._reasons = None if is_run else found, []
     return dreamer
 
 
+@usual_switches()
 def load_player(
     path: str | Path,
     *,
@@ -207,7 +218,10 @@ def load_player(
     compiled: act by machine code with these weights as constants, about twice as fast for one environment; making it
     takes some ten seconds and a C++ compiler.
     """
-    found = checkpoint.find_agent(path)
+    from .envs.repeatable import require_seed
+
+    require_seed(seed)
+    found = checkpoint.find_agent(absolute(path))
     config, spec = checkpoint.read_agent(found)
     mode = mode or config.train.eval_mode
     checkpoint.require_fit(found, lambda: build_world_model(config, spec), below="world_model.")

@@ -25,7 +25,7 @@ from .config import Config, to_dict
 from .config import load_file as load_config
 from .envs.spaces import Spec
 from .errors import UserError
-from .files import MANIFEST, Damaged, check_manifest, manifest_of, read_json, sound
+from .files import MANIFEST, Damaged, check_manifest, manifest_of, read_json, sound, usual_rights
 
 FORMAT = 3  # raised when a file's meaning changes; 2: actions of several parts; 3: manifest.json, run.safetensors
 READABLE = (1, 2, 3)  # older formats must stay loadable
@@ -69,7 +69,8 @@ def write_atomically(path: Path, files: Mapping[str, Any]) -> None:
         elif isinstance(content, bytes):
             (temporary / name).write_bytes(content)
         else:
-            save_file(content, temporary / name)
+            with usual_rights(temporary / name):
+                save_file(content, temporary / name)
         _sync(temporary / name)
     (temporary / MANIFEST).write_text(manifest_of(temporary), encoding="utf-8")
     _sync(temporary / MANIFEST)

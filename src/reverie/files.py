@@ -26,6 +26,17 @@ MANIFEST = "manifest.json"
 LARGEST_TEXT = {"config.yaml": 2**20, "spec.json": 2**24, "state.json": 2**28, MANIFEST: 2**22}
 
 
+def absolute(path: str | Path) -> Path:
+    """A path that the user gave, from the root and without ~: an environment may change the working directory later.
+
+    Raises UserError for a home directory that is not known.
+    """
+    try:
+        return Path(os.path.abspath(Path(path).expanduser()))
+    except RuntimeError as error:
+        raise UserError(f"there is no home directory for '{path}'.", "Write the whole path.") from error
+
+
 class Damaged(UserError):
     """A file is not what was written."""
 
@@ -37,6 +48,15 @@ def sound(path: Path) -> Iterator[None]:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise Damaged(f"{path} is damaged ({error!r}).", "Use another checkpoint.") from error
+
+
+@contextmanager
+def usual_rights(path: Path) -> Iterator[None]:
+    """Context that writes a file with safetensors, which lets its owner alone read it: with the umask's rights."""
+    path.touch()
+    rights = path.stat().st_mode & 0o777
+    yield
+    os.chmod(path, rights)
 
 
 def fingerprint(path: Path) -> str:

@@ -14,7 +14,7 @@ from .actor_critic import Actor
 from .distributions import entropy_share, policy_noise
 from .envs.spaces import Spec, entry
 from .errors import UserError
-from .fast.modes import freezing
+from .fast.modes import freezing, usual_switches
 from .ops import renewed
 from .rssm import State
 from .world_model import WorldModel
@@ -85,6 +85,7 @@ class Player:
     call's observation (drawing in `replay.py`).
     """
 
+    @usual_switches()
     def __init__(
         self,
         world_model: WorldModel,
@@ -108,6 +109,7 @@ class Player:
         self.choose: Callable[..., tuple[Tensor, State]] = choose_action
         self.reset()
 
+    @usual_switches()
     def reset(self) -> None:
         """Forget everything: the next call starts new episodes."""
         self.state = self.world_model.rssm.initial(self.count)
@@ -128,6 +130,7 @@ class Player:
         self.action, self.fresh = values["action"], values["fresh"].cpu().numpy()
         self.draw = values.get("draw")
 
+    @usual_switches()
     def __call__(self, obs: Any, first: Any = False, *, mask: Any = None) -> Any:
         """The environment's own observation -> an action that its `step` takes. Raises UserError on a wrong shape.
 
@@ -159,6 +162,7 @@ class Player:
                     "Pass the image as the environment returned it, or multiply it by 255.",
                 )
 
+    @usual_switches()
     def act(self, obs: Mapping[str, np.ndarray], first: np.ndarray) -> np.ndarray:
         """Same in the agent's own terms: {key: (N, *shape)}, first (N,) bool -> action vectors (N, A)."""
         start = torch.from_numpy(np.asarray(first | self.fresh)).to(self.device)

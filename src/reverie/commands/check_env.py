@@ -8,7 +8,7 @@ import json
 import sys
 
 from ..config import build
-from .command import Command, add_json, positive
+from .command import Command, add_json, positive, seed
 from .envs import FITS, FITTING
 
 EPILOG = """\
@@ -27,7 +27,7 @@ Exit code 1 if there are errors. In Python: reverie.check_env(make_env).
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("env", help="an id, FILE.py:FUNCTION, MODULE:FUNCTION or MODULE:Id-v0")
     parser.add_argument("--steps", type=positive, default=500, help="random steps to play")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     add_json(parser)
 
 

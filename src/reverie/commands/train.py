@@ -114,8 +114,11 @@ def config_of(args: argparse.Namespace, env: NamedMaker | None = None) -> tuple[
         "train.minutes": args.minutes,
     }
     settings = args.settings | {key: value for key, value in named.items() if value is not None}
+    from ..files import absolute
     from ..run.directory import holds_run
 
+    if args.run is not None:  # absolute from the start: an environment may change the working directory
+        args.run = absolute(args.run)
     if args.preset is None and args.run is not None and holds_run(args.run):
         if args.env_steps and not args.minutes:
             settings["train.minutes"] = "0"  # that of an earlier command would end this one at once
@@ -123,7 +126,7 @@ def config_of(args: argparse.Namespace, env: NamedMaker | None = None) -> tuple[
     from ..run.auto import config_for, default_run
 
     preset = args.preset or AUTO
-    directory = args.run or default_run(load_preset(preset, settings), preset)
+    directory = args.run or absolute(default_run(load_preset(preset, settings), preset))
     config, chosen = config_for(preset, settings, directory, env, fresh=args.fresh)
     return config, directory, chosen
 

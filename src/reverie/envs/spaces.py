@@ -21,6 +21,8 @@ from .images import area_resize, to_gray
 
 #: The agent's name for the action mask, which is stored like any other observation.
 MASK = "action_mask"
+#: What NumPy does about numbers that do not fit, unless the user's program has it raise.
+USUAL: dict[str, Any] = {"divide": "warn", "over": "ignore", "under": "ignore", "invalid": "ignore"}
 #: Boxes of other numbers than uint8 with at least this many pixels a side are recognized as images.
 MIN_FLOAT_IMAGE = 16
 #: How far a pixel may be outside of 0..255, as rounding and noise make it; beyond, the image is on another scale.
@@ -159,6 +161,7 @@ class Spec:
     def _plain(self) -> list[tuple[str, ObsKey]]:
         return [(key, item) for key, item in self.obs.items() if item.kind != "mask"]
 
+    @np.errstate(**USUAL)
     def encode(self, obs: Any, mask: Any = None) -> dict[str, np.ndarray]:
         """The environment's own observation (one or a batch) -> {key: (..., *shape)}.
 

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ..errors import UserError
-from .spaces import MASK, ObsKey, Spec, make_spec
+from .spaces import MASK, USUAL, ObsKey, Spec, make_spec
 
 
 class AgentView(gym.Wrapper):
@@ -93,6 +93,7 @@ class AgentView(gym.Wrapper):
             )
         return encoded
 
+    @np.errstate(**USUAL)
     def _encode_vectors(self, obs: Any) -> dict[str, np.ndarray] | None:
         """The same as `encode` and the checks for vectors, in a fraction of their time; None if anything is wrong."""
         out = {}

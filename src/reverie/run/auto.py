@@ -29,6 +29,7 @@ from ..envs import AgentView, EnvLike, make_env
 from ..envs.images import area_resize
 from ..envs.spaces import MASK, Spec, with_target_size
 from ..errors import UserError
+from ..fast.modes import usual_switches
 from ..train import DreamerV2, to_batch
 from .directory import holds_run
 from .forecast import acting_seconds, duration, memory_left, random_batch
@@ -292,6 +293,7 @@ def _budget(config: Config, found: FirstExperience, fixed: Collection[str]) -> l
     ]
 
 
+@usual_switches()
 def _speed(config: Config, found: FirstExperience) -> tuple[float, float, float]:
     """Seconds of an update and of acting per step, and bytes of memory that are free."""
     if config.train.deterministic:

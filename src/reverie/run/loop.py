@@ -23,8 +23,8 @@ from ..envs import EnvLike
 from ..envs.fingerprint import fingerprint
 from ..envs.spaces import MASK, Spec
 from ..errors import UserError
-from ..fast.modes import seed_everything
-from ..files import remove_drafts, writing
+from ..fast.modes import seed_everything, usual_switches
+from ..files import absolute, remove_drafts, writing
 from ..finite import NonFinite
 from ..guard.interrupts import Stopped, on_signals
 from ..guard.lock import RunLock
@@ -80,7 +80,8 @@ def _open(config: Config, directory: Path, env: EnvLike | None, weights: Path | 
             envs = make_envs(config, env, config.env.num_envs)
             spec = spec_of(envs)
             evaluator = Evaluator(config, copy_env(env), spec)  # before the agent: it may raise
-            agent = DreamerV2(config, spec)
+            with usual_switches():
+                agent = DreamerV2(config, spec)
         with enough_memory(config, directory, lambda: agent):
             forecast = _forecast(agent, directory, env)
             _prepare(config, lock)
@@ -121,6 +122,18 @@ def _claim(config: Config, lock: RunLock) -> None:
         lock.acquire()
 
 
+def _restore(run: RunState, weights: Path | None) -> None:
+    """Continue from the newest checkpoint; without one, from `weights` if they are given."""
+    saved = restore_newest(run)
+    if weights is not None and not run.resumed:
+        with usual_switches():
+            checkpoint.load_weights(weights, run.agent)
+    open_logger(run, saved)
+    if run.resumed:
+        run.recall(read_lines(run.directory / "episodes.jsonl"))
+
+
+@usual_switches()
 def _forecast(agent: DreamerV2, directory: Path, env: EnvLike | None) -> Forecast | None:
     """What a new run will need. Raises UserError if it cannot fit."""
     if not agent.config.train.forecast or checkpoint.checkpoints(directory):
@@ -152,16 +165,6 @@ def _empty_replay(config: Config, spec: Spec, directory: Path) -> Replay:
     )
 
 
-def _restore(run: RunState, weights: Path | None) -> None:
-    """Continue from the newest checkpoint; without one, from `weights` if they are given."""
-    saved = restore_newest(run)
-    if weights is not None and not run.resumed:
-        checkpoint.load_weights(weights, run.agent)
-    open_logger(run, saved)
-    if run.resumed:
-        run.recall(read_lines(run.directory / "episodes.jsonl"))
-
-
 def leave(lock: RunLock) -> None:
     """Release the directory, without what a write that failed left in it."""
     if lock.held:
@@ -183,7 +186,7 @@ class Run:
         fresh: bool = False,
     ) -> None:
         """Arguments as those of `open_run`. Raises UserError."""
-        self.state = open_run(config, Path(directory), env, weights=weights, fresh=fresh)
+        self.state = open_run(config, absolute(directory), env, weights=weights, fresh=fresh)
         self._measure = weights is None  # loaded networks keep the scales that they were trained with
         self._written = 0.0  # when the last line of metrics was written, in seconds of time.monotonic
         # the player's memory, its generator and the random actions' generator before the last action
@@ -276,6 +279,7 @@ class Run:
                 return
             self._take(next(rows), progress)
 
+    @usual_switches()
     def _take(self, item: tuple[dict[str, np.ndarray], list[Episode]], progress: Progress) -> None:
         """One more row of every environment."""
         (row, episodes), clock = item, self.clock
@@ -337,6 +341,7 @@ class Run:
                 raise
             yield item
 
+    @usual_switches()
     def _act(self, obs: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
         player = self.state.player
         self._before = player.memory(), player.generator.get_state(), self.state.rng.bit_generator.state
@@ -367,6 +372,7 @@ class Run:
         vectors = {key[4:]: torch.from_numpy(values).to(self.agent.device) for key, values in rows.items()}
         self.agent.world_model.fit_observations(vectors)
 
+    @usual_switches()
     def update(self) -> None:
         """One update of everything, from one batch."""
         with self.clock.timed("replay"):
@@ -403,6 +409,7 @@ class Run:
         stamp = {"phase": phase, "env_steps": steps, "frames": steps * self.state.repeat}
         return stamp if self.config.train.deterministic else stamp | {"seconds": round(self.clock.seconds, 2)}
 
+    @usual_switches()
     def write(self, progress: Progress) -> None:
         """One line of metrics."""
         clock = self.clock
@@ -455,7 +462,7 @@ class Run:
             result = self.state.evaluation
             if played or result is None:
                 with suppress(Stopped):  # its environment hangs
-                    result = self.state.evaluator.agent(self.agent, lambda: self.state.stopping.requested)
+                    result = self.state.evaluator.agent(self.agent, lambda: self.state.stopping.requested, progress.say)
             if self.state.stopping.requested or result is None:
                 return  # an incomplete evaluation does not count
             self.state.evaluation, self.state.evaluated_changes = result, self.clock.changes
@@ -474,6 +481,7 @@ class Run:
                     checkpoint.write_atomically(best, checkpoint.agent_files(self.agent))
             progress.evaluated(self.state, result, played=played)
 
+    @usual_switches()
     def save(self, *, wait: bool = True) -> None:
         """A checkpoint of everything, and the end of those that are no longer kept. Raises UserError if non-finite.
 

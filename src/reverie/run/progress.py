@@ -11,7 +11,7 @@ from typing import Any
 from ..build import count_parameters
 from ..envs.names import NamedMaker
 from .directory import FRESH
-from .evaluation import Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
+from .evaluation import MAX_LENGTH, Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
 from .forecast import duration
 from .logger import read_lines
 from .state import RunState
@@ -167,6 +167,10 @@ class Progress:
             f"evaluation at step {run.clock.env_steps:,} ({run.clock.seconds:.0f} s of training): "
             f"return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes ({mode} mode{note})"
         )
+        if max(result.lengths, default=0) >= MAX_LENGTH:
+            self.once(
+                f"episodes of an evaluation are cut at {MAX_LENGTH:,} steps. Set env.time_limit to cut them earlier."
+            )
         self.once(result.note)
         for line in self.advise(run) if self.advise is not None and not self.quiet else []:
             self.say(line)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import checkpoint
 from ..errors import UserError
+from ..fast.modes import usual_switches
 from ..files import Damaged, check, read_json, sound, writing
 from .clock import Clock
 from .directory import FRESH, clear_leftovers
@@ -137,9 +138,10 @@ def restore(run: RunState, path: Path) -> dict[str, Any]:
     state_file = path / "state.json"
     with sound(state_file):
         check(run.directory / "replay", read_json(state_file).get("replay", {}).get("files", {}))
-    saved = checkpoint.load_checkpoint(path, run.agent, generators_of(run))
-    tensors = checkpoint.run_tensors(path)
-    with sound(state_file):
+    with usual_switches():
+        saved = checkpoint.load_checkpoint(path, run.agent, generators_of(run))
+        tensors = checkpoint.run_tensors(path)
+    with usual_switches(), sound(state_file):
         _require_form(run, saved, tensors)
         run.clock = Clock(**saved["clock"])
         counts = np.array(saved["replay"]["counts"])
