@@ -159,6 +159,8 @@ def action_parts(config: Config, spec: Spec) -> list[Part]:
         )
     if wanted == "onehot":
         numbers = "trunc_normal"
+    if numbers == "trunc_normal" and config.behavior.sample_grad == "released":
+        numbers = "trunc_normal_released"
     return [
         Part("onehot" if group.kind == "onehot" else numbers, group.size, group.copies) for group in spec.action.groups
     ]

@@ -178,6 +178,11 @@ class BehaviorConfig:
     policy: Literal["auto", "onehot", "trunc_normal", "tanh_normal"] = opt(
         "auto", "auto: onehot for discrete, trunc_normal for continuous actions", "released code"
     )
+    sample_grad: Literal["exact", "released"] = opt(
+        "exact",
+        "gradient of draws from trunc_normal: exact, or released: TensorFlow's, which ignores the cut (1 to the mean)",
+        "ours; released code: released",
+    )
     policy_unimix: float = opt(
         0.0, "share of a uniform distribution mixed into a discrete policy", "V2: none; V3: 0.01"
     )
