@@ -102,7 +102,7 @@ def freezing() -> Iterator[None]:
         ) from error
 
 
-#: What NumPy does about results that are no numbers, unless a program says otherwise.
+#: What NumPy does about overflow and division by zero, unless a program says otherwise.
 NUMPY_USUAL: dict[str, Any] = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
 
