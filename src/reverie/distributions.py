@@ -151,7 +151,7 @@ class ReleasedTruncatedNormalPolicy(TruncatedNormalPolicy):
     """
 
     def _scaled(self, quantile: Tensor) -> Tensor:
-        return super()._scaled(quantile).detach()
+        return torch.special.ndtri(quantile).detach()
 
 
 class TanhNormalPolicy:

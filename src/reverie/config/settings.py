@@ -113,6 +113,11 @@ class ModelConfig:
     conv_activation: Literal["same", "elu", "relu", "silu"] = opt(
         "same", "activation of convolutions", "released code; DreamerV1: relu"
     )
+    vector_decoder: Literal["separate", "shared"] = opt(
+        "separate",
+        "vector observations are predicted by a network each, or by one with an output layer each",
+        "ours; released code: shared",
+    )
     vector_transform: Literal["none", "symlog", "standardize", "running"] = opt(
         "none",
         "vector observations: as they are, squashed, scaled to what the prefill showed, or to all that was seen so far",

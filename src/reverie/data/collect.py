@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
@@ -44,14 +44,20 @@ class Collector:
 
     def _reset(self) -> dict[str, np.ndarray]:
         """Step 0 of the drawing in `replay.py`."""
-        obs, _ = self.envs.reset(seed=self._seeds())
+        obs = self._reset_all()
         shape = (self.count, *(self.envs.single_action_space.shape or ()))
         yes, no = np.ones(self.count, bool), np.zeros(self.count, bool)
         return _rows(obs, np.full(shape, np.nan, np.float32), np.zeros(self.count), yes, no, no)
 
-    def _seeds(self) -> list[int | None]:
+    def _seeds(self) -> list[int]:
         """The seed of each environment, as all of them take it: many use generators of 32 bits."""
         return [(self.seed + i) % 2**32 for i in range(self.count)]
+
+    def _reset_all(self) -> dict[str, np.ndarray]:
+        """The first observations of all environments."""
+        usual = self.seed + self.count <= 2**32  # then environment i has seed + i by Gymnasium's own rule
+        seeds: Any = self.seed if usual else self._seeds()
+        return cast(dict[str, np.ndarray], self.envs.reset(seed=seeds)[0])
 
     def rows(self, act: ActFunction) -> Iterator[tuple[dict[str, np.ndarray], list[Episode]]]:
         """Yield (row of every environment, episodes that end with it), one vector step at a time, without end.
@@ -118,7 +124,7 @@ class Collector:
             return list(range(self.count))
         self.scores, self.lengths = np.array(state["scores"], float), np.array(state["lengths"], np.int64)
         self.seed = state["seed"]
-        self.envs.reset(seed=self._seeds())
+        self._reset_all()
         places = [place or (seed, 0) for seed, place in zip(self._seeds(), state["places"], strict=True)]
         lost = set()
         with _longer_timeout(self.envs):

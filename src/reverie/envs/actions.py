@@ -278,8 +278,8 @@ def _box(space: spaces.Box, path: Path, bound: float, notes: list[str]) -> Actio
             starts = tuple(int(x) for x in low)
             return ActionPart(path, "multi_discrete", space.shape, choices, starts, dtype=str(kind))
         notes.append(f"the whole numbers of the action{_quoted(path)} are treated as continuous, then rounded")
-    largest = np.finfo(kind).max if kind.kind == "f" else np.inf
-    no_low, no_high = (~(np.abs(values) < min(NO_LIMIT, 0.99 * float(largest))) for values in (low, high))
+    largest = float(np.finfo(kind.name).max) if kind.kind == "f" else np.inf
+    no_low, no_high = (~(np.abs(values) < min(NO_LIMIT, 0.99 * largest)) for values in (low, high))
     low, high = np.where(no_low, -bound, low), np.where(no_high, bound, high)
     if (no_low | no_high).any():
         notes.append(
