@@ -278,8 +278,9 @@ def test_other_seeds_are_refused_before_anything_is_done(tmp_path, seed):
     if seed not in ("1", True):
         with pytest.raises(UserError, match=r"'train.seed' must"):
             reverie.Dreamer(CountingEnv, preset="debug", run=tmp_path / "run", seed=seed)
-    with pytest.raises(UserError, match="is no whole number from 0 to 4,294,967,295"):
-        require_seed(seed)
+    for refused in (require_seed, lambda seed: reverie.check_env("CartPole-v1", seed=seed)):
+        with pytest.raises(UserError, match="is no whole number from 0 to 4,294,967,295"):
+            refused(seed)
 
 
 @pytest.mark.parametrize("words", [["eval", "RUN"], ["check-env", "CartPole-v1"], ["dream", "RUN"], ["drift", "RUN"]])

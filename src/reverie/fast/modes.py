@@ -114,6 +114,10 @@ def usual_switches() -> Iterator[None]:
     it is as it was: the user's own code runs outside.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    plain = dtype == torch.float32 and device.type == "cpu" and np.geterr() == NUMPY_USUAL
+    if plain and torch.is_grad_enabled() and not torch.is_inference_mode_enabled():  # the usual case, in half the time
+        yield
+        return
     torch.set_default_dtype(torch.float32)
     try:
         elsewhere = nullcontext() if device.type == "cpu" else torch.device("cpu")

@@ -130,6 +130,7 @@ def _play(view: AgentView, config: Config, found: FirstExperience) -> None:
             break
 
 
+@usual_switches()
 def _note_movement(found: FirstExperience, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> None:
     """How much of the change between two images is left at each side that an image could have."""
     for key in found.spec.images:

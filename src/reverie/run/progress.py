@@ -10,6 +10,7 @@ from typing import Any
 
 from ..build import count_parameters
 from ..envs.names import NamedMaker
+from ..fast.modes import usual_switches
 from .directory import FRESH
 from .evaluation import MAX_LENGTH, Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
 from .forecast import duration
@@ -172,8 +173,11 @@ class Progress:
                 f"episodes of an evaluation are cut at {MAX_LENGTH:,} steps. Set env.time_limit to cut them earlier."
             )
         self.once(result.note)
-        for line in self.advise(run) if self.advise is not None and not self.quiet else []:
-            self.say(line)
+        if self.advise is not None and not self.quiet:
+            with usual_switches():
+                found = self.advise(run)
+            for line in found:
+                self.say(line)
 
     def broken_off(self, run: RunState) -> None:
         """The line for a run that was asked to stop and did not end in time."""

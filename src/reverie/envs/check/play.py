@@ -22,6 +22,7 @@ from ...errors import UserError
 from ..actions import MAX_CHOICES, ActionSpec, make_action_spec
 from ..adapters import DmEnv, OldGym
 from ..make import EnvLike, make_env
+from ..repeatable import require_seed
 from ..spaces import MASK, leaves, make_spec, name_of, notes_on_image
 from .determinism import Choose, compare
 from .guarded_calls import FAULTS, Broken, attempt, describe_error, kind_of, reset, step
@@ -37,8 +38,10 @@ def check_env(env: EnvLike, *, steps: int = 500, seed: int = 0, **make_env_optio
 
     env: an id, an environment, or a function that makes one. It is made (an environment: copied) two or three times,
     and the episodes of one seed are compared. make_env_options: options of `make_env`.
-    `print` the report; its `findings` are the mistakes. Never raises because of the environment.
+    `print` the report; its `findings` are the mistakes. Never raises because of the environment, but UserError for a
+    seed that no generator takes.
     """
+    require_seed(seed)
     report = CheckReport()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Gymnasium warns about mistakes that are reported here
