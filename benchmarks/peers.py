@@ -66,7 +66,7 @@ ENTRIES = [
     Entry("Reverie fast fp32", "reverie_worker.py", options=_reverie("fast", "float32")),
     Entry("Reverie fast bf16", "reverie_worker.py", options=_reverie("fast", "bfloat16")),
     Entry("Reverie compiled", "reverie_worker.py", options=_reverie("compile", "float32"), slow_start=True),
-    Entry("danijar/dreamerv2 (TensorFlow)", "tf_worker.py", "tensorflow"),
+    Entry("danijar/dreamerv2 (TensorFlow)", "tf_worker.py", "tensorflow"),  # 2.2.0 from PyPI, not its last code
     Entry("sheeprl", "sheeprl_worker.py", "sheeprl"),
     Entry("sheeprl compiled", "sheeprl_worker.py", "sheeprl", {"algo.compile.enabled": True}, slow_start=True),
 ]

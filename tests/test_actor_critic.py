@@ -24,6 +24,7 @@ from reverie.distributions import (
     POLICIES,
     OneHotPolicy,
     Part,
+    ReleasedTruncatedNormalPolicy,
     TanhNormalPolicy,
     TruncatedNormalPolicy,
     entropy_range,
@@ -330,6 +331,31 @@ def test_gradient_passes_where_a_truncated_sample_is_clipped():
     sample = TruncatedNormalPolicy(stats).sample(torch.tensor([1 - 2**-24]))
     assert 0.9999 < sample.item() <= 1 - 1e-6 + 1e-7
     assert torch.autograd.grad(sample.sum(), stats)[0][1].abs() > 0
+
+
+@pytest.mark.parametrize(("m", "s"), RAW)
+def test_the_released_gradient_of_a_truncated_sample_ignores_the_cut(m, s):
+    """As TensorFlow's op: d sample / d mean = 1, d sample / d std = (sample - mean) / std; the draws are the same."""
+    stats = torch.tensor([m, s])
+    noise = torch.tensor([0.1, 0.5, 0.8])[:, None]
+    exact, released = (kind(stats.expand(3, 2)) for kind in (TruncatedNormalPolicy, ReleasedTruncatedNormalPolicy))
+    assert torch.equal(exact.sample(noise), released.sample(noise))
+    assert torch.equal(exact.entropy(), released.entropy())
+    policy = ReleasedTruncatedNormalPolicy(stats.expand(3, 2))
+    policy.mean, policy.std = policy.mean.detach().requires_grad_(), policy.std.detach().requires_grad_()
+    sample = policy.sample(noise)
+    to_mean, to_std = torch.autograd.grad(sample.sum(), [policy.mean, policy.std])
+    assert torch.equal(to_mean, torch.ones(3, 1))
+    torch.testing.assert_close(to_std, ((sample - policy.mean) / policy.std).detach(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_exact_gradient_to_the_mean_is_a_quarter_at_the_start():
+    """At std 1.1, on average over the draws; 0.07 at 2.1: what the entropy's weight is compared with."""
+    for raw, share in ((0.0, 0.25), (200.0, 0.07)):
+        stats = torch.tensor([0.0, raw]).expand(1001, 2).clone().requires_grad_()
+        sample = TruncatedNormalPolicy(stats).sample(even_noise(1001)[:, None].float())
+        (gradient,) = torch.autograd.grad(sample.mean(), stats)
+        assert gradient[:, 0].sum().item() == pytest.approx(share, abs=0.02)
 
 
 @pytest.mark.parametrize(("kind", "mode"), [(TruncatedNormalPolicy, math.tanh(0.5)), (TanhNormalPolicy, None)])

@@ -3,9 +3,11 @@
 The formulas themselves are compared with the NumPy reference in test_parity.py; here it is the agent that is switched.
 """
 
+import copy
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from test_train import BOX, DISCRETE, B, T, changed, gradients, make_agent, make_batch, posterior_of, snapshot
@@ -13,10 +15,16 @@ from torch import nn
 
 from reverie.actor_critic import center_by_depth, compute_actor_loss, compute_lambda_returns, released_credit
 from reverie.checkpoint import optimizer_tensors, restore_optimizers
+from reverie.config.presets import load_preset
+from reverie.data.replay import Batch
 from reverie.distributions import NormalScalar, OneHotPolicy, TwoHotScalar
+from reverie.envs.actions import ActionSpec
+from reverie.envs.spaces import ObsKey, Spec
 from reverie.layers import GRUCell, NormGRUCell
+from reverie.networks import SharedVectorDecoder, VectorDecoder
 from reverie.optim import LaProp
 from reverie.rssm import CategoricalLatent, GaussianLatent
+from reverie.train import DreamerV2, to_batch
 
 #: What the presets dreamerv1 and dreamerv3 switch on, small.
 V1 = {
@@ -420,3 +428,72 @@ def test_laprop_state_survives_a_checkpoint():
         behave(agent)
     for (name, a), (_, b) in zip(agents[0].named_parameters(), agents[1].named_parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+# ------------------------------------------------------------------------------------------- one trunk for all vectors
+
+
+def vectors(**settings):
+    """An agent that observes three vectors, a number of choices among them."""
+    keys = {"a": 3, "b": 1, "c": 5}
+    obs = {key: ObsKey((key,), "vector", (size,), (size,)) for key, size in keys.items()}
+    torch.manual_seed(0)
+    return DreamerV2(load_preset("debug", {"device": "cpu", **settings}), Spec(obs, ActionSpec.discrete(3)))
+
+
+def test_one_trunk_predicts_all_vectors():
+    agent = vectors(vector_decoder="shared")
+    heads = [agent.world_model.heads[f"obs/{key}"] for key in "abc"]
+    assert {type(head) for head in heads} == {SharedVectorDecoder}
+    trunks = [name for name in agent.state_dict() if ".trunk." in name and name.endswith("0.weight")]
+    assert trunks == ["world_model.heads.obs/a.trunk.0.weight"]  # once in checkpoints
+    assert sum(p.numel() for p in agent.world_model.parameters()) < sum(
+        p.numel() for p in vectors().world_model.parameters()
+    )
+    trunk = heads[0].trunk
+    feat = torch.randn(2, agent.world_model.rssm.feat_dim)
+    for head, size in zip(heads, (3, 1, 5), strict=True):
+        wanted = torch.nn.functional.linear(trunk(feat), head.output.weight, head.output.bias)
+        torch.testing.assert_close(head(feat), wanted)
+        assert head(feat).shape == (2, size)
+        (gradient,) = torch.autograd.grad(head.loss(feat, torch.zeros(2, size)).sum(), trunk[0].weight)
+        assert gradient.abs().sum() > 0
+
+
+def test_one_trunk_survives_saving_and_copying(tmp_path):
+    first, second = vectors(vector_decoder="shared"), vectors(vector_decoder="shared", seed=1)
+    with torch.no_grad():
+        for value in second.parameters():
+            value.add_(1)
+    second.load_state_dict(first.state_dict())
+    twin = copy.deepcopy(first)
+    feat = torch.randn(2, first.world_model.rssm.feat_dim)
+    for key in "abc":
+        wanted = first.world_model.heads[f"obs/{key}"](feat)
+        for other in (second, twin):
+            assert torch.equal(other.world_model.heads[f"obs/{key}"](feat), wanted)
+    assert twin.world_model.heads["obs/b"]._shared[0] is twin.world_model.heads["obs/a"].trunk
+
+
+def test_one_trunk_learns_the_same_in_both_modes():
+    rng = np.random.default_rng(0)
+    shape, first = (4, 6), np.zeros((4, 6), bool)
+    first[:, 0] = True
+    obs = {key: rng.normal(size=(*shape, size)).astype(np.float32) for key, size in {"a": 3, "b": 1, "c": 5}.items()}
+    action, none = np.eye(3, dtype=np.float32)[rng.integers(0, 3, shape)], np.zeros(shape, bool)
+    batch = to_batch(Batch(obs, action, np.zeros(shape, np.float32), first, none, none))
+    losses = []
+    for mode in ("reference", "fast"):
+        agent = vectors(vector_decoder="shared", mode=mode, precision="float32")
+        torch.manual_seed(0)
+        losses.append([float(agent.update(batch)["world_model/obs/c_loss"]) for _ in range(8)])
+        assert losses[-1][-1] < losses[-1][0]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_single_vector_has_the_usual_decoder():
+    spec = Spec({"a": ObsKey(("a",), "vector", (3,), (3,))}, ActionSpec.discrete(3))
+    agent = DreamerV2(load_preset("debug", {"device": "cpu", "vector_decoder": "shared"}), spec)
+    assert type(agent.world_model.heads["obs/a"]) is VectorDecoder
+    assert load_preset("dmc-proprio").model.vector_decoder == "shared"
+    assert load_preset("vector").model.vector_decoder == "separate"

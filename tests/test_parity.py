@@ -174,6 +174,7 @@ LIVES = ["actor loss, reinforce", "actor loss, dynamics", "actor loss, both"]
 RETURNS = ["lambda-return, by hand", "lambda-return"]
 OPTIMISERS = [check.name for check in CHECKS if check.name.startswith("optimiser")]
 AGC = "optimiser: adaptive clipping"
+RELEASED = "policy, truncated normal as released"
 
 #: (function, what is there, what is put there, the checks that must fail, and no others)
 FAULTS = [
@@ -211,7 +212,8 @@ FAULTS = [
     (f"{RSSM}GaussianLatent.mean_std", "+ 0.1", "+ 0.0",
      ["Gaussian latent", "filtering", *PREDICTED, "dream", *DREAMT]),
     ("reverie.distributions:TruncatedNormalPolicy.log_prob", " - torch.log(self.mass)", "",
-     ["policy, truncated normal", "actor loss, reinforce", "actor loss, both"]),
+     ["policy, truncated normal", RELEASED, "actor loss, reinforce", "actor loss, both"]),
+    ("reverie.distributions:ReleasedTruncatedNormalPolicy._scaled", ".detach()", "", [RELEASED]),
     ("reverie.distributions:TanhNormalPolicy.log_prob", "gaussian - self._log_slope(x)", "gaussian",
      ["policy, tanh normal", "actor loss, reinforce", "actor loss, both"]),
     (f"{AC}compute_lambda_returns", "(1 - lambda_) * values[:, 1:]", "(1 - lambda_) * values[:, :-1]",

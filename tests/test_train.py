@@ -566,3 +566,18 @@ def test_rewards_and_values_are_judged_in_the_unit_that_they_are_learnt_in():
     plain = snapshot_of_health(make_agent(), batch).numbers
     scaled = snapshot_of_health(make_agent(reward_unit=64.0), batch._replace(reward=64 * batch.reward)).numbers
     assert scaled == plain
+
+
+@pytest.mark.parametrize("policy", ["auto", "trunc_normal"])
+def test_the_gradient_of_draws_is_as_set(policy):
+    """exact by default; released in the presets that claim to be the released code; the draws are the same."""
+    from reverie.distributions import ReleasedTruncatedNormalPolicy, TruncatedNormalPolicy
+
+    kinds = {"exact": TruncatedNormalPolicy, "released": ReleasedTruncatedNormalPolicy}
+    for rule, kind in kinds.items():
+        agent = make_agent(BOX, policy=policy, sample_grad=rule)
+        assert type(agent.actor(torch.zeros(2, agent.world_model.rssm.feat_dim))) is kind
+    for preset in ("dreamerv2", "atari", "crafter", "dmc-vision", "dmc-proprio"):
+        assert load_preset(preset).behavior.sample_grad == "released"
+    for preset in ("default", "seed", "vector", "dmc-small", "auto", "dreamerv1", "dreamerv3"):
+        assert load_preset(preset).behavior.sample_grad == "exact"

@@ -1,4 +1,6 @@
-"""The released TensorFlow DreamerV2 (PyPI `dreamerv2`), for `benchmarks/peers.py`: its own `Agent`, unchanged.
+"""The released TensorFlow DreamerV2, for `benchmarks/peers.py`: its own `Agent`, unchanged.
+
+It is 2.2.0 from PyPI, which is not the repository's last code.
 
 Its `train.py` asserts a GPU, so the agent is built here from its own configuration `defaults` + `atari`. It was written
 for TensorFlow 2.6; on 2.15 two names have moved and are put back before it is imported.

@@ -13,7 +13,8 @@ from .config import build
 from .config.presets import load_preset
 from .config.validation import names_code
 from .errors import UserError
-from .fast.modes import apply_mode, pick_dtype
+from .fast.modes import apply_mode, pick_dtype, usual_switches
+from .files import absolute
 from .player import Player
 
 if TYPE_CHECKING:  # a player is loaded without training code and without Gymnasium
@@ -31,8 +32,10 @@ class Dreamer:
         agent = Dreamer("CartPole-v1", preset="vector", run="runs/cartpole", seed=0, gamma=0.98)
         agent.learn(env_steps=10_000)
 
-    env: a Gymnasium id, a function that makes an environment, or an instance. Settings are keyword arguments by their
-    short name, or {"group.name": value} in `settings`. Raises UserError for anything that does not fit.
+    env: an id, a function that makes an environment, its name (FILE.py:FUNCTION, MODULE:FUNCTION, MODULE:Id-v0), or an
+    instance. Settings are keyword arguments by their
+    short name, or {"group.name": value} in `settings`. fresh: begin again, as in `learn`.
+    Raises UserError for anything that does not fit.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Dreamer:
         *,
         preset: str = "auto",
         run: str | Path | None = None,
+        fresh: bool = False,
         settings: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> None:
@@ -49,15 +53,18 @@ class Dreamer:
             chosen["env.id"] = env
         elif env is not None:
             chosen["env.id"] = f"custom:{getattr(env, '__name__', type(env).__name__)}"
+        from .envs.names import maker_of
         from .run.auto import default_run
 
         plain = load_preset(preset, chosen)  # what does not fit is said at once; preset `auto` chooses later
-        self.env = None if isinstance(env, str) else env
-        self.run = Path(run) if run else default_run(plain, preset)
+        self.env = maker_of(env) if isinstance(env, str) else env
+        # absolute from the start: an environment may change the working directory
+        self.run = absolute(run or default_run(plain, preset))
         self._config: Config | None = None
         self._asked: tuple[str, dict[str, Any]] = (preset, chosen)
         self._reasons: list[str] = []  # of what `auto` chose, until they are printed
         self.agent: DreamerV2 | None = None
+        self._fresh = fresh
         self._weights: Path | None = None
 
     @property
@@ -66,7 +73,7 @@ class Dreamer:
         if self._config is None:
             from .run.auto import config_for
 
-            self._config, self._reasons = config_for(*self._asked, self.run, self.env)
+            self._config, self._reasons = config_for(*self._asked, self.run, self.env, fresh=self._fresh)
         return self._config
 
     @config.setter
@@ -74,11 +81,23 @@ class Dreamer:
         """Other settings than those that were asked for."""
         self._config = config
 
-    def learn(self, env_steps: int | None = None, *, minutes: float | None = None, quiet: bool = False) -> Dreamer:
+    def learn(
+        self,
+        env_steps: int | None = None,
+        *,
+        minutes: float | None = None,
+        fresh: bool = False,
+        quiet: bool = False,
+    ) -> Dreamer:
         """Train until the run has seen `env_steps` steps in all, or for `minutes` of training time in all.
 
-        The run is kept in its directory: the same call again finds it done, a larger number continues it. -> self.
+        The run is kept in its directory: the same call again finds it done, a larger number continues it. fresh: begin
+        again, for instance after an edit of the environment; the old run is kept under another name. -> self.
+
+        Ctrl-C, SIGTERM and SIGHUP end the training with a checkpoint and then the program: KeyboardInterrupt for
+        Ctrl-C, SystemExit for the others. Catch it to use the agent as far as it is; `learn` again continues the run.
         """
+        self._fresh = self._fresh or fresh
         limits = {"train.env_steps": env_steps, "train.minutes": minutes}
         given = {key: value for key, value in limits.items() if value is not None}
         if env_steps is not None and minutes is None:
@@ -86,19 +105,23 @@ class Dreamer:
         if self._config is None:
             self._asked[1].update(given)  # `auto` chooses for this budget
         self._config = build(given, base=self.config, where="learn:")
+        from .guard.interrupts import end_program
         from .run.loop import Run
         from .run.progress import Progress
 
         progress = Progress(quiet=quiet)
-        run = Run(self.config, self.run, self.env, weights=self._weights)
+        run = Run(self.config, self.run, self.env, weights=self._weights, fresh=self._fresh)
+        self._fresh = False
         while self._reasons:
             progress.say(self._reasons.pop(0))
         self.agent = run.train(progress)
+        if run.state.stopping.signal:
+            end_program(run.state.stopping.signal, self.run)
         return self
 
     def save(self, path: str | Path) -> Path:
         """Write the agent (settings, spaces, weights; no replay) to a directory that `load` reads. -> the directory."""
-        path = Path(path)
+        path = absolute(path)
         checkpoint.save_agent(path, self._trained())
         return path
 
@@ -107,6 +130,9 @@ class Dreamer:
 
         mode "eval" takes the most likely action, "train" samples; by default what `train.eval_mode` says.
         """
+        from .envs.repeatable import require_seed
+
+        require_seed(seed)
         return self._trained().player(num_envs=num_envs, mode=mode, seed=seed)
 
     def evaluate(self, episodes: int = 20, *, mode: str | None = None, seed: int = 0, film: bool = False) -> Evaluation:
@@ -115,14 +141,18 @@ class Dreamer:
         -> scores, lengths, and with `film` the frames of the first one.
         """
         from .envs import is_instance
-        from .run.evaluation import evaluate
-        from .run.tasks import copy_env, make_envs
+        from .envs.repeatable import require_seed
+        from .run.evaluation import SlowEvaluation, evaluate
+        from .run.tasks import copy_env, make_envs, spec_of
 
+        require_seed(seed)
         count = 1 if is_instance(self.env) else min(8, episodes)
         envs = make_envs(self.config, copy_env(self.env), count, backend="sync")  # whose frames can be recorded
         try:
+            self._trained().spec.require_same_task(spec_of(envs))
             player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)
-            return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, video=film)
+            report = SlowEvaluation(episodes, lambda text: print(f"note: {text}", file=sys.stderr))
+            return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, video=film, report=report)
         finally:
             envs.close()
 
@@ -139,6 +169,7 @@ class Dreamer:
         return self.agent
 
 
+@usual_switches()
 def load(
     path: str | Path, env: EnvLike | None = None, *, run: str | Path | None = None, device: str = "auto"
 ) -> Dreamer:
@@ -147,8 +178,10 @@ def load(
     `learn` on it continues that run. From a saved agent it starts a new run in `run` (runs/NAME-continued by default)
     with the saved weights. Raises UserError.
     """
+    from .envs.names import maker_of
     from .train import DreamerV2
 
+    path = absolute(path)
     found = checkpoint.find_agent(path)
     config, spec = checkpoint.read_agent(found)
     changes: dict[str, Any] = {"compute.device": device} | ({"env.id": env} if isinstance(env, str) else {})
@@ -161,14 +194,16 @@ def load(
     plain = build({"compute.mode": "reference", "compute.device": "meta"}, base=config)
     checkpoint.require_fit(found, lambda: DreamerV2(plain, spec))
     dreamer = Dreamer.__new__(Dreamer)
-    dreamer._config, dreamer.env = config, None if isinstance(env, str) else env
+    dreamer._config, dreamer.env = config, maker_of(env) if isinstance(env, str) else env
     dreamer.agent = DreamerV2(config, spec)
     checkpoint.load_weights(found, dreamer.agent)
-    dreamer.run = Path(path) if is_run else Path(run or Path("runs") / f"{Path(path).name}-continued")
+    dreamer.run = absolute(path if is_run else run or Path("runs") / f"{Path(path).name}-continued")
+    dreamer._fresh = False
     dreamer._weights, dreamer._reasons = None if is_run else found, []
     return dreamer
 
 
+@usual_switches()
 def load_player(
     path: str | Path,
     *,
@@ -183,7 +218,10 @@ def load_player(
     compiled: act by machine code with these weights as constants, about twice as fast for one environment; making it
     takes some ten seconds and a C++ compiler.
     """
-    found = checkpoint.find_agent(path)
+    from .envs.repeatable import require_seed
+
+    require_seed(seed)
+    found = checkpoint.find_agent(absolute(path))
     config, spec = checkpoint.read_agent(found)
     mode = mode or config.train.eval_mode
     checkpoint.require_fit(found, lambda: build_world_model(config, spec), below="world_model.")

@@ -14,8 +14,17 @@ from .distributions import Part
 from .envs.spaces import MASK, Spec
 from .errors import UserError
 from .latents import LATENTS
-from .layers import MLPOptions, Norm
-from .networks import ContinuePredictor, ConvDecoder, Head, MaskPredictor, RewardPredictor, VectorDecoder, deconv_size
+from .layers import MLP, MLPOptions, Norm
+from .networks import (
+    ContinuePredictor,
+    ConvDecoder,
+    Head,
+    MaskPredictor,
+    RewardPredictor,
+    SharedVectorDecoder,
+    VectorDecoder,
+    deconv_size,
+)
 from .observations import ObservationEncoder, module_name
 from .rssm import DiscreteRSSM
 from .world_model import WorldModel
@@ -111,13 +120,7 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: MLPOptions) -> tuple[
             activation=_conv_activation(config),
             kernels=model.decoder_kernels,
         )
-    for key, size in spec.vectors.items():
-        name, masked = module_name(key), spec.obs[key].kind == "mask"
-        heads[name] = (
-            MaskPredictor(feat_dim, action_parts(config, spec), target=name, mlp=mlp)
-            if masked
-            else VectorDecoder(feat_dim, size, target=name, mlp=mlp)
-        )
+    heads |= _vector_heads(config, spec, feat_dim, mlp)
     scales = dict.fromkeys(map(module_name, spec.images), model.image_scale)
     scales |= dict.fromkeys(map(module_name, spec.vectors), model.vector_scale)
     heads["reward"], scales["reward"] = (
@@ -137,6 +140,23 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: MLPOptions) -> tuple[
     return heads, scales
 
 
+def _vector_heads(config: Config, spec: Spec, feat_dim: int, mlp: MLPOptions) -> dict[str, Head]:
+    """A decoder for each vector observation, and one for the action mask."""
+    heads: dict[str, Head] = {}
+    plain = [key for key in spec.vectors if spec.obs[key].kind != "mask"]
+    shared = config.model.vector_decoder == "shared" and len(plain) > 1  # of one key it is the same network
+    trunk = MLP(feat_dim, None, mlp) if shared else None
+    for key, size in spec.vectors.items():
+        name = module_name(key)
+        if key not in plain:
+            heads[name] = MaskPredictor(feat_dim, action_parts(config, spec), target=name, mlp=mlp)
+        elif trunk is not None:
+            heads[name] = SharedVectorDecoder(trunk, size, target=name, keeps=key == plain[0])
+        else:
+            heads[name] = VectorDecoder(feat_dim, size, target=name, mlp=mlp)
+    return heads
+
+
 def build_actor(config: Config, spec: Spec, feat_dim: int) -> Actor:
     """The policy that fits the task's actions, or the one that was asked for."""
     parts, unimix = action_parts(config, spec), config.behavior.policy_unimix
@@ -150,7 +170,7 @@ def action_parts(config: Config, spec: Spec) -> list[Part]:
     Raises UserError for a policy that does not fit.
     """
     wanted = config.behavior.policy
-    numbers = "trunc_normal" if wanted == "auto" else wanted
+    numbers: str = "trunc_normal" if wanted == "auto" else wanted
     misfit = {"onehot": "box"}.get(wanted, "discrete")
     if wanted != "auto" and spec.action.kind == misfit:
         raise UserError(
@@ -159,6 +179,8 @@ def action_parts(config: Config, spec: Spec) -> list[Part]:
         )
     if wanted == "onehot":
         numbers = "trunc_normal"
+    if numbers == "trunc_normal" and config.behavior.sample_grad == "released":
+        numbers = "trunc_normal_released"
     return [
         Part("onehot" if group.kind == "onehot" else numbers, group.size, group.copies) for group in spec.action.groups
     ]

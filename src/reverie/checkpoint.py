@@ -37,6 +37,7 @@ from .files import (
     require_own_file,
     require_own_files,
     sound,
+    usual_rights,
 )
 
 FORMAT = 3  # raised when a file's meaning changes; 2: actions of several parts; 3: manifest.json, run.safetensors
@@ -81,7 +82,8 @@ def write_atomically(path: Path, files: Mapping[str, Any]) -> None:
         elif isinstance(content, bytes):
             (temporary / name).write_bytes(content)
         else:
-            save_file(content, temporary / name)
+            with usual_rights(temporary / name):
+                save_file(content, temporary / name)
         _sync(temporary / name)
     (temporary / MANIFEST).write_text(manifest_of(temporary), encoding="utf-8")
     _sync(temporary / MANIFEST)

@@ -109,8 +109,12 @@ class TruncatedNormalPolicy:
         """Inverse-CDF draw, differentiable. noise (..., A) uniform -> (..., A) in [-1, 1]."""
         noise = self.noise() if noise is None else noise
         quantile = (self.cdf_alpha + noise * self.mass).clamp(1e-6, 1 - 1e-6)
-        action = self.mean + self.std * torch.special.ndtri(quantile)
+        action = self.mean + self.std * self._scaled(quantile)
         return action + (action.clamp(-1 + 1e-6, 1 - 1e-6) - action).detach()  # clip; the gradient passes
+
+    def _scaled(self, quantile: Tensor) -> Tensor:
+        """(action - mean) / std at a quantile of the uncut Gaussian, with its gradient. (..., A) -> (..., A)."""
+        return torch.special.ndtri(quantile)
 
     def mode(self) -> Tensor:
         """The mean before cutting. -> (..., A)."""
@@ -137,6 +141,17 @@ class TruncatedNormalPolicy:
 
         edges = (self.alpha * density(self.alpha) - self.beta * density(self.beta)) / (2 * self.mass)
         return (_HALF_LOG_2PI + 0.5 + torch.log(self.std * self.mass) + edges).sum(-1)
+
+
+class ReleasedTruncatedNormalPolicy(TruncatedNormalPolicy):
+    """The same distribution and the same draws, with the gradient of TensorFlow's op, which the released code used.
+
+    d action / d mean = 1 and d action / d std = (action - mean) / std, as if nothing were cut off. The exact gradient
+    is a quarter of it at std 1.1, less where the cut is nearer.
+    """
+
+    def _scaled(self, quantile: Tensor) -> Tensor:
+        return torch.special.ndtri(quantile).detach()
 
 
 class TanhNormalPolicy:
@@ -198,6 +213,7 @@ class TanhNormalPolicy:
 POLICIES: dict[str, type[OneHotPolicy] | type[TruncatedNormalPolicy] | type[TanhNormalPolicy]] = {
     "onehot": OneHotPolicy,
     "trunc_normal": TruncatedNormalPolicy,
+    "trunc_normal_released": ReleasedTruncatedNormalPolicy,
     "tanh_normal": TanhNormalPolicy,
 }
 

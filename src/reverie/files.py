@@ -47,6 +47,17 @@ LONGEST_TEXT = 10_000
 _OPEN = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
 
 
+def absolute(path: str | Path) -> Path:
+    """A path that the user gave, from the root and without ~: an environment may change the working directory later.
+
+    Raises UserError for a home directory that is not known.
+    """
+    try:
+        return Path(os.path.abspath(Path(path).expanduser()))
+    except RuntimeError as error:
+        raise UserError(f"there is no home directory for '{path}'.", "Write the whole path.") from error
+
+
 class Damaged(UserError):
     """A file is not what was written."""
 
@@ -242,6 +253,15 @@ def truncate(path: Path, size: int) -> None:
         os.ftruncate(file, min(size, os.fstat(file).st_size))
     finally:
         os.close(file)
+
+
+@contextmanager
+def usual_rights(path: Path) -> Iterator[None]:
+    """Context that writes a file with safetensors, which lets its owner alone read it: with the umask's rights."""
+    path.touch()
+    rights = path.stat().st_mode & 0o777
+    yield
+    os.chmod(path, rights)
 
 
 # ----------------------------------------------------------------------------------------------------------- manifests

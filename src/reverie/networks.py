@@ -216,6 +216,30 @@ class VectorDecoder(Head):
         return squared_error(self(feat), target, event_dims=1)
 
 
+class SharedVectorDecoder(Head):
+    """As `VectorDecoder`, with hidden layers that the decoders of several vectors share: the released code's decoder.
+
+    trunk: the hidden layers, of which each decoder has an output layer of its own; `keeps`: they are this head's part
+    of checkpoints (of one of them). feat (..., F) -> (..., V).
+    """
+
+    indexed = True
+
+    def __init__(self, trunk: MLP, size: int, *, target: str, keeps: bool) -> None:
+        super().__init__()
+        self.target = target
+        self.output = nn.Linear(trunk.output_dim, size)
+        self.output.apply(init_glorot)
+        self.trunk = trunk if keeps else None
+        self._shared = [trunk]  # in a list, so that it is no module of every head
+
+    def forward(self, feat: Tensor) -> Tensor:
+        return self.output(self._shared[0](feat))
+
+    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        return squared_error(self(feat), target, event_dims=1)
+
+
 class RewardPredictor(Head):
     """Features to reward; trained on transform(r_t). feat (..., F) -> (...).
 

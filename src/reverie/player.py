@@ -12,9 +12,9 @@ from torch import Tensor
 
 from .actor_critic import Actor
 from .distributions import entropy_share, policy_noise
-from .envs.spaces import Spec
+from .envs.spaces import Spec, entry
 from .errors import UserError
-from .fast.modes import freezing
+from .fast.modes import freezing, usual_switches
 from .ops import renewed
 from .rssm import State
 from .world_model import WorldModel
@@ -85,6 +85,7 @@ class Player:
     call's observation (drawing in `replay.py`).
     """
 
+    @usual_switches()
     def __init__(
         self,
         world_model: WorldModel,
@@ -108,6 +109,7 @@ class Player:
         self.choose: Callable[..., tuple[Tensor, State]] = choose_action
         self.reset()
 
+    @usual_switches()
     def reset(self) -> None:
         """Forget everything: the next call starts new episodes."""
         self.state = self.world_model.rssm.initial(self.count)
@@ -128,12 +130,16 @@ class Player:
         self.action, self.fresh = values["action"], values["fresh"].cpu().numpy()
         self.draw = values.get("draw")
 
+    @usual_switches()
     def __call__(self, obs: Any, first: Any = False, *, mask: Any = None) -> Any:
         """The environment's own observation -> an action that its `step` takes. Raises UserError on a wrong shape.
 
         mask: the environment's info["action_mask"], nested like its action space; None allows everything.
         """
-        encoded = self.spec.encode(obs if self.batched else _add_axis(obs), mask if self.batched else _add_axis(mask))
+        self._require_scale(obs)
+        encoded = self.spec.encode(obs, mask)
+        if not self.batched:
+            encoded = {key: value[None] for key, value in encoded.items()}
         for key, value in encoded.items():
             if value.shape != (self.count, *self.spec.obs[key].shape):
                 raise UserError(
@@ -145,6 +151,18 @@ class Player:
         action = self.act(encoded, np.broadcast_to(np.asarray(first, bool), (self.count,)))
         return self.spec.action.decode(action) if self.batched else self.spec.action.decode_one(action[0])
 
+    def _require_scale(self, obs: Any) -> None:
+        """Images of 0 to 1 for an agent that was trained with 0 to 255 would all be black. Raises UserError."""
+        for key, item in self.spec.obs.items():
+            value = np.asarray(entry(obs, item.path)) if item.kind == "image" and item.factor == 1 else np.zeros(0)
+            if value.size and value.dtype.kind == "f" and value.max() <= 1 and (value != np.rint(value)).any():
+                raise UserError(
+                    f"the image '{key}' holds {value.min():.3g} to {value.max():.3g}, the agent was trained with 0 to "
+                    "255.",
+                    "Pass the image as the environment returned it, or multiply it by 255.",
+                )
+
+    @usual_switches()
     def act(self, obs: Mapping[str, np.ndarray], first: np.ndarray) -> np.ndarray:
         """Same in the agent's own terms: {key: (N, *shape)}, first (N,) bool -> action vectors (N, A)."""
         start = torch.from_numpy(np.asarray(first | self.fresh)).to(self.device)
@@ -196,11 +214,3 @@ class Player:
 def _to_tensor(array: np.ndarray) -> Tensor:
     """With the usual strides also for axes of length 1: machine code is made for strides."""
     return torch.from_numpy(np.ascontiguousarray(array)).view(-1).view(array.shape)
-
-
-def _add_axis(obs: Any) -> Any:
-    if isinstance(obs, Mapping):
-        return {key: _add_axis(value) for key, value in obs.items()}
-    if isinstance(obs, tuple):
-        return tuple(_add_axis(value) for value in obs)
-    return None if obs is None else np.asarray(obs)[None]

@@ -42,7 +42,7 @@ def test_a_function_that_was_checked_is_shown_with_the_preset_that_fits(capsys, 
     file = tmp_path / "robot.py"
     file.write_text("import gymnasium as gym\n\n\ndef make_robot():\n    return gym.make('CartPole-v1')\n")
     page = shown(capsys, "check-env", f"{file}:make_robot", "--steps", "30")
-    assert "reverie.Dreamer(make_robot, preset='auto', run='runs/mine').learn()" in page
+    assert f"reverie train --env {file}:make_robot --preset auto\n" in page
     assert FITS in page
 
 

@@ -423,7 +423,7 @@ def test_modules_of_this_directory_and_names_of_theirs(tmp_path, monkeypatch, ca
     assert cli.main(["check-env", "mine_too:make", "--steps", "30", "env.time_limit=2"]) == 0
     assert "1 to 2 steps long" in capsys.readouterr().out
     assert cli.main(["check-env", "random.py:make", "--steps", "30"]) == 0
-    assert "next         in Python: reverie.Dreamer(make," in capsys.readouterr().out
+    assert "next         reverie train --env random.py:make --preset auto" in capsys.readouterr().out
     assert "randint" in dir(__import__("random"))
     assert cli.main(["check-env", "minigrid:MiniGrid-Empty-5x5-v0", "--steps", "30"]) == 0
 

@@ -243,8 +243,7 @@ def test_random_actions_cover_the_agents_action_space():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.Box(3, np.inf, (2,)), "not below the upper one"),
-        (spaces.Dict({"a": spaces.Box(2, 2, (1,))}), "'a' has a lower limit"),
+        (spaces.Box(3, np.inf, (2,)), "has one limit only, 3"),
         (spaces.Text(3), "Text.* is not supported"),
         (spaces.Tuple([spaces.Discrete(2), spaces.Sequence(spaces.Discrete(2))]), "'1' Sequence.* is not supported"),
     ],

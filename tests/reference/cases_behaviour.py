@@ -6,7 +6,7 @@ from . import networks, optimiser, slow
 from .derivative import gradient, gradients
 from .dream import returns_of
 from .fixture import Random, fixture
-from .policies import POLICIES
+from .policies import DRAWN, POLICIES
 
 N, H = 3, 4
 
@@ -49,12 +49,12 @@ def actor_outputs(r, policy, *shape):
         return r.normal(*shape, 3), r.uniform(*shape), r.one_hot(*shape, 3)
     raw = r.normal(*shape, 2, scale=0.5) - 4 * (policy == "tanh_normal")
     stats = np.concatenate([r.normal(*shape, 2, scale=0.7), raw], -1)
-    noise = r.uniform(*shape, 2, low=0.05, high=0.95) if policy == "trunc_normal" else r.normal(*shape, 2)
+    noise = r.uniform(*shape, 2, low=0.05, high=0.95) if policy.startswith("trunc_normal") else r.normal(*shape, 2)
     return stats, noise, r.uniform(*shape, 2, low=-0.9, high=0.9)
 
 
 def policies():
-    for name, policy in POLICIES.items():
+    for name, policy in DRAWN.items():
         r = Random(f"policy/{name}")
         stats, noise, action = actor_outputs(r, name, N, H)
         pull = r.normal(*action.shape)

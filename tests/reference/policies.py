@@ -87,6 +87,15 @@ class TruncatedNormal:
         return _integral(term, -ones, ones).sum(-1)
 
 
+class ReleasedTruncatedNormal(TruncatedNormal):
+    """The same draws; their gradient is TensorFlow's, as of a Gaussian that is not cut: mean + std * a fixed number."""
+
+    def sample(self, uniform):
+        fixed = sg(_inverse_cdf(sg(self.below + uniform * self.mass)))
+        x = self.mean + self.std * fixed
+        return straight_through(np.clip(sg(x), -1 + 1e-6, 1 - 1e-6), x)
+
+
 class TanhNormal:
     """tanh of a Gaussian: mean 5 tanh(out / 5), deviation 2 sigmoid(raw / 2) + 0.1 (DreamerV1's policy)."""
 
@@ -114,3 +123,5 @@ class TanhNormal:
 
 
 POLICIES = {"onehot": OneHot, "trunc_normal": TruncatedNormal, "tanh_normal": TanhNormal}
+#: Those that differ in draws, too.
+DRAWN = POLICIES | {"trunc_normal_released": ReleasedTruncatedNormal}

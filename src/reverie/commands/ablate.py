@@ -20,7 +20,7 @@ model.kl_balance; a+b=false changes two settings together. Everything else is as
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="demo", help="the base (default: demo)")
-    parser.add_argument("--env", help="Gymnasium id of the task (default: the preset's)")
+    parser.add_argument("--env", help="id of the task, or FILE.py:FUNCTION and the like (default: the preset's)")
     parser.add_argument("--vary", nargs="+", required=True, metavar="NAME=A,B", help="settings and their values")
     parser.add_argument("--seeds", type=positive, default=3, help="how many (default: 3)")
     parser.add_argument("--env-steps", type=positive, help="environment steps of a run")

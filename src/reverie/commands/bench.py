@@ -50,7 +50,7 @@ MOVED = {
 def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say what is measured: preset, task, batch, shapes, device."""
     parser.add_argument("--preset", default="demo", help="as of `reverie train`; A+B: B's values on A's")
-    parser.add_argument("--env", help="Gymnasium id of the task (env.id)")
+    parser.add_argument("--env", help="id of the task, or FILE.py:FUNCTION, MODULE:FUNCTION, MODULE:Id-v0 (env.id)")
     parser.add_argument("--batch", help="sequences in a batch (train.batch_size)")
     parser.add_argument("--length", help="steps of a sequence (train.seq_len)")
     parser.add_argument("--device", help="cpu, cuda, auto (compute.device)")

@@ -33,6 +33,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """A seed that every generator takes, as the type of an argument. Raises ArgumentTypeError."""
+    if not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1:,}, got '{text}'")
+    return int(text)
+
+
 def settings_of(words: Sequence[str]) -> dict[str, str]:
     """--group.name VALUE, --group.name=VALUE, group.name=VALUE -> {"group.name": "VALUE"}. Raises UserError.
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ..errors import UserError
-from .command import Command, add_json
+from .command import Command, add_json, seed
 
 EPILOG = """\
 The agent observes the first --context steps of a sequence from its replay; from then on it predicts without observing.
@@ -30,7 +30,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=int, default=5, help="steps to observe first (default 5)")
     parser.add_argument("--samples", type=int, default=2, help="dreams of each start (default 2)")
     parser.add_argument("--starts", type=int, default=4, help="sequences to start from (default 4)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--key", default="", help="which image observation, if there are several")
     parser.add_argument("--fps", type=float, default=6.0)
     add_json(parser, "print one JSON object with errors, rewards, values")

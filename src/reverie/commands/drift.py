@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import Command, add_json, positive
+from .command import Command, add_json, positive, seed
 
 if TYPE_CHECKING:
     from ..insight.drift import Drift
@@ -30,7 +30,7 @@ def _arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--starts", type=positive, default=0, help="dreams (default: 256, fewer with large images, as the doctor)"
     )
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=seed, default=0)
     sub.add_argument("-o", "--out", type=Path, metavar="PNG", help="write the curves as a PNG")
     add_json(sub)
 

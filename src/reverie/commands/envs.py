@@ -24,7 +24,7 @@ _GYMNASIUM = {
     "example": "any registered id",
     "install": "",
     "debian": "",
-    "note": "keyword arguments of gymnasium.make as env.options; Python: Dreamer(env=function)",
+    "note": "keyword arguments of gymnasium.make as env.options; your own: FILE.py:FUNCTION, MODULE:Id-v0",
     "repeat": 1,
 }
 
@@ -74,9 +74,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 def _details(name: str) -> dict[str, Any]:
     from ..envs import make_request, protocol_of
-    from ..envs.family import all_families, family_of, installed
+    from ..envs.family import all_families, family_of, installed, names_function
 
     family = all_families().get(name) or family_of(name)
+    if names_function(name):
+        raise UserError(f"'{name}' is your own environment, of no family.", f"Try it: reverie check-env {name}")
     if family is None:
         listed = ", ".join(all_families())
         raise UserError(f"there is no family '{name}'.", f"There are {listed}; every other id is Gymnasium's own.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .command import Command, add_json, positive
+from .command import Command, add_json, positive, seed
 
 if TYPE_CHECKING:
     from ..api import Dreamer
@@ -20,7 +20,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", help="the environment, if a run's own is made by code that the run names")
     parser.add_argument("run", type=Path, help="a run, a checkpoint, or what agent.save wrote")
     parser.add_argument("--episodes", type=positive, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument(
         "--mode", choices=("eval", "train"), help="most likely action, or sampled (default: the run's train.eval_mode)"
     )
@@ -32,8 +32,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def run_eval(args: argparse.Namespace) -> int:
     """Play, print the scores, write the video. -> 0. Raises UserError."""
     from ..api import load
+    from ..files import absolute
     from ..insight.video import require_video
 
+    args.run = absolute(args.run)
+    args.video = absolute(args.video) if args.video else None
     if args.video:
         require_video(args.video)  # before hours of playing
     agent = load(args.run, args.env, device=args.device)

@@ -17,6 +17,7 @@ from .command import Command, add_json
 from .presets import show
 
 if TYPE_CHECKING:
+    from ..envs.names import NamedMaker
     from ..run.loop import Run
     from ..run.progress import Progress
     from ..run.state import RunState
@@ -32,11 +33,14 @@ def _help() -> str:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(preset_names())
     parser.add_argument("--preset", help=f"starting point, auto by default: {known}; A+B: B's values on A's")
-    parser.add_argument("--env", help="Gymnasium id of the task (env.id)")
+    parser.add_argument("--env", help="id of the task, or FILE.py:FUNCTION, MODULE:FUNCTION, MODULE:Id-v0 (env.id)")
     parser.add_argument("--run", type=Path, help="directory of the run; an existing one is continued")
     parser.add_argument("--seed", help="random seed (train.seed)")
     parser.add_argument("--env-steps", help="environment steps in total, prefill included (train.env_steps)")
     parser.add_argument("--minutes", help="minutes of training in total (train.minutes)")
+    parser.add_argument(
+        "--fresh", action="store_true", help="begin again; a run in the directory is kept under another name"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing while training")
     parser.add_argument(
         "--no-doctor",
@@ -60,12 +64,15 @@ def run_train(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
-    config, directory, chosen = config_of(args)
+    from ..envs.names import maker_of
+
+    env = maker_of(args.env or args.settings.get("env.id", args.settings.get("id", "")))
+    config, directory, chosen = config_of(args, env)
     from ..run.loop import Run
     from ..run.progress import Progress
 
     progress = Progress(quiet=args.quiet, advise=None if args.quiet or args.no_doctor else live_doctor())
-    run = Run(config, directory)
+    run = Run(config, directory, env, fresh=args.fresh)
     for line in chosen:
         progress.say(line)
     run.train(progress)
@@ -95,10 +102,10 @@ def live_doctor() -> Callable[[RunState], list[str]]:
     return advise
 
 
-def config_of(args: argparse.Namespace) -> tuple[Config, Path, list[str]]:
+def config_of(args: argparse.Namespace, env: NamedMaker | None = None) -> tuple[Config, Path, list[str]]:
     """-> configuration, directory of the run, what preset `auto` chose: of a run to continue, or of a preset.
 
-    Raises UserError.
+    env: what makes the task, if `--env` names a function. Raises UserError.
     """
     named = {
         "env.id": args.env,
@@ -107,8 +114,11 @@ def config_of(args: argparse.Namespace) -> tuple[Config, Path, list[str]]:
         "train.minutes": args.minutes,
     }
     settings = args.settings | {key: value for key, value in named.items() if value is not None}
+    from ..files import absolute
     from ..run.directory import holds_run, stored_config
 
+    if args.run is not None:  # absolute from the start: an environment may change the working directory
+        args.run = absolute(args.run)
     if args.preset is None and args.run is not None and holds_run(args.run):
         if args.env_steps and not args.minutes:
             settings["train.minutes"] = "0"  # that of an earlier command would end this one at once
@@ -116,13 +126,14 @@ def config_of(args: argparse.Namespace) -> tuple[Config, Path, list[str]]:
     from ..run.auto import config_for, default_run
 
     preset = args.preset or AUTO
-    directory = args.run or default_run(load_preset(preset, settings), preset)
-    config, chosen = config_for(preset, settings, directory)
+    directory = args.run or absolute(default_run(load_preset(preset, settings), preset))
+    config, chosen = config_for(preset, settings, directory, env, fresh=args.fresh)
     return config, directory, chosen
 
 
 def _print_next_steps(run: Run, progress: Progress) -> None:
     """Draw the learning curve, and print where curve, video and logs are."""
+    from ..envs.family import names_function
     from ..insight.plots import learning_curve
 
     try:
@@ -133,7 +144,8 @@ def _print_next_steps(run: Run, progress: Progress) -> None:
     for video in sorted((run.directory / "videos").glob("*.gif"))[-1:]:
         progress.say(f"          {video} (one episode of the last evaluation)")
     progress.say(f"          tensorboard --logdir {run.directory} (all losses; pip install tensorboard)")
-    progress.say(f"play it   reverie eval {run.directory} (the newest agent)")
+    named = f" --env {run.config.env.id}" if names_function(run.config.env.id) else ""
+    progress.say(f"play it   reverie eval {run.directory}{named} (the newest agent)")
 
 
 COMMAND = Command("train", "train an agent, or continue a run", _help(), _arguments, run_train, takes_settings=True)

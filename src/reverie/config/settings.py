@@ -21,7 +21,11 @@ def opt(default: Any, doc: str, source: str) -> Any:
 class EnvConfig:
     """The task and how it is presented to the agent."""
 
-    id: str = opt("", "Gymnasium id of the task, e.g. MiniGrid-Empty-Random-6x6-v0, CartPole-v1", "the user's")
+    id: str = opt(
+        "",
+        "the task: an id of Gymnasium like CartPole-v1, FILE.py:FUNCTION, MODULE:FUNCTION or MODULE:Id-v0",
+        "the user's",
+    )
     num_envs: int = opt(1, "environments stepped together", "paper and released code: 1")
     backend: Literal["auto", "sync", "async", "native"] = opt(
         "auto", "sync: in this process; async: worker processes; native: the family's own; auto: measured", "ours"
@@ -109,6 +113,11 @@ class ModelConfig:
     conv_activation: Literal["same", "elu", "relu", "silu"] = opt(
         "same", "activation of convolutions", "released code; DreamerV1: relu"
     )
+    vector_decoder: Literal["separate", "shared"] = opt(
+        "separate",
+        "vector observations are predicted by a network each, or by one with an output layer each",
+        "ours; released code: shared",
+    )
     vector_transform: Literal["none", "symlog", "standardize", "running"] = opt(
         "none",
         "vector observations: as they are, squashed, scaled to what the prefill showed, or to all that was seen so far",
@@ -173,6 +182,11 @@ class BehaviorConfig:
     critic_lr: float = opt(8e-5, "learning rate", "design; Atari: 1e-4")
     policy: Literal["auto", "onehot", "trunc_normal", "tanh_normal"] = opt(
         "auto", "auto: onehot for discrete, trunc_normal for continuous actions", "released code"
+    )
+    sample_grad: Literal["exact", "released"] = opt(
+        "exact",
+        "gradient of draws from trunc_normal: exact, or released: TensorFlow's, which ignores the cut (1 to the mean)",
+        "ours; released code: released",
     )
     policy_unimix: float = opt(
         0.0, "share of a uniform distribution mixed into a discrete policy", "V2: none; V3: 0.01"

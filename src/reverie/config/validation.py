@@ -131,6 +131,7 @@ _MOST = {
     "behavior.imagination_horizon": 100_000,
     "log.keep_checkpoints": 1_000_000,
     "log.keep_videos": 1_000_000,
+    "train.seed": 2**32 - 1,  # what NumPy's old generators take, and with them many environments
 }
 _WIDTHS = ("num_categories", "num_categoricals", "gaussian_dim", "rnn_hidden_dim", "hidden_dim", "cnn_depth")
 _MOST |= {f"model.{name}": 1_000_000 for name in (*_WIDTHS, "rssm_hidden_dim")}
@@ -162,6 +163,15 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
         faults.append("'model.continue_target' cannot be discounted with 'behavior.gamma' 0")
     if values["train.adam_eps_mode"] == "keras" and values["train.optimizer"] != "adam":
         faults.append("'train.adam_eps_mode' keras is about Adam: set 'train.optimizer' adam or the mode torch")
+    if values["behavior.imagination_horizon"] == 1 and values["behavior.advantage"] == "released":
+        faults.append(
+            "'behavior.imagination_horizon' 1 leaves nothing to learn from with 'behavior.advantage' released, which "
+            "drops the last step of each dream: set at least 2, or the advantage paper"
+        )
+    if values["train.weight_decay_mode"] == "per_update" and values["train.weight_decay"] >= 1:
+        faults.append(
+            f"'train.weight_decay' must be below 1, got {values['train.weight_decay']}: it shrinks weights to 0"
+        )
     length, size, streams = values["train.seq_len"], values["env.image_size"], max(1, values["env.num_envs"])
     if length < 2:
         faults.append(f"'train.seq_len' must be at least 2, got {length}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -33,6 +33,7 @@ class Collector:
     """Steps a vector of environments without end. `steps` counts real steps: resets are rows but not steps."""
 
     def __init__(self, envs: VectorEnv, *, seed: int) -> None:
+        """seed: of the first episode of environment 0; i more for environment i. Those beyond 32 bits begin at 0."""
         self.envs = envs
         self.count = envs.num_envs
         self.seed = seed
@@ -44,11 +45,22 @@ class Collector:
 
     def _reset(self) -> dict[str, np.ndarray]:
         """Step 0 of the drawing in `replay.py`."""
-        obs, infos = self.envs.reset(seed=self.seed)
-        self._note(infos)
+        obs = self._reset_all()
         shape = (self.count, *(self.envs.single_action_space.shape or ()))
         yes, no = np.ones(self.count, bool), np.zeros(self.count, bool)
         return _rows(obs, np.full(shape, np.nan, np.float32), np.zeros(self.count), yes, no, no)
+
+    def _seeds(self) -> list[int]:
+        """The seed of each environment, as all of them take it: many use generators of 32 bits."""
+        return [(self.seed + i) % 2**32 for i in range(self.count)]
+
+    def _reset_all(self) -> dict[str, np.ndarray]:
+        """The first observations of all environments."""
+        usual = self.seed + self.count <= 2**32  # then environment i has seed + i by Gymnasium's own rule
+        seeds: Any = self.seed if usual else self._seeds()
+        obs, infos = self.envs.reset(seed=seeds)
+        self._note(infos)
+        return cast(dict[str, np.ndarray], obs)
 
     def rows(self, act: ActFunction) -> Iterator[tuple[dict[str, np.ndarray], list[Episode]]]:
         """Yield (row of every environment, episodes that end with it), one vector step at a time, without end.
@@ -130,8 +142,8 @@ class Collector:
     ) -> list[int]:
         self.scores, self.lengths = np.array(state["scores"], float), np.array(state["lengths"], np.int64)
         self.seed = state["seed"]
-        self.envs.reset(seed=self.seed)
-        places = [place or (self.seed + i, 0) for i, place in enumerate(state["places"])]
+        self._reset_all()
+        places = [place or (seed, 0) for seed, place in zip(self._seeds(), state["places"], strict=True)]
         lost = set()
         with _longer_timeout(self.envs):
             for i, done in enumerate(actions):
@@ -181,6 +193,7 @@ def _longer_timeout(envs: Any) -> Iterator[None]:
         envs.timeout = usual
 
 
+@np.errstate(all="ignore")  # a user's program may have NumPy raise, e.g. where a small reward becomes a float32
 def _rows(
     obs: dict[str, Any], action: np.ndarray, reward: np.ndarray, first: np.ndarray, last: np.ndarray, end: np.ndarray
 ) -> dict[str, np.ndarray]:

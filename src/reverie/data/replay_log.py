@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from ..files import Damaged, fingerprint, require_own_file
+from ..files import Damaged, fingerprint, require_own_file, usual_rights
 from .replay import Forms, Replay
 
 
@@ -49,7 +49,8 @@ class ReplayLog:
         def write() -> None:
             self.directory.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(".tmp")
-            save_file(rows, temporary, metadata=meta)
+            with usual_rights(temporary):
+                save_file(rows, temporary, metadata=meta)
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             known = fingerprint(temporary)

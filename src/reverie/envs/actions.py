@@ -19,6 +19,8 @@ from ..errors import UserError
 Path = tuple[str | int, ...]  # keys of Dict spaces, positions in Tuple spaces, from the root
 #: Integer Boxes with up to this many values per number become choices; larger ones become rounded continuous numbers.
 MAX_CHOICES = 32
+#: Limits of this size, and the largest number of a type of floats, mean "any number".
+NO_LIMIT = 1e9
 
 
 class ActionGroup(NamedTuple):
@@ -278,17 +280,24 @@ def _box(space: spaces.Box, path: Path, bound: float, notes: list[str]) -> Actio
             starts = tuple(int(x) for x in low)
             return ActionPart(path, "multi_discrete", space.shape, choices, starts, dtype=str(kind))
         notes.append(f"the whole numbers of the action{_quoted(path)} are treated as continuous, then rounded")
-    open_ends = ~np.isfinite(low) | ~np.isfinite(high)
-    low, high = np.where(np.isfinite(low), low, -bound), np.where(np.isfinite(high), high, bound)
-    if open_ends.any():
+    largest = float(np.finfo(kind.name).max) if kind.kind == "f" else np.inf
+    no_low, no_high = (~(np.abs(values) < min(NO_LIMIT, 0.99 * largest)) for values in (low, high))
+    low, high = np.where(no_low, -bound, low), np.where(no_high, bound, high)
+    if (no_low | no_high).any():
         notes.append(
             f"the action{_quoted(path)} has no limits in its space: {-bound:g} to {bound:g} is used (env.action_bound)"
         )
-    if (low >= high).any():
+    if (low > high).any():
+        at = int(np.argmax(low > high))
+        one = low[at] if no_high[at] else -high[at]
         raise UserError(
-            f"the action space{_quoted(path)} has a lower limit that is not below the upper one: {space}.",
-            "Declare the limits in the space, or set env.action_bound.",
+            f"number {at} of the action{_quoted(path)} has one limit only, {low[at] if no_high[at] else high[at]:g}, "
+            f"and env.action_bound={bound:g} is on the wrong side of it.",
+            f"Declare both limits in the space, or set env.action_bound above {one:g}.",
         )
+    if (low == high).any():
+        fixed = ", ".join(f"number {at} is always {low[at]:g}" for at in np.flatnonzero(low == high)[:3])
+        notes.append(f"the limits of the action{_quoted(path)} leave no choice: {fixed}")
     limits = [tuple(float(x) for x in values) for values in (low, high)]
     return ActionPart(path, "box", space.shape, low=limits[0], high=limits[1], dtype=str(kind))
 

@@ -160,8 +160,16 @@ def all_families() -> dict[str, Family]:
     return {name: cast(Family, importlib.import_module(f"{__package__}.families.{name}")) for name in stems}
 
 
+def names_function(name: str) -> bool:
+    """Is it FILE.py:FUNCTION or MODULE:FUNCTION, the name of code that makes an environment, and no id?"""
+    where, colon, inner = name.rpartition(":")
+    return bool(colon) and not name.startswith("custom:") and (where.endswith(".py") or not re.search(r"-v\d+$", inner))
+
+
 def family_of(env_id: str) -> Family | None:
-    """The family that an id belongs to, None for other ids of Gymnasium."""
+    """The family that an id belongs to, None for other ids of Gymnasium and for names of functions."""
+    if names_function(env_id):
+        return None
     prefix = re.split(r"[-/:]", env_id)[0].lower()
     for family in all_families().values():
         if any(fnmatchcase(prefix, pattern) for pattern in family.PREFIXES):

@@ -14,6 +14,7 @@ from ..errors import UserError
 from .adapters import adapt, require_one
 from .border import FAULTS, EnvironmentFailed, describe_error, make_by
 from .family import Request, family_of, free_options, parse_options
+from .names import find_environment
 from .plain import make_plain, wrap_as_requested
 from .repeatable import Repeatable
 from .vector.backend import choose_backend
@@ -36,7 +37,7 @@ def make_env(
     grayscale: bool = False,
     options: Sequence[str] = (),
 ) -> gym.Env:
-    """A Gymnasium environment from an id, an instance, or a callable that returns one.
+    """A Gymnasium environment from a name (`names.py`), an instance, or a callable that returns one.
 
     actions: "full" or "minimal" (an id's family only). pixels: observe images instead of vectors. action_repeat: 0 for
     the family's usual one. time_limit: agent steps, 0 for none. options: "name=value" for the id's family.
@@ -45,6 +46,7 @@ def make_env(
     The environment keeps its own spaces: `AgentView` (for training) and `Player` convert observations and actions, and
     resize images. Raises UserError for an unknown id, a missing package or a wrong option.
     """
+    env = find_environment(env) if isinstance(env, str) else env
     if isinstance(env, str):
         request = make_request(env, actions, pixels, action_repeat, time_limit, image_size, grayscale, options)
         made = _from_id(request, options)
@@ -138,6 +140,7 @@ def make_vector(
     """
     shared = {key: options[key] for key in ("image_size", "grayscale") if key in options}
     view = shared | dict(view or {})
+    env = find_environment(env) if isinstance(env, str) else env
     if is_instance(env) and not isinstance(env, gym.Env):
         require_one(env)
     if is_instance(env) and count > 1:

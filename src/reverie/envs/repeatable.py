@@ -13,6 +13,18 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from ..errors import UserError
+
+#: Seeds are below this: NumPy's old generators, and with them many environments, take 32 bits.
+SEEDS = 2**32
+
+
+def require_seed(seed: int) -> int:
+    """The seed, if every generator takes it. Raises UserError."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < SEEDS:
+        raise UserError(f"the seed {seed!r} is no whole number from 0 to {SEEDS - 1:,}.", "Choose one of those.")
+    return int(seed)
+
 
 def seed_of(first: int, episode: int) -> int:
     """The seed of episode number `episode`; that of episode 0 is the first seed itself."""

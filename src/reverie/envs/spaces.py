@@ -22,8 +22,14 @@ from .images import area_resize, to_gray
 
 #: The agent's name for the action mask, which is stored like any other observation.
 MASK = "action_mask"
-#: Boxes of floats with at least this many pixels a side are recognized as images.
+#: What NumPy does about numbers that do not fit, unless the user's program has it raise.
+USUAL: dict[str, Any] = {"divide": "warn", "over": "ignore", "under": "ignore", "invalid": "ignore"}
+#: Boxes of other numbers than uint8 with at least this many pixels a side are recognized as images.
 MIN_FLOAT_IMAGE = 16
+#: How far a pixel may be outside of 0..255, as rounding and noise make it; beyond, the image is on another scale.
+OUTSIDE = 128.0
+#: Ratios of height to width that differ by more than this are another shape to the user.
+SQUASH = 1.02
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class ObsKey:
     def encode(self, value: Any) -> np.ndarray:
         """Environment's value (..., *raw_shape) -> agent's (..., *shape): uint8 images, float32 vectors.
 
-        Raises UserError for a wrong shape.
+        Raises UserError for a wrong shape, an image on another scale than its space, and a choice that does not exist.
         """
         value = np.asarray(value)
         batch = value.shape[: value.ndim - len(self.raw_shape)]
@@ -57,12 +63,38 @@ class ObsKey:
             return self._encode_images(value, batch)
         if self.choices:
             numbers = value.reshape((*batch, len(self.choices)))
+            self._require_choices(numbers)
             one_hots = [
                 np.arange(n) == (numbers[..., i, None] - start)
                 for i, (n, start) in enumerate(zip(self.choices, self.starts, strict=True))
             ]
             return np.asarray(np.concatenate(one_hots, -1), np.float32)
         return value.reshape(batch + self.shape).astype(np.float32)
+
+    def _require_choices(self, numbers: np.ndarray) -> None:
+        """Is every number (..., choices) one of those that the space has? Raises UserError."""
+        offsets = numbers - np.array(self.starts)
+        wrong = ~((offsets >= 0) & (offsets < np.array(self.choices)) & (offsets == np.rint(offsets)))
+        if wrong.any():
+            index = int(np.argwhere(wrong)[0][-1])
+            first, count = self.starts[index], self.choices[index]
+            raise UserError(
+                f"observation '{name_of(self.path)}' is {numbers[wrong][0]}, its space has {first} to "
+                f"{first + count - 1}.",
+                "Return a number of the space, or declare a larger one.",
+            )
+
+    def _require_scale(self, value: np.ndarray) -> None:
+        """Is an image about as bright as its space says? Raises UserError for one that would be all black or white."""
+        if not value.size:
+            return
+        low, high = float(value.min()), float(value.max())
+        if not (low * self.factor >= -OUTSIDE and high * self.factor <= 255 + OUTSIDE):
+            raise UserError(
+                f"the image '{name_of(self.path)}' holds {low:.4g} to {high:.4g}, its space says 0 to "
+                f"{255 / self.factor:g}.",
+                "Return images on the scale of the space, or declare the scale that they have.",
+            )
 
     def _encode_images(self, value: np.ndarray, batch: tuple[int, ...]) -> np.ndarray:
         if self.layout == "chw":
@@ -73,6 +105,7 @@ class ObsKey:
             value = np.moveaxis(value, -4, -2)
             value = value.reshape((*value.shape[:-2], -1))
         if value.dtype != np.uint8:
+            self._require_scale(value)
             value = np.clip(np.rint(value * self.factor), 0, 255).astype(np.uint8)
         if value.shape[len(batch) :] == self.shape:  # includes gray images, which have one channel per frame
             return value
@@ -129,6 +162,7 @@ class Spec:
     def _plain(self) -> list[tuple[str, ObsKey]]:
         return [(key, item) for key, item in self.obs.items() if item.kind != "mask"]
 
+    @np.errstate(**USUAL)
     def encode(self, obs: Any, mask: Any = None) -> dict[str, np.ndarray]:
         """The environment's own observation (one or a batch) -> {key: (..., *shape)}.
 
@@ -141,6 +175,25 @@ class Spec:
             batch = out[key].shape[: out[key].ndim - len(item.shape)]
             out[MASK] = self.action.encode_mask(entry(obs, path) if path else mask, batch)
         return out
+
+    def require_same_task(self, other: Spec) -> None:
+        """Does `other` mean the same to an agent of this spec: observations of one form, the same actions?
+
+        Images may have another size before they are resized. Raises UserError.
+        """
+        mine, its = self._meaning(), other._meaning()
+        if mine != its:
+            raise UserError(
+                f"the agent was trained on another task: {'; '.join(self.describe())}; this environment has "
+                f"{'; '.join(other.describe())}.",
+                "Use the environment that it was trained on, or train another agent.",
+            )
+
+    def _meaning(self) -> tuple[Any, ...]:
+        """What must be equal for two tasks to mean the same."""
+        obs = {key: (item.kind, item.shape, item.choices, item.starts) for key, item in self.obs.items()}
+        parts = [asdict(part) | {"dtype": part.dtype[:3]} for part in self.action.parts]
+        return obs, parts
 
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON can hold."""
@@ -222,6 +275,7 @@ def make_spec(
             notes.append(f"'{key}' is text, which the agent cannot read: it is ignored")
         else:
             item = _obs_key(space, path, as_image=_matches(key, images), as_vector=_matches(key, vectors))
+            notes += notes_on_image(item, image_size, grayscale)
             items.append(with_target_size(item, image_size, grayscale))
     obs = {MASK if item.kind == "mask" else name_of(item.path): item for item in items}
     if len({key.replace("/", "-").replace(".", "_") for key in obs}) < len(items):
@@ -298,11 +352,11 @@ def _vector(shape: tuple[int, ...], path: Path) -> ObsKey:
 def box_key(space: spaces.Box, path: Path = (), *, as_image: bool = False) -> ObsKey:
     """The form of a Box: an image, in any channel order and possibly a stack of frames, or else a vector.
 
-    An image is uint8, or float with the limits 0 and 1 or 0 and 255. as_image: require an image, whatever its size.
-    Raises UserError if that is impossible.
+    An image is uint8, or has the limits 0 and 1 or 0 and 255 and at least MIN_FLOAT_IMAGE pixels a side. as_image:
+    require an image, whatever its size. Raises UserError if that is impossible.
     """
     shape, factor = space.shape, _scale_to_bytes(space)
-    large = space.dtype == np.uint8 or len(shape) < 3 or sorted(shape)[-2] >= MIN_FLOAT_IMAGE
+    large = space.dtype == np.uint8 or sorted(shape)[-2:-1] >= [MIN_FLOAT_IMAGE]
     if factor and len(shape) in (3, 4) and (large or as_image):
         frames = shape[0] if len(shape) == 4 else 1
         height, width, channels, layout = _image_layout(shape[-3:])
@@ -313,12 +367,12 @@ def box_key(space: spaces.Box, path: Path = (), *, as_image: bool = False) -> Ob
             )
         layout = "shwc" if len(shape) == 4 else layout
         return ObsKey(path, "image", shape, (height, width, channels * frames), layout, frames=frames, factor=factor)
-    if factor and len(shape) == 2 and ((space.dtype == np.uint8 and min(shape) >= 4) or as_image):
+    if factor and len(shape) == 2 and ((large and min(shape) >= 4) or as_image):
         return ObsKey(path, "image", shape, (*shape, 1), "hw", factor=factor)
     if as_image:
         raise UserError(
             f"observation '{name_of(path)}' cannot be an image (env.obs_images): {space}.",
-            "Give a Box of 2 to 4 dimensions, uint8, or float with the limits 0 and 1 or 0 and 255.",
+            "Give a Box of 2 to 4 dimensions, uint8, or with the limits 0 and 1 or 0 and 255.",
         )
     return _vector(shape, path)
 
@@ -327,7 +381,7 @@ def _scale_to_bytes(space: spaces.Box) -> float:
     """The factor that scales an image to 0..255; 0 for a Box that is not an image."""
     if space.dtype == np.uint8:
         return 1.0
-    if not np.issubdtype(space.dtype, np.floating) or space.low.size == 0 or space.low.min() != 0:
+    if np.dtype(space.dtype).kind not in "iufb" or space.low.size == 0 or space.low.min() != 0:
         return 0.0
     return {1.0: 255.0, 255.0: 1.0}.get(float(space.high.max()), 0.0)
 
@@ -348,6 +402,32 @@ def with_target_size(item: ObsKey, image_size: int, grayscale: bool) -> ObsKey:
     if item.kind != "image":
         return item
     height, width, channels = item.shape
-    grayscale = grayscale and channels > item.frames  # otherwise it is gray already
+    grayscale = grayscale and _has_color(item)
     shape = (image_size or height, image_size or width, item.frames if grayscale else channels)
     return replace(item, shape=shape, grayscale=grayscale)
+
+
+def _has_color(item: ObsKey) -> bool:
+    """Red, green and blue, of a stack of frames also with alpha. Four channels of one image are four gray ones.
+
+    Frames that are stacked in the channels, as usual on Atari, are many; an observation with alpha is hardly known.
+    """
+    channels = item.shape[2] // item.frames
+    return channels == 3 or (channels == 4 and item.layout == "shwc")
+
+
+def notes_on_image(item: ObsKey, image_size: int, grayscale: bool) -> list[str]:
+    """What the user may not expect of how an image is presented."""
+    if item.kind != "image":
+        return []
+    (height, width, channels), name, notes = item.shape, name_of(item.path), []
+    if image_size and max(height, width) > SQUASH * min(height, width):
+        notes.append(
+            f"'{name}' has {height}x{width} pixels and is squashed to {image_size}x{image_size} "
+            "(env.image_size; 0 keeps its own size)"
+        )
+    if grayscale and channels > item.frames and not _has_color(item):
+        notes.append(
+            f"'{name}' has {channels} channels, which are taken for as many gray images: env.grayscale leaves them"
+        )
+    return notes

@@ -31,7 +31,7 @@ from .border import (
     reset_failure,
     step_failure,
 )
-from .spaces import MASK, ObsKey, Spec, entry, make_spec
+from .spaces import MASK, USUAL, ObsKey, Spec, entry, make_spec
 
 #: Resets and steps of an environment whose observations get the essential checks of `check_env`.
 FIRST_CHECKS = 30
@@ -268,6 +268,7 @@ class AgentView(gym.Wrapper):
                 return  # the check of every step names it
             require_leaf(space, value, key, self.steps, image=item.kind == "image")
 
+    @np.errstate(**USUAL)
     def _encode_vectors(self, obs: Any) -> dict[str, np.ndarray] | None:
         """The same as `encode` and the checks for vectors, in a fraction of their time; None if anything is wrong."""
         out = {}

@@ -102,6 +102,31 @@ def freezing() -> Iterator[None]:
         ) from error
 
 
+#: What NumPy does about overflow and division by zero, unless a program says otherwise.
+NUMPY_USUAL: dict[str, Any] = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+
+
+@contextmanager
+def usual_switches() -> Iterator[None]:
+    """Within it torch and NumPy compute as they usually do, whatever the user's program or environment has set.
+
+    The default type is float32, gradients are on, new tensors are on the CPU, NumPy raises nothing. Afterwards all of
+    it is as it was: the user's own code runs outside.
+    """
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    plain = dtype == torch.float32 and device.type == "cpu" and np.geterr() == NUMPY_USUAL
+    if plain and torch.is_grad_enabled() and not torch.is_inference_mode_enabled():  # the usual case, in half the time
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        elsewhere = nullcontext() if device.type == "cpu" else torch.device("cpu")
+        with torch.inference_mode(False), torch.enable_grad(), np.errstate(**NUMPY_USUAL), elsewhere:
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
 def seed_everything(config: Config) -> None:
     """Seed the global generators, from which only torch and perhaps environments draw, and set torch's threads."""
     import rich.style  # noqa: F401  draws from the global generator when it is first imported

@@ -12,7 +12,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 #: Seconds that a run has to end by itself before it is interrupted; a checkpoint comes after them.
 PATIENCE = 10.0
@@ -110,6 +111,19 @@ def ending_at_once() -> Iterator[None]:
         yield
     finally:
         _restore(old)
+
+
+def end_program(name: str, directory: Path) -> NoReturn:
+    """End a Python program whose training a signal has stopped, as the signal would have ended it without training.
+
+    name: of the signal; directory: of the run. Raises KeyboardInterrupt for Ctrl-C and SystemExit(128 + number) for
+    others, so that the line after `learn` does not run: it may save a half-trained agent over a good one. In a
+    notebook the cell ends and the agent remains.
+    """
+    message = f"{name} stopped the training, with a checkpoint in {directory}; the same call of learn continues it"
+    if name == "SIGINT":
+        raise KeyboardInterrupt(message)
+    raise SystemExit(128 + signal.Signals[name].value)
 
 
 def _install(handler: Callable[[int, Any], None], names: tuple[str, ...] = NAMES) -> dict[Any, Any]:

@@ -28,6 +28,7 @@ from ..envs import AgentView, EnvLike, is_instance, make_env
 from ..envs.border import EnvironmentFailed
 from ..envs.images import area_resize
 from ..envs.spaces import MASK, Spec, with_target_size
+from ..fast.modes import usual_switches
 from ..train import DreamerV2, to_batch
 from .directory import holds_run, stored_config
 from .forecast import acting_seconds, duration, memory_left, random_batch
@@ -135,6 +136,7 @@ def _play(view: AgentView, config: Config, found: FirstExperience) -> None:
             break
 
 
+@usual_switches()
 def _note_movement(found: FirstExperience, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> None:
     """How much of the change between two images is left at each side that an image could have."""
     for key in found.spec.images:
@@ -322,6 +324,7 @@ def _budget(config: Config, found: FirstExperience, fixed: Collection[str]) -> l
     ]
 
 
+@usual_switches()
 def _speed(config: Config, found: FirstExperience) -> tuple[float, float, float]:
     """Seconds of an update and of acting per step, and bytes of memory that are free."""
     if config.train.deterministic:
@@ -362,15 +365,16 @@ def _whole(value: float) -> int:
 
 
 def config_for(
-    stack: str, given: Mapping[str, Any], directory: Path, env: EnvLike | None = None
+    stack: str, given: Mapping[str, Any], directory: Path, env: EnvLike | None = None, *, fresh: bool = False
 ) -> tuple[Config, list[str]]:
     """The settings of a run in `directory` by a preset or a stack, and lines about what `auto` chose.
 
-    What a run that is there already has chosen stays. given: the user's settings. Raises UserError.
+    What a run that is there already has chosen stays, unless it is `fresh`. given: the user's settings.
+    Raises UserError.
     """
     if AUTO not in stack.split("+"):
         return load_preset(stack, given), []
-    if holds_run(directory):
+    if not fresh and holds_run(directory):
         load_preset(stack, given)  # its complaints first
         limits = {"train.minutes": 0.0} if {"train.env_steps", "env_steps"} & set(given) else {}
         config = build(beside_auto(stack) | limits | dict(given), base=stored_config(directory, given), where="setting")

@@ -25,6 +25,10 @@ from ..config.validation import MAY_CHANGE, may_change, names_code
 from ..errors import UserError
 from ..files import read_record, write_file, writing
 from ..guard.lock import NAME as LOCK
+from ..guard.lock import RunLock
+
+#: How to begin again in a directory that holds a run.
+FRESH = "train again from the beginning with --fresh (in Python fresh=True), which keeps the old run under another name"
 
 
 def holds_run(directory: Path) -> bool:
@@ -59,10 +63,32 @@ def check_directory(directory: Path, config: Config) -> None:
             more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
             raise UserError(
                 f"{directory} holds another run: {shown}{more}.",
-                f"Choose another --run, or repeat the settings that it was started with. {may_change()}",
+                f"Choose another --run, or repeat the settings that it was started with. {may_change()} Or {FRESH}.",
             )
     elif directory.exists() and (not directory.is_dir() or any(p.name != LOCK for p in directory.iterdir())):
         raise UserError(f"{directory} exists and is not the directory of a run.", "Choose another --run.")
+
+
+def move_aside(directory: Path) -> Path | None:
+    """Rename a run that is in the way of a new one: RUN-before-1, -2, ... -> its new name; None if there is no run.
+
+    Raises UserError if it is in use, or cannot be renamed.
+    """
+    if not holds_run(directory):
+        return None
+    lock = RunLock(directory)
+    lock.acquire()  # no other process writes into it
+    try:
+        number = 1
+        while (aside := directory.with_name(f"{directory.name}-before-{number}")).exists():
+            number += 1
+        os.replace(directory, aside)
+        (aside / LOCK).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot rename {directory} ({error.strerror}).", "Choose another --run.") from error
+    finally:
+        lock.release()
+    return aside
 
 
 def clear_leftovers(directory: Path) -> None:

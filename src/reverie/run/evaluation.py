@@ -122,11 +122,13 @@ def evaluate(
     seed: int,
     video: bool = False,
     stopped: Callable[[], bool] = lambda: False,
+    report: Callable[[int, int], None] = lambda done, longest: None,
 ) -> Evaluation:
     """Play exactly `episodes` episodes. Each environment plays a fixed number of them: no preference for short ones.
 
     `stopped` is asked after every step and ends the evaluation early, with the episodes so far. An episode longer than
-    MAX_LENGTH is cut there, so that a task without an end does not hang.
+    MAX_LENGTH is cut there, so that a task without an end does not hang. `report` is called after every step with the
+    number of episodes that are done and the steps of the longest unfinished one.
     """
     collector = Collector(envs, seed=seed)
     quota = np.full(envs.num_envs, episodes // envs.num_envs)
@@ -146,10 +148,35 @@ def evaluate(
             quota[index] = 0
             scores.append(float(collector.scores[index]))
             lengths.append(int(collector.lengths[index]))
+        report(len(scores), int(collector.lengths[quota > 0].max(initial=0)))
         if not quota.any() or stopped():
             frames, note = (recording.frames, recording.note) if recording is not None else ([], "")
             return Evaluation(scores, lengths, frames, note, tuple(collector.notes))
     raise RuntimeError("the collector never ends")
+
+
+class SlowEvaluation:
+    """The `report` of `evaluate` that says how far it is: after PATIENCE seconds, then every REMIND seconds."""
+
+    PATIENCE = 10.0
+    REMIND = 60.0
+
+    def __init__(self, episodes: int, say: Callable[[str], None]) -> None:
+        self.episodes = episodes
+        self.say = say
+        self._due = time.monotonic() + self.PATIENCE
+
+    def __call__(self, done: int, longest: int) -> None:
+        """done: episodes; longest: steps of the longest unfinished one."""
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + self.REMIND
+        text = (
+            f"evaluation: {done} of {self.episodes} episodes are done, the longest unfinished one has {longest:,} steps"
+        )
+        if not done:
+            text += f"; it is cut at {MAX_LENGTH:,} steps, set env.time_limit to cut it earlier"
+        self.say(text)
 
 
 def random_policy(random: Callable[[int, np.ndarray | None], np.ndarray]) -> ActFunction:
@@ -287,12 +314,18 @@ class Evaluator:
         )
         return result if len(result.scores) == settings.eval_episodes else None
 
-    def agent(self, agent: DreamerV2, stopped: Callable[[], bool]) -> Evaluation:
-        """Evaluate the agent as it is now. Ends early, with the episodes so far, when `stopped` says so."""
+    def agent(self, agent: DreamerV2, stopped: Callable[[], bool], say: Callable[[str], None]) -> Evaluation:
+        """Evaluate the agent as it is now. Ends early, with the episodes so far, when `stopped` says so.
+
+        say: receives how far it is, if it takes long.
+        """
         settings, envs = self.config.train, self._environments()
         player = agent.player(num_envs=envs.num_envs, mode=settings.eval_mode, seed=settings.seed + 2)
         seed, video = 10_000 + 1000 * settings.seed, self.config.log.video
-        return evaluate(envs, player.act, settings.eval_episodes, seed=seed, video=video, stopped=stopped)
+        report = SlowEvaluation(settings.eval_episodes, say)
+        return evaluate(
+            envs, player.act, settings.eval_episodes, seed=seed, video=video, stopped=stopped, report=report
+        )
 
     def close(self) -> None:
         """Close the environments."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,10 +20,11 @@ from ..data.data_report import range_report, write_report
 from ..data.replay import Replay, require_possible, row_forms
 from ..data.replay_log import ReplayLog
 from ..envs import EnvLike
+from ..envs.fingerprint import fingerprint
 from ..envs.spaces import MASK, Spec
 from ..errors import UserError
-from ..fast.modes import seed_everything
-from ..files import remove_drafts, writing
+from ..fast.modes import seed_everything, usual_switches
+from ..files import absolute, remove_drafts, writing
 from ..finite import NonFinite
 from ..guard.interrupts import Stopped, on_signals
 from ..guard.lock import RunLock
@@ -30,7 +32,7 @@ from ..guard.memory import enough_memory
 from ..ops import SCALAR_TRANSFORMS, renewed
 from ..train import DreamerV2, to_batch
 from .clock import Clock
-from .directory import check_directory, prepare_directory
+from .directory import FRESH, check_directory, move_aside, prepare_directory
 from .evaluation import RANDOM_LIMIT, Evaluation, Evaluator, save_video, take_notes
 from .forecast import Forecast, make_forecast, require_fit
 from .health import HealthMonitor
@@ -49,12 +51,29 @@ RESERVED = {"phase", "env_steps", "frames", "seconds", "return", "length"}
 # ------------------------------------------------------------------------------------------------------------ opening
 
 
-def open_run(config: Config, directory: Path, env: EnvLike | None = None, *, weights: Path | None = None) -> RunState:
+def open_run(
+    config: Config, directory: Path, env: EnvLike | None = None, *, weights: Path | None = None, fresh: bool = False
+) -> RunState:
     """Begin the run in `directory`, or continue it from its newest whole checkpoint. Raises UserError.
 
-    env: the task, if it is not `env.id`; weights: a saved agent to start from, if the directory has no checkpoint. A
-    task that cannot be made leaves no directory behind.
+    env: the task, if it is not `env.id`; weights: a saved agent to start from, if the directory has no checkpoint;
+    fresh: keep a run that is there under another name and begin. A task that cannot be made leaves no directory behind,
+    and an old run in its place.
     """
+    aside = move_aside(directory) if fresh else None
+    try:
+        run = _open(config, directory, env, weights)
+    except BaseException:
+        if aside is not None and not directory.exists():
+            os.replace(aside, directory)
+        raise
+    run.notes += [f"the run that was here is {aside} now"] if aside else []
+    if run.edited and not run.complete():
+        run.notes.append(f"the source of the environment was edited since the last checkpoint; to {FRESH}")
+    return run
+
+
+def _open(config: Config, directory: Path, env: EnvLike | None, weights: Path | None) -> RunState:
     lock = RunLock(directory)
     try:
         _claim(config, lock)
@@ -67,7 +86,8 @@ def open_run(config: Config, directory: Path, env: EnvLike | None = None, *, wei
             evaluator = Evaluator(config, copy_env(env), spec)  # before the agent: it may raise
             if env is not None and not isinstance(env, str | gym.Env):
                 evaluator.prepare(envs)  # one object for two users is refused before it is stepped
-            agent = DreamerV2(config, spec)
+            with usual_switches():
+                agent = DreamerV2(config, spec)
         with enough_memory(config, directory, lambda: agent):
             forecast = _forecast(agent, directory, env)
             _prepare(config, lock)
@@ -90,6 +110,7 @@ def open_run(config: Config, directory: Path, env: EnvLike | None = None, *, wei
                 rng=np.random.default_rng(config.train.seed),
                 nan_policy=NanPolicy(directory, agent),
                 health=HealthMonitor(directory, config.log.health_every, lock.check),
+                source=fingerprint(config.env.id if env is None else env),
             )
             _restore(run, weights)
         return run
@@ -107,6 +128,18 @@ def _claim(config: Config, lock: RunLock) -> None:
         lock.acquire()
 
 
+def _restore(run: RunState, weights: Path | None) -> None:
+    """Continue from the newest checkpoint; without one, from `weights` if they are given."""
+    saved = restore_newest(run)
+    if weights is not None and not run.resumed:
+        with usual_switches():
+            checkpoint.load_weights(weights, run.agent)
+    open_logger(run, saved)
+    if run.resumed:
+        run.recall(read_lines(run.directory / "episodes.jsonl"))
+
+
+@usual_switches()
 def _forecast(agent: DreamerV2, directory: Path, env: EnvLike | None) -> Forecast | None:
     """What a new run will need. Raises UserError if it cannot fit."""
     if not agent.config.train.forecast or checkpoint.checkpoints(directory):
@@ -144,16 +177,6 @@ def _empty_replay(config: Config, spec: Spec, directory: Path) -> Replay:
     )
 
 
-def _restore(run: RunState, weights: Path | None) -> None:
-    """Continue from the newest checkpoint; without one, from `weights` if they are given."""
-    saved = restore_newest(run)
-    if weights is not None and not run.resumed:
-        checkpoint.load_weights(weights, run.agent)
-    open_logger(run, saved)
-    if run.resumed:
-        run.recall(read_lines(run.directory / "episodes.jsonl"))
-
-
 def leave(lock: RunLock) -> None:
     """Release the directory, without what a write that failed left in it."""
     if lock.held:
@@ -166,10 +189,16 @@ class Run:
     """One training run in one directory; `Run(...).train()` starts it or continues where it stopped."""
 
     def __init__(
-        self, config: Config, directory: str | Path, env: EnvLike | None = None, *, weights: Path | None = None
+        self,
+        config: Config,
+        directory: str | Path,
+        env: EnvLike | None = None,
+        *,
+        weights: Path | None = None,
+        fresh: bool = False,
     ) -> None:
-        """weights: a saved agent to start from, if the directory has no checkpoint of its own. Raises UserError."""
-        self.state = open_run(config, Path(directory), env, weights=weights)
+        """Arguments as those of `open_run`. Raises UserError."""
+        self.state = open_run(config, absolute(directory), env, weights=weights, fresh=fresh)
         self._measure = weights is None  # loaded networks keep the scales that they were trained with
         self._written = 0.0  # when the last line of metrics was written, in seconds of time.monotonic
         # the player's memory, its generator and the random actions' generator before the last action
@@ -228,8 +257,8 @@ class Run:
         return self.agent
 
     def _train(self, progress: Progress) -> None:
-        if self.state.resumed and self.finished() and self.state.evaluated():
-            progress.say("the run is complete. Continue it with a larger --env-steps or --minutes.")
+        if self.state.complete():
+            progress.complete(self.state)
             return
         if self.config.train.random_baseline and not self.state.resumed:
             self._play_randomly(progress)
@@ -264,6 +293,7 @@ class Run:
                 return
             self._take(next(rows), progress)
 
+    @usual_switches()
     def _take(self, item: tuple[dict[str, np.ndarray], list[Episode]], progress: Progress) -> None:
         """One more row of every environment."""
         (row, episodes), clock = item, self.clock
@@ -327,6 +357,7 @@ class Run:
                 raise
             yield item
 
+    @usual_switches()
     def _act(self, obs: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
         player = self.state.player
         self._before = player.memory(), player.generator.get_state(), self.state.rng.bit_generator.state
@@ -357,6 +388,7 @@ class Run:
         vectors = {key[4:]: torch.from_numpy(values).to(self.agent.device) for key, values in rows.items()}
         self.agent.world_model.fit_observations(vectors)
 
+    @usual_switches()
     def update(self) -> None:
         """One update of everything, from one batch."""
         with self.clock.timed("replay"):
@@ -394,6 +426,7 @@ class Run:
         stamp = {"phase": phase, "env_steps": steps, "frames": steps * self.state.repeat}
         return stamp if self.config.train.deterministic else stamp | {"seconds": round(self.clock.seconds, 2)}
 
+    @usual_switches()
     def write(self, progress: Progress) -> None:
         """One line of metrics."""
         clock = self.clock
@@ -446,7 +479,7 @@ class Run:
             result = self.state.evaluation
             if played or result is None:
                 with suppress(Stopped):  # its environment hangs
-                    result = self._play_evaluation()
+                    result = self._play_evaluation(progress)
             if self.state.stopping.requested or result is None:
                 return  # an incomplete evaluation does not count
             self.state.evaluation, self.state.evaluated_changes = result, self.clock.changes
@@ -467,13 +500,14 @@ class Run:
                     checkpoint.write_atomically(best, checkpoint.agent_files(self.agent))
             progress.evaluated(self.state, result, played=played)
 
-    def _play_evaluation(self) -> Evaluation:
+    def _play_evaluation(self, progress: Progress) -> Evaluation:
         try:
-            return self.state.evaluator.agent(self.agent, lambda: self.state.stopping.requested)
+            return self.state.evaluator.agent(self.agent, lambda: self.state.stopping.requested, progress.say)
         except Exception:  # the environment broke: keep what was learnt
             self.save()
             raise
 
+    @usual_switches()
     def save(self, *, wait: bool = True) -> None:
         """A checkpoint of everything, and the end of those that are no longer kept. Raises UserError if non-finite.
 

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..build import count_parameters
-from .evaluation import Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
+from ..envs.names import NamedMaker
+from ..fast.modes import usual_switches
+from .directory import FRESH
+from .evaluation import MAX_LENGTH, Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
 from .forecast import duration
 from .lines import read_lines
 from .state import RunState
@@ -165,9 +168,16 @@ class Progress:
             f"evaluation at step {run.clock.env_steps:,} ({run.clock.seconds:.0f} s of training): "
             f"return {result.mean:.3f}{result.spread} over {len(result.scores)} episodes ({mode} mode{note})"
         )
+        if max(result.lengths, default=0) >= MAX_LENGTH:
+            self.once(
+                f"episodes of an evaluation are cut at {MAX_LENGTH:,} steps. Set env.time_limit to cut them earlier."
+            )
         self.once(result.note)
-        for line in self.advise(run) if self.advise is not None and not self.quiet else []:
-            self.say(line)
+        if self.advise is not None and not self.quiet:
+            with usual_switches():
+                found = self.advise(run)
+            for line in found:
+                self.say(line)
 
     def broken_off(self, run: RunState) -> None:
         """The line for a run that was asked to stop and did not end in time."""
@@ -175,6 +185,17 @@ class Progress:
         saved = (run.directory / "checkpoints" / f"step-{steps:012d}").exists()
         lost = "a checkpoint was written" if saved else "what follows the last checkpoint is lost"
         self.say(f"interrupted {patience:g} s after {signal}; {lost}")
+
+    def complete(self, run: RunState) -> None:
+        """The line for a run that has nothing left to do; also if quiet, where this is hardly what the user expects."""
+        if not run.edited:
+            self.say("the run is complete. Continue it with a larger --env-steps or --minutes.")
+            return
+        text = (
+            f"note: {run.directory} is complete and nothing was trained, but the source of the environment was edited "
+            f"since; {FRESH}, or continue with a larger --env-steps"
+        )
+        self._draw(lambda: self.console.print(text, markup=False))
 
     def stop(self, run: RunState) -> None:
         """The last lines: how the run ended."""
@@ -215,8 +236,10 @@ class Progress:
             f"{found.best.mean:.3f}{found.best.spread}, now {found.last.mean:.3f}{found.last.spread}"
         )
         use = f"in Python reverie.load_player('{best}')"
-        if run.env is None:  # else the task is the caller's own code, which no command can make
+        if run.env is None:  # else the task is the caller's own code
             use = f"reverie eval {best}, or {use}"
+        elif isinstance(run.env, NamedMaker):  # which a command can make by its name
+            use = f"reverie eval {best} --env {run.config.env.id}, or {use}"
         self.say(f"          {use}")
 
 

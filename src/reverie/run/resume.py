@@ -19,9 +19,10 @@ from torch import Tensor
 
 from .. import checkpoint
 from ..errors import UserError
+from ..fast.modes import usual_switches
 from ..files import Damaged, check, read_json, sound, writing
 from .clock import Clock
-from .directory import clear_leftovers
+from .directory import FRESH, clear_leftovers
 from .evaluation import Evaluation
 from .lines import read_lines
 from .logger import Logger
@@ -44,6 +45,7 @@ def state_of(run: RunState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "numpy_rng": {**drawn, "state": {**drawn["state"], "key": drawn["state"]["key"].tolist()}},
         "recent": run.recent,
         "health": run.health.found,
+        "source": run.source,
         "log": {
             "sizes": run.logger.sizes(),
             "count": run.logger.count,
@@ -132,14 +134,15 @@ def restore(run: RunState, path: Path) -> dict[str, Any]:
         raise UserError(
             f"{run.directory} was trained on another task: {'; '.join(known.describe())}; now: "
             f"{'; '.join(run.spec.describe())}.",
-            "Choose another --run.",
+            f"Choose another --run, or {FRESH}.",
         )
     state_file = path / "state.json"
     with sound(state_file):
         check(run.directory / "replay", read_json(state_file).get("replay", {}).get("files", {}))
-    saved = checkpoint.load_checkpoint(path, run.agent, generators_of(run))
-    tensors = checkpoint.run_tensors(path)
-    with sound(state_file):
+    with usual_switches():
+        saved = checkpoint.load_checkpoint(path, run.agent, generators_of(run))
+        tensors = checkpoint.run_tensors(path)
+    with usual_switches(), sound(state_file):
         _require_form(run, saved, tensors)
         run.clock = Clock(**saved["clock"])
         counts = np.array(saved["replay"]["counts"])
@@ -148,6 +151,8 @@ def restore(run: RunState, path: Path) -> dict[str, Any]:
         run.recent = list(saved["recent"])
         run.nan_policy.resume(run.clock)
         run.health.found = {str(key): float(value) for key, value in saved.get("health", {}).items()}
+        known_source = saved.get("source", "")
+        run.edited = bool(known_source) and known_source != run.source
         run.replay_log.load(counts)
         if "collector" in saved:
             run.replay.mark_again(saved["replay"]["marked"])

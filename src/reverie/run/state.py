@@ -73,6 +73,8 @@ class RunState:
     evaluated_changes: int = -1  # `clock.changes` then; -1: none yet in this process
     written_at: int = 0  # env_steps of the last line of metrics
     resumed: bool = False  # continues a checkpoint
+    source: str = ""  # fingerprint of the user's source that makes the task
+    edited: bool = False  # the checkpoint that is continued was made with other source
     notes: list[str] = field(default_factory=list)  # shown to the user before the run begins
 
     # the process
@@ -110,6 +112,10 @@ class RunState:
         longest = int(np.argmax(self.collector.lengths))
         steps = int(self.collector.lengths[longest])
         return (float(self.collector.scores[longest]), steps) if steps > max(self.lengths, default=0) else None
+
+    def complete(self) -> bool:
+        """Was there nothing left to do when the run was opened?"""
+        return self.resumed and self.finished() and self.evaluated()
 
     def finished(self) -> bool:
         """Has the run reached its end, or been asked to stop?"""

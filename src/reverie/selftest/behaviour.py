@@ -163,6 +163,10 @@ CHECKS = [
         "policy, truncated normal", "implementation-details.md#continuous-actor",
         f"{_POL}:TruncatedNormalPolicy", "policy/trunc_normal", _policy,
     ),
+    Check(
+        "policy, truncated normal as released", "implementation-details.md#continuous-actor",
+        f"{_POL}:ReleasedTruncatedNormalPolicy", "policy/trunc_normal_released", _policy,
+    ),
     Check("policy, tanh normal", "DreamerV1", f"{_POL}:TanhNormalPolicy", "policy/tanh_normal", _policy),
     Check(
         "actor loss, reinforce", "paper Eq. 6, implementation-details.md#actor-loss",

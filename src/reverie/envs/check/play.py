@@ -23,7 +23,8 @@ from ..actions import MAX_CHOICES, ActionSpec, make_action_spec
 from ..adapters import DmEnv, OldGym
 from ..border import FAULTS, describe_error, kind_of
 from ..make import EnvLike, make_env
-from ..spaces import MASK, leaves, make_spec, name_of
+from ..repeatable import require_seed
+from ..spaces import MASK, leaves, make_spec, name_of, notes_on_image
 from .determinism import Choose, compare
 from .guarded_calls import Broken, attempt, reset, step
 from .observations import Seen, check_episodes, check_memory, check_observation, check_pace, check_ranges
@@ -38,8 +39,10 @@ def check_env(env: EnvLike, *, steps: int = 500, seed: int = 0, **make_env_optio
 
     env: an id, an environment, or a function that makes one. It is made (an environment: copied) two or three times,
     and the episodes of one seed are compared. make_env_options: options of `make_env`.
-    `print` the report; its `findings` are the mistakes. Never raises because of the environment.
+    `print` the report; its `findings` are the mistakes. Never raises because of the environment, but UserError for a
+    seed that no generator takes.
     """
+    require_seed(seed)
     report = CheckReport()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Gymnasium warns about mistakes that are reported here
@@ -165,6 +168,11 @@ def _check_spaces(env: gym.Env, options: dict[str, Any], report: CheckReport) ->
     try:
         spec = make_spec(env, **view)
         report.facts["agent sees"] = ", ".join(f"{key}: {item.describe()}" for key, item in spec.obs.items())
+        for key, item in make_spec(env).obs.items():
+            for note in notes_on_image(item, view.get("image_size", 0), view.get("grayscale", False)):
+                report.add(
+                    "note", "image-changed", note, "Set env.image_size or env.grayscale if you mean another.", key
+                )
     except UserError as error:
         if not report.has("observation-space", "action-space"):
             report.add("error", "cannot-see", error.message.rstrip("."), error.hint or "Change the spaces.")
