@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..build import count_parameters
+from ..errors import printable
 from .evaluation import Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
 from .forecast import duration
 from .lines import read_lines
@@ -43,7 +44,7 @@ class Progress:
     def say(self, text: str) -> None:
         """One line, unless quiet."""
         if not self.quiet:
-            self._draw(lambda: self.console.print(text, markup=False))
+            self._draw(lambda: self.console.print(printable(text), markup=False))
 
     def once(self, text: str) -> None:
         """One line, unless it is empty or was said before."""
@@ -106,7 +107,7 @@ class Progress:
         self._last = time.monotonic()
         fraction, text = self._status(run)
         if self.live:
-            self._draw(lambda: self._progress.update(self._task, completed=fraction, text=text))
+            self._draw(lambda: self._progress.update(self._task, completed=fraction, text=printable(text)))
         else:
             self.say(f"{fraction:4.0%}  {text}")
 
