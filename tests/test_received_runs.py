@@ -332,3 +332,15 @@ def test_a_run_may_be_called_anything(run, capsys, name):
         code, shown = command(capsys, *words)
         assert code == 0, shown
         assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8, torch.int64])
+@pytest.mark.parametrize("name", ["player/deter", "player/action"])
+def test_what_a_run_remembers_of_another_kind_is_damage(run, capsys, name, dtype):
+    newest = checkpoint.checkpoints(run)[-1]
+    tensors = load_file(newest / "run.safetensors")
+    save_file(tensors | {name: tensors[name].to(dtype)}, newest / "run.safetensors")
+    remanifest(run)
+    code, shown = command(capsys, "train", "--run", run, "--env-steps", "85", "--quiet")
+    assert code == 2
+    assert "no checkpoint of" in shown

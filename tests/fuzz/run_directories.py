@@ -371,6 +371,24 @@ def run_command(words: list[str]) -> str:
     return "" if code != 2 or "error:" in shown else f"no sentence: {shown[-500:]}"
 
 
+def load_player(case: Case) -> str:
+    """The Python interface. -> "" or what was wrong."""
+    import reverie
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), limited(SECONDS):
+            player = reverie.load_player(case.run, device="cpu")
+            if set(player.spec.obs) == {"observation"} and player.spec.obs["observation"].raw_shape == (4,):
+                player([0.0] * 4, first=True)
+    except reverie.UserError:
+        pass
+    except HangError as error:
+        return f"HANG {error}"
+    except BaseException:
+        return traceback.format_exc()
+    return ""
+
+
 class Recorder(logging.Handler):
     """What the dashboard logs as an error."""
 
@@ -532,6 +550,8 @@ def try_case(base: Path, folder: Path, seed: int) -> list[str]:
             wrong = run_command(words)
         if wrong:
             faults.append(f"reverie {' '.join(words)}\n{wrong}")
+    wrong = load_player(case)
+    faults += [f"reverie.load_player\n{wrong}"] if wrong else []
     faults += [f"the dashboard\n{wrong}" for wrong in visit(case)]
     if state_of(outside) != before:
         faults.append("a file outside of the run was touched")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..build import count_parameters
 from ..envs.names import NamedMaker
+from ..errors import printable
 from ..fast.modes import usual_switches
 from .directory import FRESH
 from .evaluation import MAX_LENGTH, Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
@@ -46,7 +47,7 @@ class Progress:
     def say(self, text: str) -> None:
         """One line, unless quiet."""
         if not self.quiet:
-            self._draw(lambda: self.console.print(text, markup=False))
+            self._draw(lambda: self.console.print(printable(text), markup=False))
 
     def once(self, text: str) -> None:
         """One line, unless it is empty or was said before."""
@@ -109,7 +110,7 @@ class Progress:
         self._last = time.monotonic()
         fraction, text = self._status(run)
         if self.live:
-            self._draw(lambda: self._progress.update(self._task, completed=fraction, text=text))
+            self._draw(lambda: self._progress.update(self._task, completed=fraction, text=printable(text)))
         else:
             self.say(f"{fraction:4.0%}  {text}")
 

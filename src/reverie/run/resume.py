@@ -183,11 +183,15 @@ def _require_form(run: RunState, saved: dict[str, Any], tensors: dict[str, Tenso
             _whole(place, 2)
     wanted = {f"player/{key}": value for key, value in run.player.memory().items()}
     wanted |= {f"log/{name}": torch.zeros(()) for name in log["names"]}
-    odd = [
-        n for n in {**wanted, **tensors} if n not in wanted or n not in tensors or tensors[n].shape != wanted[n].shape
-    ]
+    odd = [n for n in {**wanted, **tensors} if n not in wanted or n not in tensors or not _fits(tensors[n], wanted[n])]
     if odd:
         raise ValueError(f"run.safetensors does not fit it: '{odd[0]}'")
+
+
+def _fits(found: Tensor, wanted: Tensor) -> bool:
+    """Shape and kind: of floats the precision may be another, as `compute.precision` may change in a run."""
+    kinds = (torch.float32, torch.bfloat16, torch.float16) if wanted.is_floating_point() else (wanted.dtype,)
+    return found.shape == wanted.shape and found.dtype in kinds
 
 
 def _whole(values: Any, count: int) -> None:
