@@ -173,7 +173,8 @@ class Recording:
             return
         if self._seen % self._stride == 0 or row["is_last"][0]:
             try:
-                self.frames.append(self._camera(row))
+                frame = self._camera(row)
+                self.frames.append(frame if not self.frames else area_resize(frame, *self.frames[0].shape[:2]))
             except FAULTS as error:
                 self.frames, self._camera, self.note = [], None, _no_video(error)
                 return
@@ -220,10 +221,10 @@ def save_video(path: Path, frames: list[np.ndarray]) -> str:
     """Like `write_gif`, but a full disk does not end the run. -> why there is no video, or ""."""
     try:
         write_gif(path, frames)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         with suppress(OSError):
             path.unlink(missing_ok=True)  # incomplete
-        return f"no video: it could not be written ({error.strerror})"
+        return f"no video: it could not be written ({getattr(error, 'strerror', None) or error})"
     return ""
 
 
