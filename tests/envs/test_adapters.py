@@ -163,3 +163,70 @@ def test_anything_else_is_refused(thing):
 def test_unknown_specs_are_refused():
     with pytest.raises(UserError, match="unknown kind of space"):
         space_of(object())
+
+
+# ------------------------------------------------------------------------------------- adapters at the border
+
+
+def _wrong_keys(env, timestep):
+    del timestep.observation["speed"]
+    return timestep
+
+
+def _wrong_shape(env, timestep):
+    timestep.observation["body"]["angles"] = np.zeros(3)
+    return timestep
+
+
+def _wrong_reward(env, timestep):
+    timestep.reward = np.ones(2)
+    return timestep
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda env, timestep: None, "returns None, not a TimeStep"),
+        (_wrong_keys, "lacks 'speed' at step 1"),
+        (_wrong_shape, "'body/angles' has shape (3,) at step 1, its space says (4,)"),
+        (_wrong_reward, "the reward is"),
+    ],
+)
+def test_a_dm_env_that_breaks_its_contract_is_a_sentence(change, words):
+    class Odd(DmEnv):
+        def step(self, action):
+            return change(self, super().step(action))
+
+    view = AgentView(make_env(Odd))
+    view.reset(seed=0)
+    with pytest.raises(UserError) as caught:
+        view.step(np.zeros(2, np.float32))
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ((np.zeros(1), 1.0, None, {}), "done is None"),
+        ((np.zeros(1), 1.0, "False", {}), "done is 'False'"),
+        ((np.zeros(1), np.ones(2), False, {}), "the reward is"),
+        ((np.zeros(1), 1.0, False), "step returns a tuple of 3"),
+        ((np.zeros(2), 1.0, False, None), "has shape (2,)"),
+        (None, "step returns a NoneType"),
+    ],
+)
+def test_an_old_gym_that_breaks_its_contract_is_a_sentence(result, words):
+    class Old:
+        observation_space, action_space, metadata = spaces.Box(-1, 1, (1,), np.float32), spaces.Discrete(2), None
+
+        def reset(self):
+            return np.zeros(1, np.float32)
+
+        def step(self, action):
+            return result
+
+    view = AgentView(make_env(Old))
+    view.reset(seed=0)
+    with pytest.raises(UserError) as caught:
+        view.step(np.float32([1, 0]))
+    assert words in caught.value.message

@@ -282,6 +282,20 @@ def test_an_exception_of_the_environment_is_a_sentence_with_its_line(name, fault
         play(Local([partial(view, partial(Task, since=int(name != "reset"), **{name: fault}))]), 2)
 
 
+class Unprintable(Exception):
+    def __str__(self):
+        raise ValueError("no")
+
+
+def raise_unprintable(self):
+    raise Unprintable
+
+
+def test_an_exception_that_cannot_be_printed_is_named(vector):
+    with pytest.raises((EnvironmentFailed, RuntimeError), match="Unprintable"):
+        play(vector(partial(Task, since=1, step=raise_unprintable)), 2)
+
+
 def test_in_a_worker_it_is_a_fault_that_may_not_come_again():
     envs = Slice([partial(view, partial(Task, since=2, step=fail))])
     envs.reset(1)

@@ -211,6 +211,20 @@ def test_what_is_drawn_never_ends_a_run(make_run, tmp_path, backend):
         assert any(line.startswith("no video: render ") for line in lines.lines)
 
 
+def test_images_of_any_size_and_kind_become_one_video(make_run, tmp_path):
+    drawn = [
+        np.zeros((32, 40), np.uint8),
+        np.ones((16, 16, 3)),
+        np.zeros((3, 20, 20), np.int64),
+        np.zeros((9, 9, 4), np.uint8),
+    ]
+    options = QUICK | {"video": True, "env_steps": 60}
+    run = make_run(tmp_path / "run", lambda: Odd(render=lambda env: drawn[env.at % 4]), **options)
+    run.train(Lines())
+    assert {frame.shape for frame in run.evaluation.frames} == {(32, 40, 3)}
+    assert list((tmp_path / "run" / "videos").glob("*.gif"))
+
+
 @BOTH
 def test_the_infos_of_a_run_are_the_environments_own(make_run, tmp_path, backend):
     def step(env, obs, reward, terminated, truncated, info):

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ..errors import UserError
-from .border import flag_of
+from .border import flag_of, kind_of
 
 
 def adapt(env: Any) -> gym.Env:
@@ -72,13 +72,13 @@ class DmEnv(gym.Env):
         task: Any = getattr(self.env, "task", None)
         if seed is not None and hasattr(task, "_random"):  # a task of dm_control
             task._random = np.random.RandomState(seed)
-        return _fit_space(self.observation_space, self.env.reset().observation), {}
+        return _observation(self.observation_space, "reset", self.env.reset()), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         timestep = self.env.step(action)
+        obs = _observation(self.observation_space, "step", timestep)
         terminated = bool(timestep.last() and timestep.discount == 0)
         truncated = bool(timestep.last()) and not terminated
-        obs = _fit_space(self.observation_space, timestep.observation)
         reward = timestep.reward  # None: nothing was earned; the border checks the rest
         return obs, 0.0 if reward is None else reward, terminated, truncated, {}
 
@@ -172,10 +172,26 @@ def _array_space(spec: Any, unlimited: bool) -> spaces.Space:
     return spaces.Box(np.broadcast_to(low, shape).astype(kind), np.broadcast_to(high, shape).astype(kind), dtype=kind)
 
 
+def _observation(space: spaces.Space, name: str, timestep: Any) -> Any:
+    """The observation of a TimeStep; what does not fit its space is refused at the border. Raises UserError."""
+    if not all(hasattr(timestep, part) for part in ("observation", "reward", "discount", "last")):
+        raise UserError(
+            f"{name} of the dm_env environment returns {kind_of(timestep)}, not a TimeStep.",
+            "Return dm_env.restart, transition or termination.",
+        )
+    try:
+        return _fit_space(space, timestep.observation)
+    except TypeError:  # another nesting
+        return timestep.observation
+
+
 def _fit_space(space: spaces.Space, value: Any) -> Any:
-    """A dm_env observation in the form of its space: arrays, scalars as vectors."""
+    """A dm_env observation in the form of its space: arrays, scalars as vectors. What does not fit stays as it is."""
     if isinstance(space, spaces.Dict):
-        return {key: _fit_space(inner, value[key]) for key, inner in space.spaces.items()}
+        return {key: _fit_space(inner, value[key]) for key, inner in space.spaces.items() if key in value}
     if isinstance(space, spaces.Tuple):
-        return tuple(_fit_space(inner, part) for inner, part in zip(space.spaces, value, strict=True))
-    return np.asarray(value, space.dtype).reshape(space.shape or ())
+        return tuple(_fit_space(inner, part) for inner, part in zip(space.spaces, value, strict=False))
+    try:
+        return np.asarray(value, space.dtype).reshape(space.shape or ())
+    except (TypeError, ValueError):
+        return value

@@ -53,12 +53,17 @@ def describe_error(error: BaseException) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OURS)]
     of_user = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)]
     origin = (of_user or frames)[-1] if frames else None
-    try:
-        text = " ".join(str(error).split())[:160]
-    except Exception:  # an exception that cannot be printed
-        text = ""
+    text = " ".join(text_of(error).split())[:160]
     where = f" in {_short(origin.filename)}:{origin.lineno}" if origin else ""
     return f"{type(error).__name__}{f' ({text})' if text else ''}{where}"
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says; "" for one that cannot be printed."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def _short(filename: str) -> str:
@@ -178,7 +183,7 @@ def step_failure(env: gym.Env, action: Any, error: BaseException, when: str) -> 
 
 def reset_failure(env: gym.Env, error: BaseException, wanted: Mapping[str, Any], when: str) -> UserError:
     """What to raise for an exception of `env.reset(**wanted)`."""
-    refused = [name for name in wanted if f"unexpected keyword argument '{name}'" in str(error)]
+    refused = [name for name in wanted if f"unexpected keyword argument '{name}'" in text_of(error)]
     if isinstance(error, TypeError) and refused:
         name = type(env.unwrapped).__name__
         return UserError(f"reset of {name} does not take '{refused[0]}'.", SIGNATURE)

@@ -140,7 +140,7 @@ class AgentView(gym.Wrapper):
                 f"step returns info['{MASK}']{self._when()}, but reset does not.",
                 "Return it from both, or set env.action_mask=none.",
             )
-        return self._checked(obs, info, first=False, ended=terminated or truncated), reward, terminated, truncated, info
+        return self._checked(obs, info, ended=terminated or truncated), reward, terminated, truncated, info
 
     def render(self) -> Any:
         try:
@@ -189,7 +189,7 @@ class AgentView(gym.Wrapper):
             )
         return None
 
-    def _checked(self, obs: Any, info: dict[str, Any], *, first: bool, ended: bool) -> dict[str, np.ndarray]:
+    def _checked(self, obs: Any, info: dict[str, Any], *, first: bool = False, ended: bool) -> dict[str, np.ndarray]:
         if self._first_checks:
             self._check_closely(obs)
         if self._only_vectors:

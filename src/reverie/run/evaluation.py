@@ -202,7 +202,8 @@ class Recording:
             return
         if self._seen % self._stride == 0 or row["is_last"][0]:
             try:
-                self.frames.append(self._camera(row))
+                frame = self._camera(row)
+                self.frames.append(frame if not self.frames else area_resize(frame, *self.frames[0].shape[:2]))
             except FAULTS as error:
                 self.frames, self._camera, self.note = [], None, _no_video(error)
                 return
@@ -255,8 +256,10 @@ def save_video(path: Path, frames: list[np.ndarray], *, keep: int = 0) -> str:
         ours = [each for each in path.parent.glob("eval-*.gif") if re.fullmatch(r"eval-\d{9,}\.gif", each.name)]
         for old in sorted(ours, key=lambda each: int(each.stem[5:]))[:-keep] if keep else ():
             old.unlink(missing_ok=True)
-    except OSError as error:
-        return f"no video: it could not be written ({error.strerror})"
+    except (OSError, ValueError) as error:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # incomplete
+        return f"no video: it could not be written ({getattr(error, 'strerror', None) or error})"
     return ""
 
 

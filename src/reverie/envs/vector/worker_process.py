@@ -34,7 +34,7 @@ from gymnasium import spaces
 from gymnasium.vector.utils import CloudpickleWrapper
 
 from ...errors import UserError
-from ..border import EnvironmentFailed, Notes, episode_log, require_apart
+from ..border import EnvironmentFailed, Notes, episode_log, require_apart, text_of
 from .local import notes_of, place_of
 
 CLOSING = 2.0  # seconds that a worker has to close its environments before it is killed
@@ -274,7 +274,7 @@ def _fault(error: BaseException, index: int | None) -> Fault:
     frames = list(traceback.extract_tb(trace))
     last = ([frame for frame in frames if _of_user(frame.filename)] or frames)[-1]
     line = f" ({os.path.basename(last.filename)}, line {last.lineno}: `{last.line}`)"
-    return Fault(index, f"{type(error).__name__}: {error}", line, details)
+    return Fault(index, f"{type(error).__name__}: {text_of(error)}", line, details)
 
 
 def _of_user(file: str) -> bool:
