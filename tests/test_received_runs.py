@@ -344,3 +344,14 @@ def test_what_a_run_remembers_of_another_kind_is_damage(run, capsys, name, dtype
     code, shown = command(capsys, "train", "--run", run, "--env-steps", "85", "--quiet")
     assert code == 2
     assert "no checkpoint of" in shown
+
+
+def test_a_run_that_was_of_another_precision_goes_on(run, capsys):
+    newest = checkpoint.checkpoints(run)[-1]
+    tensors = load_file(newest / "run.safetensors")
+    floats = {name for name, value in tensors.items() if name.startswith("player/") and value.is_floating_point()}
+    half = {name: value.bfloat16() if name in floats else value for name, value in tensors.items()}
+    save_file(half, newest / "run.safetensors")
+    remanifest(run)
+    code, shown = command(capsys, "train", "--run", run, "--env-steps", "85", "--quiet", "compute.precision=float32")
+    assert code == 0, shown
