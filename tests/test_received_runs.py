@@ -104,7 +104,8 @@ def test_what_is_written_replaces_a_link_instead_of_following_it(run, name):
 
 def test_links_that_stay_inside_and_a_linked_run_are_fine(run, tmp_path, capsys):
     (run / "checkpoints" / "latest").symlink_to("step-000000000081")
-    (run / "notes.txt").symlink_to(tmp_path / "mine.txt")  # not a name of ours
+    for name in ("notes.txt", ".venv", "wandb"):  # no names of ours
+        (run / name).symlink_to(tmp_path / "mine")
     (tmp_path / "other").symlink_to(run)
     for path in (run, tmp_path / "other"):
         assert command(capsys, "info", path)[0] == 0
