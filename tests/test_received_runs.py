@@ -104,7 +104,8 @@ def test_what_is_written_replaces_a_link_instead_of_following_it(run, name):
 
 def test_links_that_stay_inside_and_a_linked_run_are_fine(run, tmp_path, capsys):
     (run / "checkpoints" / "latest").symlink_to("step-000000000081")
-    (run / "notes.txt").symlink_to(tmp_path / "mine.txt")  # not a name of ours
+    for name in ("notes.txt", ".venv", "wandb"):  # no names of ours
+        (run / name).symlink_to(tmp_path / "mine")
     (tmp_path / "other").symlink_to(run)
     for path in (run, tmp_path / "other"):
         assert command(capsys, "info", path)[0] == 0
@@ -344,3 +345,14 @@ def test_what_a_run_remembers_of_another_kind_is_damage(run, capsys, name, dtype
     code, shown = command(capsys, "train", "--run", run, "--env-steps", "85", "--quiet")
     assert code == 2
     assert "no checkpoint of" in shown
+
+
+def test_a_run_that_was_of_another_precision_goes_on(run, capsys):
+    newest = checkpoint.checkpoints(run)[-1]
+    tensors = load_file(newest / "run.safetensors")
+    floats = {name for name, value in tensors.items() if name.startswith("player/") and value.is_floating_point()}
+    half = {name: value.bfloat16() if name in floats else value for name, value in tensors.items()}
+    save_file(half, newest / "run.safetensors")
+    remanifest(run)
+    code, shown = command(capsys, "train", "--run", run, "--env-steps", "85", "--quiet", "compute.precision=float32")
+    assert code == 0, shown

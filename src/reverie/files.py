@@ -37,7 +37,7 @@ LARGEST |= {".safetensors": 2**38, ".jsonl": 2**32, ".gif": 2**30, ".mp4": 2**30
 OURS = {
     "config.yaml", "spec.json", "state.json", "weights.safetensors", "optimizers.safetensors", "run.safetensors",
     MANIFEST, "metrics.jsonl", "episodes.jsonl", "provenance.json", "first_rows.json", "latents.json", "wandb_id",
-    "checkpoints", "replay", "ring", "videos", "crash", "tensorboard", "crash.json", "case.safetensors",
+    ".lock", "checkpoints", "replay", "ring", "videos", "crash", "tensorboard", "crash.json", "case.safetensors",
 }  # fmt: skip
 #: Absolute numbers beyond this are taken for infinite: their squares must still be numbers.
 LARGEST_NUMBER = 1e100
@@ -88,7 +88,7 @@ def require_own_files(folder: Path) -> None:
         except OSError:  # no directory, or one that a running training has just removed
             continue
         for entry in entries:
-            if here == Path(folder) and entry.name not in OURS and not entry.name.startswith("."):
+            if here == Path(folder) and not _is_ours(entry.name):
                 continue
             kind = _kind(entry, root)
             if kind == "folder":
@@ -98,6 +98,10 @@ def require_own_files(folder: Path) -> None:
                     f"{entry.path} is {kind}: a run keeps its files in its own directory.",
                     "Delete it, or put a copy of what you want there in its place.",
                 )
+
+
+def _is_ours(name: str) -> bool:
+    return name in OURS or (name.startswith(".") and name.endswith((".tmp", ".old")))
 
 
 def _kind(entry: os.DirEntry[str], root: str) -> str:

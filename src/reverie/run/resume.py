@@ -229,6 +229,8 @@ def _resume_episodes(run: RunState, saved: dict[str, Any], tensors: dict[str, Te
     """Continue in the middle of the unfinished episodes, where they can be played again."""
     run.collector.steps = run.clock.env_steps
     memory = {key[7:]: value for key, value in tensors.items() if key.startswith("player/")}
+    if run.agent.dtype == torch.float32:  # it was bfloat16, if compute.precision was
+        memory = {key: value.float() if value.is_floating_point() else value for key, value in memory.items()}
     if "collector" not in saved or not memory:  # an older format
         run.collector.seed += run.clock.env_steps  # other starts than the first time
         return
