@@ -355,6 +355,13 @@ def test_a_tilde_is_the_home_directory(in_tmp, monkeypatch):
     settings = [f"{key}={str(value).lower()}" for key, value in TINY.items()]
     assert cli.main(["train", "--env", "CartPole-v1", "--preset", "debug", "--run=~/other", *settings]) == 0
     assert cli.main(["eval", "~/other", "--episodes", "1"]) == 0
+    for words in (
+        ["info", "~/other"],
+        ["report", "~/other", "-o", "~/page.html"],
+        ["drift", "~/other", "--out=~/d.png"],
+    ):
+        cli.main(words)
+    assert cli.main(["info", "~nobody-here/run"]) == 2
     assert not (in_tmp / "~").exists()
 
 

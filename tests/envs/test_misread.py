@@ -237,6 +237,12 @@ def test_playing_on_another_task_is_refused(trained, mine, other):
         agent.evaluate(1)
 
 
+def test_learning_on_in_another_task_is_refused_in_the_same_words(trained, in_tmp):
+    agent = reverie.load(trained(FOUR, TWO), env=lambda: SpaceEnv(FOUR, spaces.Discrete(5)))
+    with pytest.raises(UserError, match="the agent was trained on another task"):
+        agent.learn(quiet=True)
+
+
 def test_playing_on_the_same_task_in_other_numbers_is_not(trained):
     agent = reverie.load(trained(FOUR, TWO), env=lambda: SpaceEnv(spaces.Box(0, 1, (4,), np.float64), TWO))
     assert len(agent.evaluate(2).scores) == 2

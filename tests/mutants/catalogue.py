@@ -111,8 +111,6 @@ MUTANTS = [
        "return torch.special.ndtri(quantile)", "The released code's control presets learn from a quarter of its gradient.", "ours"),
     _m("sample-grad-ignored", "build.py < test_train", 'config.behavior.sample_grad == "released"', 'config.behavior.sample_grad == "relased"',
        "The setting is read and does nothing.", "ours"),
-    _m("float64-program-breaks-training", "fast/modes.py < test_api", "    torch.set_default_dtype(torch.float32)", "    torch.set_default_dtype(dtype)",
-       "A program whose default type is float64 makes networks that no checkpoint fits.", "DLR-RM/stable-baselines3 issue 675"),
     _m("action-attached-in-score", "actor_critic.py < test_actor_critic", "objective = policy.log_prob(action.detach()) * advantage", "objective = policy.log_prob(action) * advantage",
        "A straight-through leak into the REINFORCE term.", "danijar/dreamerv2 commit 6504715; implementation-details.md#a2"),
     _m("advantage-attached", "actor_critic.py < test_actor_critic", "(targets - baseline).detach()\n", "(targets - baseline)\n",

@@ -132,8 +132,12 @@ def _restore(run: RunState, weights: Path | None) -> None:
     """Continue from the newest checkpoint; without one, from `weights` if they are given."""
     saved = restore_newest(run)
     if weights is not None and not run.resumed:
-        with usual_switches():
-            checkpoint.load_weights(weights, run.agent)
+        try:
+            with usual_switches():
+                checkpoint.load_weights(weights, run.agent)
+        except UserError:
+            checkpoint.read_agent(weights)[1].require_same_task(run.spec)  # the likely reason, in its own words
+            raise
     open_logger(run, saved)
     if run.resumed:
         run.recall(read_lines(run.directory / "episodes.jsonl"))

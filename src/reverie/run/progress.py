@@ -87,6 +87,11 @@ class Progress:
             self.say(f"{'' if index else 'forecast':9} {line}")
         self.say(f"learns    {config.train.train_ratio:g} updates per step after {config.train.prefill} random steps")
         self.say(f"files     {run.directory}")
+        if config.train.prefill >= config.train.env_steps:
+            self.say(
+                f"note      nothing will be learnt: the run ends within its {config.train.prefill:,} random steps "
+                "(train.prefill)"
+            )
         if run.resumed:
             self.say(f"continues at step {run.clock.env_steps:,}, update {run.clock.updates:,}")
         for note in [*agent.notes, *run.notes, *filter(None, [run.lock.note])]:
