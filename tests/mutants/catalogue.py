@@ -219,6 +219,10 @@ MUTANTS = [
        "In the fast mode every step of acting is the first.", "ours"),
     _m("fast-border-without-bias", "fast/convs.py < test_fast", "border = image.new_zeros(()) if bias is None else bias[:, None, None]",
        "border = image.new_zeros(())", "Rows that no kernel reaches are black.", "ours"),
+    _m("rounded-outputs", "layers.py < test_precision", "exact=exact_output", "exact=False",
+       "In bfloat16 the actor follows the rounding of returns: near 200 their step is 1.", "ours"),
+    _m("fast-rounded-outputs", "fast/products.py < test_precision", "torch.float32 if isinstance(layer, ExactLinear) else ", "",
+       "The fast mode rounds what the plain one does not.", "ours"),
     _m("gradient-with-gaps", "optim.py < test_fast", "parameter.grad = gradient.contiguous()", "parameter.grad = gradient",
        "torch's fused AdamW ignores strides: weights get each other's gradients, nothing is learnt. Ours, found by the demo.", "ours"),
     # --------------------------------------------------------------------------------------------- killed, damaged, broken

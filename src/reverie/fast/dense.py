@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..layers import MLP
+from ..layers import MLP, ExactLinear
 from .definitions import PARTS, Watch
 from .pointwise import elu_
-from .products import linear, outer, product_dtype
+from .products import layer_dtype, linear, outer
 from .rows import Feat, rows_gradient
+
+LINEAR = (nn.Linear, ExactLinear)
 
 
 class Weights(NamedTuple):
@@ -117,7 +119,7 @@ class Unit:
     def compute(self, x: Tensor, feat: Feat | None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """-> the answer (N, out), and what backward needs."""
         flat = x.reshape(-1, x.shape[-1])
-        dtype = product_dtype(len(flat), self.layer.weight, self.dtype)
+        dtype = layer_dtype(self.layer, len(flat), self.dtype)
         weights = self.prepared(dtype, 0 if feat is None else feat.stoch.size)
         flat = flat.to(dtype)
         y = linear(flat, weights.rest, weights.bias)
@@ -152,7 +154,7 @@ def is_standard(layer: nn.Module) -> bool:
     if is_hooked(layer):
         return False
     kind = type(layer)
-    if kind is nn.Linear:
+    if kind in LINEAR:
         return layer.bias is not None
     if kind is nn.LayerNorm:
         return layer.bias is not None
@@ -171,7 +173,7 @@ def units(layers: nn.Sequential, dtype: torch.dtype) -> list[Any]:
     rest = list(layers)
     while rest:
         layer = rest.pop(0)
-        if type(layer) is nn.Linear and is_standard(layer):
+        if type(layer) in LINEAR and is_standard(layer):
             norm = rest.pop(0) if rest and type(rest[0]) is nn.LayerNorm and is_standard(rest[0]) else None
             elu = bool(rest) and type(rest[0]) is nn.ELU and is_standard(rest[0])
             found.append(Unit(layer, cast(Any, norm), elu, dtype))

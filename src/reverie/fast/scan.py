@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..latents import CategoricalLatent
-from ..layers import MLP, NormGRUCell
+from ..layers import MLP, ExactLinear, NormGRUCell
 from ..ops import reset_where
 from ..rssm import DiscreteRSSM, Dream, State
 from .definitions import PARTS, Watch, changed
-from .dense import FastMLP, Prepared, Weights, is_hooked, is_standard
-from .products import outer, product_dtype
+from .dense import LINEAR, FastMLP, Prepared, Weights, is_hooked, is_standard
+from .products import layer_dtype, outer, product_dtype
 from .rows import Feat, OneHots, by_class, rows_gradient
 from .steps import Kept, Normed, NormElu, Product, Recurrence, norm_of
 
@@ -50,7 +50,7 @@ class FastRSSM(DiscreteRSSM):
         prepared = known.get(name)
         if prepared is None or prepared.layer is not layers[name]:  # the first call, or the layer was replaced
             prepared = known[name] = Prepared(cast(nn.Linear, layers[name]))
-        return prepared(product_dtype(rows, prepared.layer.weight, self.product_dtype), size)
+        return prepared(layer_dtype(prepared.layer, rows, self.product_dtype), size)
 
     def recurrence(self, rows: int) -> Recurrence:
         """The recurrent step, prepared for many steps of `rows` states."""
@@ -78,7 +78,7 @@ class FastRSSM(DiscreteRSSM):
         for name, net in (("input_net", self.input_net), ("posterior_net", self.posterior_net)):
             if type(net) not in (MLP, FastMLP) or is_hooked(net):
                 return f"{name} has a type, a hook or a forward of its own"
-            kinds = [type(layer) for layer in net if type(layer) is not nn.LayerNorm]
+            kinds = [nn.Linear if type(x) in LINEAR else type(x) for x in net if type(x) is not nn.LayerNorm]
             order = [nn.Linear, nn.ELU] if name == "input_net" else [nn.Linear, nn.ELU, nn.Linear]
             normed = [type(layer) is nn.LayerNorm for layer in net]
             if kinds != order or sum(normed) > 1 or (any(normed) and not normed[1]):
@@ -296,16 +296,18 @@ class _Scan:
         of_stoch = self._of_stoch(torch.cat([cast(OneHots, last).index for last in lasts]), past)
         of_action = outer(pre, self.action.transpose(0, 1).flatten(0, 1))
         joined, y = torch.cat([x.joined for x in kept]), torch.cat([x.y for x in ys])
-        of_look = [_outer(look, x.transpose(0, 1).flatten(0, 1), dtype) for x in (deters, embed)]
+        net = self.rssm.posterior_net
+        layers = cast(list[nn.Linear], [net[0], cast(NormGRUCell, self.rssm.gru).gates, net[-1]])
+        of_look = [_outer(layers[0], look, x.transpose(0, 1).flatten(0, 1), dtype) for x in (deters, embed)]
         batch, length = embed.shape[:2]
         to_embed = self.embed.back(look).reshape(length, batch, -1).transpose(0, 1).to(embed.dtype)
         return [
             to_embed,
             torch.cat([of_stoch, of_action], 1), pre.sum(0), *step.norm_x.weights(normed_x, [x.x for x in kept]),
-            _outer(gates, joined, dtype), gates.sum(0),
+            _outer(layers[1], gates, joined, dtype), gates.sum(0),
             *step.norm_gates.weights(normed_gates, [x.gates for x in kept]),
             torch.cat(of_look, 1), look.sum(0), *self.norm_y.weights(normed_y, list(ys)),
-            _outer(stats, y, dtype), stats.sum(0),
+            _outer(layers[2], stats, y, dtype), stats.sum(0),
         ]  # fmt: skip
 
     def _of_stoch(self, index: Tensor, g: Tensor) -> Tensor:
@@ -316,9 +318,9 @@ class _Scan:
         return rows_gradient(by_class(index, size), g).t()
 
 
-def _outer(g: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Gradient of a weight. g (N, out), x (N, in) -> (out, in)."""
-    dtype = product_dtype(g.shape[1], x, dtype)
+def _outer(layer: nn.Linear, g: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Gradient of a layer's weight, or of some of its columns. g (N, out), x (N, in) -> (out, in)."""
+    dtype = torch.float32 if isinstance(layer, ExactLinear) else product_dtype(g.shape[1], x, dtype)
     return outer(g.to(dtype), x.to(dtype)).float()
 
 
