@@ -106,9 +106,10 @@ def assert_same(one, other, run_one, run_other):
         {"compute.mode": "reference", "optimizer": "laprop", "actor_grad": "dynamics"},
         {"env.backend": "async", "num_envs": 2},
         {"num_envs": 3, "explore_hold": 4.0, "entropy_target": 0.5, "entropy_decay": 20, "actor_warmup": 5},
+        {"compute.precision": "float32", "compute.fused": "auto", "num_envs": 2},
         {"train_ratio": 0.001, "pretrain": 3},  # an evaluation of the same agent: made once, or again after a stop
     ],
-    ids=["plain", "ring", "pretrain", "other-parts", "workers", "held", "unchanged"],
+    ids=["plain", "ring", "pretrain", "other-parts", "workers", "held", "fused", "unchanged"],
 )
 @pytest.mark.parametrize("screens", ["stopped", "died"])
 def test_going_on_ends_where_not_stopping_does(make_run, tmp_path, settings, screens):

@@ -43,6 +43,7 @@ def state_of(run: RunState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "numpy_rng": {**drawn, "state": {**drawn["state"], "key": drawn["state"]["key"].tolist()}},
         "recent": run.recent,
         "health": run.health.found,
+        "fused": run.agent.fused.on,
         "log": {
             "sizes": run.logger.sizes(),
             "count": run.logger.count,
@@ -146,6 +147,7 @@ def restore(run: RunState, path: Path) -> dict[str, Any]:
         run.rng.bit_generator.state = saved["rng"]
         run.recent = list(saved["recent"])
         run.nan_policy.resume(run.clock)
+        run.agent.keep_fused(bool(saved.get("fused", False)))
         run.health.found = {str(key): float(value) for key, value in saved.get("health", {}).items()}
         run.replay_log.load(counts)
         if "collector" in saved:
