@@ -51,16 +51,25 @@ def open_library() -> ctypes.CDLL:
     """The library, compiled if it is not there yet; once per process. Raises NotBuilt."""
     if sys.platform == "win32" or sys.byteorder != "little":
         raise NotBuilt(f"they are not made for {platform.system()}")
-    folder = cache_folder()
-    texts = {name: resources.files("reverie.fast").joinpath(name).read_text(encoding="utf-8") for name in SOURCES}
-    said = [*texts.values(), *FLAGS, sys.platform, platform.machine()]
-    path = folder / f"fused-{hashlib.sha256(chr(0).join(said).encode()).hexdigest()[:16]}.so"
+    texts = read_sources()
+    path = library_path(cache_folder(), texts)
     if not _is_whole(path):
         _build(texts, path)
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise NotBuilt(f"{path} cannot be loaded ({error}); delete it to have it compiled again") from error
+
+
+def read_sources() -> dict[str, str]:
+    """{file: text} of what is compiled."""
+    return {name: resources.files("reverie.fast").joinpath(name).read_text(encoding="utf-8") for name in SOURCES}
+
+
+def library_path(folder: Path, texts: dict[str, str]) -> Path:
+    """Of the library that these texts make here: another text, flag or machine is another file."""
+    said = [*texts.values(), *FLAGS, sys.platform, platform.machine()]
+    return folder / f"fused-{hashlib.sha256(chr(0).join(said).encode()).hexdigest()[:16]}.so"
 
 
 def _is_whole(path: Path) -> bool:
