@@ -97,6 +97,19 @@ def assert_same(one, other, run_one, run_other):
         np.testing.assert_array_equal(array, run_other.replay.data[key], err_msg=key)
 
 
+def test_a_run_that_began_without_compiled_loops_continues_without(make_run, tmp_path):
+    """On a machine that had no compiler, or made by an older version."""
+    settings = ALL | {"compute.precision": "float32"}
+    run = make_run(tmp_path / "run", Walk, **settings, **{"compute.fused": "off"})
+    run.train(StopAt(47))
+    assert not run.agent.fused.on
+    again = make_run(tmp_path / "run", Walk, **settings)
+    assert not again.agent.fused.on
+    again.close()
+    state = next((tmp_path / "run" / "checkpoints").glob("step-*/state.json"))
+    assert json.loads(state.read_text())["fused"] is False
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -127,19 +140,6 @@ def test_going_on_ends_where_not_stopping_does(make_run, tmp_path, settings, scr
     run.train()
     assert run.state.notes == []
     assert_same(left_behind(tmp_path / "whole"), left_behind(tmp_path / "parts"), whole, run)
-
-
-def test_a_run_that_began_without_compiled_loops_continues_without(make_run, tmp_path):
-    """On a machine that had no compiler, or made by an older version."""
-    settings = ALL | {"compute.precision": "float32"}
-    run = make_run(tmp_path / "run", Walk, **settings, **{"compute.fused": "off"})
-    run.train(StopAt(47))
-    assert not run.agent.fused.on
-    again = make_run(tmp_path / "run", Walk, **settings)
-    assert not again.agent.fused.on
-    again.close()
-    state = next((tmp_path / "run" / "checkpoints").glob("step-*/state.json"))
-    assert json.loads(state.read_text())["fused"] is False
 
 
 def test_other_seeds_end_elsewhere(make_run, tmp_path):
