@@ -13,7 +13,9 @@ FINGERPRINT = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURC
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)
 def test_every_mutant_applies_once_and_compiles(mutant):
-    compile(mutated(mutant, (SOURCE / mutant.file).read_text()), mutant.file, "exec")
+    text = mutated(mutant, (SOURCE / mutant.file).read_text())
+    if mutant.file.endswith(".py"):
+        compile(text, mutant.file, "exec")
     assert mutant.harm.endswith((".", "!"))
     assert path_of(mutant.first).exists()
 

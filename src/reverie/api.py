@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from .config import build
 from .config.presets import load_preset
 from .config.validation import names_code
 from .errors import UserError
-from .fast.modes import apply_mode, pick_dtype, usual_switches
+from .fast.modes import apply_mode, pick_dtype, pick_fused, usual_switches
 from .files import absolute
 from .player import Player
 
@@ -233,7 +234,9 @@ def load_player(
     noise, hold = config.behavior.explore_noise, config.behavior.explore_hold
     if not compiled and config.compute.mode in ("auto", "fast", "graph"):  # the same sums as during training
         dtype = pick_dtype(config.compute, "fast", place)
-        notes = apply_mode(world_model, "fast", dtype) + apply_mode(actor, "fast", dtype)
+        compute = replace(config.compute, fused="auto") if config.compute.fused == "on" else config.compute
+        fused = pick_fused(compute, "fast", dtype, place).on  # without a compiler here, acting does without
+        notes = [note for part in (world_model, actor) for note in apply_mode(part, "fast", dtype, fused=fused)]
         for note in dict.fromkeys(notes):
             print(f"note: {note}", file=sys.stderr)
     parts = world_model.to(place), actor.to(place), spec

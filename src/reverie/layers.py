@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,23 +79,56 @@ class MLPOptions:
     activation: str = "elu"
 
 
+#: A dense layer with a side of at most this many numbers is multiplied in float32, whatever `compute.precision` says.
+SMALL_SIDE = 64
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Within it, an autocast for the device of x (...) does not change the type that products are made in."""
+    kind = x.device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+class ExactLinear(nn.Linear):
+    """A Linear that multiplies in its weight's type, float32, where other products are made in bfloat16.
+
+    x (..., in) -> (..., out).
+    bfloat16 has 8 significant bits: near 200 its step is 1, and an advantage is a small difference of such numbers.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        with without_autocast(x):
+            return super().forward(x.to(self.weight.dtype))
+
+
+def make_linear(inputs: int, outputs: int, *, exact: bool = False) -> nn.Linear:
+    """A dense layer; `ExactLinear` for what must not be rounded, and for layers too narrow to gain from rounding."""
+    kind = ExactLinear if exact or min(inputs, outputs) <= SMALL_SIDE else nn.Linear
+    return kind(inputs, outputs)
+
+
 class MLP(nn.Sequential):
     """`layers` x (Linear, LayerNorm or nothing, activation), then a Linear to `output_dim` if given.
 
     x (..., input_dim) -> (..., output_dim), or (..., hidden_dim) without an output layer. With `compute.mode=fast` the
-    layers are computed by `fast/dense.py`; change this class, and it is this class that runs.
+    layers are computed by `fast/dense.py`; change this class, and it is this class that runs. The output layer is made
+    in float32 whatever `compute.precision` says, unless `exact_output` is false.
     """
 
-    def __init__(self, input_dim: int, output_dim: int | None, options: MLPOptions) -> None:
+    def __init__(
+        self, input_dim: int, output_dim: int | None, options: MLPOptions, *, exact_output: bool = True
+    ) -> None:
         modules: list[nn.Module] = []
         size = input_dim
         for _ in range(options.layers):
-            modules.append(nn.Linear(size, options.hidden_dim))
+            modules.append(make_linear(size, options.hidden_dim))
             modules += norm_layers(options.norm, options.hidden_dim)
             modules.append(ACTIVATIONS[options.activation]())
             size = options.hidden_dim
         if output_dim is not None:
-            modules.append(nn.Linear(size, output_dim))
+            modules.append(make_linear(size, output_dim, exact=exact_output))
         super().__init__(*modules)
         self.output_dim = size if output_dim is None else output_dim
         self.apply(init_glorot)
@@ -112,7 +145,7 @@ class NormGRUCell(nn.Module):
 
     def __init__(self, input_dim: int, rnn_hidden_dim: int, *, norm: Norm = True) -> None:
         super().__init__()
-        self.gates = nn.Linear(input_dim + rnn_hidden_dim, 3 * rnn_hidden_dim)
+        self.gates = make_linear(input_dim + rnn_hidden_dim, 3 * rnn_hidden_dim)
         self.norm = (norm_layers(norm, 3 * rnn_hidden_dim) or [nn.Identity()])[0]
         self.apply(init_glorot)
 
@@ -132,6 +165,13 @@ class GRUCell(nn.GRUCell):
         nn.init.orthogonal_(self.weight_hh)  # Keras' default for recurrent weights
         nn.init.zeros_(self.bias_ih)
         nn.init.zeros_(self.bias_hh)
+        self.exact = min(input_dim, rnn_hidden_dim) <= SMALL_SIDE
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        if not self.exact:
+            return super().forward(x, h)
+        with without_autocast(x):
+            return super().forward(x.to(self.weight_ih.dtype), None if h is None else h.to(self.weight_ih.dtype))
 
 
 CELLS: dict[str, type[NormGRUCell] | type[GRUCell]] = {"norm_gru": NormGRUCell, "gru": GRUCell}

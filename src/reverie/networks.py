@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .distributions import SCALARS, Part, one_by_one
-from .layers import ACTIVATIONS, MLP, ChannelNorm, MLPOptions, Norm, init_glorot, zero_output
+from .layers import ACTIVATIONS, MLP, ChannelNorm, MLPOptions, Norm, init_glorot, make_linear, zero_output
 from .ops import MetricDoc, squared_error
 
 # ---------------------------------------------------------------------------------------------------- observations -> E
@@ -143,7 +143,7 @@ class ConvDecoder(Head):
             self.start = (32 * depth, 1, 1)
         else:
             plan, self.start = self._mirror_plan(depth, channels, height, width)
-        self.linear = nn.Linear(feat_dim, math.prod(self.start))
+        self.linear = make_linear(feat_dim, math.prod(self.start))
         modules: list[nn.Module] = []
         size = self.start[0]
         for i, (out, kernel, padding) in enumerate(plan):

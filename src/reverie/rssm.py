@@ -86,7 +86,8 @@ class DiscreteRSSM(nn.Module):
         self.feat_dim = self.latent.stoch_dim + rnn_hidden_dim
 
         def net(size: int, out: int | None) -> MLP:
-            return MLP(size, out, MLPOptions(1, hidden_dim, norm, activation))
+            # Logits of classes are near 0, whatever the task: as an output of a large layer they may be rounded.
+            return MLP(size, out, MLPOptions(1, hidden_dim, norm, activation), exact_output=False)
 
         self.input_net = net(self.latent.stoch_dim + action_dim, None)
         self.gru = CELLS[cell](hidden_dim, rnn_hidden_dim, norm=gru_norm)

@@ -34,9 +34,9 @@ from .config import Config
 from .data.replay import Batch
 from .distributions import Policy, entropy_share
 from .envs.spaces import Spec
-from .fast import plain_parts
+from .fast import plain_parts, set_fused
 from .fast.cuda_graph import CapturedUpdate
-from .fast.modes import apply_mode, autocast, pick_dtype, pick_mode
+from .fast.modes import Fused, apply_mode, autocast, pick_dtype, pick_fused, pick_mode
 from .finite import FiniteGuard
 from .layers import frozen
 from .ops import symexp, symlog
@@ -69,7 +69,8 @@ class DreamerV2(nn.Module):
         self.to(self.device)
         self.mode = pick_mode(config.compute, self.device)
         self.dtype = pick_dtype(config.compute, self.mode, self.device)
-        apply_mode(self, self.mode, self.dtype)
+        self.fused = pick_fused(config.compute, self.mode, self.dtype, self.device)
+        apply_mode(self, self.mode, self.dtype, fused=self.fused.on)
         self.slow_critic.copy_from(self.critic)  # the first targets must not come from an unrelated network
         self.slow_critic.requires_grad_(False)
         self.actor_grad: str = config.behavior.actor_grad
@@ -88,7 +89,20 @@ class DreamerV2(nn.Module):
     @property
     def notes(self) -> list[str]:
         """A line for each part that is computed the plain way although a fast one was asked for, and why."""
-        return plain_parts(self) if self.mode in ("fast", "graph") else []
+        parts = plain_parts(self) if self.mode in ("fast", "graph") else []
+        return [*parts, self.fused.note] if self.fused.note else parts
+
+    def keep_fused(self, before: bool) -> None:
+        """Run loops as an earlier part of this run did, where `compute.fused` is auto: it continues bit for bit."""
+        if self.config.compute.fused != "auto" or before == self.fused.on:
+            return
+        if before:
+            why = self.fused.note or "compiled loops are not used in this mode"
+            self.fused = Fused(False, f"{why}; the run had them, so it does not continue bit for bit")
+        else:
+            set_fused(self, False)
+            note = "compiled loops stay off, as this run began without them; compute.fused=on turns them on"
+            self.fused = Fused(False, note)
 
     @property
     def updates(self) -> int:

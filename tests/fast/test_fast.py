@@ -30,7 +30,7 @@ MIXED = make_action_spec(gym.spaces.Tuple((gym.spaces.Discrete(3), gym.spaces.Bo
 SMALL = {
     "compute.device": "cpu", "compute.precision": "float32", "world_model_lr": 1e-3, "cnn_depth": 4,
     "rnn_hidden_dim": 24, "hidden_dim": 20, "rssm_hidden_dim": 28, "num_categoricals": 5,
-    "num_categories": 7, "imagination_horizon": 4, "lr_warmup": 0,
+    "num_categories": 7, "imagination_horizon": 4, "lr_warmup": 0, "compute.fused": "off",  # see test_fused.py
 }  # fmt: skip
 
 

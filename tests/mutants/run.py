@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reverie.fast.fused_build import SOURCES
+
 from .catalogue import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +68,8 @@ def run_tests(package: Path, first: str | None, limit: float) -> tuple[str | Non
         "OMP_NUM_THREADS": "1",
         "REVERIE_MUTANT": str(package),  # tests/conftest.py makes sure that it is this copy that is imported
     }
+    if any((package / "fast" / name).read_bytes() != (SOURCE / "fast" / name).read_bytes() for name in SOURCES):
+        environment["REVERIE_CACHE"] = str(package.parent / "cache")  # a mutant of C code leaves no library behind
     begin = time.monotonic()
     try:
         done = subprocess.run(

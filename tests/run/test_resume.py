@@ -97,6 +97,19 @@ def assert_same(one, other, run_one, run_other):
         np.testing.assert_array_equal(array, run_other.replay.data[key], err_msg=key)
 
 
+def test_a_run_that_began_without_compiled_loops_continues_without(make_run, tmp_path):
+    """On a machine that had no compiler, or made by an older version."""
+    settings = ALL | {"compute.precision": "float32"}
+    run = make_run(tmp_path / "run", Walk, **settings, **{"compute.fused": "off"})
+    run.train(StopAt(47))
+    assert not run.agent.fused.on
+    again = make_run(tmp_path / "run", Walk, **settings)
+    assert not again.agent.fused.on
+    again.close()
+    state = next((tmp_path / "run" / "checkpoints").glob("step-*/state.json"))
+    assert json.loads(state.read_text())["fused"] is False
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -106,9 +119,10 @@ def assert_same(one, other, run_one, run_other):
         {"compute.mode": "reference", "optimizer": "laprop", "actor_grad": "dynamics"},
         {"env.backend": "async", "num_envs": 2},
         {"num_envs": 3, "explore_hold": 4.0, "entropy_target": 0.5, "entropy_decay": 20, "actor_warmup": 5},
+        {"compute.precision": "float32", "compute.fused": "auto", "num_envs": 2},
         {"train_ratio": 0.001, "pretrain": 3},  # an evaluation of the same agent: made once, or again after a stop
     ],
-    ids=["plain", "ring", "pretrain", "other-parts", "workers", "held", "unchanged"],
+    ids=["plain", "ring", "pretrain", "other-parts", "workers", "held", "fused", "unchanged"],
 )
 @pytest.mark.parametrize("screens", ["stopped", "died"])
 def test_going_on_ends_where_not_stopping_does(make_run, tmp_path, settings, screens):

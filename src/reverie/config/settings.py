@@ -310,6 +310,9 @@ class ComputeConfig:
     precision: Literal["auto", "float32", "bfloat16"] = opt(
         "auto", "of big products; auto: bfloat16 where the hardware has it", "ours; released code: float16"
     )
+    fused: Literal["auto", "on", "off"] = opt(
+        "auto", "recurrent loops as compiled code, fast mode in float32 on a CPU; auto: where it can be had", "ours"
+    )
 
 
 @dataclass(frozen=True)

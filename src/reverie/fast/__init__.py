@@ -8,6 +8,8 @@ Read the plain definitions first (`networks.py`, `rssm.py`, `layers.py`, `latent
     rows.py         products with one-hot vectors as sums of rows
     dense.py        dense layers, float32 or bfloat16 by their size
     scan.py         the recurrent loops, with everything taken out of them that need not be in them
+    fused.py        the same loops, and dense layers without gradients, by compiled code (fused.c, fused_kernels.h)
+    fused_build.py  from fused.c to a library in the user's cache folder
     modes.py        from settings and hardware to a mode and a number type
     cuda_graph.py   a whole update as one CUDA graph
 
@@ -36,14 +38,15 @@ FASTER: dict[type[nn.Module], type[nn.Module]] = {
     DiscreteRSSM: FastRSSM,
 }
 
-__all__ = ["FASTER", "Feat", "OneHots", "accelerate", "plain_parts"]
+__all__ = ["FASTER", "Feat", "OneHots", "accelerate", "plain_parts", "set_fused"]
 
 
-def accelerate(module: nn.Module, dtype: torch.dtype = torch.float32) -> list[str]:
+def accelerate(module: nn.Module, dtype: torch.dtype = torch.float32, *, fused: bool = False) -> list[str]:
     """Let every part that has a fast form compute by it. Parameters, their names and checkpoints stay the same.
 
     A part whose plain definition is not the one that the fast form was proven against keeps the plain one.
-    dtype: of large products; parameters, losses and everything else stay float32. -> `plain_parts` afterwards.
+    dtype: of large products; parameters, losses and everything else stay float32. fused: loops by compiled code, which
+    must be there (`modes.pick_fused`). -> `plain_parts` afterwards.
     """
     edited = {kind for kind in FASTER if changed(PARTS[kind.__name__])}
     for part in list(module.modules()):
@@ -51,7 +54,15 @@ def accelerate(module: nn.Module, dtype: torch.dtype = torch.float32) -> list[st
         if kind in FASTER and kind not in edited:
             part.__class__ = FASTER[kind]
             part.__dict__["product_dtype"] = dtype
+    set_fused(module, fused)
     return plain_parts(module)
+
+
+def set_fused(module: nn.Module, on: bool) -> None:
+    """Let the loops of parts that are computed fast be run by compiled code (fused.py), or not."""
+    for part in module.modules():
+        if type(part) in (FastRSSM, FastMLP):
+            part.__dict__["runs_fused"] = on and part.__dict__["product_dtype"] == torch.float32
 
 
 def plain_parts(module: nn.Module) -> list[str]:
@@ -69,6 +80,8 @@ def plain_parts(module: nn.Module) -> list[str]:
                 reason = part.misfit()
         if reason:
             notes.append(f"{reason}: {_plain(base)}")
+        elif isinstance(part, FastRSSM) and part.runs_fused and part.fused_misfit():
+            notes.append(f"{part.fused_misfit()}: dreams are not run by compiled code")
     return list(dict.fromkeys(notes))
 
 

@@ -58,6 +58,9 @@ PARTS = {
             "ops:straight_through",
             "layers:NormGRUCell.forward",
             "layers:NormGRUCell.__call__",
+            "layers:ExactLinear.forward",
+            "layers:ExactLinear.__call__",
+            "layers:without_autocast",
             "layers:MLP.forward",
             "layers:MLP.__call__",
         ),
@@ -76,7 +79,17 @@ PARTS = {
         ),
         1.1,
     ),
-    "MLP": FastPart("the dense layers", ("layers:MLP.forward", "layers:MLP.__call__"), 1.0),
+    "MLP": FastPart(
+        "the dense layers",
+        (
+            "layers:ExactLinear.forward",
+            "layers:ExactLinear.__call__",
+            "layers:without_autocast",
+            "layers:MLP.forward",
+            "layers:MLP.__call__",
+        ),
+        1.0,
+    ),
 }
 
 

@@ -6,6 +6,7 @@ take longer than computing. Norms, activations and everything else that is not a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -13,11 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..layers import MLP
+from ..layers import MLP, ExactLinear
+from . import fused
 from .definitions import PARTS, Watch
 from .pointwise import elu_
-from .products import linear, outer, product_dtype
+from .products import layer_dtype, linear, outer
 from .rows import Feat, rows_gradient
+
+LINEAR = (nn.Linear, ExactLinear)
+#: Up to this many multiply-adds times threads, compiled code in one thread is taken for quicker than torch in several.
+WORTH_THREADS = 2**26
 
 
 class Weights(NamedTuple):
@@ -39,21 +45,29 @@ class Prepared:
         self.layer = layer
         self.source: Tensor | None = None  # the weight that was prepared; held, so that no other lies at its address
         self.key = (-1, -1, -1)
-        self.made: dict[tuple[torch.dtype, int], Weights] = {}
+        self.made: dict[tuple[Any, ...], Any] = {}
 
     def __call__(self, dtype: torch.dtype, size: int) -> Weights:
         """size: how many of the inputs, from the first on, `columns` are for."""
+        return self._kept((dtype, size), lambda: self._make(dtype, size))
+
+    def packed(self, columns: slice, *, back: bool = False) -> Tensor:
+        """Some of the weight's columns as fused.py wants them, in float32; back: for the way back."""
+        key = (columns.start, columns.stop, back)
+        return self._kept(key, lambda: fused.pack(self.layer.weight.detach()[:, columns], back=back))
+
+    def _kept(self, name: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         weight, bias = self.layer.weight, self.layer.bias
         if weight.is_inference():  # made under inference_mode: it has no version, and nothing changes it
-            return self._make(dtype, size)
+            return make()
         key = (weight._version, bias._version, weight.data_ptr())
         if self.source is not weight:  # other weights, and their memory may lie where these lay
             self.source, self.key = weight, (-1, -1, -1)
         if key != self.key or weight.device.type != "cpu":  # a captured CUDA graph must make them itself, every time
             self.key, self.made = key, {}
-        found = self.made.get((dtype, size))
+        found = self.made.get(name)
         if found is None:
-            found = self.made[dtype, size] = self._make(dtype, size)
+            found = self.made[name] = make()
         return found
 
     def _make(self, dtype: torch.dtype, size: int) -> Weights:
@@ -117,7 +131,7 @@ class Unit:
     def compute(self, x: Tensor, feat: Feat | None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """-> the answer (N, out), and what backward needs."""
         flat = x.reshape(-1, x.shape[-1])
-        dtype = product_dtype(len(flat), self.layer.weight, self.dtype)
+        dtype = layer_dtype(self.layer, len(flat), self.dtype)
         weights = self.prepared(dtype, 0 if feat is None else feat.stoch.size)
         flat = flat.to(dtype)
         y = linear(flat, weights.rest, weights.bias)
@@ -131,6 +145,14 @@ class Unit:
         if self.elu:
             y = elu_(y)
         return y, (flat, weights.rest, weights.columns, y, before, mean, rstd)
+
+    def dense(self, size: int) -> fused.Dense:
+        """For fused.py; size: how many of the inputs, from the first on, are those of z."""
+        layer, columns = self.layer, self.prepared(torch.float32, size).columns if size else None
+        packed = self.prepared.packed(slice(size, None))
+        return fused.Dense(
+            layer.in_features - size, layer.out_features, packed, layer.bias, columns, self.norm, self.elu
+        )
 
     def __call__(self, x: Tensor | Feat) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -152,7 +174,7 @@ def is_standard(layer: nn.Module) -> bool:
     if is_hooked(layer):
         return False
     kind = type(layer)
-    if kind is nn.Linear:
+    if kind in LINEAR:
         return layer.bias is not None
     if kind is nn.LayerNorm:
         return layer.bias is not None
@@ -171,14 +193,41 @@ def units(layers: nn.Sequential, dtype: torch.dtype) -> list[Any]:
     rest = list(layers)
     while rest:
         layer = rest.pop(0)
-        if type(layer) is nn.Linear and is_standard(layer):
+        if type(layer) in LINEAR and is_standard(layer):
             norm = rest.pop(0) if rest and type(rest[0]) is nn.LayerNorm and is_standard(rest[0]) else None
             elu = bool(rest) and type(rest[0]) is nn.ELU and is_standard(rest[0])
-            found.append(Unit(layer, cast(Any, norm), elu, dtype))
+            found.append(Unit(cast(nn.Linear, layer), cast(Any, norm), elu, dtype))
             rest = rest[elu:]
         else:
             found.append(layer)
     return found
+
+
+def worth_fusing(rows: int, weight: Tensor) -> bool:
+    """Is one thread of compiled code as quick as all of torch's threads? rows of inputs meet a weight (out, in)."""
+    threads = torch.get_num_threads()
+    return threads == 1 or threads * rows * weight.numel() <= WORTH_THREADS
+
+
+def can_fuse(found: Sequence[Any], x: Tensor | Feat) -> bool:
+    """Can compiled code compute these layers at once: all of them `Unit`s, and one-hots for the first one only?"""
+    number = x.deter if isinstance(x, Feat) else x
+    kinds = {type(unit) for unit in found}
+    if kinds != {Unit} or not number.dtype == found[0].layer.weight.dtype == torch.float32:
+        return False
+    widest = max((unit.layer.weight for unit in found), key=Tensor.numel)
+    return worth_fusing(number.numel() // max(1, number.shape[-1]), widest)
+
+
+def fused_layers(found: Sequence[Unit], x: Tensor | Feat) -> Tensor:
+    """All layers in one call, without gradients. x (..., in) -> (..., out)."""
+    feat, number = (x, x.deter) if isinstance(x, Feat) else (None, x)
+    index, size = None, 0
+    if feat is not None:
+        index, size = feat.stoch.index.reshape(-1, feat.stoch.index.shape[-1]).contiguous(), feat.stoch.size
+    layers = [unit.dense(0 if at else size) for at, unit in enumerate(found)]
+    y = fused.layers(layers, number.reshape(-1, number.shape[-1]).contiguous(), index)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 WATCH = Watch(PARTS["MLP"])
@@ -188,6 +237,7 @@ class FastMLP(MLP):
     """`MLP` that also takes a `Feat`. x (..., input_dim) -> (..., output_dim)."""
 
     product_dtype: torch.dtype
+    runs_fused: bool
 
     def forward(self, x: Tensor | Feat) -> Tensor:
         # Other devices multiply one-hots fast, and choosing by size is not needed there.
@@ -206,6 +256,8 @@ class FastMLP(MLP):
         hooked = any(own["_hooks"]) or [names for names in own["_owns"] if "forward" in names]
         if hooked or x.device.type != "cpu" or not WATCH.intact():
             return super().forward(x.dense() if isinstance(x, Feat) else x)
+        if self.runs_fused and not torch.is_grad_enabled() and can_fuse(own["_units"], x):
+            return fused_layers(own["_units"], x)
         for unit in own["_units"]:
             x = unit(x)
         return cast(Tensor, x)

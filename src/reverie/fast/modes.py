@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ from ..config import ComputeConfig, Config
 from ..errors import UserError
 from ..layers import MLP, NormGRUCell
 from ..networks import ConvDecoder, ConvEncoder
-from . import accelerate
+from . import accelerate, fused
+from .fused_build import NotBuilt
 
 COMPILED = (MLP, ConvEncoder, ConvDecoder, NormGRUCell)
 #: Versions of a compiled function, one for each network and shape, before torch would silently stop compiling.
@@ -64,13 +65,45 @@ def _has_instructions() -> bool:
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)
 
 
-def apply_mode(module: nn.Module, mode: str, dtype: torch.dtype) -> list[str]:
+class Fused(NamedTuple):
+    """Are the recurrent loops run by compiled code, and if that was to be had and is not, why: a note."""
+
+    on: bool
+    note: str = ""
+
+
+def pick_fused(compute: ComputeConfig, mode: str, dtype: torch.dtype, device: torch.device) -> Fused:
+    """What `compute.fused` means with this mode, number type and device. Raises UserError where "on" cannot be had."""
+    if compute.fused == "off":
+        return Fused(False)
+    reason = ""
+    if mode != "fast" or device.type != "cpu" or dtype != torch.float32:
+        reason = f"it is for the fast mode in float32 on a CPU, this is {mode} in {str(dtype)[6:]} on '{device.type}'"
+        expected = False
+    else:
+        reason, expected = _why_not_fused(slow_too=compute.fused == "on"), True
+    if reason and compute.fused == "on":
+        raise UserError(f"compute.fused=on cannot be had: {reason}.", "Use compute.fused=auto, which does without.")
+    lost = f"compiled loops are not used: {reason}. Updates take about 1.3x as long" if reason and expected else ""
+    return Fused(not reason, lost)
+
+
+def _why_not_fused(*, slow_too: bool) -> str:
+    """Why there are no compiled loops, or none that are fast; one clause, "" if there are."""
+    try:
+        best = fused.library().best
+    except NotBuilt as error:
+        return str(error)
+    return "" if best or slow_too else "this processor has neither AVX2 nor AVX-512, without which they are slower"
+
+
+def apply_mode(module: nn.Module, mode: str, dtype: torch.dtype, *, fused: bool = False) -> list[str]:
     """Let a module's parts compute in this mode. Parameters, their names and checkpoints stay the same.
 
     -> a line for each part that is computed the plain way although a fast one was asked for, and why.
     """
     if mode in ("fast", "graph"):
-        return accelerate(module, dtype)
+        return accelerate(module, dtype, fused=fused)
     if mode == "compile":
         torch._dynamo.config.recompile_limit = MANY
         for part in module.modules():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..layers import ExactLinear, without_autocast
 
 #: From this many multiply-adds on, a bfloat16 product is worth its conversions and calls.
 WORTH_HALVING = 2**20
@@ -18,11 +20,20 @@ def product_dtype(rows: int, weight: Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype if rows * weight.numel() >= WORTH_HALVING else torch.float32
 
 
+def layer_dtype(layer: nn.Linear, rows: int, dtype: torch.dtype) -> torch.dtype:
+    """The type to multiply a layer's weight in with `rows` inputs: `product_dtype`, unless the layer must be exact."""
+    return torch.float32 if isinstance(layer, ExactLinear) else product_dtype(rows, layer.weight, dtype)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W' + b without gradients. x (N, in), weight (out, in), bias (out,) of one type, any strides -> (N, out)."""
+    """x W' + b without gradients. x (N, in), weight (out, in), bias (out,) of one type, any strides -> (N, out).
+
+    In the type that they have: an autocast around it changes nothing.
+    """
     small = x.dtype != torch.float32 or x.device.type != "cpu" or len(x) * weight.numel() < WORTH_ONEDNN
     if small or not HAS_ONEDNN:
-        return F.linear(x, weight, bias)
+        with without_autocast(x):
+            return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, _dense(weight), bias, "none", [], "")
 
 

@@ -11,7 +11,7 @@ loop carries only what flows from step to step; the gradients of weights follow 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..latents import CategoricalLatent
-from ..layers import MLP, NormGRUCell
+from ..layers import MLP, ExactLinear, NormGRUCell
 from ..ops import reset_where
 from ..rssm import DiscreteRSSM, Dream, State
+from . import fused
 from .definitions import PARTS, Watch, changed
-from .dense import FastMLP, Prepared, Weights, is_hooked, is_standard
-from .products import outer, product_dtype
+from .dense import LINEAR, FastMLP, Prepared, Weights, is_hooked, is_standard, worth_fusing
+from .products import layer_dtype, outer, product_dtype
 from .rows import Feat, OneHots, by_class, rows_gradient
 from .steps import Kept, Normed, NormElu, Product, Recurrence, norm_of
 
@@ -40,17 +41,47 @@ class FastRSSM(DiscreteRSSM):
     """`DiscreteRSSM` by faster arithmetic, for the networks of DreamerV2; with others it is the plain one."""
 
     product_dtype: torch.dtype
+    runs_fused: bool
+
+    def prepared(self, name: str) -> Prepared:
+        """Of a layer, by its name here."""
+        layers = {"input": self.input_net, "look": self.posterior_net, "answer": self.posterior_net,
+                  "foresee": self.prior_net, "foretell": self.prior_net}  # fmt: skip
+        at = -1 if name in ("answer", "foretell") else 0
+        layer = cast(NormGRUCell, self.gru).gates if name == "gates" else cast(nn.Linear, layers[name][at])
+        known = self.__dict__.setdefault("_prepared", {})
+        prepared = known.get(name)
+        if prepared is None or prepared.layer is not layer:  # the first call, or the layer was replaced
+            prepared = known[name] = Prepared(layer)
+        return cast(Prepared, prepared)
 
     def weights(self, name: str, rows: int, size: int) -> Weights:
         """Of a layer, in the number type for `rows` inputs at a time; kept until the layer changes."""
-        gates = cast(NormGRUCell, self.gru).gates
-        layers = {"input": self.input_net[0], "gates": gates, "look": self.posterior_net[0]}
-        layers["answer"] = self.posterior_net[-1]
-        known = self.__dict__.setdefault("_prepared", {})
-        prepared = known.get(name)
-        if prepared is None or prepared.layer is not layers[name]:  # the first call, or the layer was replaced
-            prepared = known[name] = Prepared(cast(nn.Linear, layers[name]))
-        return prepared(product_dtype(rows, prepared.layer.weight, self.product_dtype), size)
+        prepared = self.prepared(name)
+        return prepared(layer_dtype(prepared.layer, rows, self.product_dtype), size)
+
+    def is_fused(self, x: Tensor) -> bool:
+        """Are the loops run by compiled code (fused.py), where this file is used at all? x (N, ...): of each row."""
+        if not self.runs_fused or x.device.type != "cpu":
+            return False
+        weight = self.prepared("gates").layer.weight
+        return weight.dtype == torch.float32 and worth_fusing(len(x), weight)
+
+    def parts(self, head: str, answer: str) -> fused.Parts:
+        """For fused.py: "look" and "answer", the posterior's layers, or "foresee" and "foretell", the prior's."""
+        latent, size, depth = cast(CategoricalLatent, self.latent), self.latent.stoch_dim, self.rnn_hidden_dim
+        first, cell, net = self.prepared("input"), cast(NormGRUCell, self.gru), self.prior_net
+        net = self.posterior_net if head == "look" else net
+        width, last = first.layer.out_features, self.prepared(answer)
+        tensors = (
+            first(torch.float32, size).columns, first.packed(slice(size, None)), first.layer.bias,
+            self.prepared("gates").packed(slice(None)), cell.gates.bias,
+            self.prepared(head).packed(slice(depth)), None if head == "look" else self.prepared(head).layer.bias,
+            last.packed(slice(None)), last.layer.bias,
+        )  # fmt: skip
+        sizes = (first.layer.in_features - size, width, depth, last.layer.in_features)
+        norms = (norm_of(self.input_net), cell.norm, norm_of(net))
+        return fused.Parts((*sizes, latent.num_categoricals, latent.num_categories), tensors, norms)
 
     def recurrence(self, rows: int) -> Recurrence:
         """The recurrent step, prepared for many steps of `rows` states."""
@@ -75,16 +106,9 @@ class FastRSSM(DiscreteRSSM):
         norms = [] if type(self.gru.norm) is nn.Identity else [self.gru.norm]
         if not all(is_standard(layer) for layer in (self.gru.gates, *norms)):
             return "the recurrent cell has layers with options, hooks or types of their own"
-        for name, net in (("input_net", self.input_net), ("posterior_net", self.posterior_net)):
-            if type(net) not in (MLP, FastMLP) or is_hooked(net):
-                return f"{name} has a type, a hook or a forward of its own"
-            kinds = [type(layer) for layer in net if type(layer) is not nn.LayerNorm]
-            order = [nn.Linear, nn.ELU] if name == "input_net" else [nn.Linear, nn.ELU, nn.Linear]
-            normed = [type(layer) is nn.LayerNorm for layer in net]
-            if kinds != order or sum(normed) > 1 or (any(normed) and not normed[1]):
-                return f"{name} has other layers than one Linear, LayerNorm and ELU"
-            if not all(is_standard(layer) for layer in net):
-                return f"a layer of {name} has options, a hook or a type of its own"
+        odd = _odd_net("input_net", self.input_net) or _odd_net("posterior_net", self.posterior_net)
+        if odd:
+            return odd
         if type(self) is not FastRSSM or not INNER.isdisjoint(vars(FastRSSM).keys() - {"observe"}):
             return "methods of the fast RSSM were replaced"
         if vars(FastMLP)["forward"] is not MLP_FORWARD:
@@ -112,7 +136,7 @@ class FastRSSM(DiscreteRSSM):
         if noise is None:
             noise = self.latent.noise(len(embed), device=embed.device)
         past = reset_where(is_first, action).unsqueeze(1)
-        scan = _Scan(self, past, is_first.unsqueeze(1), noise.unsqueeze(1))
+        scan = self.scan_of(embed)(self, past, is_first.unsqueeze(1), noise.unsqueeze(1))
         deter, stats, _, index = scan.forward(embed.unsqueeze(1), state)
         stoch = OneHots(index.squeeze(1), None, self.latent.stoch_dim).dense()
         return State(deter.squeeze(1), stoch, stats.squeeze(1))
@@ -132,7 +156,7 @@ class FastRSSM(DiscreteRSSM):
         is_first = torch.cat([torch.ones_like(is_first[:, :1]), is_first[:, 1:]], 1)
         if noise is None:
             noise = self.latent.noise(batch, length, device=embed.device)
-        scan = _Scan(self, reset_where(is_first, action), is_first, noise)
+        scan = self.scan_of(embed)(self, reset_where(is_first, action), is_first, noise)
         deter, stats, probs, index = cast(Any, _Observe.apply(embed, scan, *scan.parameters()))
         stoch = OneHots(index, probs if torch.is_grad_enabled() else None, self.latent.stoch_dim)
         return State(deter, cast(Tensor, stoch), stats), self.prior_net(deter)
@@ -149,6 +173,8 @@ class FastRSSM(DiscreteRSSM):
         count, size = len(start.deter), self.latent.stoch_dim
         if noise is None:
             noise = self.latent.noise(count, horizon, device=start.deter.device)
+        if not torch.is_grad_enabled() and self.is_fused(start.deter) and not self.fused_misfit():
+            return self._fused_dream(policy, start, noise)
         step, deter, stoch, actions = self.recurrence(count), start.deter, cast(OneHots, start.stoch), []
         steps: list[tuple[Tensor, OneHots]] = [(deter, stoch)]
         for noise_k in noise.unbind(1):
@@ -166,6 +192,27 @@ class FastRSSM(DiscreteRSSM):
             joined = torch.stack([zeros if stoch.probs is None else stoch.probs for _, stoch in steps], 1)
         return Dream(cast(Tensor, Feat(OneHots(index, joined, size), deters)), torch.stack(actions, 1))
 
+    def scan_of(self, embed: Tensor) -> type[_Scan]:
+        """The kind of scan to filter with."""
+        return _FusedScan if self.is_fused(embed) else _Scan
+
+    def fused_misfit(self) -> str:
+        """What keeps dreams from being run by compiled code where this file runs them, "" if nothing does."""
+        return _odd_net("prior_net", self.prior_net)
+
+    def _fused_dream(self, policy: Callable[[Tensor], Tensor], start: State, noise: Tensor) -> Dream:
+        size = self.latent.stoch_dim
+        dreaming = fused.Dreaming(
+            self.parts("foresee", "foretell"), start.deter, cast(OneHots, start.stoch).index, noise.float()
+        )
+        actions = []
+        for deter, index in list(zip(dreaming.deters, dreaming.index, strict=True))[:-1]:
+            action = policy(cast(Tensor, Feat(OneHots(index, None, size), deter)))
+            dreaming.step(action.float().contiguous())
+            actions.append(action)
+        deters, index = (x.transpose(0, 1).contiguous() for x in (dreaming.deters, dreaming.index))
+        return Dream(cast(Tensor, Feat(OneHots(index, None, size), deters)), torch.stack(actions, 1))
+
     def draw(self, stats: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The same draw as `CategoricalLatent.sample`. stats (N, P), noise (N, S) -> probs (N, Z), index (N, S)."""
         latent = cast(CategoricalLatent, self.latent)
@@ -176,6 +223,20 @@ class FastRSSM(DiscreteRSSM):
         index.clamp_(max=latent.num_categories - 1)
         index += torch.arange(0, latent.stoch_dim, latent.num_categories, dtype=torch.int32, device=stats.device)
         return probs.flatten(-2), index
+
+
+def _odd_net(name: str, net: nn.Sequential) -> str:
+    """What keeps a network of the RSSM from being written out here, "" if nothing does; in one clause."""
+    if type(net) not in (MLP, FastMLP) or is_hooked(net):
+        return f"{name} has a type, a hook or a forward of its own"
+    kinds = [nn.Linear if type(x) in LINEAR else type(x) for x in net if type(x) is not nn.LayerNorm]
+    order = [nn.Linear, nn.ELU] if name == "input_net" else [nn.Linear, nn.ELU, nn.Linear]
+    normed = [type(layer) is nn.LayerNorm for layer in net]
+    if kinds != order or sum(normed) > 1 or (any(normed) and not normed[1]):
+        return f"{name} has other layers than one Linear, LayerNorm and ELU"
+    if not all(is_standard(layer) for layer in net):
+        return f"a layer of {name} has options, a hook or a type of its own"
+    return ""
 
 
 class _Transition(torch.autograd.Function):
@@ -287,25 +348,51 @@ class _Scan:
         return back(g.reshape(shape), probs.reshape(shape), -1, torch.float32).flatten(-2)
 
     def _weights(self, embed: Tensor, deters: Tensor, rows: list[list[Tensor]]) -> list[Tensor | None]:
-        """Gradients of the weights: one product over all steps for each. Rows are (T * B, ...), time first."""
-        step, dtype = self.step, self.rssm.product_dtype
+        """Gradients of embed and of the weights. Rows are (T * B, ...), time first."""
         kept, ys, lasts, _ = zip(*self.kept, strict=True)
-        g_stats, to_look, normed_y, to_pre, normed_x, to_gates, normed_gates = rows
-        pre, look, gates, stats = (torch.cat(x) for x in (to_pre, to_look, to_gates, g_stats))
-        past = pre.masked_fill(self.is_first.t().reshape(-1, 1), 0)  # what a first step did not see gets no gradient
-        of_stoch = self._of_stoch(torch.cat([cast(OneHots, last).index for last in lasts]), past)
-        of_action = outer(pre, self.action.transpose(0, 1).flatten(0, 1))
-        joined, y = torch.cat([x.joined for x in kept]), torch.cat([x.y for x in ys])
-        of_look = [_outer(look, x.transpose(0, 1).flatten(0, 1), dtype) for x in (deters, embed)]
+        flat = [torch.cat(x) for x in rows]
+        normed = [(self.norm_y, flat[2], ys), (self.step.norm_x, flat[4], [x.x for x in kept])]
+        normed.append((self.step.norm_gates, flat[6], [x.gates for x in kept]))
+        y, x, gates = (norm.weights(g, _flat(found)) for norm, g, found in normed)
+        index = torch.cat([cast(OneHots, last).index for last in lasts])
+        g_stats, to_look, _, to_pre, _, to_gates, _ = flat
+        first, action = self.is_first.t().reshape(-1, 1), self.action.transpose(0, 1).flatten(0, 1)
+        inputs = (torch.cat([x.joined for x in kept]), torch.cat([x.y for x in ys]))
+        seen = [x.transpose(0, 1).flatten(0, 1) for x in (deters, embed)]
+        to_embed, of_weights = self.products(
+            (g_stats, to_look, to_pre, to_gates), first, index, action, inputs, seen, (x, gates, y)
+        )
         batch, length = embed.shape[:2]
-        to_embed = self.embed.back(look).reshape(length, batch, -1).transpose(0, 1).to(embed.dtype)
-        return [
-            to_embed,
-            torch.cat([of_stoch, of_action], 1), pre.sum(0), *step.norm_x.weights(normed_x, [x.x for x in kept]),
-            _outer(gates, joined, dtype), gates.sum(0),
-            *step.norm_gates.weights(normed_gates, [x.gates for x in kept]),
-            torch.cat(of_look, 1), look.sum(0), *self.norm_y.weights(normed_y, list(ys)),
-            _outer(stats, y, dtype), stats.sum(0),
+        return [to_embed.reshape(length, batch, -1).transpose(0, 1).to(embed.dtype), *of_weights]
+
+    def products(
+        self,
+        gradients: tuple[Tensor, ...],
+        first: Tensor,
+        index: Tensor,
+        action: Tensor,
+        inputs: tuple[Tensor, Tensor],
+        seen: list[Tensor],
+        norms: tuple[tuple[Tensor | None, Tensor | None], ...],
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """One product over all N = B * T steps for each weight, in any order of the steps.
+
+        gradients (N, ...) of stats, look, pre and gates; first (N, 1); index (N, S) and action (N, A) of the past;
+        inputs: of the gates (N, X + D) and of the answer (N, Y); seen: deter (N, D) and embed (N, E); norms: the
+        gradients of the norms' weights. -> that of embed (N, E), those of `parameters`.
+        """
+        dtype, net = self.rssm.product_dtype, self.rssm.posterior_net
+        layers = cast(list[nn.Linear], [net[0], cast(NormGRUCell, self.rssm.gru).gates, net[-1]])
+        stats, look, pre, gates = gradients
+        past = pre.masked_fill(first, 0)  # what a first step did not see gets no gradient
+        of_stoch, of_action = self._of_stoch(index, past), outer(pre, action)
+        of_look = [_outer(layers[0], look, x, dtype) for x in seen]
+        x, cell, y = norms
+        return self.embed.back(look), [
+            torch.cat([of_stoch, of_action], 1), pre.sum(0), *x,
+            _outer(layers[1], gates, inputs[0], dtype), gates.sum(0), *cell,
+            torch.cat(of_look, 1), look.sum(0), *y,
+            _outer(layers[2], stats, inputs[1], dtype), stats.sum(0),
         ]  # fmt: skip
 
     def _of_stoch(self, index: Tensor, g: Tensor) -> Tensor:
@@ -316,9 +403,67 @@ class _Scan:
         return rows_gradient(by_class(index, size), g).t()
 
 
-def _outer(g: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Gradient of a weight. g (N, out), x (N, in) -> (out, in)."""
-    dtype = product_dtype(g.shape[1], x, dtype)
+def _flat(steps: Sequence[Normed]) -> Normed:
+    """All steps, one after the other."""
+    return Normed(*(torch.cat([step[i] for step in steps]) for i in range(4)))
+
+
+class _FusedScan(_Scan):
+    """`_Scan` by compiled code, both ways."""
+
+    def forward(self, embed: Tensor, state: State | None = None) -> tuple[Tensor, ...]:
+        """As `_Scan.forward`."""
+        batch, length = embed.shape[:2]
+        look = self.embed(embed.reshape(batch * length, -1)).reshape(batch, length, -1)
+        deter = from_z = None
+        if state is not None:
+            deter, from_z = state.deter.float().contiguous(), self.step.of_stoch(state.stoch.float()).contiguous()
+        self.action, self.noise = self.action.float().contiguous(), self.noise.float().contiguous()
+        self.is_first, self.parts = self.is_first.contiguous(), self.rssm.parts("look", "answer")
+        found = fused.scan(self.parts, self.action, look, self.is_first, self.noise, deter=deter, from_z=from_z)
+        self.found = found
+        return found.deter, found.stats, found.probs, found.drawn
+
+    def back(self, embed: Tensor, deters: Tensor, *gradients: Tensor | None) -> list[Tensor | None]:
+        """As `_Scan.back`."""
+        rssm, found, size = self.rssm, self.found, self.rssm.rnn_hidden_dim
+        columns = slice(self.step.size)
+        weights = [rssm.prepared("answer").packed(slice(None), back=True)]
+        weights += [rssm.prepared("look").packed(slice(size), back=True)]
+        weights += [rssm.prepared("gates").packed(slice(None), back=True)]
+        weights += [rssm.prepared("input").packed(columns, back=True)]
+        dense = [None if g is None else g.float().contiguous() for g in gradients]
+        of = fused.scan_back(self.parts, weights, found, self.is_first, dense)
+        pairs = [
+            (self.step.norm_x, of.normed_pre, found.pre, 0),
+            (self.step.norm_gates, of.normed_gates, found.gates, 1),
+            (self.norm_y, of.normed_look, found.look, 2),
+        ]
+        norms = []
+        for part, g, before, i in pairs:
+            mean, rstd = (_rows(x[..., i : i + 1]).contiguous() for x in (found.mean, found.rstd))
+            norms.append((None, None) if g is None else part.weights(_rows(g), Normed(g, _rows(before), mean, rstd)))
+        last = torch.cat([torch.zeros_like(found.drawn[:, :1]), found.drawn[:, :-1]], 1)
+        to_embed, of_weights = self.products(
+            (_rows(of.stats), _rows(of.look), _rows(of.pre), _rows(of.gates)),
+            self.is_first.reshape(-1, 1),
+            _rows(last),
+            _rows(self.action),
+            (_rows(found.joined), _rows(found.seen)),
+            [_rows(deters), _rows(embed)],
+            tuple(norms),
+        )
+        return [to_embed.reshape(embed.shape).to(embed.dtype), *of_weights]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, T, n) -> (B * T, n)."""
+    return x.flatten(0, 1)
+
+
+def _outer(layer: nn.Linear, g: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Gradient of a layer's weight, or of some of its columns. g (N, out), x (N, in) -> (out, in)."""
+    dtype = torch.float32 if isinstance(layer, ExactLinear) else product_dtype(g.shape[1], x, dtype)
     return outer(g.to(dtype), x.to(dtype)).float()
 
 

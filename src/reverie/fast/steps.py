@@ -62,14 +62,13 @@ class NormElu:
             g, kept.before, norm.normalized_shape, kept.mean, kept.rstd, norm.weight, norm.bias, mask
         )[0], g  # fmt: skip
 
-    def weights(self, gs: list[Tensor], kept: list[Normed]) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of the norm's weight and bias, from those of its output at all steps."""
+    def weights(self, g: Tensor, kept: Normed) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of the norm's weight and bias, from those of its output at all steps, (N, size)."""
         if self.norm is None:
             return None, None
-        before, mean, rstd = (torch.cat([step[i] for step in kept]) for i in (1, 2, 3))
         norm, mask = self.norm, [False, True, True]
         return cast(Any, torch.ops.aten.native_layer_norm_backward(
-            torch.cat(gs), before, norm.normalized_shape, mean, rstd, norm.weight, norm.bias, mask
+            g, kept.before, norm.normalized_shape, kept.mean, kept.rstd, norm.weight, norm.bias, mask
         )[1:])  # fmt: skip
 
 

@@ -46,6 +46,7 @@ def state_of(run: RunState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "recent": run.recent,
         "health": run.health.found,
         "source": run.source,
+        "fused": run.agent.fused.on,
         "log": {
             "sizes": run.logger.sizes(),
             "count": run.logger.count,
@@ -150,6 +151,7 @@ def restore(run: RunState, path: Path) -> dict[str, Any]:
         run.rng.bit_generator.state = saved["rng"]
         run.recent = list(saved["recent"])
         run.nan_policy.resume(run.clock)
+        run.agent.keep_fused(bool(saved.get("fused", False)))
         run.health.found = {str(key): float(value) for key, value in saved.get("health", {}).items()}
         known_source = saved.get("source", "")
         run.edited = bool(known_source) and known_source != run.source

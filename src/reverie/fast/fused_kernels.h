@@ -1,0 +1,375 @@
+/* The arithmetic of fused.c for one vector width. Included once per instruction set, with FN(name) and BYTES defined.
+
+   Every function works on rows: row r of an array begins at `base + r * stride`, strides count numbers, not bytes.
+   Nothing is kept between calls; what a function needs for a while is on its stack or handed in. */
+
+#define LANES ((int)(BYTES / sizeof(float)))
+#define VECS (PANEL / LANES) /* vectors per panel row */
+
+typedef float FN(vec) __attribute__((vector_size(BYTES)));
+typedef float FN(loose) __attribute__((vector_size(BYTES), aligned(4), may_alias));
+typedef int32_t FN(ints) __attribute__((vector_size(BYTES)));
+#define vec FN(vec)
+#define ints FN(ints)
+
+static INLINE vec FN(load)(const float *p) { return *(const FN(loose) *)p; }
+static INLINE void FN(store)(float *p, vec x) { *(FN(loose) *)p = x; }
+static INLINE vec FN(fill)(float x) { return x - (vec){0}; }
+
+static INLINE float FN(total)(vec x) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+/* Where the mask is set `a`, else `b`. */
+static INLINE vec FN(pick)(ints mask, vec a, vec b) { return (vec)(((ints)a & mask) | ((ints)b & ~mask)); }
+
+/* The first `count` < LANES numbers, then zeros. */
+static INLINE vec FN(load_some)(const float *p, int64_t count) {
+    vec x = {0};
+    memcpy(&x, p, (size_t)count * sizeof(float));
+    return x;
+}
+
+/* e^x to 2 units in the last place; NaN stays NaN, below -87 it is about 1e-38, above 88 about 2e38. */
+static INLINE vec FN(exp)(vec x) {
+    const vec low = FN(fill)(-87.3f), high = FN(fill)(88.3f), magic = FN(fill)(12582912.0f);
+    x = FN(pick)(x < low, low, x);
+    x = FN(pick)(x > high, high, x);
+    vec shifted = x * 1.44269504f + magic;
+    ints power = (ints)shifted - (ints)magic;
+    vec whole = shifted - magic;
+    vec r = x - whole * 0.693359375f;
+    r = r + whole * 2.12194440e-4f;
+    vec y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * (r * r) + r + 1.0f;
+    return y * (vec)((power + 127) << 23);
+}
+
+static INLINE vec FN(sigmoid)(vec x) { return 1.0f / (1.0f + FN(exp)(-x)); }
+static INLINE vec FN(tanh)(vec x) { return 2.0f * FN(sigmoid)(2.0f * x) - 1.0f; }
+static INLINE vec FN(elu)(vec x) { return FN(pick)(x > 0.0f, x, FN(exp)(x) - 1.0f); }
+
+/* Runs `body` with an offset `i` for each whole vector of `size` numbers, and once for what is left, where LOAD and STORE
+   touch `size - i` numbers only. */
+#define EACH(size, body)                                                   \
+    do {                                                                   \
+        int64_t i = 0;                                                     \
+        for (; i + LANES <= (size); i += LANES) { WHOLE(body) }            \
+        if (i < (size)) { const int64_t left = (size) - i; PART(body) }    \
+    } while (0)
+
+#define LOAD(p) (left ? FN(load_some)((p) + i, left) : FN(load)((p) + i))
+#define STORE(p, x)                                                        \
+    do {                                                                   \
+        vec stored = (x);                                                  \
+        if (left) memcpy((p) + i, &stored, (size_t)left * sizeof(float));  \
+        else FN(store)((p) + i, stored);                                   \
+    } while (0)
+#define WHOLE(body) { const int64_t left = 0; body }
+#define PART(body) body
+
+/* ------------------------------------------------------------------------------------------------------- products */
+
+/* `rows` (a constant after inlining) rows of one panel: out[r, 0:width] = start + in[r, :] * panel. */
+static INLINE void FN(tile)(const int rows, int64_t depth, const float *in, int64_t in_step, const float *panel,
+                            const float *bias, int add, float *out, int64_t out_step, int64_t width) {
+    vec sum[TILE][VECS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < VECS; v++) sum[r][v] = (vec){0};
+    for (int64_t k = 0; k < depth; k++) {
+        vec weights[VECS];
+        for (int v = 0; v < VECS; v++) weights[v] = FN(load)(panel + k * PANEL + v * LANES);
+        for (int r = 0; r < rows; r++) {
+            const float x = in[r * in_step + k];
+            for (int v = 0; v < VECS; v++) sum[r][v] += x * weights[v];
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        float *to = out + r * out_step;
+        for (int v = 0; v < VECS; v++) {
+            const int64_t i = v * LANES;
+            if (i >= width) break;
+            const int64_t left = i + LANES <= width ? 0 : width - i;
+            vec y = sum[r][v];
+            if (bias) y += LOAD(bias);
+            if (add) y += LOAD(to);
+            STORE(to, y);
+        }
+    }
+}
+
+/* out (rows, outs) = in (rows, depth) * packed, + bias, + what stands there if `add`. packed: see `pack` in fused.c. */
+static void FN(product)(int64_t rows, int64_t depth, int64_t outs, const float *in, int64_t in_step, const float *packed,
+                        const float *bias, int add, float *out, int64_t out_step) {
+    for (int64_t n = 0; n < outs; n += PANEL, packed += depth * PANEL) {
+        const int64_t width = outs - n < PANEL ? outs - n : PANEL;
+        const float *b = bias ? bias + n : 0;
+        int64_t r = 0;
+        for (; r + ROWS <= rows; r += ROWS)
+            FN(tile)(ROWS, depth, in + r * in_step, in_step, packed, b, add, out + r * out_step + n, out_step, width);
+        for (; ROWS > 2 && r + 2 <= rows; r += 2)
+            FN(tile)(2, depth, in + r * in_step, in_step, packed, b, add, out + r * out_step + n, out_step, width);
+        for (; r < rows; r++)
+            FN(tile)(1, depth, in + r * in_step, in_step, packed, b, add, out + r * out_step + n, out_step, width);
+    }
+}
+
+/* out (size,) += the rows of `columns` (classes, size) that `index` (count,) names. */
+static void FN(gather)(int64_t count, const int32_t *index, const float *columns, int64_t size, float *out) {
+    EACH(size, {
+        vec sum = LOAD(out);
+        for (int64_t s = 0; s < count; s++) sum += LOAD(columns + index[s] * size);
+        STORE(out, sum);
+    });
+}
+
+/* ----------------------------------------------------------------------------------------------- norm and activation */
+
+/* y = elu(norm(before)), one row; norm and elu where they are. Gives mean and 1 / deviation for the way back. */
+static void FN(normed)(const Norm *norm, int elu, int64_t size, const float *before, float *y, float *mean, float *rstd) {
+    float centre = 0, scale = 1;
+    if (norm->gamma) {
+        vec sum = {0}, squares = {0};
+        EACH(size, { sum += LOAD(before); });
+        centre = FN(total)(sum) / (float)size;
+        const vec c = FN(fill)(centre);
+        int64_t i = 0;
+        for (; i + LANES <= size; i += LANES) {
+            vec d = FN(load)(before + i) - c;
+            squares += d * d;
+        }
+        float rest = 0;
+        for (; i < size; i++) rest += (before[i] - centre) * (before[i] - centre);
+        scale = 1.0f / sqrtf((FN(total)(squares) + rest) / (float)size + norm->eps);
+    }
+    EACH(size, {
+        vec x = LOAD(before);
+        if (norm->gamma) x = (x - centre) * scale * LOAD(norm->gamma) + LOAD(norm->beta);
+        STORE(y, elu ? FN(elu)(x) : x);
+    });
+    if (mean) *mean = centre, *rstd = scale;
+}
+
+/* The way back, one row: g (of y) -> to_norm (of the norm's output; may be null) and to_before. */
+static void FN(normed_back)(const Norm *norm, int elu, int64_t size, const float *g, const float *before, const float *y,
+                            float mean, float rstd, float *to_norm, float *to_before) {
+    vec sum = {0}, along = {0};
+    EACH(size, {
+        vec d = LOAD(g);
+        if (elu) {
+            vec out = LOAD(y);
+            d = FN(pick)(out > 0.0f, d, d * (out + 1.0f));
+        }
+        if (to_norm) STORE(to_norm, d);
+        if (norm->gamma) {
+            d *= LOAD(norm->gamma);
+            sum += d;
+            vec x = (LOAD(before) - mean) * rstd;
+            along += d * x; /* beyond the end d is 0 */
+        }
+        STORE(to_before, d);
+    });
+    if (!norm->gamma) return;
+    const float a = FN(total)(sum) / (float)size, b = FN(total)(along) / (float)size;
+    EACH(size, {
+        vec x = (LOAD(before) - mean) * rstd;
+        STORE(to_before, (LOAD(to_before) - a - x * b) * rstd);
+    });
+}
+
+/* ----------------------------------------------------------------------------------------------------- the cell */
+
+/* h' from the normed gates (3D,): reset, candidate, update. parts (4D,): what the way back needs, or null. */
+static void FN(cell)(int64_t size, const float *gates, const float *h, float *parts, float *out) {
+    EACH(size, {
+        vec reset = FN(sigmoid)(LOAD(gates));
+        vec candidate = LOAD(gates + size);
+        vec update = FN(sigmoid)(LOAD(gates + 2 * size) - 1.0f);
+        vec made = FN(tanh)(reset * candidate);
+        vec old = LOAD(h);
+        if (parts) {
+            STORE(parts, reset);
+            STORE(parts + size, candidate);
+            STORE(parts + 2 * size, made);
+            STORE(parts + 3 * size, update);
+        }
+        STORE(out, old + update * (made - old));
+    });
+}
+
+/* g (D,) of h' -> to_gates (3D,) of the normed gates, to_h (D,) of the direct way. h is null where it was erased. */
+static void FN(cell_back)(int64_t size, const float *g, const float *parts, const float *h, float *to_gates, float *to_h) {
+    EACH(size, {
+        vec d = LOAD(g);
+        vec reset = LOAD(parts);
+        vec candidate = LOAD(parts + size);
+        vec made = LOAD(parts + 2 * size);
+        vec update = LOAD(parts + 3 * size);
+        vec to_made = d * update;
+        vec inner = to_made * (1.0f - made * made);
+        vec to_update = d * (made - LOAD(h)) * update * (1.0f - update);
+        STORE(to_gates, inner * candidate * reset * (1.0f - reset));
+        STORE(to_gates + size, inner * reset);
+        STORE(to_gates + 2 * size, to_update);
+        STORE(to_h, d - to_made);
+    });
+}
+
+/* --------------------------------------------------------------------------------------------------- categoricals */
+
+/* Softmax of each of the `count` categoricals of one row and a draw from each: class = how many of the cumulative
+   probabilities are at most noise * their total, as torch does it (its cumsum adds in double). index counts over all. */
+static void FN(draw)(int64_t count, int64_t classes, const float *stats, const float *noise, float *probs, int32_t *index) {
+    const int64_t size = count * classes;
+    for (int64_t s = 0; s < size; s += classes) {
+        const float *x = stats + s;
+        float most = x[0];
+        int64_t j = 0;
+        if (classes >= 8) {
+            float eight[8];
+            memcpy(eight, x, sizeof eight);
+            for (j = 8; j + 8 <= classes; j += 8)
+                for (int k = 0; k < 8; k++) eight[k] = x[j + k] > eight[k] ? x[j + k] : eight[k];
+            for (int k = 0; k < 8; k++) most = eight[k] > most ? eight[k] : most;
+        }
+        for (; j < classes; j++) most = x[j] > most ? x[j] : most;
+        for (j = 0; j < classes; j++) probs[s + j] = x[j] - most;
+    }
+    EACH(size, { STORE(probs, FN(exp)(LOAD(probs))); });
+    for (int64_t s = 0; s < count; s++) {
+        float *p = probs + s * classes;
+        float sum = 0;
+        for (int64_t j = 0; j < classes; j++) sum += p[j];
+        const float share = 1.0f / sum;
+        double all = 0;
+        for (int64_t j = 0; j < classes; j++) all += (double)(p[j] *= share);
+        const float threshold = noise[s] * (float)all;
+        double so_far = 0;
+        int64_t found = 0;
+        for (int64_t j = 0; j < classes; j++) found += (float)(so_far += (double)p[j]) <= threshold;
+        index[s] = (int32_t)(s * classes + (found < classes ? found : classes - 1));
+    }
+}
+
+/* g (of the probabilities) -> added to `to` (of the logits): p (g - sum p g) for each categorical of one row. */
+static void FN(softmax_back)(int64_t count, int64_t classes, const float *g, const float *probs, float *to) {
+    for (int64_t s = 0; s < count * classes; s += classes) {
+        float along = 0;
+        for (int64_t j = 0; j < classes; j++) along += g[s + j] * probs[s + j];
+        for (int64_t j = 0; j < classes; j++) to[s + j] += probs[s + j] * (g[s + j] - along);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------ the loops */
+
+/* One recurrent step of all rows, and a draw from what `head` and `answer` say of the new h. */
+static void FN(advance)(const Rssm *m, const Step *s) {
+    const int64_t X = m->x, D = m->d, Y = m->y, Z = m->count * m->classes, J = X + D;
+    FN(product)(s->rows, m->a, X, s->action, s->action_step, m->action, m->input_bias, 0, s->pre, s->step * X);
+    for (int64_t r = 0; r < s->rows; r++) {
+        const int erased = s->first && s->first[r * s->first_step];
+        float *pre = s->pre + r * s->step * X, *joined = s->joined + r * s->step * J;
+        const float *h = s->h ? s->h + r * s->h_step : 0;
+        if (!erased && s->from_z) EACH(X, { STORE(pre, LOAD(pre) + LOAD(s->from_z + r * X)); });
+        else if (!erased && s->index) FN(gather)(m->count, s->index + r * s->index_step, m->columns, X, pre);
+        if (erased || !h) memset(joined + X, 0, (size_t)D * sizeof(float));
+        else memcpy(joined + X, h, (size_t)D * sizeof(float));
+        FN(normed)(&m->input_norm, 1, X, pre, joined, s->mean ? s->mean + 3 * r * s->step : 0, s->rstd ? s->rstd + 3 * r * s->step : 0);
+    }
+    FN(product)(s->rows, J, 3 * D, s->joined, s->step * J, m->gates, m->gates_bias, 0, s->gates, s->step * 3 * D);
+    for (int64_t r = 0; r < s->rows; r++) {
+        const int64_t at = r * s->step;
+        FN(normed)(&m->gates_norm, 0, 3 * D, s->gates + at * 3 * D, s->normed, s->mean ? s->mean + 3 * at + 1 : 0, s->rstd ? s->rstd + 3 * at + 1 : 0);
+        FN(cell)(D, s->normed, s->joined + at * J + X, s->parts ? s->parts + at * 4 * D : 0, s->out + at * D);
+    }
+    FN(product)(s->rows, D, Y, s->out, s->step * D, m->head, m->head_bias, s->look_given, s->look, s->step * Y);
+    for (int64_t r = 0; r < s->rows; r++) {
+        const int64_t at = r * s->step;
+        FN(normed)(&m->head_norm, 1, Y, s->look + at * Y, s->seen + at * Y, s->mean ? s->mean + 3 * at + 2 : 0, s->rstd ? s->rstd + 3 * at + 2 : 0);
+    }
+    FN(product)(s->rows, Y, Z, s->seen, s->step * Y, m->answer, m->answer_bias, 0, s->stats, s->step * Z);
+    for (int64_t r = 0; r < s->rows; r++) {
+        const int64_t at = r * s->step;
+        FN(draw)(m->count, m->classes, s->stats + at * Z, s->noise + r * s->noise_step, s->probs + at * Z, s->drawn + at * m->count);
+    }
+}
+
+/* The way back of a scan: T steps of B rows, see `Back` in fused.c. */
+static void FN(back)(const Rssm *m, const BackWeights *w, const Back *b) {
+    const int64_t X = m->x, D = m->d, Y = m->y, S = m->count, Z = S * m->classes, J = X + D, T = b->length;
+    for (int64_t t = T - 1; t >= 0; t--) {
+        const int later = t < T - 1;
+        for (int64_t r = 0; r < b->rows; r++) {
+            const int64_t at = r * T + t;
+            float *g = b->g_stats + at * Z;
+            if (b->of_stats) memcpy(g, b->of_stats + at * Z, (size_t)Z * sizeof(float));
+            else memset(g, 0, (size_t)Z * sizeof(float));
+            float *carried = b->carry_probs + r * Z;
+            if (!later) memset(carried, 0, (size_t)Z * sizeof(float));
+            if (b->of_probs) EACH(Z, { STORE(carried, LOAD(carried) + LOAD(b->of_probs + at * Z)); });
+            FN(softmax_back)(S, m->classes, carried, b->probs + at * Z, g);
+        }
+        FN(product)(b->rows, Z, Y, b->g_stats + t * Z, T * Z, w->answer, 0, 0, b->wide, Y);
+        for (int64_t r = 0; r < b->rows; r++) {
+            const int64_t at = r * T + t;
+            FN(normed_back)(&m->head_norm, 1, Y, b->wide + r * Y, b->look + at * Y, b->seen + at * Y, b->mean[3 * at + 2], b->rstd[3 * at + 2],
+                            b->normed_look ? b->normed_look + at * Y : 0, b->to_look + at * Y);
+            float *g = b->carry_h + r * D;
+            if (!later) memset(g, 0, (size_t)D * sizeof(float));
+            if (b->of_deter) EACH(D, { STORE(g, LOAD(g) + LOAD(b->of_deter + at * D)); });
+        }
+        FN(product)(b->rows, Y, D, b->to_look + t * Y, T * Y, w->head, 0, 1, b->carry_h, D);
+        for (int64_t r = 0; r < b->rows; r++) {
+            const int64_t at = r * T + t;
+            float *direct = b->direct + r * D, *normed = b->normed_gates ? b->normed_gates + at * 3 * D : b->wide;
+            FN(cell_back)(D, b->carry_h + r * D, b->parts + at * 4 * D, b->joined + at * J + X, normed, direct);
+            FN(normed_back)(&m->gates_norm, 0, 3 * D, normed, b->gates + at * 3 * D, 0, b->mean[3 * at + 1], b->rstd[3 * at + 1],
+                            0, b->to_gates + at * 3 * D);
+        }
+        FN(product)(b->rows, 3 * D, J, b->to_gates + t * 3 * D, T * 3 * D, w->gates, 0, 0, b->wide, J);
+        for (int64_t r = 0; r < b->rows; r++) {
+            const int64_t at = r * T + t;
+            const float *g = b->wide + r * J;
+            FN(normed_back)(&m->input_norm, 1, X, g, b->pre + at * X, b->joined + at * J, b->mean[3 * at], b->rstd[3 * at],
+                            b->normed_pre ? b->normed_pre + at * X : 0, b->to_pre + at * X);
+            float *carry = b->carry_h + r * D;
+            if (b->first[at]) memset(carry, 0, (size_t)D * sizeof(float));
+            else EACH(D, { STORE(carry, LOAD(b->direct + r * D) + LOAD(g + X)); });
+        }
+        if (!t) break;
+        FN(product)(b->rows, X, Z, b->to_pre + t * X, T * X, w->from_z, 0, 0, b->carry_probs, Z);
+        for (int64_t r = 0; r < b->rows; r++)
+            if (b->first[r * T + t]) memset(b->carry_probs + r * Z, 0, (size_t)Z * sizeof(float));
+    }
+}
+
+/* elu(norm(W [z, x] + b)) of one layer, all rows; index null where there is no z. out (rows, outs). */
+static void FN(layer)(const Layer *l, int64_t rows, const float *x, int64_t x_step, const int32_t *index, int64_t index_step, float *out) {
+    FN(product)(rows, l->ins, l->outs, x, x_step, l->packed, l->bias, 0, out, l->outs);
+    for (int64_t r = 0; r < rows; r++) {
+        float *y = out + r * l->outs;
+        if (index) FN(gather)(l->count, index + r * index_step, l->columns, l->outs, y);
+        if (l->norm.gamma || l->elu) FN(normed)(&l->norm, l->elu, l->outs, y, y, 0, 0);
+    }
+}
+
+static const Kernels FN(kernels) = {FN(advance), FN(back), FN(layer)};
+
+#undef vec
+#undef ints
+#undef LANES
+#undef VECS
+#undef EACH
+#undef LOAD
+#undef STORE
+#undef WHOLE
+#undef PART
+#undef FN
+#undef BYTES
+#undef ROWS
