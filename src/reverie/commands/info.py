@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -52,26 +53,25 @@ def run_state(run: Path) -> dict[str, Any]:
     from .. import checkpoint
     from ..config import load_file
     from ..envs.families.crafter import score_of
-    from ..run.lines import check_lines
+    from ..run.lines import each_line, newest_values, odd_lines
 
     config = load_file(run / "config.yaml")
-    files = {name: check_lines(run / name) for name in ("metrics.jsonl", "episodes.jsonl")}
-    lines, episodes = (found.lines for found in files.values())
-    odd = [f"{found.odd} of {name}" for name, found in files.items() if found.odd]
-    steps = max((line["env_steps"] for line in lines), default=0)
-    evaluations = [line for line in lines if "eval/return" in line]
+    counts = {name: odd_lines(run / name) for name in ("metrics.jsonl", "episodes.jsonl")}
+    odd = [f"{count} of {name}" for name, count in counts.items() if count]
+    newest = newest_values(run / "metrics.jsonl", ("env_steps", "updates", "eval/return"))
+    phases = Counter(episode["phase"] for episode in each_line(run / "episodes.jsonl"))
     saved = checkpoint.checkpoints(run)
-    score = score_of(line for line in episodes if line["phase"] in ("prefill", "train"))
+    score = score_of(x for x in each_line(run / "episodes.jsonl") if x["phase"] in ("prefill", "train"))
     achieved = {} if score is None else {"Crafter score": f"{score:.1f} % of all training episodes"}
     return (
         achieved
         | {
             "task": config.env.id,
             "seed": config.train.seed,
-            "env steps": f"{steps} of {config.train.env_steps}",
-            "updates": max((line["updates"] for line in lines if "updates" in line), default=0),
-            "episodes": sum(episode["phase"] == "train" for episode in episodes),
-            "evaluation": evaluations[-1]["eval/return"] if evaluations else "none yet",
+            "env steps": f"{newest.get('env_steps', 0)} of {config.train.env_steps}",
+            "updates": newest.get("updates", 0),
+            "episodes": phases["train"],
+            "evaluation": newest.get("eval/return", "none yet"),
             "checkpoint": saved[-1].name if saved else "none yet",
         }
         | ({"left out": f"lines that are none of a run: {', '.join(odd)}"} if odd else {})

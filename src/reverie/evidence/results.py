@@ -20,7 +20,7 @@ import numpy as np
 from ..config import Config, build, flatten, load_file
 from ..errors import UserError
 from ..files import is_own_file, open_own_file, read_bytes, read_record, write_file
-from ..run.lines import read_lines
+from ..run.lines import newest_values, read_lines
 from .protocol import facts_of
 
 FORMAT = "reverie-result-1"
@@ -81,9 +81,7 @@ def result_of(run: Path, *, label: str = "") -> RunResult:
     config = load_file(run / "config.yaml")
     provenance = read_record(run / "provenance.json")
     episodes = read_lines(run / "episodes.jsonl")
-    newest: dict[str, Any] = next(
-        (line for line in reversed(read_lines(run / "metrics.jsonl")) if "updates" in line), {}
-    )
+    newest = newest_values(run / "metrics.jsonl", ("env_steps", "frames", "updates", "train/ratio"))
     rows = {phase: [x for x in episodes if x.get("phase") == phase] for phase in PHASES}
     steps = max((int(x.get("env_steps", 0)) for x in [*episodes, newest]), default=0)
     frames = max((int(x.get("frames", 0)) for x in [*episodes, newest]), default=0)

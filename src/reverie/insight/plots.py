@@ -20,7 +20,7 @@ from ..config import load_file
 from ..errors import UserError, printable
 from ..files import plain_values, read_json, write_file
 from ..run.evaluation import Evaluation
-from ..run.lines import read_lines
+from ..run.lines import each_line, read_lines, thinned
 from .dream import Dreamed
 from .drift import Drift
 
@@ -191,7 +191,7 @@ def _random_level(axes: Any, episodes: Sequence[Mapping[str, Any]], *, style: st
 
 def panels_svg(runs: Mapping[str, Path]) -> list[str]:
     """Small plots of what several runs log about their models. -> SVGs."""
-    lines = {name: read_lines(path / "metrics.jsonl") for name, path in runs.items()}
+    lines = {name: thinned(each_line(path / "metrics.jsonl")) for name, path in runs.items()}
     logged = {key for found in lines.values() for line in found for key in line}
     return [_panel(title, keys, lines) for title, keys in PANELS.items() if logged & set(keys.values())]
 

@@ -17,7 +17,7 @@ from ..config import Config, flatten, load_file
 from ..errors import UserError
 from ..files import is_own_file, read_record, write_file
 from ..run.evaluation import Evaluation
-from ..run.lines import read_lines
+from ..run.lines import newest_values, read_lines
 from . import plots
 from .page import as_html, data_uri, render
 from .run_reader import RunReader, open_run
@@ -68,13 +68,11 @@ def _names(paths: Sequence[Path]) -> dict[str, Path]:
 def summary(path: Path) -> dict[str, Any]:
     """The most important numbers of a run: task, seed, last evaluation, random policy, steps, updates, seconds."""
     config = load_file(path / "config.yaml")
-    metrics, episodes = read_lines(path / "metrics.jsonl"), read_lines(path / "episodes.jsonl")
+    episodes = read_lines(path / "episodes.jsonl")
+    newest = newest_values(path / "metrics.jsonl", ("env_steps", "updates", "seconds"))
     tests = [e for e in episodes if e.get("phase") == "eval"]
     last = Evaluation([e["return"] for e in tests if e["env_steps"] == tests[-1]["env_steps"]], [])
     random = [e["return"] for e in episodes if e.get("phase") == "random"]
-
-    def newest(key: str) -> float:
-        return next((line[key] for line in reversed(metrics) if line.get(key) is not None), 0)
 
     return {
         "task": config.env.id or "custom environment",
@@ -83,9 +81,9 @@ def summary(path: Path) -> dict[str, Any]:
         "spread": last.spread,
         "episodes": len(last.scores),
         "random": float(np.mean(random)) if random else None,
-        "env_steps": int(newest("env_steps")),
-        "updates": int(newest("updates")),
-        "seconds": float(newest("seconds")),
+        "env_steps": int(newest.get("env_steps", 0)),
+        "updates": int(newest.get("updates", 0)),
+        "seconds": float(newest.get("seconds", 0)),
     }
 
 

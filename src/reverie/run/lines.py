@@ -8,19 +8,24 @@ NaN or infinity), and the keys of `REQUIRED`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from ..errors import UserError, printable
 from ..files import open_own_file, plain_number, reason
 
 #: Bytes of a line, and keys in it, at most; a longer line is left out unread.
 LONGEST_LINE, MOST_KEYS = 2**20, 5000
+#: Lines of metrics that a plot or a verdict is made of at most: a week of training writes more than memory holds.
+ENOUGH = 10_000
 #: File -> what each of its lines has: whole numbers from 0, and for episodes a return.
 REQUIRED = {"metrics.jsonl": ("env_steps",), "episodes.jsonl": ("env_steps", "frames", "length")}
 #: Counts: whole numbers from 0 wherever they occur.
 COUNTS = {"env_steps", "frames", "updates", "length"}
+
+
+Item = TypeVar("Item")
 
 
 class Lines(NamedTuple):
@@ -41,19 +46,66 @@ def check_lines(path: Path) -> Lines:
     Raises UserError for a file that cannot be read: a link, a pipe, one that is too large.
     """
     found, odd = [], 0
+    for line in _lines_or_odd(path):
+        if line is None:
+            odd += 1
+        else:
+            found.append(line)
+    return Lines(found, odd)
+
+
+def each_line(path: Path) -> Iterator[dict[str, Any]]:
+    """The same lines as `read_lines`, one at a time, for files that do not fit into memory. Raises UserError."""
+    return (line for line in _lines_or_odd(path) if line is not None)
+
+
+def odd_lines(path: Path) -> int:
+    """How many lines of a file were left out because they are no lines of a run. Raises UserError."""
+    return sum(line is None for line in _lines_or_odd(path))
+
+
+def thinned(items: Iterable[Item], most: int = ENOUGH) -> list[Item]:
+    """Every item where there are at most `most`, else each 2nd, 4th, 8th, ..., and always the newest one.
+
+    Not more than 2 * most + 1 are held at a time.
+    """
+    kept: list[Item] = []
+    every, count = 1, 0
+    for item in items:
+        if count % every == 0:
+            kept.append(item)
+        count += 1
+        if len(kept) > 2 * most:
+            kept, every = kept[::2], 2 * every
+    if len(kept) > most:
+        kept, every = kept[::2], 2 * every
+    if count and (count - 1) % every:
+        kept.append(item)
+    return kept
+
+
+def newest_values(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """The newest value of each of these keys that is a number. Raises UserError."""
+    wanted, newest = set(keys), {}
+    for line in each_line(path):
+        newest.update({key: value for key, value in line.items() if key in wanted and value is not None})
+    return newest
+
+
+def _lines_or_odd(path: Path) -> Iterator[dict[str, Any] | None]:
+    """Each line in its checked form; None for one that is no line of a run, but not for a half-written last one."""
     try:
         with open_own_file(path) as file:
             for text, complete in split_lines(file):
                 line = parse_line(text)
                 if line is not None and is_whole(line, path.name):
-                    found.append(line)
-                else:
-                    odd += complete and bool(text.strip())
+                    yield line
+                elif complete and text.strip():
+                    yield None
     except FileNotFoundError:
-        return Lines([], 0)
+        return
     except OSError as error:
         raise UserError(f"cannot read {path} ({reason(error)}).", "Try again, or use a copy of the run.") from error
-    return Lines(found, odd)
 
 
 def split_lines(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
