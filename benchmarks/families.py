@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from reverie.config.presets import load_preset
-from reverie.run.logger import read_lines
+from reverie.run.lines import read_lines
 from reverie.run.loop import Run
 
 #: name -> (preset, task, threshold of the last evaluation, what the threshold is)

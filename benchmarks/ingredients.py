@@ -19,7 +19,7 @@ import numpy as np
 
 from reverie.config.presets import load_preset
 from reverie.run.directory import provenance
-from reverie.run.logger import read_lines
+from reverie.run.lines import read_lines
 from reverie.run.loop import Run
 
 BASE: dict[str, Any] = {"zero_init": False, "prioritize": "none"}

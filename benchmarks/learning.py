@@ -21,7 +21,7 @@ from reverie.config import to_dict
 from reverie.config.presets import load_preset
 from reverie.run.directory import provenance
 from reverie.run.evaluation import Evaluation, evaluate, random_policy
-from reverie.run.logger import read_lines
+from reverie.run.lines import read_lines
 from reverie.run.loop import Run
 from reverie.run.tasks import make_envs
 

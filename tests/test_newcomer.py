@@ -316,7 +316,7 @@ class StartPredictor(Head):
 
 def test_another_head_is_one_class_and_its_line(clone):
     clone.write("networks.py", clone.read("networks.py").rstrip("\n") + "\n" + START)
-    clone.replace("build.py", "ContinuePredictor, ConvDecoder,", "ContinuePredictor, StartPredictor, ConvDecoder,")
+    clone.replace("build.py", "    ContinuePredictor,\n", "    ContinuePredictor,\n    StartPredictor,\n")
     clone.replace("build.py", "    return heads, scales\n",
                   '    heads["start"] = StartPredictor(feat_dim)\n    return heads, scales\n')  # fmt: skip
     assert clone.edited == {"networks.py", "build.py"}

@@ -11,7 +11,7 @@ from typing import Any
 from reverie import Dreamer
 from reverie.config import Config, build, load_file
 from reverie.evidence.results import result_of
-from reverie.run.logger import read_lines
+from reverie.run.lines import read_lines
 from reverie.run.loop import Run
 from reverie.run.progress import Progress
 
@@ -50,7 +50,7 @@ class MeasuredRun(Run):
         super().__init__(config, directory, env)
         self.path = self.directory / "suite.jsonl"
         here = self.clock.env_steps if self.state.resumed else -1
-        lines = [line for line in read_lines(self.path) if line["env_steps"] <= here]
+        lines = [line for line in _own_lines(self.path) if line["env_steps"] <= here]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         if lines:
             meter.add(lines[-1]["spent"])
@@ -92,6 +92,12 @@ class MeasuredRun(Run):
         line = {"env_steps": self.clock.env_steps, "updates": self.clock.updates, "spent": self.meter.state()}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line | values) + "\n")
+
+
+def _own_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of RUN/suite.jsonl; a half-written last one is left out."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def configuration(
@@ -143,6 +149,6 @@ def train_one(
         "preset": task.before if preset == "before" else preset,
         "settings": found.settings,
         "protocol": found.protocol.get("line", ""),
-        **summary(task, plan, read_lines(run.path), ended_by=run.ended_by(), spent=meter.state()),
+        **summary(task, plan, _own_lines(run.path), ended_by=run.ended_by(), spent=meter.state()),
         "curves": {name: thinned(metrics, key) for name, key in CURVES.items()},
     }

@@ -90,7 +90,7 @@ def test_it_is_refused_in_both_backends(backend):
     envs = make_vector(lambda: Bright(box((16, 16, 3))), 2, backend=backend)
     try:
         envs.reset(seed=0)
-        with pytest.raises(UserError, match="holds 200 to 200"):
+        with pytest.raises(UserError, match=r"the image 'observation' holds floats up to 200 at step 1"):
             envs.step(envs.action_space.sample())
     finally:
         envs.close()

@@ -109,8 +109,14 @@ def test_symbols_and_numbers_are_weighed_together_and_the_action_mask_is_not():
         def observe(self):
             return {"symbol": self.at % 2, "still": np.zeros(1, np.float32)}
 
+        def mask(self):
+            return {"action_mask": np.array([self.at % 2, 1], np.int8)}
+
+        def reset(self, **options):
+            return super().reset(**options)[0], self.mask()
+
         def step(self, action):
-            return *super().step(action)[:4], {"action_mask": np.array([self.at % 2, 1], np.int8)}
+            return *super().step(action)[:4], self.mask()
 
     assert chosen(Mixed)["model.vector_scale"] == 2.5  # two numbers that jump by 2 deviations: 4 nats
 

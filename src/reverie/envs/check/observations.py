@@ -116,7 +116,8 @@ def require_leaf(space: spaces.Space, value: Any, key: str, at: int, *, image: b
     essential = {"discrete-range", "float-in-uint8"} | ({"float-image-0-255"} if image else set())
     for finding in report.findings:
         if finding.code in essential:
-            raise UserError(f"observation {finding.message}.", finding.fix)
+            what = finding.message if finding.message.startswith("the image") else f"observation {finding.message}"
+            raise UserError(f"{what}.", finding.fix)
 
 
 def check_leaf(
