@@ -284,6 +284,54 @@ def test_exp_sigmoid_and_tanh_are_right_over_their_whole_range(at_level, level):
         torch.testing.assert_close(net(x), expected, rtol=1e-6, atol=2e-7)
 
 
+@there
+def test_torchs_default_type_does_not_matter():
+    """An environment's library may change it after the agent was made."""
+    rssm = rssm_of(True)
+    gradients = filtered(rssm)[1]
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = fused.room(3)
+        kept = fused.empty_kept(rssm.parts("look", "answer"), 2, 3)
+        assert {found.dtype, *(x.dtype for x in kept[:-1])} == {torch.float32}
+        packed = fused.pack(rssm.gru.gates.weight.detach(), back=False)
+        dreaming = fused.Dreaming(
+            rssm.parts("foresee", "foretell"), torch.zeros(2, 12), torch.zeros(2, 4).int(), torch.rand(2, 1, 4).float()
+        )
+        assert dreaming.deters.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(packed, fused.pack(rssm.gru.gates.weight.detach(), back=False))
+    assert all(torch.equal(a, b) for a, b in zip(filtered(rssm)[1], gradients, strict=True))
+
+
+@there
+@pytest.mark.parametrize("part", ["gru", "prior_net", "input_net"])
+def test_weights_of_another_type_are_not_its_work(part):
+    rssm = rssm_of(True)
+    assert rssm.is_fused(torch.zeros(2, 3))
+    getattr(rssm, part).double()
+    assert not rssm.is_fused(torch.zeros(2, 3))
+
+
+@there
+def test_acting_works_in_inference_mode(tmp_path):
+    import reverie
+    from reverie import checkpoint
+
+    agent = agent_of("demo", "fast", **FUSED)
+    checkpoint.save_agent(tmp_path / "agent", agent)
+    obs = {key: value[:, 0].numpy() for key, value in batch_of(agent).obs.items()}
+    first = np.ones(len(obs["body"]), bool)
+    actions = []
+    for inference in (True, False):
+        with torch.inference_mode(inference):
+            player = reverie.load_player(tmp_path / "agent", num_envs=len(first), mode="eval")
+            actions.append([player.act(obs, first), player.act(obs, ~first)])
+        assert player.world_model.rssm.runs_fused
+    np.testing.assert_array_equal(*actions)
+
+
 # --------------------------------------------------------------------------------------------- edits still take effect
 
 
@@ -355,8 +403,7 @@ def test_it_is_chosen_where_it_can_be_had():
 @there
 def test_a_slow_processor_does_without(monkeypatch):
     monkeypatch.setattr(fused, "library", lambda: type("Old", (), {"best": 0}))
-    found = pick_fused(ComputeConfig(), "fast", torch.float32, CPU)
-    assert "neither AVX2 nor AVX-512" in found.note
+    assert pick_fused(ComputeConfig(), "fast", torch.float32, CPU) == (False, "")
     assert pick_fused(ComputeConfig(fused="on"), "fast", torch.float32, CPU).on
 
 

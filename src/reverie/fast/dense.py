@@ -213,7 +213,7 @@ def can_fuse(found: Sequence[Any], x: Tensor | Feat) -> bool:
     """Can compiled code compute these layers at once: all of them `Unit`s, and one-hots for the first one only?"""
     number = x.deter if isinstance(x, Feat) else x
     kinds = {type(unit) for unit in found}
-    if kinds != {Unit} or not number.dtype == found[0].layer.weight.dtype == torch.float32:
+    if kinds != {Unit} or {number.dtype, *(unit.layer.weight.dtype for unit in found)} != {torch.float32}:
         return False
     widest = max((unit.layer.weight for unit in found), key=Tensor.numel)
     return worth_fusing(number.numel() // max(1, number.shape[-1]), widest)

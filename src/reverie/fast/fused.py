@@ -110,12 +110,17 @@ def address(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
+def room(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Numbers to be written, of the type that C writes: whatever torch's default type and device are."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
 def pack(weight: Tensor, *, back: bool) -> Tensor:
     """A weight (out, in), any strides, as products want it: for x W', or, on the way back, for g W. -> flat."""
     lib, (outs, ins) = library(), weight.shape
     outs_step, ins_step = weight.stride()
     depth, width, steps = (outs, ins, (outs_step, ins_step)) if back else (ins, outs, (ins_step, outs_step))
-    packed = torch.empty(-(-width // PANEL) * depth * PANEL)
+    packed = room(-(-width // PANEL) * depth * PANEL)
     lib.pack(depth, width, weight.data_ptr(), *steps, packed.data_ptr())
     return packed
 
@@ -159,8 +164,7 @@ def empty_kept(parts: Parts, *shape: int) -> Kept:
     """Room for the steps of `shape`."""
     _, x, d, y, count, classes = parts.sizes
     widths = (x, x + d, 3 * d, 3, 3, 4 * d, y, y, count * classes, count * classes, d)
-    room = [torch.empty(*shape, n) for n in widths]
-    return Kept._make([*room, torch.empty(*shape, count, dtype=torch.int32)])
+    return Kept._make([*(room(*shape, n) for n in widths), room(*shape, count, dtype=torch.int32)])
 
 
 def scan(
@@ -177,7 +181,7 @@ def scan(
     overwritten; deter (B, D) and from_z (B, X), W_z z, are the state before, zeros without them. All dense."""
     lib, (batch, length) = library(), first.shape
     kept = empty_kept(parts, batch, length)._replace(look=look)
-    normed = torch.empty(3 * parts.sizes[2])
+    normed = room(3 * parts.sizes[2])
     tensors = [kept.pre, kept.joined, kept.gates, kept.mean, kept.rstd, kept.parts, look, kept.seen, kept.stats,
                kept.probs, kept.deter, kept.drawn, normed]  # fmt: skip
     state = (address(deter), parts.sizes[2], None, 0, address(from_z))
@@ -207,10 +211,9 @@ def scan_back(
     lib, (batch, length) = library(), first.shape
     _, x, d, y, count, classes = parts.sizes
     normed = [isinstance(norm, nn.LayerNorm) for norm in parts.norms]
-    room = lambda n, there=True: torch.empty(batch, length, n) if there else None  # noqa: E731
-    found = (room(count * classes), room(y), room(y, normed[2]), room(3 * d), room(3 * d, normed[1]), room(x),
-             room(x, normed[0]))  # fmt: skip
-    for_a_while = [torch.empty(batch, n) for n in (d, count * classes, d, max(y, x + d, 3 * d))]
+    widths = (count * classes, y, y if normed[2] else 0, 3 * d, 3 * d if normed[1] else 0, x, x if normed[0] else 0)
+    found = tuple(room(batch, length, n) if n else None for n in widths)
+    for_a_while = [room(batch, n) for n in (d, count * classes, d, max(y, x + d, 3 * d))]
     inputs = [*of, kept.pre, kept.joined, kept.gates, kept.mean, kept.rstd, kept.parts, kept.look, kept.seen,
               kept.probs, first]  # fmt: skip
     back = _Back(batch, length, *map(address, inputs), *map(address, found), *map(address, for_a_while))
@@ -224,19 +227,19 @@ class Dreaming:
     def __init__(self, parts: Parts, deter: Tensor, index: Tensor, noise: Tensor) -> None:
         """From deter (N, D) and index (N, S); noise (N, H, S). -> `deters` (H + 1, N, D), `index` (H + 1, N, S)."""
         rows, horizon = noise.shape[:2]
-        self.deters = torch.empty(horizon + 1, *deter.shape)
-        self.index = torch.empty(horizon + 1, *index.shape, dtype=torch.int32)
+        self.deters = room(horizon + 1, *deter.shape)
+        self.index = room(horizon + 1, *index.shape, dtype=torch.int32)
         self.deters[0], self.index[0], self.noise, self.parts = deter, index, noise.contiguous(), parts
-        self._room = empty_kept(parts, rows)
-        self._normed = torch.empty(3 * parts.sizes[2])
+        self._kept = empty_kept(parts, rows)
+        self._normed = room(3 * parts.sizes[2])
         self._struct, self._done = parts.struct(), 0
 
     def step(self, action: Tensor) -> None:
         """The next state of each dream. action (N, A), dense."""
-        lib, k, room = library(), self._done, self._room
+        lib, k, kept = library(), self._done, self._kept
         rows, horizon, count = self.noise.shape
         before, given = (self.deters[k], self.index[k]), self.noise.data_ptr() + 4 * k * count
-        after = [room.pre, room.joined, room.gates, None, None, None, room.look, room.seen, room.stats, room.probs,
+        after = [kept.pre, kept.joined, kept.gates, None, None, None, kept.look, kept.seen, kept.stats, kept.probs,
                  self.deters[k + 1], self.index[k + 1], self._normed]  # fmt: skip
         state = (before[0].data_ptr(), before[0].shape[1], before[1].data_ptr(), count, None, None, 0)
         step = _Step(
@@ -269,7 +272,7 @@ def layers(found: Sequence[Dense], inputs: Tensor, index: Tensor | None) -> Tens
             for x in found
         )
     )
-    outs = [torch.empty(len(inputs), layer.outs) for layer in found]
+    outs = [room(len(inputs), layer.outs) for layer in found]
     addresses = (c_void_p * len(outs))(*(out.data_ptr() for out in outs))
     place = (inputs.data_ptr(), inputs.stride(0), address(index), count)
     lib.layers(lib.level, len(found), structs, len(inputs), *place, addresses)

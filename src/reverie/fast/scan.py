@@ -62,10 +62,9 @@ class FastRSSM(DiscreteRSSM):
 
     def is_fused(self, x: Tensor) -> bool:
         """Are the loops run by compiled code (fused.py), where this file is used at all? x (N, ...): of each row."""
-        if not self.runs_fused or x.device.type != "cpu":
+        if not self.runs_fused or x.device.type != "cpu" or any(p.dtype != torch.float32 for p in self.parameters()):
             return False
-        weight = self.prepared("gates").layer.weight
-        return weight.dtype == torch.float32 and worth_fusing(len(x), weight)
+        return worth_fusing(len(x), self.prepared("gates").layer.weight)
 
     def parts(self, head: str, answer: str) -> fused.Parts:
         """For fused.py: "look" and "answer", the posterior's layers, or "foresee" and "foretell", the prior's."""
@@ -414,7 +413,7 @@ class _FusedScan(_Scan):
     def forward(self, embed: Tensor, state: State | None = None) -> tuple[Tensor, ...]:
         """As `_Scan.forward`."""
         batch, length = embed.shape[:2]
-        look = self.embed(embed.reshape(batch * length, -1)).reshape(batch, length, -1)
+        look = self.embed(embed.reshape(batch * length, -1)).reshape(batch, length, -1).contiguous()
         deter = from_z = None
         if state is not None:
             deter, from_z = state.deter.float().contiguous(), self.step.of_stoch(state.stoch.float()).contiguous()
