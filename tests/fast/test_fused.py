@@ -17,7 +17,7 @@ from reverie.fast import Feat, OneHots, accelerate, fused, fused_build, set_fuse
 from reverie.fast.dense import worth_fusing
 from reverie.fast.fused_build import NotBuilt, open_library
 from reverie.fast.modes import pick_fused
-from reverie.layers import MLP, MLPOptions
+from reverie.layers import MLP, MLPOptions, frozen
 from reverie.rssm import DiscreteRSSM, State
 from tests.fast.test_definitions import CHANGES
 from tests.fast.test_fast import BOX, DISCRETE, MIXED, agent_of, batch_of, off, updates
@@ -145,6 +145,38 @@ def test_dreams_without_gradients_are_those_of_the_loops_in_python(at_level, lev
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=2e-6)
 
 
+def gradients_of_dream(rssm, rows=19, horizon=3):
+    """Of an actor whose actions carry gradients through the dream, and of the start; the model is frozen."""
+    torch.manual_seed(4)
+    size, classes = rssm.latent.stoch_dim, rssm.latent.num_categories
+    index = torch.randint(classes, (rows, size // classes)) + torch.arange(0, size, classes)
+    probs, deter = (
+        torch.rand(rows, size, requires_grad=True),
+        torch.randn(rows, rssm.rnn_hidden_dim, requires_grad=True),
+    )
+    actor = nn.Linear(size + rssm.rnn_hidden_dim, 3)
+    noise = torch.rand(rows, horizon, size // classes)
+    start = State(deter, OneHots(index.int(), probs, size), torch.zeros(rows, size))
+    with frozen(rssm):
+        dream = rssm.rollout_imagination(lambda feat: torch.tanh(actor(feat.dense())), start, horizon, noise)
+        feat = dream.feat.dense()
+        loss = (feat * torch.randn_like(feat)).sum() + dream.action.square().sum()
+        return [feat, dream.action], torch.autograd.grad(loss, [*actor.parameters(), deter, probs])
+
+
+@there
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    "options", [{}, {"norm": False, "gru_norm": False}, {"classes": 33, "sizes": (33, 65)}], ids=str
+)
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_dreams_with_gradients_are_those_of_the_loops_in_python(at_level, level, options, horizon):
+    at_level(level)
+    found, expected = (gradients_of_dream(rssm_of(on, **options), horizon=horizon) for on in (True, False))
+    assert_equal(found[0], expected[0])
+    assert_equal(found[1], expected[1])
+
+
 @there
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("norm", [True, False])
@@ -189,7 +221,7 @@ def test_updates_are_those_of_the_reference(preset, action, settings):
 def test_it_is_the_compiled_code_that_runs(monkeypatch):
     """Both ways, in the dream and in the dense layers; with `off` none of it."""
     called = set()
-    for name in ("scan", "scan_back", "Dreaming", "layers"):
+    for name in ("scan", "scan_back", "Dreaming", "layers", "transition"):
         original = getattr(fused, name)
         monkeypatch.setattr(fused, name, lambda *x, f=original, n=name, **y: called.add(n) or f(*x, **y))
     updates(agent_of("demo", "fast"), 1)
@@ -198,6 +230,8 @@ def test_it_is_the_compiled_code_that_runs(monkeypatch):
     assert agent.notes == []
     updates(agent, 1)
     assert called == {"scan", "scan_back", "Dreaming", "layers"}
+    updates(agent_of("demo", "fast", BOX, **FUSED), 1)
+    assert "transition" in called
 
 
 @there

@@ -191,6 +191,21 @@ def scan(
     return kept
 
 
+def transition(parts: Parts, deter: Tensor, index: Tensor, action: Tensor, noise: Tensor) -> Kept:
+    """One step of N dreams that keeps what the way back needs, as a scan of one step. deter (N, D), index (N, S) of z,
+    action (N, A), noise (N, S), all dense."""
+    lib, rows, kept = library(), len(deter), empty_kept(parts, len(deter), 1)
+    normed = room(3 * parts.sizes[2])
+    tensors = [kept.pre, kept.joined, kept.gates, kept.mean, kept.rstd, kept.parts, kept.look, kept.seen, kept.stats,
+               kept.probs, kept.deter, kept.drawn, normed]  # fmt: skip
+    state = (deter.data_ptr(), deter.shape[1], index.data_ptr(), index.shape[1], None, None, 0)
+    step = _Step(
+        rows, 1, action.data_ptr(), action.shape[1], *state, noise.data_ptr(), noise.shape[1], *map(address, tensors), 0
+    )
+    lib.step(lib.level, parts.struct(), step)
+    return kept
+
+
 class Gradients(NamedTuple):
     """Of a scan, (B, T, ...): of the stats, of what enters each layer's norm, and of what leaves it (None without)."""
 
@@ -201,6 +216,7 @@ class Gradients(NamedTuple):
     normed_gates: Tensor | None
     pre: Tensor
     normed_pre: Tensor | None
+    before: Tensor  # (B, D): of the state before the first step
 
 
 def scan_back(
@@ -218,7 +234,7 @@ def scan_back(
               kept.probs, first]  # fmt: skip
     back = _Back(batch, length, *map(address, inputs), *map(address, found), *map(address, for_a_while))
     lib.back(lib.level, parts.struct(), _BackWeights(*map(address, weights)), back)
-    return Gradients(*cast(Any, found))
+    return Gradients(*cast(Any, found), for_a_while[0])
 
 
 class Dreaming:
