@@ -195,6 +195,18 @@ def test_dense_layers_without_gradients_are_torchs(at_level, level, norm, output
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=2e-6)
 
 
+@there
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("width", [1, 16, 33])
+def test_the_gradient_of_a_classs_weights_is_the_sum_over_its_states(at_level, level, width):
+    at_level(level)
+    torch.manual_seed(0)
+    index = (torch.randint(5, (7, 3, 4)) + torch.arange(0, 20, 5)).int()
+    g = torch.randn(21, width)
+    expected = OneHots(index.reshape(-1, 4), None, 20).dense().t() @ g
+    torch.testing.assert_close(fused.rows_gradient(index.reshape(-1, 4), g, 20), expected, rtol=1e-5, atol=1e-6)
+
+
 FUSED = {"compute.fused": "on"}
 
 
@@ -221,7 +233,7 @@ def test_updates_are_those_of_the_reference(preset, action, settings):
 def test_it_is_the_compiled_code_that_runs(monkeypatch):
     """Both ways, in the dream and in the dense layers; with `off` none of it."""
     called = set()
-    for name in ("scan", "scan_back", "Dreaming", "layers", "transition"):
+    for name in ("scan", "scan_back", "Dreaming", "layers", "transition", "rows_gradient"):
         original = getattr(fused, name)
         monkeypatch.setattr(fused, name, lambda *x, f=original, n=name, **y: called.add(n) or f(*x, **y))
     updates(agent_of("demo", "fast"), 1)
@@ -229,7 +241,7 @@ def test_it_is_the_compiled_code_that_runs(monkeypatch):
     agent = agent_of("demo", "fast", **FUSED)
     assert agent.notes == []
     updates(agent, 1)
-    assert called == {"scan", "scan_back", "Dreaming", "layers"}
+    assert called == {"scan", "scan_back", "Dreaming", "layers", "rows_gradient"}
     updates(agent_of("demo", "fast", BOX, **FUSED), 1)
     assert "transition" in called
 

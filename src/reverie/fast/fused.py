@@ -70,6 +70,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "step": [c_int64, POINTER(_Rssm), POINTER(_Step)],
     "scan": [c_int64, POINTER(_Rssm), POINTER(_Step), c_int64],
     "back": [c_int64, POINTER(_Rssm), POINTER(_BackWeights), POINTER(_Back)],
+    "scatter": [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p],
     "layers": [c_int64, c_int64, POINTER(_Layer), c_int64, c_void_p, c_int64, c_void_p, c_int64, POINTER(c_void_p)],
 }
 
@@ -97,6 +98,7 @@ class Library:
     scan: Any
     back: Any
     layers: Any
+    scatter: Any
 
 
 @cache
@@ -263,6 +265,14 @@ class Dreaming:
         )
         lib.step(lib.level, self._struct, step)
         self._done = k + 1
+
+
+def rows_gradient(index: Tensor, g: Tensor, size: int) -> Tensor:
+    """d loss / d W_z: for each class, the sum over the states that chose it. index (N, S), g (N, out) -> (Z, out)."""
+    lib, found = library(), room(size, g.shape[1])
+    index, g = index.contiguous(), g.contiguous()
+    lib.scatter(lib.level, *index.shape, index.data_ptr(), g.data_ptr(), g.shape[1], size, found.data_ptr())
+    return found
 
 
 class Dense(NamedTuple):

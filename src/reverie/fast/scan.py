@@ -469,6 +469,9 @@ def _flat(steps: Sequence[Normed]) -> Normed:
 class _FusedScan(_Scan):
     """`_Scan` by compiled code, both ways."""
 
+    def _of_stoch(self, index: Tensor, g: Tensor) -> Tensor:
+        return fused.rows_gradient(index, g, self.step.size).t()
+
     def forward(self, embed: Tensor, state: State | None = None) -> tuple[Tensor, ...]:
         """As `_Scan.forward`."""
         batch, length = embed.shape[:2]
