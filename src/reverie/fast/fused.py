@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int64, c_void_p
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -236,7 +236,7 @@ def scan_back(
               kept.probs, first]  # fmt: skip
     back = _Back(batch, length, *map(address, inputs), *map(address, found), *map(address, for_a_while))
     lib.back(lib.level, parts.struct(), _BackWeights(*map(address, weights)), back)
-    return Gradients(*cast(Any, found), for_a_while[0])
+    return Gradients._make([*found, for_a_while[0]])
 
 
 class Dreaming:
