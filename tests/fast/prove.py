@@ -34,7 +34,7 @@ def main() -> int:
     if args.check or not other:
         return bool(other)
     FILE.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")  # else nothing would be computed fast
-    tests = [str(ROOT / "tests" / "fast" / name) for name in ("test_fast.py", "test_definitions.py")]
+    tests = [str(ROOT / "tests" / "fast" / name) for name in ("test_fast.py", "test_fused.py", "test_definitions.py")]
     code = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *tests], cwd=ROOT, check=False).returncode
     if code:
         FILE.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from reverie.fast import Feat, OneHots, accelerate, fused, fused_build, set_fuse
 from reverie.fast.dense import worth_fusing
 from reverie.fast.fused_build import NotBuilt, open_library
 from reverie.fast.modes import pick_fused
-from reverie.layers import MLP, MLPOptions
+from reverie.layers import MLP, MLPOptions, frozen
 from reverie.rssm import DiscreteRSSM, State
 from tests.fast.test_definitions import CHANGES
 from tests.fast.test_fast import BOX, DISCRETE, MIXED, agent_of, batch_of, off, updates
@@ -145,6 +145,38 @@ def test_dreams_without_gradients_are_those_of_the_loops_in_python(at_level, lev
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=2e-6)
 
 
+def gradients_of_dream(rssm, rows=19, horizon=3):
+    """Of an actor whose actions carry gradients through the dream, and of the start; the model is frozen."""
+    torch.manual_seed(4)
+    size, classes = rssm.latent.stoch_dim, rssm.latent.num_categories
+    index = torch.randint(classes, (rows, size // classes)) + torch.arange(0, size, classes)
+    probs, deter = (
+        torch.rand(rows, size, requires_grad=True),
+        torch.randn(rows, rssm.rnn_hidden_dim, requires_grad=True),
+    )
+    actor = nn.Linear(size + rssm.rnn_hidden_dim, 3)
+    noise = torch.rand(rows, horizon, size // classes)
+    start = State(deter, OneHots(index.int(), probs, size), torch.zeros(rows, size))
+    with frozen(rssm):
+        dream = rssm.rollout_imagination(lambda feat: torch.tanh(actor(feat.dense())), start, horizon, noise)
+        feat = dream.feat.dense()
+        loss = (feat * torch.randn_like(feat)).sum() + dream.action.square().sum()
+        return [feat, dream.action], torch.autograd.grad(loss, [*actor.parameters(), deter, probs])
+
+
+@there
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    "options", [{}, {"norm": False, "gru_norm": False}, {"classes": 33, "sizes": (33, 65)}], ids=str
+)
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_dreams_with_gradients_are_those_of_the_loops_in_python(at_level, level, options, horizon):
+    at_level(level)
+    found, expected = (gradients_of_dream(rssm_of(on, **options), horizon=horizon) for on in (True, False))
+    assert_equal(found[0], expected[0])
+    assert_equal(found[1], expected[1])
+
+
 @there
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("norm", [True, False])
@@ -161,6 +193,18 @@ def test_dense_layers_without_gradients_are_torchs(at_level, level, norm, output
         found = [net(feat), net(feat.dense()[0])]
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=2e-6)
+
+
+@there
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("width", [1, 16, 33])
+def test_the_gradient_of_a_classs_weights_is_the_sum_over_its_states(at_level, level, width):
+    at_level(level)
+    torch.manual_seed(0)
+    index = (torch.randint(5, (7, 3, 4)) + torch.arange(0, 20, 5)).int()
+    g = torch.randn(21, width)
+    expected = OneHots(index.reshape(-1, 4), None, 20).dense().t() @ g
+    torch.testing.assert_close(fused.rows_gradient(index.reshape(-1, 4), g, 20), expected, rtol=1e-5, atol=1e-6)
 
 
 FUSED = {"compute.fused": "on"}
@@ -189,7 +233,7 @@ def test_updates_are_those_of_the_reference(preset, action, settings):
 def test_it_is_the_compiled_code_that_runs(monkeypatch):
     """Both ways, in the dream and in the dense layers; with `off` none of it."""
     called = set()
-    for name in ("scan", "scan_back", "Dreaming", "layers"):
+    for name in ("scan", "scan_back", "Dreaming", "layers", "transition", "rows_gradient"):
         original = getattr(fused, name)
         monkeypatch.setattr(fused, name, lambda *x, f=original, n=name, **y: called.add(n) or f(*x, **y))
     updates(agent_of("demo", "fast"), 1)
@@ -197,7 +241,9 @@ def test_it_is_the_compiled_code_that_runs(monkeypatch):
     agent = agent_of("demo", "fast", **FUSED)
     assert agent.notes == []
     updates(agent, 1)
-    assert called == {"scan", "scan_back", "Dreaming", "layers"}
+    assert called == {"scan", "scan_back", "Dreaming", "layers", "rows_gradient"}
+    updates(agent_of("demo", "fast", BOX, **FUSED), 1)
+    assert "transition" in called
 
 
 @there
@@ -284,6 +330,54 @@ def test_exp_sigmoid_and_tanh_are_right_over_their_whole_range(at_level, level):
         torch.testing.assert_close(net(x), expected, rtol=1e-6, atol=2e-7)
 
 
+@there
+def test_torchs_default_type_does_not_matter():
+    """An environment's library may change it after the agent was made."""
+    rssm = rssm_of(True)
+    gradients = filtered(rssm)[1]
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = fused.room(3)
+        kept = fused.empty_kept(rssm.parts("look", "answer"), 2, 3)
+        assert {found.dtype, *(x.dtype for x in kept[:-1])} == {torch.float32}
+        packed = fused.pack(rssm.gru.gates.weight.detach(), back=False)
+        dreaming = fused.Dreaming(
+            rssm.parts("foresee", "foretell"), torch.zeros(2, 12), torch.zeros(2, 4).int(), torch.rand(2, 1, 4).float()
+        )
+        assert dreaming.deters.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(packed, fused.pack(rssm.gru.gates.weight.detach(), back=False))
+    assert all(torch.equal(a, b) for a, b in zip(filtered(rssm)[1], gradients, strict=True))
+
+
+@there
+@pytest.mark.parametrize("part", ["gru", "prior_net", "input_net"])
+def test_weights_of_another_type_are_not_its_work(part):
+    rssm = rssm_of(True)
+    assert rssm.is_fused(torch.zeros(2, 3))
+    getattr(rssm, part).double()
+    assert not rssm.is_fused(torch.zeros(2, 3))
+
+
+@there
+def test_acting_works_in_inference_mode(tmp_path):
+    import reverie
+    from reverie import checkpoint
+
+    agent = agent_of("demo", "fast", **FUSED)
+    checkpoint.save_agent(tmp_path / "agent", agent)
+    obs = {key: value[:, 0].numpy() for key, value in batch_of(agent).obs.items()}
+    first = np.ones(len(obs["body"]), bool)
+    actions = []
+    for inference in (True, False):
+        with torch.inference_mode(inference):
+            player = reverie.load_player(tmp_path / "agent", num_envs=len(first), mode="eval")
+            actions.append([player.act(obs, first), player.act(obs, ~first)])
+        assert player.world_model.rssm.runs_fused
+    np.testing.assert_array_equal(*actions)
+
+
 # --------------------------------------------------------------------------------------------- edits still take effect
 
 
@@ -355,8 +449,7 @@ def test_it_is_chosen_where_it_can_be_had():
 @there
 def test_a_slow_processor_does_without(monkeypatch):
     monkeypatch.setattr(fused, "library", lambda: type("Old", (), {"best": 0}))
-    found = pick_fused(ComputeConfig(), "fast", torch.float32, CPU)
-    assert "neither AVX2 nor AVX-512" in found.note
+    assert pick_fused(ComputeConfig(), "fast", torch.float32, CPU) == (False, "")
     assert pick_fused(ComputeConfig(fused="on"), "fast", torch.float32, CPU).on
 
 

@@ -235,6 +235,8 @@ MUTANTS = [
        "Dreams draw from another distribution than the prior.", "ours"),
     _m("fused-gradient-of-the-wrong-step", "fast/scan.py < test_fused", "torch.cat([torch.zeros_like(found.drawn[:, :1]), found.drawn[:, :-1]], 1)",
        "found.drawn", "The input layer learns from the code that it leads to.", "ours"),
+    _m("fused-dream-without-its-action", "fast/scan.py < test_fused", "linear(pre, ctx.first[:, size:].t()) if wants[2] else None,",
+       "None,", "Dynamics gradients do not reach the actions of compiled dreams.", "ours"),
     _m("fused-changes-on-resume", "run/resume.py < test_resume", 'run.agent.keep_fused(bool(saved.get("fused", False)))', "pass",
        "A run that began without compiled loops does not continue bit for bit.", "ours"),
     _m("rounded-outputs", "layers.py < test_precision", "exact=exact_output", "exact=False",

@@ -117,15 +117,17 @@ class _Dense(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             to_weight, to_bias = outer(g, flat).float(), g.sum(0, dtype=torch.float32)
             if feat is not None:
-                to_weight = torch.cat([rows_gradient(feat.order(), g).t().float(), to_weight], 1)
+                to_weight = torch.cat([unit.rows_gradient(feat, g).t().float(), to_weight], 1)
         return to_x, to_probs, to_weight, to_bias, to_gamma, to_beta, None, None
 
 
 class Unit:
     """A Linear layer with the LayerNorm and the ELU that follow it, where they do."""
 
-    def __init__(self, layer: nn.Linear, norm: nn.LayerNorm | None, elu: bool, dtype: torch.dtype) -> None:
-        self.layer, self.norm, self.elu, self.dtype = layer, norm, elu, dtype
+    def __init__(
+        self, layer: nn.Linear, norm: nn.LayerNorm | None, elu: bool, dtype: torch.dtype, *, runs_fused: bool = False
+    ) -> None:
+        self.layer, self.norm, self.elu, self.dtype, self.runs_fused = layer, norm, elu, dtype, runs_fused
         self.prepared = Prepared(layer)
 
     def compute(self, x: Tensor, feat: Feat | None) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -145,6 +147,13 @@ class Unit:
         if self.elu:
             y = elu_(y)
         return y, (flat, weights.rest, weights.columns, y, before, mean, rstd)
+
+    def rows_gradient(self, feat: Feat, g: Tensor) -> Tensor:
+        """Of the columns of z, from that of the product. g (N, out) -> (Z, out)."""
+        if self.runs_fused and g.dtype == torch.float32:
+            index = feat.stoch.index
+            return fused.rows_gradient(index.reshape(-1, index.shape[-1]), g, feat.stoch.size)
+        return rows_gradient(feat.order(), g)
 
     def dense(self, size: int) -> fused.Dense:
         """For fused.py; size: how many of the inputs, from the first on, are those of z."""
@@ -187,7 +196,7 @@ def is_standard(layer: nn.Module) -> bool:
     return False
 
 
-def units(layers: nn.Sequential, dtype: torch.dtype) -> list[Any]:
+def units(layers: nn.Sequential, dtype: torch.dtype, *, runs_fused: bool = False) -> list[Any]:
     """Layers gathered into `Unit`s; what does not fit one stays as it is."""
     found: list[Any] = []
     rest = list(layers)
@@ -196,7 +205,7 @@ def units(layers: nn.Sequential, dtype: torch.dtype) -> list[Any]:
         if type(layer) in LINEAR and is_standard(layer):
             norm = rest.pop(0) if rest and type(rest[0]) is nn.LayerNorm and is_standard(rest[0]) else None
             elu = bool(rest) and type(rest[0]) is nn.ELU and is_standard(rest[0])
-            found.append(Unit(cast(nn.Linear, layer), cast(Any, norm), elu, dtype))
+            found.append(Unit(cast(nn.Linear, layer), cast(Any, norm), elu, dtype, runs_fused=runs_fused))
             rest = rest[elu:]
         else:
             found.append(layer)
@@ -213,7 +222,7 @@ def can_fuse(found: Sequence[Any], x: Tensor | Feat) -> bool:
     """Can compiled code compute these layers at once: all of them `Unit`s, and one-hots for the first one only?"""
     number = x.deter if isinstance(x, Feat) else x
     kinds = {type(unit) for unit in found}
-    if kinds != {Unit} or not number.dtype == found[0].layer.weight.dtype == torch.float32:
+    if kinds != {Unit} or {number.dtype, *(unit.layer.weight.dtype for unit in found)} != {torch.float32}:
         return False
     widest = max((unit.layer.weight for unit in found), key=Tensor.numel)
     return worth_fusing(number.numel() // max(1, number.shape[-1]), widest)
@@ -243,9 +252,9 @@ class FastMLP(MLP):
         # Other devices multiply one-hots fast, and choosing by size is not needed there.
         own = self.__dict__
         form = [(x, type(x), x.__dict__.get("alpha"), x._parameters.get("bias") is None) for x in self]
-        if own.get("_form") != form:  # the first call, or a layer was replaced or changed
-            own["_form"] = form
-            own["_units"] = units(self, self.product_dtype)
+        if own.get("_form") != (form, self.runs_fused):  # the first call, or a layer was replaced or changed
+            own["_form"] = form, self.runs_fused
+            own["_units"] = units(self, self.product_dtype, runs_fused=self.runs_fused)
             layers: list[nn.Module] = list(self)
             own["_hooks"] = [
                 hooks

@@ -63,6 +63,7 @@ typedef struct {
     void (*advance)(const Rssm *, const Step *);
     void (*back)(const Rssm *, const BackWeights *, const Back *);
     void (*layer)(const Layer *, int64_t, const float *, int64_t, const int32_t *, int64_t, float *);
+    void (*scatter)(int64_t, int64_t, const int32_t *, const float *, int64_t, float *);
 } Kernels;
 
 #define FN(name) plain_##name
@@ -163,6 +164,14 @@ void reverie_scan(int64_t level, const Rssm *m, const Step *step, int64_t length
 /* The way back of `reverie_scan`. */
 void reverie_back(int64_t level, const Rssm *m, const BackWeights *weights, const Back *back) {
     LEVELS[level]->back(m, weights, back);
+}
+
+/* Gradient of the columns of z: for each class, the sum of g (rows, width) over the rows whose index (rows, count) names
+   it. out (classes, width). */
+void reverie_scatter(int64_t level, int64_t rows, int64_t count, const int32_t *index, const float *g, int64_t width,
+                     int64_t classes, float *out) {
+    memset(out, 0, (size_t)(classes * width) * sizeof(float));
+    LEVELS[level]->scatter(rows, count, index, g, width, out);
 }
 
 /* `count` layers one after the other; the first one also sees z, where index (rows, layers->count) is given. out[l] is

@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int64, c_void_p
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "step": [c_int64, POINTER(_Rssm), POINTER(_Step)],
     "scan": [c_int64, POINTER(_Rssm), POINTER(_Step), c_int64],
     "back": [c_int64, POINTER(_Rssm), POINTER(_BackWeights), POINTER(_Back)],
+    "scatter": [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p],
     "layers": [c_int64, c_int64, POINTER(_Layer), c_int64, c_void_p, c_int64, c_void_p, c_int64, POINTER(c_void_p)],
 }
 
@@ -97,6 +98,7 @@ class Library:
     scan: Any
     back: Any
     layers: Any
+    scatter: Any
 
 
 @cache
@@ -110,12 +112,17 @@ def address(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
+def room(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Numbers to be written, of the type that C writes: whatever torch's default type and device are."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
 def pack(weight: Tensor, *, back: bool) -> Tensor:
     """A weight (out, in), any strides, as products want it: for x W', or, on the way back, for g W. -> flat."""
     lib, (outs, ins) = library(), weight.shape
     outs_step, ins_step = weight.stride()
     depth, width, steps = (outs, ins, (outs_step, ins_step)) if back else (ins, outs, (ins_step, outs_step))
-    packed = torch.empty(-(-width // PANEL) * depth * PANEL)
+    packed = room(-(-width // PANEL) * depth * PANEL)
     lib.pack(depth, width, weight.data_ptr(), *steps, packed.data_ptr())
     return packed
 
@@ -159,8 +166,7 @@ def empty_kept(parts: Parts, *shape: int) -> Kept:
     """Room for the steps of `shape`."""
     _, x, d, y, count, classes = parts.sizes
     widths = (x, x + d, 3 * d, 3, 3, 4 * d, y, y, count * classes, count * classes, d)
-    room = [torch.empty(*shape, n) for n in widths]
-    return Kept._make([*room, torch.empty(*shape, count, dtype=torch.int32)])
+    return Kept._make([*(room(*shape, n) for n in widths), room(*shape, count, dtype=torch.int32)])
 
 
 def scan(
@@ -177,13 +183,28 @@ def scan(
     overwritten; deter (B, D) and from_z (B, X), W_z z, are the state before, zeros without them. All dense."""
     lib, (batch, length) = library(), first.shape
     kept = empty_kept(parts, batch, length)._replace(look=look)
-    normed = torch.empty(3 * parts.sizes[2])
+    normed = room(3 * parts.sizes[2])
     tensors = [kept.pre, kept.joined, kept.gates, kept.mean, kept.rstd, kept.parts, look, kept.seen, kept.stats,
                kept.probs, kept.deter, kept.drawn, normed]  # fmt: skip
     state = (address(deter), parts.sizes[2], None, 0, address(from_z))
     given = (first.data_ptr(), length, noise.data_ptr(), length * noise.shape[-1])
     step = _Step(batch, length, action.data_ptr(), length * action.shape[-1], *state, *given, *map(address, tensors), 1)
     lib.scan(lib.level, parts.struct(), step, length)
+    return kept
+
+
+def transition(parts: Parts, deter: Tensor, index: Tensor, action: Tensor, noise: Tensor) -> Kept:
+    """One step of N dreams that keeps what the way back needs, as a scan of one step. deter (N, D), index (N, S) of z,
+    action (N, A), noise (N, S), all dense."""
+    lib, rows, kept = library(), len(deter), empty_kept(parts, len(deter), 1)
+    normed = room(3 * parts.sizes[2])
+    tensors = [kept.pre, kept.joined, kept.gates, kept.mean, kept.rstd, kept.parts, kept.look, kept.seen, kept.stats,
+               kept.probs, kept.deter, kept.drawn, normed]  # fmt: skip
+    state = (deter.data_ptr(), deter.shape[1], index.data_ptr(), index.shape[1], None, None, 0)
+    step = _Step(
+        rows, 1, action.data_ptr(), action.shape[1], *state, noise.data_ptr(), noise.shape[1], *map(address, tensors), 0
+    )
+    lib.step(lib.level, parts.struct(), step)
     return kept
 
 
@@ -197,6 +218,7 @@ class Gradients(NamedTuple):
     normed_gates: Tensor | None
     pre: Tensor
     normed_pre: Tensor | None
+    before: Tensor  # (B, D): of the state before the first step
 
 
 def scan_back(
@@ -207,15 +229,14 @@ def scan_back(
     lib, (batch, length) = library(), first.shape
     _, x, d, y, count, classes = parts.sizes
     normed = [isinstance(norm, nn.LayerNorm) for norm in parts.norms]
-    room = lambda n, there=True: torch.empty(batch, length, n) if there else None  # noqa: E731
-    found = (room(count * classes), room(y), room(y, normed[2]), room(3 * d), room(3 * d, normed[1]), room(x),
-             room(x, normed[0]))  # fmt: skip
-    for_a_while = [torch.empty(batch, n) for n in (d, count * classes, d, max(y, x + d, 3 * d))]
+    widths = (count * classes, y, y if normed[2] else 0, 3 * d, 3 * d if normed[1] else 0, x, x if normed[0] else 0)
+    found = tuple(room(batch, length, n) if n else None for n in widths)
+    for_a_while = [room(batch, n) for n in (d, count * classes, d, max(y, x + d, 3 * d))]
     inputs = [*of, kept.pre, kept.joined, kept.gates, kept.mean, kept.rstd, kept.parts, kept.look, kept.seen,
               kept.probs, first]  # fmt: skip
     back = _Back(batch, length, *map(address, inputs), *map(address, found), *map(address, for_a_while))
     lib.back(lib.level, parts.struct(), _BackWeights(*map(address, weights)), back)
-    return Gradients(*cast(Any, found))
+    return Gradients._make([*found, for_a_while[0]])
 
 
 class Dreaming:
@@ -224,19 +245,19 @@ class Dreaming:
     def __init__(self, parts: Parts, deter: Tensor, index: Tensor, noise: Tensor) -> None:
         """From deter (N, D) and index (N, S); noise (N, H, S). -> `deters` (H + 1, N, D), `index` (H + 1, N, S)."""
         rows, horizon = noise.shape[:2]
-        self.deters = torch.empty(horizon + 1, *deter.shape)
-        self.index = torch.empty(horizon + 1, *index.shape, dtype=torch.int32)
+        self.deters = room(horizon + 1, *deter.shape)
+        self.index = room(horizon + 1, *index.shape, dtype=torch.int32)
         self.deters[0], self.index[0], self.noise, self.parts = deter, index, noise.contiguous(), parts
-        self._room = empty_kept(parts, rows)
-        self._normed = torch.empty(3 * parts.sizes[2])
+        self._kept = empty_kept(parts, rows)
+        self._normed = room(3 * parts.sizes[2])
         self._struct, self._done = parts.struct(), 0
 
     def step(self, action: Tensor) -> None:
         """The next state of each dream. action (N, A), dense."""
-        lib, k, room = library(), self._done, self._room
+        lib, k, kept = library(), self._done, self._kept
         rows, horizon, count = self.noise.shape
         before, given = (self.deters[k], self.index[k]), self.noise.data_ptr() + 4 * k * count
-        after = [room.pre, room.joined, room.gates, None, None, None, room.look, room.seen, room.stats, room.probs,
+        after = [kept.pre, kept.joined, kept.gates, None, None, None, kept.look, kept.seen, kept.stats, kept.probs,
                  self.deters[k + 1], self.index[k + 1], self._normed]  # fmt: skip
         state = (before[0].data_ptr(), before[0].shape[1], before[1].data_ptr(), count, None, None, 0)
         step = _Step(
@@ -244,6 +265,14 @@ class Dreaming:
         )
         lib.step(lib.level, self._struct, step)
         self._done = k + 1
+
+
+def rows_gradient(index: Tensor, g: Tensor, size: int) -> Tensor:
+    """d loss / d W_z: for each class, the sum over the states that chose it. index (N, S), g (N, out) -> (Z, out)."""
+    lib, found = library(), room(size, g.shape[1])
+    index, g = index.contiguous(), g.contiguous()
+    lib.scatter(lib.level, *index.shape, index.data_ptr(), g.data_ptr(), g.shape[1], size, found.data_ptr())
+    return found
 
 
 class Dense(NamedTuple):
@@ -269,7 +298,7 @@ def layers(found: Sequence[Dense], inputs: Tensor, index: Tensor | None) -> Tens
             for x in found
         )
     )
-    outs = [torch.empty(len(inputs), layer.outs) for layer in found]
+    outs = [room(len(inputs), layer.outs) for layer in found]
     addresses = (c_void_p * len(outs))(*(out.data_ptr() for out in outs))
     place = (inputs.data_ptr(), inputs.stride(0), address(index), count)
     lib.layers(lib.level, len(found), structs, len(inputs), *place, addresses)

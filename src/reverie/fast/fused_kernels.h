@@ -359,7 +359,16 @@ static void FN(layer)(const Layer *l, int64_t rows, const float *x, int64_t x_st
     }
 }
 
-static const Kernels FN(kernels) = {FN(advance), FN(back), FN(layer)};
+/* The transpose of `gather`: out (classes, width), zero before, += g of each row at the rows that its index names. */
+static void FN(scatter)(int64_t rows, int64_t count, const int32_t *index, const float *g, int64_t width, float *out) {
+    for (int64_t r = 0; r < rows; r++, index += count, g += width)
+        for (int64_t s = 0; s < count; s++) {
+            float *to = out + index[s] * width;
+            EACH(width, { STORE(to, LOAD(to) + LOAD(g)); });
+        }
+}
+
+static const Kernels FN(kernels) = {FN(advance), FN(back), FN(layer), FN(scatter)};
 
 #undef vec
 #undef ints

@@ -76,25 +76,26 @@ def pick_fused(compute: ComputeConfig, mode: str, dtype: torch.dtype, device: to
     """What `compute.fused` means with this mode, number type and device. Raises UserError where "on" cannot be had."""
     if compute.fused == "off":
         return Fused(False)
-    reason = ""
     if mode != "fast" or device.type != "cpu" or dtype != torch.float32:
         reason = f"it is for the fast mode in float32 on a CPU, this is {mode} in {str(dtype)[6:]} on '{device.type}'"
-        expected = False
+        note = ""
     else:
-        reason, expected = _why_not_fused(slow_too=compute.fused == "on"), True
-    if reason and compute.fused == "on":
+        reason = _why_not_built()
+        note = f"compiled loops are not used: {reason}. Updates take about 1.3x as long" if reason else ""
+    if compute.fused == "auto":  # without AVX2 the compiled products are slower than torch's: nothing is missing
+        return Fused(False, note) if reason else Fused(fused.library().best > 0)
+    if reason:
         raise UserError(f"compute.fused=on cannot be had: {reason}.", "Use compute.fused=auto, which does without.")
-    lost = f"compiled loops are not used: {reason}. Updates take about 1.3x as long" if reason and expected else ""
-    return Fused(not reason, lost)
+    return Fused(True)
 
 
-def _why_not_fused(*, slow_too: bool) -> str:
-    """Why there are no compiled loops, or none that are fast; one clause, "" if there are."""
+def _why_not_built() -> str:
+    """Why there are no compiled loops; one clause, "" if there are."""
     try:
-        best = fused.library().best
+        fused.library()
     except NotBuilt as error:
         return str(error)
-    return "" if best or slow_too else "this processor has neither AVX2 nor AVX-512, without which they are slower"
+    return ""
 
 
 def apply_mode(module: nn.Module, mode: str, dtype: torch.dtype, *, fused: bool = False) -> list[str]:

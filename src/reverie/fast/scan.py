@@ -26,7 +26,7 @@ from ..rssm import DiscreteRSSM, Dream, State
 from . import fused
 from .definitions import PARTS, Watch, changed
 from .dense import LINEAR, FastMLP, Prepared, Weights, is_hooked, is_standard, worth_fusing
-from .products import layer_dtype, outer, product_dtype
+from .products import layer_dtype, linear, outer, product_dtype
 from .rows import Feat, OneHots, by_class, rows_gradient
 from .steps import Kept, Normed, NormElu, Product, Recurrence, norm_of
 
@@ -62,10 +62,9 @@ class FastRSSM(DiscreteRSSM):
 
     def is_fused(self, x: Tensor) -> bool:
         """Are the loops run by compiled code (fused.py), where this file is used at all? x (N, ...): of each row."""
-        if not self.runs_fused or x.device.type != "cpu":
+        if not self.runs_fused or x.device.type != "cpu" or any(p.dtype != torch.float32 for p in self.parameters()):
             return False
-        weight = self.prepared("gates").layer.weight
-        return weight.dtype == torch.float32 and worth_fusing(len(x), weight)
+        return worth_fusing(len(x), self.prepared("gates").layer.weight)
 
     def parts(self, head: str, answer: str) -> fused.Parts:
         """For fused.py: "look" and "answer", the posterior's layers, or "foresee" and "foretell", the prior's."""
@@ -175,12 +174,12 @@ class FastRSSM(DiscreteRSSM):
             noise = self.latent.noise(count, horizon, device=start.deter.device)
         if not torch.is_grad_enabled() and self.is_fused(start.deter) and not self.fused_misfit():
             return self._fused_dream(policy, start, noise)
-        step, deter, stoch, actions = self.recurrence(count), start.deter, cast(OneHots, start.stoch), []
+        deter, stoch, actions = start.deter, cast(OneHots, start.stoch), list[Tensor]()
+        advance = self._advance_fused() if self.is_fused(deter) and not self.fused_misfit() else self._advance(count)
         steps: list[tuple[Tensor, OneHots]] = [(deter, stoch)]
         for noise_k in noise.unbind(1):
             action = policy(cast(Tensor, Feat(stoch, deter)))
-            deter = cast(Tensor, _Transition.apply(deter, stoch.probs, action, stoch.index, step))
-            probs, index = self.draw(self.prior_net(deter), noise_k)
+            deter, probs, index = advance(deter, stoch, action, noise_k)
             stoch = OneHots(index, probs if torch.is_grad_enabled() else None, size)
             actions.append(action)
             steps.append((deter, stoch))
@@ -191,6 +190,33 @@ class FastRSSM(DiscreteRSSM):
             zeros = torch.zeros(count, size, device=deters.device)
             joined = torch.stack([zeros if stoch.probs is None else stoch.probs for _, stoch in steps], 1)
         return Dream(cast(Tensor, Feat(OneHots(index, joined, size), deters)), torch.stack(actions, 1))
+
+    def _advance(self, rows: int) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+        """(deter, stoch, action, noise) -> the next h, the probabilities of its z, the indices of a draw."""
+        step = self.recurrence(rows)
+
+        def advance(deter: Tensor, stoch: OneHots, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            deter = cast(Tensor, _Transition.apply(deter, stoch.probs, action, stoch.index, step))
+            return deter, *self.draw(self.prior_net(deter), noise)
+
+        return advance
+
+    def _advance_fused(self) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+        """As `_advance`, by compiled code both ways."""
+        parts, weights = self.parts("foresee", "foretell"), self.weights_back("foresee", "foretell")
+        first = cast(nn.Linear, self.input_net[0]).weight.detach()
+
+        def advance(deter: Tensor, stoch: OneHots, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            given = (deter, stoch.probs, action, stoch.index, noise)
+            return cast(Any, _FusedTransition.apply(*given, parts, weights, first))
+
+        return advance
+
+    def weights_back(self, head: str, answer: str) -> list[Tensor]:
+        """For the way back in fused.py: those of answer, head, gates and W_z; names as in `parts`."""
+        columns = {answer: slice(None), head: slice(self.rnn_hidden_dim), "gates": slice(None)}
+        columns["input"] = slice(self.latent.stoch_dim)
+        return [self.prepared(name).packed(part, back=True) for name, part in columns.items()]
 
     def scan_of(self, embed: Tensor) -> type[_Scan]:
         """The kind of scan to filter with."""
@@ -259,6 +285,38 @@ class _Transition(torch.autograd.Function):
         to_probs = step.from_stoch.back(to_pre) if wants_probs else None
         to_action = to_pre @ step.action_weight if wants_action else None
         return to_deter if wants_deter else None, to_probs, to_action, None, None
+
+
+class _FusedTransition(torch.autograd.Function):
+    """One step of a dream and its draw, with gradients as `_Transition` and the prior give them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, deter: Tensor, probs: Tensor | None, action: Tensor, index: Tensor, noise: Tensor,
+        parts: fused.Parts, weights: list[Tensor], first: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        ctx.set_materialize_grads(False)
+        ctx.parts, ctx.weights, ctx.first = parts, weights, first
+        given = (x.float().contiguous() for x in (action, noise))
+        ctx.kept = fused.transition(parts, deter.contiguous(), index.contiguous(), *given)
+        found = ctx.kept.deter.squeeze(1), ctx.kept.probs.squeeze(1), ctx.kept.drawn.squeeze(1)
+        ctx.mark_non_differentiable(found[2])
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        to_deter, to_probs = (None if g is None else g.float().contiguous() for g in gradients[:2])
+        never = torch.zeros(len(ctx.kept.pre), 1, dtype=torch.bool)
+        found = fused.scan_back(ctx.parts, ctx.weights, ctx.kept, never, (to_deter, None, to_probs))
+        size, pre = ctx.parts.sizes[4] * ctx.parts.sizes[5], found.pre.squeeze(1)
+        wants = ctx.needs_input_grad
+        return (
+            found.before if wants[0] else None,
+            linear(pre, ctx.first[:, :size].t()) if wants[1] else None,
+            linear(pre, ctx.first[:, size:].t()) if wants[2] else None,
+            *[None] * 5,
+        )
 
 
 class _Scan:
@@ -411,10 +469,13 @@ def _flat(steps: Sequence[Normed]) -> Normed:
 class _FusedScan(_Scan):
     """`_Scan` by compiled code, both ways."""
 
+    def _of_stoch(self, index: Tensor, g: Tensor) -> Tensor:
+        return fused.rows_gradient(index, g, self.step.size).t()
+
     def forward(self, embed: Tensor, state: State | None = None) -> tuple[Tensor, ...]:
         """As `_Scan.forward`."""
         batch, length = embed.shape[:2]
-        look = self.embed(embed.reshape(batch * length, -1)).reshape(batch, length, -1)
+        look = self.embed(embed.reshape(batch * length, -1)).reshape(batch, length, -1).contiguous()
         deter = from_z = None
         if state is not None:
             deter, from_z = state.deter.float().contiguous(), self.step.of_stoch(state.stoch.float()).contiguous()
@@ -426,12 +487,8 @@ class _FusedScan(_Scan):
 
     def back(self, embed: Tensor, deters: Tensor, *gradients: Tensor | None) -> list[Tensor | None]:
         """As `_Scan.back`."""
-        rssm, found, size = self.rssm, self.found, self.rssm.rnn_hidden_dim
-        columns = slice(self.step.size)
-        weights = [rssm.prepared("answer").packed(slice(None), back=True)]
-        weights += [rssm.prepared("look").packed(slice(size), back=True)]
-        weights += [rssm.prepared("gates").packed(slice(None), back=True)]
-        weights += [rssm.prepared("input").packed(columns, back=True)]
+        rssm, found = self.rssm, self.found
+        weights = rssm.weights_back("look", "answer")
         dense = [None if g is None else g.float().contiguous() for g in gradients]
         of = fused.scan_back(self.parts, weights, found, self.is_first, dense)
         pairs = [
