@@ -93,7 +93,7 @@ def bench_roofline(subject: Subject, tflops: float, bandwidth: float) -> dict[st
     """The floor of an update; tflops (TFLOP/s) and bandwidth (GB/s) of another machine, or 0 to measure this one."""
     compute, device = subject.config.compute, pick_device(subject.config.compute.device)
     mode = pick_mode(compute, device)
-    dtype = pick_dtype(compute, mode, device)
+    dtype = pick_dtype(subject.config, mode, device)
     if tflops:
         stated = 1e12 * tflops
         ceilings = Ceilings(stated, stated, 1e9 * bandwidth, measured=False)

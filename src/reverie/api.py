@@ -233,7 +233,7 @@ def load_player(
     place = pick_device(device)
     noise, hold = config.behavior.explore_noise, config.behavior.explore_hold
     if not compiled and config.compute.mode in ("auto", "fast", "graph"):  # the same sums as during training
-        dtype = pick_dtype(config.compute, "fast", place)
+        dtype = pick_dtype(config, "fast", place)
         compute = replace(config.compute, fused="auto") if config.compute.fused == "on" else config.compute
         fused = pick_fused(compute, "fast", dtype, place).on  # without a compiler here, acting does without
         notes = [note for part in (world_model, actor) for note in apply_mode(part, "fast", dtype, fused=fused)]

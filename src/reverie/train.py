@@ -68,7 +68,7 @@ class DreamerV2(nn.Module):
             self.auto_entropy = EntropyWeight(least_weight=config.behavior.entropy_scale)
         self.to(self.device)
         self.mode = pick_mode(config.compute, self.device)
-        self.dtype = pick_dtype(config.compute, self.mode, self.device)
+        self.dtype = pick_dtype(config, self.mode, self.device)
         self.fused = pick_fused(config.compute, self.mode, self.dtype, self.device)
         apply_mode(self, self.mode, self.dtype, fused=self.fused.on)
         self.slow_critic.copy_from(self.critic)  # the first targets must not come from an unrelated network

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reverie.config import ComputeConfig
+from reverie.config import ComputeConfig, build
 from reverie.config.presets import load_preset, preset_names
 from reverie.data.replay import Batch
 from reverie.envs.actions import ActionSpec, make_action_spec
@@ -339,11 +339,20 @@ def test_modes():
 @pytest.mark.parametrize("has", [True, False])
 def test_precision(has, monkeypatch):
     monkeypatch.setattr("reverie.fast.modes.has_bfloat16", lambda device: has)
-    auto = ComputeConfig(precision="auto")
-    assert pick_dtype(auto, "fast", CPU) == (torch.bfloat16 if has else torch.float32)
-    assert pick_dtype(auto, "reference", CPU) == torch.float32
-    assert pick_dtype(ComputeConfig(precision="bfloat16"), "reference", CPU) == torch.bfloat16
-    assert pick_dtype(ComputeConfig(precision="float32"), "fast", CPU) == torch.float32
+    best = torch.bfloat16 if has else torch.float32
+
+    def picked(mode="fast", device=CPU, **settings):
+        return pick_dtype(build({"precision": "auto", "rnn_hidden_dim": 200, **settings}), mode, device)
+
+    assert picked() == best
+    assert picked("reference") == torch.float32
+    assert picked("reference", precision="bfloat16") == torch.bfloat16
+    assert picked(precision="float32") == torch.float32
+    narrow = {"rnn_hidden_dim": 128, "hidden_dim": 128}
+    assert picked(**narrow) == torch.float32
+    assert picked(**narrow, precision="bfloat16") == torch.bfloat16
+    assert picked(device=torch.device("cuda"), **narrow) == best
+    assert picked(rnn_hidden_dim=128, hidden_dim=200) == best
 
 
 def test_memory_may_be_kept_any_number_of_times():

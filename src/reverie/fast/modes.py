@@ -29,6 +29,8 @@ from . import accelerate, fused
 from .fused_build import NotBuilt
 
 COMPILED = (MLP, ConvEncoder, ConvDecoder, NormGRUCell)
+#: Widest dense layers of a network that a CPU computes in float32 also where it has units for bfloat16.
+NARROW = 128
 #: Versions of a compiled function, one for each network and shape, before torch would silently stop compiling.
 MANY = 64
 
@@ -42,11 +44,16 @@ def pick_mode(compute: ComputeConfig, device: torch.device) -> str:
     return "fast" if compute.mode == "auto" else compute.mode
 
 
-def pick_dtype(compute: ComputeConfig, mode: str, device: torch.device) -> torch.dtype:
-    """What big products are made in; "auto" is bfloat16 where the hardware has it, float32 for the reference."""
-    if compute.precision == "auto":
-        return torch.bfloat16 if mode != "reference" and has_bfloat16(device) else torch.float32
-    return torch.bfloat16 if compute.precision == "bfloat16" else torch.float32
+def pick_dtype(config: Config, mode: str, device: torch.device) -> torch.dtype:
+    """What big products are made in; "auto" is bfloat16 where that is faster, float32 for the reference.
+
+    On a CPU that takes units for it and layers wider than `NARROW`: below, products are few and small beside the loops,
+    which compiled code runs in float32 (docs/performance.md).
+    """
+    if config.compute.precision != "auto":
+        return torch.bfloat16 if config.compute.precision == "bfloat16" else torch.float32
+    narrow = device.type == "cpu" and max(config.model.rnn_hidden_dim, config.model.hidden_dim) <= NARROW
+    return torch.float32 if mode == "reference" or narrow or not has_bfloat16(device) else torch.bfloat16
 
 
 def has_bfloat16(device: torch.device) -> bool:
