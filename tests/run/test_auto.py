@@ -6,6 +6,7 @@ import time
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from reverie import Dreamer, UserError
@@ -161,6 +162,29 @@ def test_evaluations_take_a_fifth_of_the_time_at_most(monkeypatch):
     found.step_seconds = 0.1
     picked = {c.key: c.value for c in auto.choose(config, found)}
     assert picked["train.env_steps"] / picked["train.eval_every"] <= 2.1
+
+
+@pytest.mark.parametrize(("one", "many", "threads"), [(1.0, 1.0, 1), (1.0, 0.9, 1), (1.0, 0.6, None), (1.0, 9.0, 1)])
+def test_one_thread_unless_more_are_clearly_faster(monkeypatch, one, many, threads):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(auto, "_on_the_clock", lambda work: one if torch.get_num_threads() == 1 else many)
+    monkeypatch.setattr(auto, "_speed", lambda config, found: (0.1, 0.001, 8e9))
+    config = load_preset("auto", {"env.id": "custom:Toy"})
+    try:
+        torch.set_num_threads(2)
+        picked = {c.key: c.value for c in auto.choose(config, auto.look_at(config, Toy))}
+        assert torch.get_num_threads() == 2
+        assert picked.get("compute.threads") == threads
+        fixed = {c.key for c in auto.choose(config, auto.look_at(config, Toy), {"compute.threads"})}
+        assert "compute.threads" not in fixed
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_nothing_is_evaluated_before_learning_begins(monkeypatch):
+    monkeypatch.setattr(auto, "_speed", lambda config, found: (6.0, 0.001, 8e9))  # a minute has ten updates
+    found = chosen(Toy, **{"train.minutes": 1, "train.deterministic": False, "compute.threads": 1})
+    assert found["train.eval_every"] >= found["train.prefill"]
 
 
 def test_waiting_for_a_simulator_counts():

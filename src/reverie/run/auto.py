@@ -46,6 +46,8 @@ SIDES, KEPT = (32, 48, 64, 96), 0.75
 WORTH, WORTH_VECTORS = 100.0, 10.0
 #: The weights of the losses of images and vectors lie between 1 and this.
 MOST_WEIGHT = 1000.0
+#: How much faster an update must be with more threads than one.
+MORE_THREADS = 1.15
 #: Rewards in a smaller share of random steps than this are rare.
 RARE = 0.2
 #: Larger networks where they cost nothing.
@@ -179,7 +181,30 @@ def choose(
     ]
     choices = [choice for choice in choices if choice.key not in fixed]
     sized = build({choice.key: choice.value for choice in choices}, base=config)
+    if "compute.threads" not in fixed:
+        choices += _threads(sized, found)
+        sized = build({choice.key: choice.value for choice in choices}, base=config)
     return [*choices, *(choice for choice in _budget(sized, found, fixed) if choice.key not in fixed)]
+
+
+@usual_switches()
+def _threads(config: Config, found: FirstExperience) -> list[Choice]:
+    """One thread, unless more are clearly faster now: where other programs run, threads wait for each other."""
+    most = torch.get_num_threads()
+    if config.train.deterministic or most == 1 or pick_device(config.compute.device).type != "cpu":
+        return []
+    _, update = _updater(config, found)
+    try:
+        many = min(_on_the_clock(update) for _ in range(3))
+        torch.set_num_threads(1)
+        one = min(_on_the_clock(update) for _ in range(3))
+    finally:
+        torch.set_num_threads(most)
+    if one > MORE_THREADS * many:
+        return []
+    return [
+        Choice("compute.threads", 1, f"{1000 * one:.0f} ms an update with one thread, {1000 * many:.0f} with {most}")
+    ]
 
 
 def _sizes(config: Config, found: FirstExperience) -> list[Choice]:
@@ -312,13 +337,14 @@ def _budget(config: Config, found: FirstExperience, fixed: Collection[str]) -> l
         steps = min(steps, config.train.env_steps) if config.train.minutes else config.train.env_steps
     episodes = config.train.eval_episodes * usual_length(found) * (step + act)
     count = int(np.clip(0.2 * steps * per_step / max(1e-9, episodes), 2, 15))
+    every = max(1, _whole(steps / count), config.train.prefill)  # before, there is nothing to evaluate
     seen = seen_as(found.spec, config)
     row = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in seen.shapes.values())
     capacity = int(np.clip(_round(0.25 * free / max(1, row)), 10_000, 1_000_000))
     return [
         Choice("train.train_ratio", ratio, f"{why}: {1000 * update:.0f} ms an update, {1000 * step:.2g} ms a step"),
         budget,
-        Choice("train.eval_every", max(1, _whole(steps / count)), f"{count} evaluations, a fifth of the time at most"),
+        Choice("train.eval_every", every, f"{max(1, steps // every)} evaluations, a fifth of the time at most"),
         Choice("behavior.entropy_decay", max(10, _whole(0.8 * steps * ratio)), "four fifths of the run's updates"),
         Choice("replay.replay_capacity", capacity, f"a quarter of the memory that is free, {row} bytes a step"),
     ]
@@ -331,11 +357,21 @@ def _speed(config: Config, found: FirstExperience) -> tuple[float, float, float]
         return *TABLE[bool(found.spec.images)], 8e9
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)  # as the run will have them
-    timed = build({"behavior.actor_warmup": 0}, base=config)
-    agent = DreamerV2(timed, seen_as(found.spec, config))
+    agent, update = _updater(config, found)
+    return min(_seconds(update) for _ in range(4)), acting_seconds(agent, _seconds), memory_left() or 8e9
+
+
+def _updater(config: Config, found: FirstExperience) -> tuple[DreamerV2, Callable[[], float]]:
+    """An agent with all its parts learning, and a function that makes an update of it and waits for that."""
+    agent = DreamerV2(build({"behavior.actor_warmup": 0}, base=config), seen_as(found.spec, config))
     batch = to_batch(random_batch(agent.spec, config.train.batch_size, config.train.seq_len), agent.device)
-    update = [_seconds(lambda: float(agent.update(batch)["critic/loss"])) for _ in range(4)]
-    return min(update), acting_seconds(agent, _seconds), memory_left() or 8e9
+    return agent, lambda: float(agent.update(batch)["critic/loss"])
+
+
+def _on_the_clock(work: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
 
 
 def _seconds(work: Callable[[], Any]) -> float:
