@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import collections
 import contextlib
 import fractions
 import io
+import locale
+import logging
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -174,6 +178,7 @@ ERRORS: list[Callable[[], BaseException]] = [
     lambda: ConnectionResetError("gone"), lambda: FloatingPointError("overflow"), lambda: DeprecationWarning("old"),
     lambda: ValueError("\x1b]0;title\x07 \ud800"), lambda: asyncio.CancelledError("c"), GeneratorExit, OwnBaseError,
 ]  # fmt: skip
+NO_FAULTS = (asyncio.CancelledError, GeneratorExit, OwnBaseError)  # neither Exceptions nor the end of the program
 INFOS: list[Any] = [
     None, [], "text", 5, {"crashed": True}, {"log": "text"}, {"log": {"a": 1, "b": None, "c": [1, 2], 5: "x"}},
     {"log": {"x" * 500: 1.0, "\x1b[2J": 2.0, "return": 3.0, "seconds": float("inf")}}, {"notes": 5, "logs": 7},
@@ -238,6 +243,7 @@ class Recipe:
     program: str = ""  # what it does to the program's global switches
     settings: dict[str, Any] = field(default_factory=dict)
     form: str = "function"  # how it is given
+    attribute: tuple[str, Any] | None = None  # of its class
     calls: dict[str, int] = field(default_factory=dict)  # of each method so far
     wrong: list[str] = field(default_factory=list)  # what the library did to it
 
@@ -271,6 +277,22 @@ def odd_observation(recipe: Recipe, rng: random.Random) -> None:
     recipe.note(f"observations in form {at}", sound=sound)
 
 
+WHOLES: list[Callable[[Any], Any]] = [  # forms of a whole observation that all mean the same
+    lambda x: collections.OrderedDict(x) if isinstance(x, dict) else list(x) if isinstance(x, tuple) else x,
+    lambda x: types.MappingProxyType(x) if isinstance(x, dict) else x,
+    lambda x: collections.UserDict(x) if isinstance(x, dict) else x,
+    lambda x: {**x, "more": 1} if isinstance(x, dict) else (*x, 1) if isinstance(x, tuple) else x,
+    lambda x: collections.namedtuple("Pair", [f"a{i}" for i in range(len(x))])(*x) if isinstance(x, tuple) else x,
+]
+
+
+def odd_whole(recipe: Recipe, rng: random.Random) -> None:
+    """A whole observation in another container."""
+    at = rng.randrange(len(WHOLES))
+    recipe.parts["observation"] = WHOLES[at]
+    recipe.note(f"observations as container {at}", sound=True)
+
+
 def odd_value(recipe: Recipe, rng: random.Random) -> None:
     """Another reward, flag or info."""
     name = rng.choice(["reward", "reward", "terminated", "truncated", "info", "info", "reset_info"])
@@ -301,7 +323,7 @@ def odd_error(recipe: Recipe, rng: random.Random) -> None:
     late = {"make": 5, "reset": 7, "step": 60}.get(name, 3)
     at = rng.randrange(len(ERRORS))
     recipe.parts["error"] = (name, rng.randrange(late), ERRORS[at])
-    base = isinstance(ERRORS[at](), OwnBaseError | GeneratorExit | asyncio.CancelledError)
+    base = isinstance(ERRORS[at](), NO_FAULTS)
     recipe.note(f"error {at} at {recipe.parts['error'][1]} of {name}", sound=name in ("close", "render") and not base)
 
 
@@ -328,7 +350,7 @@ def odd_making(recipe: Recipe, rng: random.Random) -> None:
             spaces.Sequence(spaces.Discrete(2)), spaces.Text(3), spaces.Dict(), spaces.Tuple([]),
             spaces.Box(0, 1, (0,), np.float32), spaces.OneOf([spaces.Discrete(2)]), spaces.Dict({"": spaces.Discrete(2)}),
             spaces.Graph(spaces.Box(0, 1, (2,)), None), spaces.Dict({"a/b": spaces.Discrete(2), "a-b": spaces.Discrete(2)}),
-            spaces.Dict({"action_mask": spaces.Box(0, 1, (3,), np.int8)}), spaces.Discrete(10**7), spaces.MultiBinary(0),
+            spaces.Dict({"action_mask": spaces.Box(0, 1, (3,), np.int8)}), spaces.Discrete(10**7),
             spaces.Box(-1e300, 1e300, (2,), np.float64), spaces.Box(2, 5, (16, 16, 3), np.float32),
             spaces.Box(0, 255, (16, 16), np.uint8), spaces.Box(0, 255, (1, 1, 1, 1, 2), np.uint8),
             spaces.Box(-(2**62), 2**62, (2,), np.int64), spaces.Box(0, 255, (3, 5, 16, 16), np.uint8),
@@ -350,7 +372,8 @@ def odd_mask(recipe: Recipe, rng: random.Random) -> None:
     if rng.random() < 0.5:
         at = rng.randrange(len(wrong))
         recipe.parts["mask"] = wrong[at]
-    recipe.note(f"mask in {recipe.mask}{', wrong ' + str(at) if 'mask' in recipe.parts else ''}", sound=False)
+    sound = "mask" not in recipe.parts and isinstance(recipe.action, spaces.Discrete) and recipe.mask != "observation"
+    recipe.note(f"mask in {recipe.mask}{', wrong ' + str(at) if 'mask' in recipe.parts else ''}", sound=sound)
 
 
 def odd_program(recipe: Recipe, rng: random.Random) -> None:
@@ -359,8 +382,36 @@ def odd_program(recipe: Recipe, rng: random.Random) -> None:
     recipe.note(f"does {recipe.program}", sound=True)
 
 
-ODDITIES = [odd_observation, odd_value, odd_value, odd_result, odd_error, odd_error, odd_drawing, odd_making, odd_mask,
-            odd_program]  # fmt: skip
+def _raising(self: Any) -> Any:
+    raise ValueError("not now")
+
+
+#: Attributes of an environment's class that have a meaning elsewhere. (must be taken, name, value)
+ATTRIBUTES: list[tuple[bool, str, Any]] = [
+    (True, "__len__", lambda self: 0), (False, "__bool__", _raising), (False, "__eq__", _raising),
+    (True, "__repr__", _raising), (True, "__str__", _raising), (False, "__deepcopy__", lambda self, memo: _raising(self)),
+    (True, "notes", 5), (True, "agent_spec", None), (True, "where", 3), (True, "places", None), (True, "go_to", 1),
+    (True, "first", "x"), (True, "episode", "x"), (True, "owned", 1), (True, "steps", "many"), (True, "action_masks", 5),
+    (True, "render_mode", property(_raising)), (False, "num_envs", 1), (False, "is_adapter", True), (True, "env", None),
+    (True, "spec", None), (True, "spec", 5), (False, "spec", property(_raising)), (True, "metadata", property(_raising)),
+    (False, "unwrapped", property(_raising)), (False, "unwrapped", None), (True, "np_random", property(_raising)),
+    (True, "__getattr__", lambda self, name: 1), (False, "__getattr__", lambda self, name: _raising(self)),
+    (False, "possible_agents", ["a"]), (False, "get_wrapper_attr", _raising), (True, "__hash__", None),
+    (False, "action_space", property(_raising)), (True, "reward_range", (0, 1)), (True, "seed", lambda self: None),
+    (False, "__getattribute__", lambda self, name: object.__getattribute__(self, name)), (True, "__name__", 5),
+    (True, "__doc__", None), (True, "__module__", "nowhere"), (True, "__module__", None), (True, "__del__", _raising),
+]  # fmt: skip
+
+
+def odd_attribute(recipe: Recipe, rng: random.Random) -> None:
+    """An attribute of the class that something else may read."""
+    sound, name, value = rng.choice(ATTRIBUTES)
+    recipe.attribute = (name, value)
+    recipe.note(f"has {name}", sound=sound)
+
+
+ODDITIES = [odd_observation, odd_whole, odd_value, odd_value, odd_result, odd_error, odd_error, odd_drawing, odd_making, odd_mask,
+            odd_program, odd_attribute, odd_attribute]  # fmt: skip
 PROGRAMS: dict[str, Callable[[], Any]] = {
     "chdir": lambda: os.chdir("/"),
     "float64": lambda: torch.set_default_dtype(torch.float64),
@@ -372,7 +423,17 @@ PROGRAMS: dict[str, Callable[[], Any]] = {
     "print": lambda: print("é±中 \ud800".encode("ascii", "replace").decode()),
     "threads": lambda: torch.set_num_threads(1),
     "print options": lambda: np.set_printoptions(precision=0, threshold=0),
-    "anomaly": lambda: torch.autograd.set_detect_anomaly(False),
+    "no output": lambda: setattr(sys, "stdout", None),
+    "no errors": lambda: setattr(sys, "stderr", None),
+    "no environment": os.environ.clear,
+    "no logging": lambda: logging.disable(),
+    "umask": lambda: os.umask(0o077),
+    "locale": lambda: locale.setlocale(locale.LC_ALL, "C"),
+    "no arguments": lambda: setattr(sys, "argv", []),
+    "deterministic": lambda: torch.use_deterministic_algorithms(True),
+    "recursion": lambda: sys.setrecursionlimit(400),
+    "signals": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    "time": lambda: os.environ.update(TZ="Asia/Tokyo"),
 }
 
 
@@ -408,11 +469,14 @@ class Odd(gym.Env):
     """The environment of a recipe."""
 
     def __init__(self, recipe: Recipe) -> None:
+        with contextlib.suppress(AttributeError):
+            self.render_mode = recipe.parts.get("mode")
         self.recipe, self.t = recipe, 0
         self.rng = np.random.default_rng(recipe.seed)
         self.count("make")
-        self.observation_space, self.action_space = recipe.observation, recipe.action
-        self.render_mode = recipe.parts.get("mode")
+        self.observation_space = recipe.observation
+        with contextlib.suppress(AttributeError):
+            self.action_space = recipe.action
         if recipe.parts.get("metadata", self) is not self:
             self.metadata = recipe.parts["metadata"]
         missing = recipe.parts.get("no space")
@@ -468,6 +532,9 @@ class Odd(gym.Env):
         self.t += 1
         if not self.action_space.contains(action):
             self.recipe.wrong.append(f"the action {action!r} is not in {self.action_space}")
+        if self.recipe.mask in ("info", "method") and isinstance(self.action_space, spaces.Discrete):
+            if self.action_space.n > 1 and action == self.action_space.start and "mask" not in self.recipe.parts:
+                self.recipe.wrong.append("a forbidden action was taken")
         self.count("step")
         ended = self.t >= self.recipe.length
         first, second = (ended, False) if self.recipe.seed % 2 else (False, ended)
@@ -508,6 +575,8 @@ class OldGym:
 def given(recipe: Recipe) -> Any:
     """The environment as the user gives it."""
     kind = OldSignature if "signature" in recipe.parts else Odd
+    if recipe.attribute:
+        kind = type("Odd", (kind,), {"__module__": __name__} | dict([recipe.attribute]))
 
     def make() -> Any:
         return kind(recipe)
@@ -521,7 +590,7 @@ def given(recipe: Recipe) -> Any:
         kept: list[Any] = []
         return lambda: kept[0] if kept else kept.append(make()) or kept[0]
     others: dict[str, Any] = {
-        "class": Odd,
+        "class": kind,
         "needs arguments": lambda size: make(),
         "none": lambda: None,
         "old gym": lambda: OldGym(recipe),
@@ -538,9 +607,20 @@ def usual_program() -> Iterator[None]:
     """Context after which the program's switches are as before."""
     dtype, here, old = torch.get_default_dtype(), Path.cwd(), np.geterr()
     grad, options, threads = torch.is_grad_enabled(), np.get_printoptions(), torch.get_num_threads()
+    streams, environment, mask, depth = (sys.stdout, sys.stderr, sys.argv), dict(os.environ), os.umask(0), sys.getrecursionlimit()
+    os.umask(mask)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
+        sys.stdout, sys.stderr, sys.argv = streams
+        os.environ.clear()
+        os.environ.update(environment)
+        os.umask(mask)
+        sys.setrecursionlimit(depth)
+        signal.signal(signal.SIGTERM, handler)
+        logging.disable(logging.NOTSET)
+        torch.use_deterministic_algorithms(False)
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)
         torch.set_num_threads(threads)
@@ -574,6 +654,8 @@ def attempt(what: str, work: Callable[[], Any], *, warns: bool = False) -> Try:
             return Try(f"{what}: no sentence with a hint: {error.message!r} {error.hint!r}")
     except HangError as error:
         return Try(f"{what}: HANG {error}\n{''.join(traceback.format_tb(error.__traceback__)[-6:])}")
+    except NO_FAULTS as error:  # these pass through
+        return Try(refused=repr(error))
     except BaseException:
         return Try(f"{what}: {traceback.format_exc()}")
     ours = [str(one.message) for one in caught if one.filename != __file__]
@@ -581,7 +663,7 @@ def attempt(what: str, work: Callable[[], Any], *, warns: bool = False) -> Try:
         return Try(f"{what}: warning {ours[0]}")
     if "Traceback" in out.getvalue() and not warns:
         return Try(f"{what}: printed {out.getvalue()[-1500:]}")
-    if "bug" in found.refused:
+    if "a bug of" in found.refused:
         return Try(f"{what}: {found.refused}")
     return found
 
@@ -639,7 +721,7 @@ def train(recipe: Recipe, run: Path) -> tuple[Any, list[str], bool]:
 
     def work() -> None:
         made.append(reverie.Dreamer(env.value, preset="debug", run=run, settings=recipe.settings))
-        made[0].learn(quiet=True)
+        made[0].learn(quiet=bool(recipe.seed % 3))
 
     updates = count_updates(run)
     is_async = recipe.settings["env.backend"] == "async"
@@ -672,7 +754,8 @@ def try_case(folder: Path, seed: int) -> list[str]:
             with contextlib.suppress(BaseException):
                 env = given(other)
                 tried = more("check_env", lambda: str(reverie.check_env(env, steps=30)))
-                faults += [f"check_env: {tried.refused}"] if tried.refused else []
+                base = "error" in other.parts and isinstance(other.parts["error"][2](), NO_FAULTS)
+                faults += [f"check_env: {tried.refused}"] if tried.refused and not base else []
         agent, found, well = train(recipe, run)
         faults += found
         if agent is not None and not well and not faults and rng.random() < 0.3:
