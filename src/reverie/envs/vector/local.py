@@ -128,7 +128,9 @@ def _difference(found: tuple[gym.Space, gym.Space], first: tuple[gym.Space, gym.
     """The first difference of (observation, action) in words, as the agent sees them."""
     if found[1] != first[1]:
         return f"actions of {found[1].shape} numbers instead of {first[1].shape}"
-    mine, other = (dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"": space} for space in (found[0], first[0]))
+    mine, other = (
+        dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"": space} for space in (found[0], first[0])
+    )
     key = next(key for key in [*mine, *other] if mine.get(key) != other.get(key))
     has, had = (f"{space[key]}" if key in space else "nothing" for space in (mine, other))
     return f"observation '{key}' is {has} instead of {had}"
