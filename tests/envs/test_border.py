@@ -12,6 +12,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector.utils import CloudpickleWrapper
 
+from reverie import check_env
 from reverie.envs import AgentView, make_env, make_vector
 from reverie.envs.border import EnvironmentFailed, Notes, episode_log, image_of, number_of
 from reverie.envs.vector.worker_process import EnvSlice, SharedArrays, WorkerTask, _fault, anonymous_file
@@ -153,6 +154,7 @@ VIOLATIONS = {
     "reward vector": ({"reward": np.ones(2)}, ["the reward is"]),
     "reward text": ({"reward": "1.0"}, ["the reward is '1.0' (str)"]),
     "reward complex": ({"reward": 1j}, ["the reward is 1j"]),
+    "reward masked": ({"reward": np.ma.masked}, ["the reward is nan"]),
     "reward NaN": ({"reward": np.float64("nan")}, ["the reward is nan"]),
     "reward beyond float32": ({"reward": 1e300}, ["the reward is 1e+300", "float32"]),
     "reward beyond float": ({"reward": 10**400}, ["the reward is inf"]),
@@ -217,6 +219,58 @@ class Positional(Task):
 def test_a_reset_without_the_arguments_is_a_sentence(vector, make):
     with pytest.raises(UserError, match=r"does not take '(seed|options)'"):
         play(vector(make), 2)
+
+
+@pytest.mark.parametrize("make", [NoSeed, lambda: gym.wrappers.TimeLimit(NoSeed(), 5)], ids=["plain", "limited"])
+def test_a_reset_without_the_arguments_is_a_sentence_where_masks_are_looked_for(vector, make):
+    with pytest.raises(UserError, match=r"reset of NoSeed does not take '(seed|options)'"):
+        play(vector(make), 2)
+
+
+def refuse(self, *_):
+    raise ValueError("not now")
+
+
+#: Attributes with a meaning of their own elsewhere, as an environment may have them.
+ODD_ATTRIBUTES = {
+    "unwrapped raises": ("unwrapped", property(refuse)),
+    "unwrapped is None": ("unwrapped", None),
+    "is_adapter": ("is_adapter", True),
+    "notes": ("notes", 5),
+    "agent_spec": ("agent_spec", None),
+    "action_masks": ("action_masks", 5),
+    "action_masks raises": ("action_masks", property(refuse)),
+    "spec raises": ("spec", property(refuse)),
+    "metadata raises": ("metadata", property(refuse)),
+    "render_mode raises": ("render_mode", property(refuse, lambda self, mode: None)),
+    "no length": ("__len__", lambda self: 0),
+    "unprintable": ("__repr__", refuse),
+}
+
+
+@pytest.mark.parametrize("name", ODD_ATTRIBUTES)
+def test_attributes_that_mean_something_else_do_not_matter(vector, name):
+    kind = type("Own", (Task,), dict([ODD_ATTRIBUTES[name]]))
+    envs = vector(kind, 2)
+    assert len(play(envs, 60)) == 61
+    envs.close()
+    assert "Own" not in str(check_env(kind, steps=20).findings)
+
+
+@pytest.mark.parametrize("result", [None, 5, "text", {"x": 1}])
+def test_an_info_of_any_kind_gives_no_warning_of_another_library(vector, result, recwarn):
+    play(vector(partial(Task, reset_info=result, info=result)), 2)
+    assert not recwarn.list
+
+
+def test_the_sentence_about_other_spaces_names_the_one_that_differs():
+    spaces_by_turn = [spaces.Dict(a=VECTOR, b=VECTOR), spaces.Dict(a=VECTOR, b=spaces.Discrete(4))]
+    with pytest.raises(UserError, match=r"observation 'b' is Box\(.*\(4,\).* instead of Box\(.*\(3,\)") as caught:
+        make_vector(lambda: Task(space=spaces_by_turn.pop(0)), 2)
+    assert "'a'" not in caught.value.message
+    actions = [spaces.Discrete(2), spaces.Discrete(3)]
+    with pytest.raises(UserError, match=r"actions of \(3,\) numbers instead of \(2,\)"):
+        make_vector(lambda: Task(action=actions.pop(0)), 2)
 
 
 @pytest.mark.parametrize("space", [None, "Box", [VECTOR]])

@@ -412,7 +412,7 @@ ATTRIBUTES: list[tuple[bool, str, Any]] = [
     (False, "possible_agents", ["a"]), (False, "get_wrapper_attr", _raising), (True, "__hash__", None),
     (False, "action_space", property(_raising)), (True, "reward_range", (0, 1)), (True, "seed", lambda self: None),
     (False, "__getattribute__", lambda self, name: object.__getattribute__(self, name)), (True, "__name__", 5),
-    (True, "__doc__", None), (True, "__module__", "nowhere"), (True, "__module__", None), (True, "__del__", _raising),
+    (True, "__doc__", None), (True, "__module__", "nowhere"), (True, "__module__", None),
 ]  # fmt: skip
 
 
