@@ -3,6 +3,8 @@
 The same in both backends: `EnvSlice` is what a worker process runs, here without the process.
 """
 
+import enum
+import json
 import pickle
 from functools import partial
 
@@ -15,6 +17,7 @@ from gymnasium.vector.utils import CloudpickleWrapper
 from reverie import check_env
 from reverie.envs import AgentView, make_env, make_vector
 from reverie.envs.border import EnvironmentFailed, Notes, episode_log, image_of, number_of
+from reverie.envs.spaces import Spec
 from reverie.envs.vector.worker_process import EnvSlice, SharedArrays, WorkerTask, _fault, anonymous_file
 from reverie.errors import UserError
 
@@ -563,3 +566,60 @@ def test_environments_with_other_spaces_are_refused_in_both_backends(vector):
 def test_rewards_are_exact():
     assert number_of(np.float32(0.1), "") == float(np.float32(0.1))
     assert number_of(-3.4e38, "") == -3.4e38
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+#: Keys of a Dict space -> do they work in observations, and in actions?
+DICT_KEYS = {
+    "text": ("a", True, True),
+    "text of NumPy": (np.str_("a"), True, True),
+    "whole number": (0, True, False),
+    "whole number of NumPy": (np.int64(3), True, False),
+    "member of an IntEnum": (Number.ONE, True, False),
+    "member of an Enum": (Color.RED, False, False),
+    "tuple": (("a", 1), False, False),
+    "float": (0.5, False, False),
+    "None": (None, False, False),
+    "bytes": (b"a", False, False),
+    "half a character": ("\ud800", False, False),
+}
+
+
+@pytest.mark.parametrize("part", ["observation", "action"])
+@pytest.mark.parametrize("kind", DICT_KEYS)
+def test_keys_that_no_file_can_hold_are_refused_before_anything_is_learnt(vector, kind, part):
+    key, *works = DICT_KEYS[kind]
+    space, value = spaces.Dict([(key, spaces.Discrete(2))]), {key: 1}
+    make = partial(Task, space=space, obs=value) if part == "observation" else partial(Task, action=space)
+    if works[part == "action"]:
+        view = AgentView(make_env(make))
+        assert view.agent_spec == Spec.from_dict(json.loads(json.dumps(view.agent_spec.to_dict())))
+        play(vector(make), 2)
+        return
+    with pytest.raises(UserError, match=r"has the key .*(to a file|not text)\. Use text as keys"):
+        vector(make)
+    assert "the key" in str(check_env(make, steps=5))
+
+
+@pytest.mark.parametrize("empty", [spaces.Dict({}), spaces.Tuple(())])
+@pytest.mark.parametrize("nest", [lambda x: spaces.Dict(a=VECTOR, b=x), lambda x: spaces.Tuple((x, VECTOR))])
+def test_an_empty_part_of_an_action_is_refused(vector, empty, nest):
+    with pytest.raises(UserError, match=r"the action space '(b|0)' is empty"):
+        vector(partial(Task, action=nest(empty)))
+
+
+HUGE = [spaces.Discrete(2**40), spaces.MultiDiscrete([3, 10**9]), spaces.Dict(a=spaces.Discrete(2**21))]
+
+
+@pytest.mark.parametrize("part", ["space", "action"])
+@pytest.mark.parametrize("huge", HUGE)
+def test_a_choice_of_too_many_values_is_a_sentence(vector, part, huge):
+    with pytest.raises(UserError, match=r"(the action|observation).* has [\d,]+ values, each of which"):
+        vector(partial(Task, **{part: huge}))

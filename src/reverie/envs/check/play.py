@@ -50,6 +50,8 @@ def check_env(env: EnvLike, *, steps: int = 500, seed: int = 0, **make_env_optio
             _check(env, steps, seed, make_env_options, report)
         except Broken:
             pass
+        except UserError as error:  # keys of a space, which nothing else can be asked about
+            report.add("error", "cannot-see", error.message.rstrip("."), error.hint)
         except FAULTS as error:  # values that raise when they are inspected, or a bug of this library
             report.add(
                 "error",
