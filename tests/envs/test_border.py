@@ -618,6 +618,11 @@ def test_an_empty_part_of_an_action_is_refused(vector, empty, nest):
 HUGE = [spaces.Discrete(2**40), spaces.MultiDiscrete([3, 10**9]), spaces.Dict(a=spaces.Discrete(2**21))]
 
 
+def test_an_action_of_too_many_numbers_is_a_sentence(vector):
+    with pytest.raises(UserError, match=r"the action has 12,000,000 values"):
+        vector(partial(Task, action=spaces.Box(0, 255, (2000, 2000, 3), np.uint8)))
+
+
 @pytest.mark.parametrize("part", ["space", "action"])
 @pytest.mark.parametrize("huge", HUGE)
 def test_a_choice_of_too_many_values_is_a_sentence(vector, part, huge):

@@ -288,6 +288,7 @@ def _parts(space: spaces.Space, path: Path, bound: float, notes: list[str]) -> I
         count = int(np.prod(space.shape))
         yield ActionPart(path, "multi_binary", space.shape, (2,) * count, (0,) * count, dtype=str(space.dtype))
     elif isinstance(space, spaces.Box):
+        require_few(int(np.prod(space.shape)), f"the action{_quoted(path)}", "Declare a smaller Box.")
         yield _box(space, path, bound, notes)
     else:
         raise UserError(
