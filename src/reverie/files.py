@@ -33,6 +33,7 @@ MANIFEST = "manifest.json"
 LARGEST = {"config.yaml": 2**20, "spec.json": 2**24, "state.json": 2**28, MANIFEST: 2**22}
 LARGEST |= {"provenance.json": 2**24, "latents.json": 2**26, ".json": 2**28}
 LARGEST |= {".safetensors": 2**38, ".jsonl": 2**32, ".gif": 2**30, ".mp4": 2**30, "": 2**24}
+LARGEST[".tmp"] = LARGEST[".safetensors"]  # a draft of the replay's log
 #: What we write into a directory of a run, a checkpoint or a saved agent; the rest of it belongs to the user.
 OURS = {
     "config.yaml", "spec.json", "state.json", "weights.safetensors", "optimizers.safetensors", "run.safetensors",

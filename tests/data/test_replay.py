@@ -354,6 +354,17 @@ def test_prune_keeps_what_is_needed_and_drops_the_rest(tmp_path):
     assert_same_steps(replay, other)
 
 
+def test_what_is_new_may_be_larger_than_other_files(tmp_path):
+    """Images between two checkpoints are many megabytes; limits of size are for files that come from elsewhere."""
+    replay = Replay({"image": ((256, 256, 3), np.dtype(np.uint8))}, 2, capacity=100, streams=1, seed=0)
+    image, no = np.zeros((1, 256, 256, 3), np.uint8), np.zeros(1, bool)
+    for _ in range(100):
+        step = {"obs/image": image, "action": np.zeros((1, 2), np.float32), "reward": np.zeros(1, np.float32)}
+        replay.add(step | {"is_first": no, "is_last": no, "is_terminal": no})
+    ReplayLog(replay, tmp_path).save()
+    assert [path.stat().st_size > 2**24 for path in tmp_path.iterdir()] == [True]
+
+
 def test_a_save_without_news_writes_nothing(tmp_path):
     replay = make()
     log = ReplayLog(replay, tmp_path)

@@ -3,6 +3,8 @@
 The same in both backends: `EnvSlice` is what a worker process runs, here without the process.
 """
 
+import enum
+import json
 import pickle
 from functools import partial
 
@@ -12,8 +14,10 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector.utils import CloudpickleWrapper
 
+from reverie import check_env
 from reverie.envs import AgentView, make_env, make_vector
 from reverie.envs.border import EnvironmentFailed, Notes, episode_log, image_of, number_of
+from reverie.envs.spaces import Spec
 from reverie.envs.vector.worker_process import EnvSlice, SharedArrays, WorkerTask, _fault, anonymous_file
 from reverie.errors import UserError
 
@@ -153,6 +157,7 @@ VIOLATIONS = {
     "reward vector": ({"reward": np.ones(2)}, ["the reward is"]),
     "reward text": ({"reward": "1.0"}, ["the reward is '1.0' (str)"]),
     "reward complex": ({"reward": 1j}, ["the reward is 1j"]),
+    "reward masked": ({"reward": np.ma.masked}, ["the reward is nan"]),
     "reward NaN": ({"reward": np.float64("nan")}, ["the reward is nan"]),
     "reward beyond float32": ({"reward": 1e300}, ["the reward is 1e+300", "float32"]),
     "reward beyond float": ({"reward": 10**400}, ["the reward is inf"]),
@@ -217,6 +222,58 @@ class Positional(Task):
 def test_a_reset_without_the_arguments_is_a_sentence(vector, make):
     with pytest.raises(UserError, match=r"does not take '(seed|options)'"):
         play(vector(make), 2)
+
+
+@pytest.mark.parametrize("make", [NoSeed, lambda: gym.wrappers.TimeLimit(NoSeed(), 5)], ids=["plain", "limited"])
+def test_a_reset_without_the_arguments_is_a_sentence_where_masks_are_looked_for(vector, make):
+    with pytest.raises(UserError, match=r"reset of NoSeed does not take '(seed|options)'"):
+        play(vector(make), 2)
+
+
+def refuse(self, *_):
+    raise ValueError("not now")
+
+
+#: Attributes with a meaning of their own elsewhere, as an environment may have them.
+ODD_ATTRIBUTES = {
+    "unwrapped raises": ("unwrapped", property(refuse)),
+    "unwrapped is None": ("unwrapped", None),
+    "is_adapter": ("is_adapter", True),
+    "notes": ("notes", 5),
+    "agent_spec": ("agent_spec", None),
+    "action_masks": ("action_masks", 5),
+    "action_masks raises": ("action_masks", property(refuse)),
+    "spec raises": ("spec", property(refuse)),
+    "metadata raises": ("metadata", property(refuse)),
+    "render_mode raises": ("render_mode", property(refuse, lambda self, mode: None)),
+    "no length": ("__len__", lambda self: 0),
+    "unprintable": ("__repr__", refuse),
+}
+
+
+@pytest.mark.parametrize("name", ODD_ATTRIBUTES)
+def test_attributes_that_mean_something_else_do_not_matter(vector, name):
+    kind = type("Own", (Task,), dict([ODD_ATTRIBUTES[name]]))
+    envs = vector(kind, 2)
+    assert len(play(envs, 60)) == 61
+    envs.close()
+    assert "Own" not in str(check_env(kind, steps=20).findings)
+
+
+@pytest.mark.parametrize("result", [None, 5, "text", {"x": 1}])
+def test_an_info_of_any_kind_gives_no_warning_of_another_library(vector, result, recwarn):
+    play(vector(partial(Task, reset_info=result, info=result)), 2)
+    assert not recwarn.list
+
+
+def test_the_sentence_about_other_spaces_names_the_one_that_differs():
+    spaces_by_turn = [spaces.Dict(a=VECTOR, b=VECTOR), spaces.Dict(a=VECTOR, b=spaces.Discrete(4))]
+    with pytest.raises(UserError, match=r"observation 'b' is Box\(.*\(4,\).* instead of Box\(.*\(3,\)") as caught:
+        make_vector(lambda: Task(space=spaces_by_turn.pop(0)), 2)
+    assert "'a'" not in caught.value.message
+    actions = [spaces.Discrete(2), spaces.Discrete(3)]
+    with pytest.raises(UserError, match=r"actions of \(3,\) numbers instead of \(2,\)"):
+        make_vector(lambda: Task(action=actions.pop(0)), 2)
 
 
 @pytest.mark.parametrize("space", [None, "Box", [VECTOR]])
@@ -509,3 +566,65 @@ def test_environments_with_other_spaces_are_refused_in_both_backends(vector):
 def test_rewards_are_exact():
     assert number_of(np.float32(0.1), "") == float(np.float32(0.1))
     assert number_of(-3.4e38, "") == -3.4e38
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+#: Keys of a Dict space -> do they work in observations, and in actions?
+DICT_KEYS = {
+    "text": ("a", True, True),
+    "text of NumPy": (np.str_("a"), True, True),
+    "whole number": (0, True, False),
+    "whole number of NumPy": (np.int64(3), True, False),
+    "member of an IntEnum": (Number.ONE, True, False),
+    "member of an Enum": (Color.RED, False, False),
+    "tuple": (("a", 1), False, False),
+    "float": (0.5, False, False),
+    "None": (None, False, False),
+    "bytes": (b"a", False, False),
+    "half a character": ("\ud800", False, False),
+}
+
+
+@pytest.mark.parametrize("part", ["observation", "action"])
+@pytest.mark.parametrize("kind", DICT_KEYS)
+def test_keys_that_no_file_can_hold_are_refused_before_anything_is_learnt(vector, kind, part):
+    key, *works = DICT_KEYS[kind]
+    space, value = spaces.Dict([(key, spaces.Discrete(2))]), {key: 1}
+    make = partial(Task, space=space, obs=value) if part == "observation" else partial(Task, action=space)
+    if works[part == "action"]:
+        view = AgentView(make_env(make))
+        assert view.agent_spec == Spec.from_dict(json.loads(json.dumps(view.agent_spec.to_dict())))
+        play(vector(make), 2)
+        return
+    with pytest.raises(UserError, match=r"has the key .*(to a file|not text)\. Use text as keys"):
+        vector(make)
+    assert "the key" in str(check_env(make, steps=5))
+
+
+@pytest.mark.parametrize("empty", [spaces.Dict({}), spaces.Tuple(())])
+@pytest.mark.parametrize("nest", [lambda x: spaces.Dict(a=VECTOR, b=x), lambda x: spaces.Tuple((x, VECTOR))])
+def test_an_empty_part_of_an_action_is_refused(vector, empty, nest):
+    with pytest.raises(UserError, match=r"the action space '(b|0)' is empty"):
+        vector(partial(Task, action=nest(empty)))
+
+
+HUGE = [spaces.Discrete(2**40), spaces.MultiDiscrete([3, 10**9]), spaces.Dict(a=spaces.Discrete(2**21))]
+
+
+def test_an_action_of_too_many_numbers_is_a_sentence(vector):
+    with pytest.raises(UserError, match=r"the action has 12,000,000 values"):
+        vector(partial(Task, action=spaces.Box(0, 255, (2000, 2000, 3), np.uint8)))
+
+
+@pytest.mark.parametrize("part", ["space", "action"])
+@pytest.mark.parametrize("huge", HUGE)
+def test_a_choice_of_too_many_values_is_a_sentence(vector, part, huge):
+    with pytest.raises(UserError, match=r"(the action|observation).* has [\d,]+ values, each of which"):
+        vector(partial(Task, **{part: huge}))

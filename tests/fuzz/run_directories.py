@@ -19,19 +19,20 @@ import logging
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import yaml
+
+from tests.fuzz.limits import HangError, limited
 
 SECONDS = 30  # a command's time limit; the machine may be busy
 TEXTS = ["metrics.jsonl", "episodes.jsonl", "provenance.json", "config.yaml", "latents.json", "first_rows.json"]
@@ -303,26 +304,6 @@ def change(case: Case) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- commands and pages
-
-
-class HangError(BaseException):
-    """A command has not come back in time."""
-
-
-@contextlib.contextmanager
-def limited(seconds: int) -> Iterator[None]:
-    """Context that ends with HangError after so many seconds, also in the middle of a system call."""
-
-    def ring(*_: Any) -> None:
-        raise HangError(f"no answer after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def commands(case: Case, folder: Path) -> list[list[str]]:

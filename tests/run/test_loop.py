@@ -1,5 +1,6 @@
 """The loop: how many updates, what is written down, how it stops and goes on."""
 
+import asyncio
 import json
 import os
 import signal
@@ -411,6 +412,46 @@ def test_what_was_learnt_before_an_environment_breaks_is_kept(make_run, tmp_path
     back = make_run(tmp_path / "run", long_counting, env_steps=1000)
     assert back.clock.env_steps >= 130
     back.close()
+
+
+class OwnBaseError(BaseException):
+    """Neither an Exception nor the end of the program."""
+
+
+@pytest.mark.parametrize("error", [OwnBaseError, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("moment", ["step", "reset", "evaluation", "close"])
+def test_what_passes_every_handler_leaves_a_checkpoint_and_a_free_directory(make_run, tmp_path, error, moment):
+    made = []
+
+    class Leaves(CountingEnv):
+        calls = 0
+
+        def count(self, name):
+            self.calls += 1
+            late = self.calls > (2 if moment == "evaluation" else 45)
+            if late and (name == moment or (moment == "evaluation" and self in made[2:])):
+                raise error
+
+        def step(self, action):
+            self.count("step")
+            return super().step(action)
+
+        def reset(self, **options):
+            self.count("reset")
+            return super().reset(**options)
+
+        def close(self):
+            self.count("close")
+
+    def make():
+        made.append(Leaves(lengths=(10,)))
+        return made[-1]
+
+    run = make_run(tmp_path / "run", make, env_steps=120)
+    with pytest.raises(error):
+        run.train()
+    assert checkpoint.checkpoints(tmp_path / "run")
+    make_run(tmp_path / "run", lambda: CountingEnv(lengths=(10,)), env_steps=120).close()  # the lock was given back
 
 
 # -------------------------------------------------------------------------------------------------- run directories

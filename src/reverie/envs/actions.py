@@ -19,8 +19,33 @@ from ..errors import UserError
 Path = tuple[str | int, ...]  # keys of Dict spaces, positions in Tuple spaces, from the root
 #: Integer Boxes with up to this many values per number become choices; larger ones become rounded continuous numbers.
 MAX_CHOICES = 32
+#: More values of one choice are a mistake: each is an input or an output of a network.
+MOST_CHOICES = 2**20
 #: Limits of this size, and the largest number of a type of floats, mean "any number".
 NO_LIMIT = 1e9
+
+
+def key_of(key: Any, where: str) -> str | int:
+    """A key of a Dict space as it stands in files: text, or a whole number. where: "the observation space".
+
+    Raises UserError for a key of another kind.
+    """
+    if isinstance(key, str):
+        try:
+            key.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair
+            pass
+        else:
+            return key
+    elif isinstance(key, int | np.integer):
+        return int(key)
+    raise UserError(f"{where} has the key {key!r}, which cannot be written to a file.", "Use text as keys.")
+
+
+def require_few(count: int, what: str, hint: str) -> None:
+    """Raises UserError for more choices than a network can have inputs or outputs. what: of which part."""
+    if count > MOST_CHOICES:
+        raise UserError(f"{what} has {count:,} values, each of which would be a number of its own.", hint)
 
 
 class ActionGroup(NamedTuple):
@@ -249,26 +274,39 @@ def make_action_spec(space: spaces.Space, *, bound: float = 1.0) -> tuple[Action
 
 def _parts(space: spaces.Space, path: Path, bound: float, notes: list[str]) -> Iterator[ActionPart]:
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        inner = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        for key, sub in inner:
-            yield from _parts(sub, (*path, key), bound, notes)
+        yield from _inner_parts(space, path, bound, notes)
     elif 0 in (space.shape or ()):  # nothing to choose, but the environment wants its empty array
         yield ActionPart(path, "box", space.shape or (), dtype=str(space.dtype))
     elif isinstance(space, spaces.Discrete):
+        require_few(int(space.n), f"the action{_quoted(path)}", "Use a Box for numbers, or several choices.")
         yield ActionPart(path, "discrete", (), (int(space.n),), (int(space.start),), dtype=str(space.dtype))
     elif isinstance(space, spaces.MultiDiscrete):
         choices, starts = (tuple(int(x) for x in values.reshape(-1)) for values in (space.nvec, space.start))
+        require_few(sum(choices), f"the action{_quoted(path)}", "Use a Box for numbers, or fewer choices.")
         yield ActionPart(path, "multi_discrete", space.shape, choices, starts, dtype=str(space.dtype))
     elif isinstance(space, spaces.MultiBinary):
         count = int(np.prod(space.shape))
         yield ActionPart(path, "multi_binary", space.shape, (2,) * count, (0,) * count, dtype=str(space.dtype))
     elif isinstance(space, spaces.Box):
+        require_few(int(np.prod(space.shape)), f"the action{_quoted(path)}", "Declare a smaller Box.")
         yield _box(space, path, bound, notes)
     else:
         raise UserError(
             f"the action space{_quoted(path)} {space} is not supported.",
             "Wrap the environment. Supported: Box, Discrete, MultiDiscrete, MultiBinary and Dict or Tuple of them.",
         )
+
+
+def _inner_parts(space: spaces.Dict | spaces.Tuple, path: Path, bound: float, notes: list[str]) -> Iterator[ActionPart]:
+    """The parts of a Dict or Tuple. Raises UserError for what `_nested` could not put together again."""
+    inner = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+    for given, sub in inner:
+        key = key_of(given, f"the action space{_quoted(path)}")
+        if isinstance(space, spaces.Dict) and isinstance(key, int):
+            raise UserError(f"the action space{_quoted(path)} has the key {given!r}, not text.", "Use text as keys.")
+        if isinstance(sub, spaces.Dict | spaces.Tuple) and not sub.spaces:
+            raise UserError(f"the action space{_quoted((*path, key))} is empty: {sub}.", "Leave it out of the space.")
+        yield from _parts(sub, (*path, key), bound, notes)
 
 
 def _box(space: spaces.Box, path: Path, bound: float, notes: list[str]) -> ActionPart:

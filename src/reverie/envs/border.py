@@ -13,6 +13,7 @@ import numbers
 import site
 import sysconfig
 import traceback
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,12 +132,26 @@ def require_apart(envs: Iterable[gym.Env]) -> None:
         )
 
 
+def attribute_of(env: Any, name: str) -> Any:
+    """An attribute that an environment need not have; None also if asking for it raises."""
+    try:
+        return getattr(env, name, None)
+    except FAULTS:
+        return None
+
+
+def inside_of(env: gym.Env) -> gym.Env:
+    """The environment inside of all wrappers; itself, if `unwrapped` is none of Gymnasium's."""
+    found = attribute_of(env, "unwrapped")
+    return found if isinstance(found, gym.Env) else env
+
+
 def core_of(env: gym.Env) -> Any:
     """The environment inside of all wrappers and adapters."""
-    core: Any = env.unwrapped
-    if getattr(core, "is_adapter", False):
+    core: Any = inside_of(env)
+    if attribute_of(core, "is_adapter") is True and attribute_of(core, "env") is not None:
         core = core.env
-        core = getattr(core, "unwrapped", core)
+        core = attribute_of(core, "unwrapped") or core
     return core
 
 
@@ -165,9 +180,10 @@ def step_failure(env: gym.Env, action: Any, error: BaseException, when: str) -> 
 
     A wrapper may have failed on values that break the contract: then the environment inside is asked once more.
     """
-    if env.unwrapped is not env and _raised_by_wrapper(error):
+    inner = inside_of(env)
+    if inner is not env and _raised_by_wrapper(error):
         try:
-            result = env.unwrapped.step(action)
+            result = inner.step(action)
         except FAULTS:
             result = None
         if result is not None:
@@ -183,18 +199,18 @@ def step_failure(env: gym.Env, action: Any, error: BaseException, when: str) -> 
 
 def reset_failure(env: gym.Env, error: BaseException, wanted: Mapping[str, Any], when: str) -> UserError:
     """What to raise for an exception of `env.reset(**wanted)`."""
-    refused = [name for name in wanted if f"unexpected keyword argument '{name}'" in text_of(error)]
+    inner = inside_of(env)
+    refused = [name for name in ("seed", "options") if f"unexpected keyword argument '{name}'" in text_of(error)]
     if isinstance(error, TypeError) and refused:
-        name = type(env.unwrapped).__name__
-        return UserError(f"reset of {name} does not take '{refused[0]}'.", SIGNATURE)
-    if env.unwrapped is not env and _raised_by_wrapper(error):
+        return UserError(f"reset of {type(inner).__name__} does not take '{refused[0]}'.", SIGNATURE)
+    if inner is not env and _raised_by_wrapper(error):
         try:
-            result = env.unwrapped.reset(**wanted)
+            result = inner.reset(**wanted)
         except FAULTS:
             result = None
         if result is not None:
             try:
-                observation_and_info(env.unwrapped, result, when)
+                observation_and_info(inner, result, when)
             except UserError as found:
                 return found
     return EnvironmentFailed(f"reset of the environment raises {describe_error(error)}{when}.", FIX)
@@ -235,7 +251,9 @@ def observation_and_info(env: gym.Env, result: Any, when: str = "") -> tuple[Any
 
 def _fits(env: gym.Env, value: Any) -> bool:
     try:
-        return bool(env.observation_space.contains(value))
+        with warnings.catch_warnings():  # of Gymnasium about what is no observation
+            warnings.simplefilter("ignore")
+            return bool(env.observation_space.contains(value))
     except Exception:
         return False
 
@@ -245,7 +263,7 @@ def number_of(reward: Any, when: str) -> float:
     if getattr(reward, "ndim", 0) != 0 or not (hasattr(reward, "__float__") or isinstance(reward, numbers.Real)):
         raise UserError(f"the reward is {kind_of(reward)}{when}, not a number.", "Return float(reward).")
     try:
-        number = float(reward)
+        number = math.nan if reward is np.ma.masked else float(reward)  # NumPy would warn and make it NaN, too
     except OverflowError:  # a whole number of any length
         number = math.inf
     except FAULTS as error:

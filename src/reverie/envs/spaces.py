@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ..errors import UserError
-from .actions import ActionSpec, Path, make_action_spec
+from .actions import ActionSpec, Path, key_of, make_action_spec, require_few
 from .images import area_resize, to_gray
 
 #: The agent's name for the action mask, which is stored like any other observation.
@@ -320,7 +320,7 @@ def leaves(space: spaces.Space, path: Path = ()) -> Iterator[tuple[Path, spaces.
     if isinstance(space, spaces.Dict | spaces.Tuple):
         inner = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
         for key, sub in inner:
-            yield from leaves(sub, (*path, key))
+            yield from leaves(sub, (*path, key_of(key, "the observation space")))
     else:
         yield path, space
 
@@ -330,10 +330,13 @@ def _could_mask(space: spaces.Space, action: ActionSpec) -> bool:
 
 
 def _obs_key(space: spaces.Space, path: Path, *, as_image: bool, as_vector: bool) -> ObsKey:
+    few = "Give a number in a Box, or leave it out with env.obs_ignore."
     if isinstance(space, spaces.Discrete):
+        require_few(int(space.n), f"observation '{name_of(path)}'", few)
         return ObsKey(path, "discrete", (), (int(space.n),), choices=(int(space.n),), starts=(int(space.start),))
     if isinstance(space, spaces.MultiDiscrete):
         choices, starts = (tuple(int(x) for x in values.reshape(-1)) for values in (space.nvec, space.start))
+        require_few(sum(choices), f"observation '{name_of(path)}'", few)
         return ObsKey(path, "discrete", space.shape, (sum(choices),), choices=choices, starts=starts)
     if isinstance(space, spaces.MultiBinary):
         return _vector(space.shape, path)

@@ -16,10 +16,12 @@ from .border import (
     LARGEST,
     EnvironmentFailed,
     Notes,
+    attribute_of,
     describe_error,
     five_values,
     flag_of,
     image_of,
+    inside_of,
     is_bright,
     kind_of,
     number_of,
@@ -178,8 +180,9 @@ class AgentView(gym.Wrapper):
         """A function from info to the environment's action mask; None if it is in the observation or does not exist."""
         if not self._may_be_masked():
             return None
-        if callable(getattr(self.env.unwrapped, "action_masks", None)):
-            return lambda info: self.env.unwrapped.action_masks()  # type: ignore[attr-defined]
+        masks = attribute_of(inside_of(self.env), "action_masks")
+        if callable(masks):
+            return lambda info: masks()
         if MASK in self._reset()[1]:
             return lambda info: info.get(MASK, MISSING)
         if self._masked_by == "info":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -355,7 +355,9 @@ class Run:
             try:
                 with self.clock.timed("env"):
                     item = next(rows)
-            except (Exception, Stopped):  # an environment broke or hangs: keep what was learnt
+            except KeyboardInterrupt:  # the second Ctrl-C: at once
+                raise
+            except BaseException:  # an environment broke or hangs: keep what was learnt
                 self._undo_act()
                 self.save()
                 raise
@@ -507,7 +509,9 @@ class Run:
     def _play_evaluation(self, progress: Progress) -> Evaluation:
         try:
             return self.state.evaluator.agent(self.agent, lambda: self.state.stopping.requested, progress.say)
-        except Exception:  # the environment broke: keep what was learnt
+        except (KeyboardInterrupt, Stopped):
+            raise
+        except BaseException:  # the environment broke: keep what was learnt
             self.save()
             raise
 
@@ -529,10 +533,11 @@ class Run:
             with self.state.stopping.held():
                 self.state.writer.finish()
         finally:
-            self.state.logger.close()
-            self.state.envs.close()  # but an instance, which belongs to the caller
-            self.state.evaluator.close()
-            leave(self.state.lock)
+            with ExitStack() as stack:  # all of them, whatever one of them raises
+                stack.callback(leave, self.state.lock)
+                stack.callback(self.state.evaluator.close)
+                stack.callback(self.state.envs.close)  # but an instance, which belongs to the caller
+                stack.callback(self.state.logger.close)
 
     def history(self) -> list[dict[str, Any]]:
         """All episodes so far, as in episodes.jsonl."""

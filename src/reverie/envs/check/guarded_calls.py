@@ -15,7 +15,16 @@ import gymnasium as gym
 import numpy as np
 
 from ...errors import UserError
-from ..border import FAULTS, SIGNATURE, describe_error, five_values, kind_of, observation_and_info
+from ..border import (
+    FAULTS,
+    SIGNATURE,
+    describe_error,
+    five_values,
+    inside_of,
+    kind_of,
+    observation_and_info,
+    text_of,
+)
 from .report import CheckReport
 
 
@@ -42,13 +51,13 @@ def reset(env: gym.Env, seed: int | None, report: CheckReport) -> tuple[Any, dic
         try:
             return _observation_and_info(env, env.reset(**wanted), report)
         except FAULTS as error:
-            refused = [x for x in ("seed", "options") if f"unexpected keyword argument '{x}'" in str(error)]
+            refused = [x for x in ("seed", "options") if f"unexpected keyword argument '{x}'" in text_of(error)]
             if not refused or not isinstance(error, TypeError):
                 failed("reset", error, report)
             if refused[0] not in wanted:  # a wrapper passes it nevertheless
                 raise Broken from error
             if len(wanted) == 2:  # one finding is enough if it takes neither
-                refuses = f"reset of {type(env.unwrapped).__name__} does not take '{refused[0]}'"
+                refuses = f"reset of {type(inside_of(env)).__name__} does not take '{refused[0]}'"
                 report.add("error", f"reset-no-{refused[0]}", refuses, SIGNATURE)
             del wanted[refused[0]]
 
@@ -80,8 +89,8 @@ def step(env: gym.Env, action: Any, at: int, report: CheckReport) -> tuple[Any, 
     try:
         result = env.step(action)
     except FAULTS as error:
-        if env.unwrapped is not env:  # a wrapper may have failed on the values that step returned
-            _step_unwrapped(env.unwrapped, action, report)
+        if inside_of(env) is not env:  # a wrapper may have failed on the values that step returned
+            _step_unwrapped(inside_of(env), action, report)
         failed("step", error, report)
     _require_five(result, report)
     obs, reward, terminated, truncated, info = result

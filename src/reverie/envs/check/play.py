@@ -21,7 +21,7 @@ from gymnasium.wrappers import PassiveEnvChecker
 from ...errors import UserError
 from ..actions import MAX_CHOICES, ActionSpec, make_action_spec
 from ..adapters import DmEnv, OldGym
-from ..border import FAULTS, describe_error, kind_of
+from ..border import FAULTS, attribute_of, describe_error, inside_of, kind_of
 from ..make import EnvLike, make_env
 from ..repeatable import require_seed
 from ..spaces import MASK, leaves, make_spec, name_of, notes_on_image
@@ -50,6 +50,8 @@ def check_env(env: EnvLike, *, steps: int = 500, seed: int = 0, **make_env_optio
             _check(env, steps, seed, make_env_options, report)
         except Broken:
             pass
+        except UserError as error:  # keys of a space, which nothing else can be asked about
+            report.add("error", "cannot-see", error.message.rstrip("."), error.hint)
         except FAULTS as error:  # values that raise when they are inspected, or a bug of this library
             report.add(
                 "error",
@@ -99,7 +101,7 @@ def _make(source: EnvLike, options: dict[str, Any], report: CheckReport) -> gym.
     except FAULTS as error:
         report.add("error", "cannot-make", f"making it raises {describe_error(error)}", "Fix that line.")
         raise Broken from error
-    inner = env.unwrapped
+    inner = inside_of(env)
     if isinstance(inner, OldGym | DmEnv):
         report.facts["made of"] = f"{'an old gym' if isinstance(inner, OldGym) else 'a dm_env'} environment, adapted"
     return env if isinstance(source, gym.Env) else _without_checker(env)
@@ -277,7 +279,8 @@ def _play(env: gym.Env, steps: int, seed: int, report: CheckReport) -> None:
             if looking:
                 check_observation(space, obs, at, seen, report, first=True)
     check_pace(seen, report)
-    check_episodes(seen, (env.spec.max_episode_steps if env.spec else 0) or 0, report)
+    limit = attribute_of(attribute_of(env, "spec"), "max_episode_steps")
+    check_episodes(seen, limit if isinstance(limit, int) else 0, report)
     for path, leaf in leaves(space):
         if name_of(path) in seen.values:
             check_ranges(name_of(path), leaf, seen, report)
@@ -318,9 +321,8 @@ def _mask(env: gym.Env, spec: ActionSpec, obs: Any, info: dict[str, Any], report
     own = info.get(MASK)
     if own is None and isinstance(obs, dict):
         own = obs.get(MASK)
-    if own is None and callable(getattr(env.unwrapped, "action_masks", None)):
-        fix = "Return one number per choice, 1 for allowed."
-        own = attempt(report, "error", "mask", "action_masks", fix, env.unwrapped.action_masks)  # type: ignore[attr-defined]
+    if own is None and callable(masks := attribute_of(inside_of(env), "action_masks")):
+        own = attempt(report, "error", "mask", "action_masks", "Return one number per choice, 1 for allowed.", masks)
     if own is None:
         return None
     try:

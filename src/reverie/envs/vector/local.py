@@ -119,9 +119,21 @@ def require_alike(index: int, found: tuple[gym.Space, gym.Space], first: tuple[g
     """Raises UserError if environment `index` has other spaces than environment 0."""
     if found != first:
         raise UserError(
-            f"environment {index} has other spaces than environment 0: {found} instead of {first}.",
+            f"environment {index} has other spaces than environment 0: {_difference(found, first)}.",
             "Give all of them the same spaces: the function that makes them must not vary them.",
         )
+
+
+def _difference(found: tuple[gym.Space, gym.Space], first: tuple[gym.Space, gym.Space]) -> str:
+    """The first difference of (observation, action) in words, as the agent sees them."""
+    if found[1] != first[1]:
+        return f"actions of {found[1].shape} numbers instead of {first[1].shape}"
+    mine, other = (
+        dict(space.spaces) if isinstance(space, gym.spaces.Dict) else {"": space} for space in (found[0], first[0])
+    )
+    key = next(key for key in [*mine, *other] if mine.get(key) != other.get(key))
+    has, had = (f"{space[key]}" if key in space else "nothing" for space in (mine, other))
+    return f"observation '{key}' is {has} instead of {had}"
 
 
 def place_of(env: gym.Env) -> tuple[int, int] | None:
