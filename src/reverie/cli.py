@@ -14,6 +14,7 @@ from . import __version__
 from .commands import COMMANDS, settings_of
 from .commands.output import OutputError, discard_output, printable_output
 from .errors import UserError
+from .files import require_possible
 
 EPILOG = """\
 examples:
@@ -66,14 +67,14 @@ def _run(argv: list[str] | None) -> int:
 def expand_home(value: Any) -> Any:
     """Paths with ~ as the home directory, which a shell leaves in `--run=~/mine`; anything else as it is.
 
-    Raises UserError for a home directory that is not known.
+    Raises UserError for a home directory that is not known, and for paths that the system does not follow.
     """
     if isinstance(value, list):
         return [expand_home(item) for item in value]
     if not isinstance(value, Path):
         return value
     try:
-        return value.expanduser()
+        return require_possible(value.expanduser())
     except RuntimeError as error:
         raise UserError(f"there is no home directory for '{value}'.", "Write the whole path.") from error
 
