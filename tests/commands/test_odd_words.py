@@ -34,6 +34,7 @@ LONG = "x" * 300
 @pytest.mark.parametrize("path", [LONG, f"folder/{LONG}/run", "loop", "loop/run"])
 def test_a_path_that_no_system_follows_is_one_sentence(words, path, in_tmp, capsys):
     (in_tmp / "loop").symlink_to("loop")
+    (in_tmp / "folder").mkdir()
     assert main([*words, path]) == 2
     assert "cannot use the path" in capsys.readouterr().err
 
@@ -87,5 +88,14 @@ def test_frames_per_second_that_no_video_has(fps, in_tmp, capsys):
 @pytest.mark.parametrize(("windows", "steps"), [(1, 2**40), (2**40, 1), (2**22, 2**22)])
 def test_windows_that_no_machine_holds_are_refused_before_they_are_made(windows, steps):
     with pytest.raises(UserError, match="of memory"):
-        require_memory(Experience([]), windows, steps)
-    require_memory(Experience([]), 4, 50)
+        require_memory(Experience(()), windows, steps)
+    require_memory(Experience(()), 4, 50)
+
+
+@pytest.mark.parametrize("device", ["meta", "meta:0", "cuda:99", "x", ""])
+def test_devices_that_hold_no_numbers_or_do_not_exist(device, in_tmp, capsys):
+    train = ["train", "--preset", "debug", "--env", "CartPole-v1", "--run", "new", "--quiet"]
+    for words in ([*train, f"device={device}"], ["eval", "absent", f"--device={device}"]):
+        assert main(words) == 2
+        assert "cannot be used" in capsys.readouterr().err
+    assert not (in_tmp / "new").exists()

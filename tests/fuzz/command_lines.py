@@ -220,7 +220,7 @@ def preset(rng: random.Random) -> str:
 
     names = [*preset_names(), "debug", "debug", "debug", "auto"]
     odd = ["", "+", "debug+", "+debug", "Debug", "debug.yaml", "./debug.yaml", "../x", "debug+debug", "x" * 5000,
-           "\udcff", "debug,small", "auto+auto", "debug\n", "/etc/passwd", "+".join(["small"] * 200)]  # fmt: skip
+           "\udcff", "debug,small", "auto+auto", "debug\n", "/etc/passwd", "+".join(["small"] * 12)]  # fmt: skip
     return mostly(rng, ["+".join(rng.choice(names) for _ in range(rng.choice([1, 1, 1, 2, 2, 3])))], odd)
 
 
