@@ -247,10 +247,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def require_device(name: str) -> torch.device:
-    """The device of `pick_device`, if it computes: torch's "meta" has shapes without numbers. Raises UserError."""
+    """The device of `pick_device`, if it computes: torch's "meta" has shapes alone. Raises UserError."""
     device = pick_device(name)
     if device.type == "meta":
-        raise UserError(f"compute.device '{name}' cannot be used (it holds no numbers).", "Use auto or cpu.")
+        raise UserError(f"compute.device '{name}' cannot be used (torch computes nothing there).", "Use auto or cpu.")
     return device
 
 
