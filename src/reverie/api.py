@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import checkpoint
-from .build import build_actor, build_world_model, pick_device
+from .build import build_actor, build_world_model, require_device
 from .config import build
 from .config.presets import load_preset
 from .config.validation import names_code
@@ -183,6 +183,7 @@ def load(
     from .train import DreamerV2
 
     path = absolute(path)
+    require_device(device)
     found = checkpoint.find_agent(path)
     config, spec = checkpoint.read_agent(found)
     changes: dict[str, Any] = {"compute.device": device} | ({"env.id": env} if isinstance(env, str) else {})
@@ -230,7 +231,7 @@ def load_player(
     actor = build_actor(config, spec, world_model.rssm.feat_dim)
     checkpoint.load_weights(found, world_model, only="world_model")
     checkpoint.load_weights(found, actor, only="actor")
-    place = pick_device(device)
+    place = require_device(device)
     noise, hold = config.behavior.explore_noise, config.behavior.explore_hold
     if not compiled and config.compute.mode in ("auto", "fast", "graph"):  # the same sums as during training
         dtype = pick_dtype(config, "fast", place)

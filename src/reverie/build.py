@@ -246,6 +246,14 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def require_device(name: str) -> torch.device:
+    """The device of `pick_device`, if it computes: torch's "meta" has shapes alone. Raises UserError."""
+    device = pick_device(name)
+    if device.type == "meta":
+        raise UserError(f"compute.device '{name}' cannot be used (torch computes nothing there).", "Use auto or cpu.")
+    return device
+
+
 def count_parameters(module: nn.Module) -> int:
     """Trainable numbers in a module."""
     return sum(p.numel() for p in module.parameters())

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
-from typing import Any
 
 from . import __version__
 from .commands import COMMANDS, settings_of
+from .commands.command import expand_home
 from .commands.output import OutputError, discard_output, printable_output
 from .errors import UserError
 
@@ -61,21 +60,6 @@ def _run(argv: list[str] | None) -> int:
     for name, value in list(vars(args).items()):
         setattr(args, name, expand_home(value))
     return command.run(args)
-
-
-def expand_home(value: Any) -> Any:
-    """Paths with ~ as the home directory, which a shell leaves in `--run=~/mine`; anything else as it is.
-
-    Raises UserError for a home directory that is not known.
-    """
-    if isinstance(value, list):
-        return [expand_home(item) for item in value]
-    if not isinstance(value, Path):
-        return value
-    try:
-        return value.expanduser()
-    except RuntimeError as error:
-        raise UserError(f"there is no home directory for '{value}'.", "Write the whole path.") from error
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -51,12 +51,27 @@ _OPEN = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONB
 def absolute(path: str | Path) -> Path:
     """A path that the user gave, from the root and without ~: an environment may change the working directory later.
 
-    Raises UserError for a home directory that is not known.
+    Raises UserError for a home directory that is not known, and for what `require_possible` refuses.
     """
     try:
-        return Path(os.path.abspath(Path(path).expanduser()))
+        return require_possible(Path(os.path.abspath(Path(path).expanduser())))
     except RuntimeError as error:
         raise UserError(f"there is no home directory for '{path}'.", "Write the whole path.") from error
+
+
+def require_possible(path: Path) -> Path:
+    """Refuse a path that the system does not follow: too long, links in a circle, no permission. -> path.
+
+    Whether there is anything does not matter. Raises UserError.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot use the path '{path}' ({why}).", "Choose another path.") from error
+    return path
 
 
 class Damaged(UserError):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..build import count_parameters, pick_device
+from ..build import count_parameters, pick_device, require_device
 from ..config import Config
 from ..config.presets import load_preset
 from ..data.replay import Batch
@@ -73,7 +73,7 @@ def make_subject(
     64x64x3. actions: how many discrete ones, 0 for the environment's. needs_env: a real environment is required.
     """
     config = load_preset(preset, overrides)
-    pick_device(config.compute.device)  # an error should come before anything is made
+    require_device(config.compute.device)  # an error should come before anything is made
     if needs_env and (shape or actions):
         raise UserError("a real environment is stepped here, with its own shapes.", "Leave out --shape and --actions.")
     if needs_env or not (shape or actions):

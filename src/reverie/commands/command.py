@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..errors import UserError
+from ..files import require_possible
 
 
 class Command(NamedTuple):
@@ -57,3 +59,18 @@ def settings_of(words: Sequence[str]) -> dict[str, str]:
                 raise UserError(f"setting '{key}' has no value.", f"Write --{key} VALUE.")
         found[key.replace("-", "_")] = value
     return found
+
+
+def expand_home(value: Any) -> Any:
+    """Paths with ~ as the home directory, which a shell leaves in `--run=~/mine`; anything else as it is.
+
+    Raises UserError for a home directory that is not known, and for paths that the system does not follow.
+    """
+    if isinstance(value, list):
+        return [expand_home(item) for item in value]
+    if not isinstance(value, Path):
+        return value
+    try:
+        return require_possible(value.expanduser())
+    except RuntimeError as error:
+        raise UserError(f"there is no home directory for '{value}'.", "Write the whole path.") from error

@@ -43,8 +43,10 @@ def run_dream(args: argparse.Namespace) -> int:
     from ..insight.video import KINDS, require_video, require_writable
 
     for name in ("horizon", "context", "samples", "starts", "fps"):
-        if getattr(args, name) <= 0:
+        if not getattr(args, name) > 0:  # NaN is not, either
             raise UserError(f"--{name} must be above 0, got {getattr(args, name)}.")
+    if not 0.01 <= args.fps <= 1000:
+        raise UserError(f"--fps must be from 0.01 to 1000, got {args.fps}.")
     if args.out is not None and args.out.suffix not in KINDS:
         raise UserError(f"-o must end in {', '.join(KINDS)}, got '{args.out}'.")
     if args.out is not None:

@@ -23,6 +23,7 @@ from typing import Any
 import gymnasium as gym
 
 from ..errors import UserError
+from .border import FAULTS
 from .family import family_of, names_function
 from .plain import from_gymnasium
 
@@ -131,7 +132,7 @@ def _importable(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
-    except Exception as error:  # of the package around it, which is imported for this
+    except FAULTS as error:  # of the package around it, which is imported for this
         raise _fails(module, error) from error
 
 
@@ -139,7 +140,7 @@ def load_module(where: str) -> Any:
     """The module of a file (an absolute path) or of that name, imported once per process. Raises UserError."""
     try:
         return _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except (Exception, SystemExit) as error:
+    except FAULTS as error:
         if isinstance(error, UserError):
             raise
         raise _fails(where, error) from error

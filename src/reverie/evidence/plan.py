@@ -30,6 +30,7 @@ from typing import Any
 from ..config import SETTINGS, Config
 from ..config.presets import load_preset
 from ..errors import UserError
+from ..files import Damaged, read_text
 
 BASE = "base"
 #: What every run of a sweep has unless it says otherwise: one evaluation at the end, nothing that only a person needs.
@@ -97,12 +98,10 @@ class Plan:
 def read_plan(path: Path) -> Plan:
     """A plan from a TOML file. Raises UserError with every fault at once."""
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot read {path} ({error}).", "Give a TOML file; `reverie sweep --help` has one."
-        ) from error
-    except tomllib.TOMLDecodeError as error:
+        found = tomllib.loads(read_text(path.resolve()))  # a link that the user names is meant
+    except Damaged as error:
+        raise UserError(error.message, "Give a TOML file; `reverie sweep --help` has one.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not TOML: {error}.", "`reverie sweep --help` has an example.") from error
     kinds = {"name": str, "seeds": (int, list), "settings": dict, "vary": list, "task": list, "variant": list}
     _only(found, str(path), kinds)

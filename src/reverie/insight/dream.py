@@ -21,7 +21,7 @@ from ..data.replay import Batch
 from ..errors import UserError
 from ..rssm import DiscreteRSSM, State
 from ..train import DreamerV2, to_batch
-from .run_reader import Experience, RunReader, as_batch, private_generator
+from .run_reader import Experience, RunReader, as_batch, private_generator, require_memory
 
 ACTIONS = ("replay", "policy", "random")
 
@@ -89,6 +89,7 @@ def dream(
     seed: int = 0,
 ) -> Dreamed:
     """Dream from random steps of a run's replay. Raises UserError if no episode is long enough."""
+    require_memory(run.need_experience(), starts * samples, context + horizon)
     batch, valid = find_starts(
         run.need_experience(), starts, context=context, horizon=horizon, seed=seed, anywhere=actions != "replay"
     )

@@ -29,7 +29,7 @@ from ..rssm import State
 from ..train import to_batch
 from ..world_model import WorldModel
 from .horizon import FEWEST_STARTS, useful_horizon, useful_interval
-from .run_reader import Experience, RunReader, private_generator
+from .run_reader import Experience, RunReader, private_generator, require_memory
 
 GUESSES = ("dream", "floor", "copy", "mean")
 #: Dreams, observed steps before them, and seed of the measurement: the same for `reverie drift`, the doctor and the
@@ -206,6 +206,7 @@ def drift_of(
     horizon = horizon or max(15, config.behavior.imagination_horizon)
     context = context or max(1, min(CONTEXT, config.train.seq_len - 2))
     starts = starts or dreams_of(experience, horizon)
+    require_memory(experience, starts, context + horizon)
     arrays, valid = sample_windows(experience, starts, context=context, horizon=horizon, seed=seed)
     device = next(iter(world_model.parameters())).device
     batch, mask = to_batch(arrays, device), torch.from_numpy(valid).to(device)

@@ -16,6 +16,7 @@ from ..data.replay import Batch, row_forms
 from ..data.replay_log import log_files, read_log_file
 from ..envs.spaces import Spec
 from ..errors import UserError
+from ..run.forecast import memory_left
 from ..train import DreamerV2, to_batch
 
 #: The most steps that are read, the newest ones, and the most bytes, for large images: the same for all who measure, so
@@ -101,6 +102,18 @@ class RunReader:
         """Windows of the run's experience as tensors on the agent's device. -> Batch of (count, length, ...)."""
         return to_batch(
             self.need_experience().windows(count, length, seed=seed, in_one_episode=in_one_episode), self.agent.device
+        )
+
+
+def require_memory(experience: Experience, windows: int, steps: int) -> None:
+    """Refuse more windows, or longer ones, than memory is left for, before it is filled. Raises UserError."""
+    row = sum(value[:1].nbytes for value in experience.segments[0].rows.values()) if experience.segments else 0
+    least, left = windows * steps * (5 * row + 4096), memory_left()  # as bytes, as float32, and states of the model
+    if left is not None and least > left:
+        raise UserError(
+            f"{windows:,} windows of {steps:,} steps take at least {least / 1e9:,.1f} GB of memory, "
+            f"{left / 1e9:,.1f} GB are left.",
+            "Choose a smaller --horizon, --context, --starts or --samples.",
         )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .. import checkpoint
+from ..build import require_device
 from ..config import Config
 from ..data.collect import Collector, Episode
 from ..data.data_report import range_report, write_report
@@ -60,6 +61,7 @@ def open_run(
     fresh: keep a run that is there under another name and begin. A task that cannot be made leaves no directory behind,
     and an old run in its place.
     """
+    require_device(config.compute.device)  # before anything is moved
     aside = move_aside(directory) if fresh else None
     try:
         run = _open(config, directory, env, weights)
