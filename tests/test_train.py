@@ -406,7 +406,7 @@ def test_eval_mode_takes_the_most_likely_action_of_each_state(action):
     mode."""
     agent = make_agent(action)
     chosen, state = act(agent, 1, "eval")
-    assert torch.equal(chosen, agent.actor(state.feat).mode())
+    torch.testing.assert_close(chosen, agent.actor(state.feat).mode())  # with and without gradients: other kernels
     again, _ = act(agent, 1, "eval")
     assert torch.equal(chosen, again)
     assert len(state.stoch.unique(dim=0)) > 1, "the posterior is sampled in every mode"

@@ -108,7 +108,7 @@ def test_an_unwritable_run_directory_is_reported(fails, tmp_path, files_of):
 
 
 def test_a_name_that_is_too_long_is_reported(fails, tmp_path):
-    assert "cannot write to" in fails(*DEBUG, "--env", "CartPole-v1", "--run", tmp_path / ("x" * 300))
+    assert "cannot use the path" in fails(*DEBUG, "--env", "CartPole-v1", "--run", tmp_path / ("x" * 300))
 
 
 def test_a_run_directory_of_another_task_is_reported_and_kept(fails, cartpole, files_of):

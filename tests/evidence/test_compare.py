@@ -359,7 +359,7 @@ def test_the_command_writes_page_plots_and_tables(tmp_path, capsys):
     ("words", "message"),
     [
         (["nowhere"], "nowhere does not exist"),
-        (["x" * 300], "cannot read"),
+        (["x" * 300], "cannot use the path"),
         (["--out", "x"], "without runs there is nothing to compare"),
         (["."], "there is no run and no result in"),
         (["cartpole.json", "--against", "crafter"], "'crafter' has nothing on CartPole-v1"),

@@ -450,7 +450,7 @@ def test_an_ablation_reports_its_cost_and_runs_nothing_when_asked_to(in_tmp, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sweep", "nowhere.toml"], "cannot read nowhere.toml"),
+        (["sweep", "nowhere.toml"], "nowhere.toml"),
         (["ablate", "--vary", "latents"], "'latents' is not of the form"),
         (["ablate", "--vary", "latents=square"], "latents"),
         (["ablate", "--vary", "latents=gaussian", "--set", "gamma"], "'gamma' is not of the form"),

@@ -188,7 +188,7 @@ def test_the_open_loop_never_looks(make_run, tmp_path):
     dream = open_loop(model, state, actions, noise)
     assert dream.deter.shape == (2, 5, 16)
     step = model.rssm.prior(model.rssm.recurrent_step(state, actions[:, 0]), noise[:, 0])
-    assert torch.equal(dream.deter[:, 0], step.deter)
+    torch.testing.assert_close(dream.deter[:, 0], step.deter)  # with and without gradients: other kernels
     assert torch.equal(dream.stoch[:, 0], step.stoch)
     other = actions.clone()
     other[:, 3] = other[:, 3].roll(1, -1)

@@ -20,7 +20,7 @@ import numpy as np
 from ..config import Config, build, flatten, load_file
 from ..errors import UserError
 from ..files import is_own_file, open_own_file, read_bytes, read_record, write_file
-from ..run.lines import newest_values, read_lines
+from ..run.lines import each_line, read_lines
 from .protocol import facts_of
 
 FORMAT = "reverie-result-1"
@@ -81,7 +81,9 @@ def result_of(run: Path, *, label: str = "") -> RunResult:
     config = load_file(run / "config.yaml")
     provenance = read_record(run / "provenance.json")
     episodes = read_lines(run / "episodes.jsonl")
-    newest = newest_values(run / "metrics.jsonl", ("env_steps", "frames", "updates", "train/ratio"))
+    newest: dict[str, Any] = {}
+    for metrics in each_line(run / "metrics.jsonl"):
+        newest = metrics if "updates" in metrics else newest
     rows = {phase: [x for x in episodes if x.get("phase") == phase] for phase in PHASES}
     steps = max((int(x.get("env_steps", 0)) for x in [*episodes, newest]), default=0)
     frames = max((int(x.get("frames", 0)) for x in [*episodes, newest]), default=0)
