@@ -1,10 +1,12 @@
 """The compiled loops compute what the Python ones do, and where there are none everything works without."""
 
 import copy
+import gc
 import os
 import stat
 import threading
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -227,6 +229,23 @@ def test_updates_are_those_of_the_reference(preset, action, settings):
     for (metrics, gradients), (told, found), limit in zip(plain, quick, (3e-5, 1e-2), strict=True):
         assert told == pytest.approx(metrics, rel=1e-3, abs=1e-4)
         assert {n: d for n in found if (d := off(found[n], gradients[n])) > limit} == {}
+
+
+@there
+@pytest.mark.parametrize("learn", [True, False])
+@pytest.mark.parametrize("on", [True, False])
+def test_nothing_of_a_sequence_is_kept_when_it_is_no_longer_needed(on, learn):
+    """A result whose history holds the result itself is never freed: 3 MB with each update."""
+    rssm = rssm_of(on)
+    embed, action = torch.randn(3, 4, 11, requires_grad=True), torch.randn(3, 4, 3)
+    first, noise = torch.rand(3, 4) < 0.3, torch.rand(3, 4, rssm.latent.num_categoricals)
+    posterior, prior = rssm.rollout_observation(embed, action, first, None, noise)
+    if learn:
+        (posterior.deter.sum() + posterior.stats.sum() + posterior.stoch.dense().sum() + prior.sum()).backward()
+    kept = [weakref.ref(x) for x in (posterior.deter, posterior.stats, prior)]
+    del posterior, prior
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 3
 
 
 @there

@@ -482,7 +482,9 @@ class _FusedScan(_Scan):
         self.action, self.noise = self.action.float().contiguous(), self.noise.float().contiguous()
         self.is_first, self.parts = self.is_first.contiguous(), self.rssm.parts("look", "answer")
         found = fused.scan(self.parts, self.action, look, self.is_first, self.noise, deter=deter, from_z=from_z)
-        self.found = found
+        # what is returned gets a history that leads here: kept as it is, neither could ever be freed
+        ours = {name: getattr(found, name).detach() for name in ("deter", "stats", "probs", "drawn")}
+        self.found = found._replace(**ours)
         return found.deter, found.stats, found.probs, found.drawn
 
     def back(self, embed: Tensor, deters: Tensor, *gradients: Tensor | None) -> list[Tensor | None]:
