@@ -12,7 +12,6 @@ Left out: `watch`, which serves until Ctrl-C (only lines that it must refuse), `
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import io
@@ -30,7 +29,9 @@ from typing import Any
 
 import yaml
 
-from tests.fuzz.run_directories import HangError, limited, make_outside, state_of, tiny_run
+from tests.fuzz.cases import from_command_line, try_seeds
+from tests.fuzz.limits import HangError, limited
+from tests.fuzz.run_directories import make_outside, state_of, tiny_run
 
 SECONDS = 30  # a command's time limit; the machine may be busy
 
@@ -511,27 +512,11 @@ def try_case(base: Path, folder: Path, seed: int) -> list[str]:
 
 def fuzz(count: int, seed: int, *, say: Callable[[str], None] = print) -> list[str]:
     """`count` cases from `seed` on, in this process. -> the faults."""
-    started, faults = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="fuzz-lines-") as name:
         folder = Path(name).resolve()
         base = tiny_run(folder)
-        for number in range(seed, seed + count):
-            found = try_case(base, folder, number)
-            for fault in found:
-                say(fault)
-            faults += found
-    say(f"seeds {seed} to {seed + count - 1}: {len(faults)} faults, {time.monotonic() - started:.0f} s")
-    return faults
-
-
-def main() -> int:
-    """Fuzz; -> 1 if there were faults."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    return int(bool(fuzz(args.count, args.seed)))
+        return try_seeds(lambda number: try_case(base, folder, number), count, seed, say)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(from_command_line(fuzz, __doc__))

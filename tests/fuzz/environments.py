@@ -10,7 +10,6 @@ A few are stepped in worker processes. A faulty case is printed with its seed, w
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import collections
 import contextlib
@@ -23,7 +22,6 @@ import random
 import signal
 import sys
 import tempfile
-import time
 import traceback
 import types
 import warnings
@@ -38,6 +36,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from tests.fuzz.cases import from_command_line, try_seeds
 from tests.fuzz.limits import HangError, limited
 
 SECONDS = 60  # of one stage of a case; the machine may be busy
@@ -812,25 +811,10 @@ def try_case(folder: Path, seed: int) -> list[str]:
 
 def fuzz(count: int, seed: int, *, say: Callable[[str], None] = print) -> list[str]:
     """`count` cases from `seed` on, in this process. -> the faults."""
-    started, faults = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="fuzz-envs-") as name:
-        for number in range(seed, seed + count):
-            found = try_case(Path(name).resolve(), number)
-            for fault in found:
-                say(fault)
-            faults += found
-    say(f"seeds {seed} to {seed + count - 1}: {len(faults)} faults, {time.monotonic() - started:.0f} s")
-    return faults
-
-
-def main() -> int:
-    """Fuzz; -> 1 if there were faults."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    return int(bool(fuzz(args.count, args.seed)))
+        folder = Path(name).resolve()
+        return try_seeds(lambda number: try_case(folder, number), count, seed, say)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(from_command_line(fuzz, __doc__))

@@ -10,7 +10,6 @@ All of it in one process: a case takes about half a second. A faulty case is pri
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import io
@@ -32,6 +31,7 @@ from urllib.parse import quote
 
 import yaml
 
+from tests.fuzz.cases import from_command_line, try_seeds
 from tests.fuzz.limits import HangError, limited
 
 SECONDS = 30  # a command's time limit; the machine may be busy
@@ -544,35 +544,19 @@ def try_case(base: Path, folder: Path, seed: int) -> list[str]:
 
 def fuzz(count: int, seed: int, *, say: Callable[[str], None] = print) -> list[str]:
     """`count` cases from `seed` on, in this process. -> the faults."""
-    started, faults, here = time.monotonic(), [], Path.cwd()
+    here = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="fuzz-runs-") as name:
         folder = Path(name).resolve()
         (folder / "cwd").mkdir()
         os.chdir(folder / "cwd")
         try:
             base = tiny_run(folder)
-            for number in range(seed, seed + count):
-                found = try_case(base, folder, number)
-                for fault in found:
-                    say(fault)
-                faults += found
+            faults = try_seeds(lambda number: try_case(base, folder, number), count, seed, say)
             stray = [str(path) for path in (folder / "cwd").iterdir()]
-            if stray:
-                faults.append(f"files in the current directory: {stray}")
+            return faults + ([f"files in the current directory: {stray}"] if stray else [])
         finally:
             os.chdir(here)
-    say(f"seeds {seed} to {seed + count - 1}: {len(faults)} faults, {time.monotonic() - started:.0f} s")
-    return faults
-
-
-def main() -> int:
-    """Fuzz; -> 1 if there were faults."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    return int(bool(fuzz(args.count, args.seed)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(from_command_line(fuzz, __doc__))
