@@ -235,16 +235,16 @@ LINES = {
 @pytest.mark.parametrize(("name", "line"), [(name, line) for name, lines in LINES.items() for line in lines])
 def test_an_odd_line_is_left_out(run, capsys, name, line):
     from reverie.insight.history import read_history
-    from reverie.run.lines import check_lines, read_lines
+    from reverie.run.lines import odd_lines, read_lines
 
     before = read_lines(run / name)
     append_text(run / name, line + "\n")
-    found = check_lines(run / name)
-    assert found.lines[: len(before)] == before
-    assert found.odd + len(found.lines) == len(before) + 1
+    found, odd = read_lines(run / name), odd_lines(run / name)
+    assert found[: len(before)] == before
+    assert odd + len(found) == len(before) + 1
     for words in (["info", run], ["compare", run]):
         assert command(capsys, *words)[0] == 0
-    if found.odd:
+    if odd:
         assert f"1 of {name}" in command(capsys, "info", run)[1]
     read_history(run)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from ..errors import UserError, printable
 from ..files import open_own_file, plain_number, reason
@@ -28,30 +28,12 @@ COUNTS = {"env_steps", "frames", "updates", "length"}
 Item = TypeVar("Item")
 
 
-class Lines(NamedTuple):
-    """The lines of a file, and how many were left out because they are no lines of a run."""
-
-    lines: list[dict[str, Any]]
-    odd: int
-
-
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's .jsonl file in their checked form; [] without a file. Raises UserError."""
-    return check_lines(path).lines
-
-
-def check_lines(path: Path) -> Lines:
-    """The lines of a run's .jsonl file, and the number of those left out; a half-written last one does not count.
+    """The lines of a run's .jsonl file in their checked form; [] without a file.
 
     Raises UserError for a file that cannot be read: a link, a pipe, one that is too large.
     """
-    found, odd = [], 0
-    for line in _lines_or_odd(path):
-        if line is None:
-            odd += 1
-        else:
-            found.append(line)
-    return Lines(found, odd)
+    return list(each_line(path))
 
 
 def each_line(path: Path) -> Iterator[dict[str, Any]]:
