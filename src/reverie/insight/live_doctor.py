@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .doctor import diagnose_agent
@@ -31,7 +32,9 @@ class Adviser:
             return []
         since = time.perf_counter()
         try:
-            findings = diagnose_agent(run.agent, experience_of(run.replay), read_history(run.directory))
+            logged = read_history(run.directory)  # whose newest line is seconds old: hundreds of quick updates
+            history = replace(logged, updates=run.clock.updates, env_steps=run.clock.env_steps)
+            findings = diagnose_agent(run.agent, experience_of(run.replay), history)
         except Exception as error:  # advice is never worth a run
             return [f"doctor    the diagnosis failed ({type(error).__name__}: {error})"]
         self.last = time.perf_counter() - since
