@@ -259,9 +259,9 @@ def test_each_part_of_a_hybrid_action_gets_its_own_gradient():
 def test_a_hybrid_agent_chooses_per_part_by_itself():
     spec = make_spec(SpaceEnv(spaces.Box(-1, 1, (2,)), HYBRID))
     agent = DreamerV2(load_preset("debug"), spec)
-    assert agent.actor_grad == "per_part"
+    assert agent.task.actor_grad == "per_part"
     feat = torch.randn(5, agent.world_model.rssm.feat_dim)
-    action = agent._dream_action(feat)
+    action = agent.task.dream_action(feat)
     numbers = torch.from_numpy(~spec.action.is_choice)
     gradient = torch.autograd.grad((action * torch.randn(11)).sum(), agent.actor.parameters(), retain_graph=True)
     only = torch.autograd.grad((action[:, numbers] * 1.0).sum(), agent.actor.parameters())
@@ -270,7 +270,7 @@ def test_a_hybrid_agent_chooses_per_part_by_itself():
     with pytest.raises(RuntimeError, match="does not require grad"):
         torch.autograd.grad(action[:, ~numbers].detach().sum(), agent.actor.parameters())
     weights = agent.actor.mlp[-1].weight
-    slopes = torch.autograd.grad(agent._dream_action(feat).sum(), weights)[0]
+    slopes = torch.autograd.grad(agent.task.dream_action(feat).sum(), weights)[0]
     assert (slopes[: 2 * 3] == 0).all()  # the switches and the choice in front: three pairs of logits
     assert (slopes[6:8] != 0).any()  # the means of the numbers
 

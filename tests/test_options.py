@@ -72,7 +72,7 @@ def test_the_other_generations_update_what_they_should(action, settings):
 def predictions(agent, alive):
     feat = torch.randn(2, 5, agent.world_model.rssm.feat_dim)
     with torch.no_grad():
-        return feat, agent._predict(feat, alive)
+        return feat, agent.task.predict(feat, alive)
 
 
 def test_reward_index_next_takes_reward_and_end_from_the_state_that_an_action_leads_to():
@@ -128,7 +128,7 @@ def test_start_states(starts, count):
     posterior = posterior_of(agent, batch)
     ended = torch.zeros(B, T)
     ended[:, -1] = 1  # the last step is the one that drop_last drops
-    state, alive = agent._starts(posterior, ended)
+    state, alive = agent.task.starts(posterior, ended)
     assert len(alive) == len(state.deter) == count
     assert (alive.min() == 1) == (starts == "drop_last")
 
@@ -219,7 +219,7 @@ def test_critic_regularizer_pulls_towards_the_slow_critic():
         slow = agent.slow_critic(feat)
     stats = agent.critic.stats(feat)
     targets = agent.critic.mean(stats).detach()
-    nll = agent._critic_nll(feat, stats, targets)
+    nll = agent.task.critic_nll(feat, stats, targets)
     torch.testing.assert_close(nll, 2.0 * 0.5 * (targets - slow) ** 2)
 
 

@@ -161,8 +161,8 @@ def edit(monkeypatch, place, old, new):
 OPS, NET, SCALARS, RSSM, AC = (
     f"reverie.{name}:" for name in ("ops", "networks", "distributions", "rssm", "actor_critic")
 )
-KL, WORLD, TRAIN = f"{RSSM}DiscreteRSSM.kl_loss", "reverie.world_model:WorldModel.", "reverie.train:DreamerV2."
-UPDATE = f"{TRAIN}behavior_losses"
+KL, WORLD, BEHAVIOR = f"{RSSM}DiscreteRSSM.kl_loss", "reverie.world_model:WorldModel.", "reverie.behavior:Behavior."
+UPDATE = f"{BEHAVIOR}losses"
 
 KLS = ["KL balanced", "KL bidirectional", "KL forward", "KL plain", "KL separate"]
 GRUS = ["GRU step, layer norm", "GRU step, no norm", "GRU step, RMS norm"]
@@ -264,7 +264,7 @@ FAULTS = [
     (UPDATE, "targets, baseline, weights * alive[:, None]", "targets, baseline, weights", [ACTOR]),
     # gradients where none belong, or none where they belong
     (f"{WORLD}loss", "features.detach() if", "features if", [MODEL[1]]),
-    (f"{TRAIN}_dream_action", "feat.detach()", "feat", [ACTOR]),
+    (f"{BEHAVIOR}dream_action", "feat.detach()", "feat", [ACTOR]),
     (UPDATE, "dream.feat[:, :-1].detach()", "dream.feat[:, :-1]", [ACTOR]),
     (UPDATE, 'self.actor_grad != "reinforce"', "False", [ACTOR]),
     # put together wrongly
@@ -272,11 +272,11 @@ FAULTS = [
     ("reverie.observations:preprocess", ".sub_(0.5)", "", ["filtering", *PREDICTED]),
     (f"{WORLD}loss", "self.kl_scale * kl_loss", "kl_loss", MODEL),
     (UPDATE, 'online if options.baseline == "online"', 'online if options.baseline == "slow"', [ACTOR]),
-    (f"{TRAIN}_predict", "self.slow_critic if self.config.behavior.slow_critic else", "", DREAMT),
-    (f"{TRAIN}prepare", "% options.slow_critic_every == 0", "% options.slow_critic_every == -1",
+    (f"{BEHAVIOR}predict", "self.slow_critic if self.options.slow_critic else", "", DREAMT),
+    (f"{BEHAVIOR}prepare", "% options.slow_critic_every == 0", "% options.slow_critic_every == -1",
      ["slow critic's schedule", *DREAMT, "behaviour's update changes actor and critic only"]),
-    (f"{TRAIN}_critic_nll", "weight * self.critic.nll", "self.critic.nll", [CRITIC]),
-    (f"{TRAIN}entropy_scale", "self.updates / options.entropy_decay", "0", [ACTOR]),
+    (f"{BEHAVIOR}critic_nll", "weight * self.critic.nll", "self.critic.nll", [CRITIC]),
+    (f"{BEHAVIOR}entropy_scale", "updates / options.entropy_decay", "0", [ACTOR]),
 ]  # fmt: skip
 
 

@@ -119,7 +119,7 @@ def test_dynamics_gradients_reach_the_actor_through_the_dream(action, policy, ac
 @pytest.mark.parametrize(("action", "expected"), [(DISCRETE, "reinforce"), (BOX, "dynamics")], ids=["discrete", "box"])
 def test_auto_is_reinforce_for_discrete_and_dynamics_for_continuous(action, expected):
     """implementation-details.md#actor-loss."""
-    assert make_agent(action).actor_grad == expected
+    assert make_agent(action).task.actor_grad == expected
 
 
 def test_optimizers_share_nothing_and_cover_everything_but_the_slow_critic():
@@ -326,7 +326,7 @@ def test_chosen_starts_keep_their_own_flag_and_are_different_states():
     """State i of 100 carries the number i and is terminal for even i; of 40 drawn, all differ and match their flag."""
     agent = make_agent(imagination_starts=40)
     number = torch.arange(100.0).reshape(10, 10, 1)
-    start, alive = agent._starts(State(number, number, number), number[..., 0] % 2 == 0)
+    start, alive = agent.task.starts(State(number, number, number), number[..., 0] % 2 == 0)
     drawn = start.deter[:, 0]
     assert len(drawn.unique()) == 40
     assert torch.equal(alive, drawn % 2)
@@ -371,13 +371,13 @@ def test_entropy_scale_falls_on_a_straight_line(updates, expected):
     """From 3e-3 to 3e-4 over 10 updates; half way 1.65e-3."""
     agent = make_agent(entropy_scale=3e-3, entropy_final=3e-4, entropy_decay=10)
     agent.updates = updates
-    assert agent.entropy_scale() == pytest.approx(expected)
+    assert agent.task.entropy_scale(agent.updates) == pytest.approx(expected)
 
 
 def test_entropy_scale_stays_without_a_schedule():
     agent = make_agent(entropy_scale=3e-3, entropy_final=3e-4)
     agent.updates = 1000
-    assert agent.entropy_scale() == 3e-3
+    assert agent.task.entropy_scale(agent.updates) == 3e-3
 
 
 def test_half_precision_updates_are_finite_with_float32_losses():
@@ -556,7 +556,7 @@ def test_the_entropy_target_goes_linearly_to_its_final_value():
     found = []
     for updates in (0, 50, 100, 1000):
         agent.updates = updates
-        found.append(agent.entropy_scale())
+        found.append(agent.task.entropy_scale(agent.updates))
     assert found == pytest.approx([0.6, 0.35, 0.1, 0.1])
 
 

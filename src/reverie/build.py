@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .actor_critic import Actor, Critic
+from .behavior import Behavior
 from .config import Config
 from .distributions import Part
 from .envs.spaces import MASK, Spec
@@ -194,6 +195,29 @@ def build_critic(config: Config, feat_dim: int) -> Critic:
         distribution=config.behavior.critic_distribution,
         transform=config.behavior.critic_transform,
         mlp=_behavior_mlp(config),
+    )
+
+
+def build_behaviors(config: Config, spec: Spec, world_model: WorldModel) -> list[Behavior]:
+    """The behaviours that an agent learns; the first is the task's."""
+    return [build_behavior(config, spec, world_model)]
+
+
+def build_behavior(config: Config, spec: Spec, world_model: WorldModel, *, prefix: str = "") -> Behavior:
+    """A behaviour with networks of its own, whose names begin with `prefix`."""
+    actor_grad: str = config.behavior.actor_grad
+    if actor_grad == "auto":
+        actor_grad = {"discrete": "reinforce", "box": "dynamics", "mixed": "per_part"}[spec.action.kind]
+    feat_dim = world_model.rssm.feat_dim
+    return Behavior(
+        world_model,
+        build_actor(config, spec, feat_dim),
+        build_critic(config, feat_dim),
+        build_critic(config, feat_dim),
+        config.behavior,
+        actor_grad=actor_grad,
+        is_choice=torch.from_numpy(spec.action.is_choice),
+        prefix=prefix,
     )
 
 

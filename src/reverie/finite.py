@@ -21,13 +21,13 @@ from .data.replay import Batch
 from .optim import moments_of
 from .rssm import State
 
-STAGES = ("world model", "behaviour")
+WORLD_MODEL = "world model"  # the first stage of every update
 
 
 class FailedUpdate(NamedTuple):
     """What one part of an update started from."""
 
-    stage: str  # of STAGES
+    stage: str  # the world model's, or a behaviour's (`Behavior.stage`)
     batch: Batch | None  # of tensors (B, T, ...); None where only the posterior was given
     posterior: State | None  # (B, T, ...): what the behaviour's dreams start from; None for the world model
     is_terminal: Tensor | None  # (B, T), beside the posterior
@@ -46,12 +46,16 @@ class NonFinite(ArithmeticError):
 class FiniteGuard:
     """Checks each step before it is made, and keeps what a NaN report needs."""
 
-    def __init__(self, device: torch.device, scales: Sequence[Tensor] = ()) -> None:
-        """scales: small buffers that computing changes, to be put back with a step that is not made (on a CPU)."""
+    def __init__(self, device: torch.device, scales: Sequence[Tensor] = (), stages: Sequence[str] = ()) -> None:
+        """scales: small buffers that computing changes, to be put back with a step that is not made (on a CPU).
+
+        stages: the parts of an update after the world model's, in their order.
+        """
         self.device, self.scales = device, scales
         self.before: list[Tensor] = []
         self.waits = device.type == "cpu"  # reading a number of another device would wait for it
-        self.counts = {stage: torch.zeros((), device=device) for stage in STAGES}
+        self.stages = (WORLD_MODEL, *stages)
+        self.counts = {stage: torch.zeros((), device=device) for stage in self.stages}
         self.cases: dict[str, FailedUpdate] = {}
         self.history: deque[Mapping[str, Tensor]] = deque(maxlen=10)
 
@@ -64,7 +68,7 @@ class FiniteGuard:
         is_terminal: Tensor | None = None,
     ) -> None:
         """Remember what a stage starts from, all of (B, T, ...): references, and the random states of now."""
-        last = self.cases.get(STAGES[0])
+        last = self.cases.get(WORLD_MODEL)
         if last is not None and last.batch is not None and last.batch.is_terminal is is_terminal:
             batch = last.batch  # the same update's
         self.before = [scale.clone() for scale in self.scales]
@@ -107,9 +111,9 @@ class FiniteGuard:
         counts = {stage: int(count) for stage, count in self.counts.items()}
         for count in self.counts.values():
             count.zero_()
-        for stage in STAGES:
+        for stage in self.stages:
             if counts[stage]:
-                case = self.cases.get(stage) or self.cases[STAGES[0]]._replace(stage=stage)
+                case = self.cases.get(stage) or self.cases[WORLD_MODEL]._replace(stage=stage)
                 return NonFinite(case, self.recent_metrics(), max(counts.values()))
         return None
 

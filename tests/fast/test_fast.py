@@ -144,9 +144,9 @@ def test_plain_weights_fit_and_the_other_way_round():
 def test_the_world_model_needs_no_gradients_while_behaviour_learns_and_has_them_again_after():
     agent = agent_of("dreamerv2", "fast", BOX)
     seen = []
-    imagine = agent.imagine
+    imagine = agent.task.imagine
     wanted = lambda: {p.requires_grad for p in agent.world_model.parameters()}  # noqa: E731
-    agent.imagine = lambda start: seen.append(wanted()) or imagine(start)
+    agent.task.imagine = lambda start: seen.append(wanted()) or imagine(start)
     agent.update(batch_of(agent))
     assert seen == [{False}]
     assert {p.requires_grad for p in agent.world_model.parameters()} == {True}

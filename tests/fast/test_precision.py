@@ -38,8 +38,8 @@ def actors_gradient(mode, precision, level):
     classes, count = SMALL["num_categories"], SMALL["num_categoricals"]
     stoch = F.one_hot(torch.randint(classes, (STARTS, count)), classes).flatten(1).float()
     start = State(torch.randn(STARTS, WIDE["rnn_hidden_dim"]), stoch, torch.zeros(STARTS, classes * count))
-    agent._starts = lambda posterior, ended: (start, torch.ones(STARTS))
-    loss = agent.behavior_losses(start, torch.zeros(STARTS))[0]["actor"]
+    agent.task.starts = lambda posterior, ended: (start, torch.ones(STARTS))
+    loss = agent.behavior_losses(agent.task, start, torch.zeros(STARTS))[0]["actor"]
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(agent.actor.parameters()))])
 
 

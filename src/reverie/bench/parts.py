@@ -68,13 +68,16 @@ def _methods(agent: DreamerV2) -> list[tuple[Any, str, PartTime]]:
         (model.encoder, "forward", PartTime("encoder")),
         (model.rssm, "rollout_observation", PartTime("dynamics")),
         (model.rssm, "kl_loss", PartTime("KL")),
-        (agent, "imagine", PartTime("imagination: dynamics", closed=False)),
-        (agent, "_dream_action", PartTime("imagination: actor")),
-        (agent, "_predict", PartTime("imagined rewards, ends, values")),
-        (agent, "_actor_loss", PartTime("actor loss")),
-        (agent.critic, "stats", PartTime("critic loss")),
-        (agent, "_critic_nll", PartTime("critic loss")),
     ]
+    for behavior in agent.behaviors:
+        methods += [
+            (behavior, "imagine", PartTime("imagination: dynamics", closed=False)),
+            (behavior, "dream_action", PartTime("imagination: actor")),
+            (behavior, "predict", PartTime("imagined rewards, ends, values")),
+            (behavior, "actor_loss", PartTime("actor loss")),
+            (behavior.critic, "stats", PartTime("critic loss")),
+            (behavior, "critic_nll", PartTime("critic loss")),
+        ]
     for name, head in model.heads.items():
         kind = name.split("/")[0]
         image = name in {f"obs/{key.replace('.', '_')}" for key in model.encoder.image_keys}

@@ -25,7 +25,7 @@ from ..envs.spaces import Spec
 from ..errors import UserError
 from ..fast import FASTER
 from ..files import check_manifest, is_own_file, read_json, require_own_files
-from ..finite import STAGES, FailedUpdate, NonFinite, random_state, set_random_state
+from ..finite import FailedUpdate, NonFinite, random_state, set_random_state
 from ..rssm import State
 
 if TYPE_CHECKING:
@@ -173,16 +173,20 @@ def _computed(agent: DreamerV2, case: FailedUpdate) -> BrokenTensor | None:
 def _again(agent: DreamerV2, case: FailedUpdate) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The part of the update that failed, with the same random numbers. -> losses by optimizer, metrics."""
     set_random_state(case.random, agent.device)
-    agent.entropy_weight = agent.entropy_scale()
+    for behavior in agent.behaviors:
+        behavior.entropy_weight = behavior.entropy_scale(agent.updates)
     if case.posterior is not None and case.is_terminal is not None:
-        return agent.behavior_losses(case.posterior, case.is_terminal)
+        behavior = next(behavior for behavior in agent.behaviors if behavior.stage == case.stage)
+        return agent.behavior_losses(behavior, case.posterior, case.is_terminal)
     if case.batch is None:
         raise ValueError("a failed update needs a batch or a posterior")
     loss, posterior, metrics = agent.world_model_loss(case.batch)
     losses = {"world_model": loss}
-    if case.stage == STAGES[1]:  # a whole update was captured as one
-        more, others = agent.behavior_losses(posterior.detach(), case.batch.is_terminal)
-        losses, metrics = losses | more, metrics | others
+    stages = [behavior.stage for behavior in agent.behaviors]
+    if case.stage in stages:  # a whole update was captured as one
+        for behavior in agent.behaviors[: stages.index(case.stage) + 1]:
+            more, others = agent.behavior_losses(behavior, posterior.detach(), case.batch.is_terminal)
+            losses, metrics = losses | more, metrics | others
     return losses, metrics
 
 
@@ -208,14 +212,16 @@ def _plain(agent: DreamerV2) -> Iterator[None]:
 @contextmanager
 def _undisturbed(agent: DreamerV2) -> Iterator[None]:
     """Context that restores what computing changes: random states, gradients, return scale, entropy weight."""
-    before, entropy = random_state(agent.device), agent.entropy_weight
+    before = random_state(agent.device)
+    weights = [behavior.entropy_weight for behavior in agent.behaviors]
     buffers = {name: value.clone() for name, value in agent.named_buffers()}
     gradients = [(parameter, parameter.grad) for parameter in agent.parameters()]
     try:
         yield
     finally:
         set_random_state(before, agent.device)
-        agent.entropy_weight = entropy
+        for behavior, weight in zip(agent.behaviors, weights, strict=True):
+            behavior.entropy_weight = weight
         for parameter, gradient in gradients:
             parameter.grad = gradient
         for name, value in agent.named_buffers():
@@ -408,7 +414,7 @@ def read_crash(path: Path, agent: DreamerV2) -> NonFinite:
     check_manifest(path)
     record = read_json(path / "crash.json")
     damaged = UserError(f"{path} is damaged or of another version.", "Train again to write a new one.")
-    if record.get("format") != FORMAT or record.get("stage") not in STAGES:
+    if record.get("format") != FORMAT or record.get("stage") not in agent.guard.stages:
         raise damaged
     checkpoint.load_weights(path, agent, finite=False)  # a NaN in them may be what is looked for
     try:

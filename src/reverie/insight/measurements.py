@@ -318,5 +318,5 @@ def randomness(agent: DreamerV2, feat: Tensor, *, draws: int = 16) -> float:
         return relative_entropy(float(policy.entropy().mean()), floor_entropy(agent), most_entropy(agent))
     generator = private_generator(0)
     actions = torch.stack([policy.sample(policy.noise(generator)) for _ in range(draws)])
-    numbers = actions[..., ~agent.is_choice]
+    numbers = actions[..., ~agent.task.is_choice]
     return float(numbers.std(0).mean()) * math.sqrt(3)

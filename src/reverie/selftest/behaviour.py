@@ -205,7 +205,7 @@ CHECKS = [
     Check("optimiser: adaptive clipping", "DreamerV3", "reverie.optim:clip_adaptive_", "optimiser/agc", _optimiser),
     Check(
         "slow critic's schedule", "paper Table D.1, implementation-details.md#critic",
-        "reverie.train:DreamerV2.train_actor_critic",
+        "reverie.behavior:Behavior.prepare",
         "slow_schedule", _slow_schedule,
     ),
 ]  # fmt: skip

@@ -97,13 +97,13 @@ def _model_update(case: GoldenCase) -> Found:
 def _behaviour_update(case: GoldenCase) -> Found:
     agent, x = _agent(case), case.inputs()
     _use_noise(agent, x["dream.noise"], x["dream.action_noise"])
-    before, dreams, imagine = _snapshot(agent), [], agent.imagine
+    before, dreams, imagine = _snapshot(agent), [], agent.task.imagine
 
     def watch(start: State) -> Dream:
         dreams.append(imagine(start))
         return dreams[-1]
 
-    setattr(agent, "imagine", watch)  # noqa: B010
+    setattr(agent.task, "imagine", watch)  # noqa: B010
     metrics = agent.train_actor_critic(*_posterior(case))
     found = {f"out.behaviour.{name}": x for name, x in metrics.items()}
     found |= {f"out.behaviour.{name}": x for dream in dreams for name, x in dream._asdict().items()}
@@ -121,7 +121,8 @@ def _changed(agent: DreamerV2, before: dict[str, Tensor]) -> Tensor:
     return torch.tensor([float(part in moved) for part in PARTS])
 
 
-_TRAIN, _STATES = "reverie.train:DreamerV2", ("deter", "stoch", "stats", "prior")
+_TRAIN, _BEHAVIOR = "reverie.train:DreamerV2", "reverie.behavior:Behavior"
+_STATES = ("deter", "stoch", "stats", "prior")
 _MODEL, _DREAM = "out.model.", "out.behaviour."
 
 CHECKS = [
@@ -148,7 +149,7 @@ CHECKS = [
     ),
     Check(
         "dream", "implementation-details.md#imagination",
-        f"{_TRAIN}.imagine, reverie.rssm:DiscreteRSSM.rollout_imagination", "agent",
+        f"{_BEHAVIOR}.imagine, reverie.rssm:DiscreteRSSM.rollout_imagination", "agent",
         _behaviour_update, (_DREAM + "feat", _DREAM + "action"),
     ),
     Check(
@@ -158,12 +159,12 @@ CHECKS = [
     ),
     Check(
         "actor's update", "paper Eq. 6, implementation-details.md#actor-loss",
-        f"{_TRAIN}._actor_loss, train_actor_critic", "agent",
+        f"{_BEHAVIOR}.actor_loss, losses", "agent",
         _behaviour_update, (_DREAM + "actor", "grad.actor"),
     ),
     Check(
         "critic's update", "paper Eq. 5, implementation-details.md#critic",
-        f"{_TRAIN}._critic_nll, train_actor_critic", "agent",
+        f"{_BEHAVIOR}.critic_nll, losses", "agent",
         _behaviour_update, (_DREAM + "critic/value", _DREAM + "critic/loss", "grad.critic"),
     ),
     Check(
