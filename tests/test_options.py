@@ -20,8 +20,8 @@ from reverie.data.replay import Batch
 from reverie.distributions import NormalScalar, OneHotPolicy, TwoHotScalar
 from reverie.envs.actions import ActionSpec
 from reverie.envs.spaces import ObsKey, Spec
-from reverie.layers import GRUCell, NormGRUCell
-from reverie.networks import SharedVectorDecoder, VectorDecoder
+from reverie.layers import GRUCell, MLPOptions, NormGRUCell
+from reverie.networks import CategoricalDecoder, SharedVectorDecoder, VectorDecoder
 from reverie.optim import LaProp
 from reverie.rssm import CategoricalLatent, GaussianLatent
 from reverie.train import DreamerV2, to_batch
@@ -497,3 +497,94 @@ def test_a_single_vector_has_the_usual_decoder():
     assert type(agent.world_model.heads["obs/a"]) is VectorDecoder
     assert load_preset("dmc-proprio").model.vector_decoder == "shared"
     assert load_preset("vector").model.vector_decoder == "separate"
+
+
+# ------------------------------------------------------------------------------------------ discrete observations
+
+
+def choices(**settings):
+    """An agent that observes two choices, of 3 and 2, another one of 4, and two numbers."""
+    obs = {
+        "pair": ObsKey(("pair",), "discrete", (2,), (5,), choices=(3, 2), starts=(0, 0)),
+        "one": ObsKey(("one",), "discrete", (), (4,), choices=(4,), starts=(0,)),
+        "numbers": ObsKey(("numbers",), "vector", (2,), (2,)),
+    }
+    torch.manual_seed(0)
+    values = {"device": "cpu", "discrete_decoder": "categorical", "vector_transform": "standardize"}
+    return DreamerV2(load_preset("debug", values | settings), Spec(obs, ActionSpec.discrete(3)))
+
+
+def observed(count=12):
+    """Random observations of `choices`, raw {key: (count, V)}."""
+    torch.manual_seed(1)
+    pick = lambda size: torch.nn.functional.one_hot(torch.randint(0, size, (count,)), size).float()  # noqa: E731
+    return {"pair": torch.cat([pick(3), pick(2)], -1), "one": pick(4), "numbers": 5 * torch.randn(count, 2)}
+
+
+def test_choices_cost_their_cross_entropy():
+    agent, raw = choices(), observed()
+    feat = torch.randn(12, agent.world_model.rssm.feat_dim)
+    head = agent.world_model.heads["obs/pair"]
+    assert type(head) is CategoricalDecoder and type(agent.world_model.heads["obs/one"]) is CategoricalDecoder
+    assert type(agent.world_model.heads["obs/numbers"]) is VectorDecoder
+    logits = head.mlp(feat)
+    wanted = sum(
+        torch.nn.functional.cross_entropy(part, target.argmax(-1), reduction="none")
+        for part, target in zip(logits.split([3, 2], -1), raw["pair"].split([3, 2], -1), strict=True)
+    )
+    torch.testing.assert_close(head.loss(feat, raw["pair"]), wanted)
+    probs = head(feat)
+    torch.testing.assert_close(probs[:, :3].sum(-1), torch.ones(12))
+    torch.testing.assert_close(probs[:, 3:].sum(-1), torch.ones(12))
+    blind = CategoricalDecoder(3, (4, 4), target="x", mlp=MLPOptions(0, 1))
+    torch.nn.init.zeros_(blind.mlp[-1].weight)
+    known = torch.eye(4)[[1, 2]].flatten()[None]
+    assert float(blind.loss(torch.zeros(1, 3), known).detach()) == pytest.approx(2 * math.log(4))  # a nat of KL buys a nat
+
+
+@pytest.mark.parametrize("transform", ["none", "symlog", "standardize", "running"])
+def test_choices_stay_one_hots_whatever_happens_to_numbers(transform):
+    model, raw = choices(vector_transform=transform).world_model, observed()
+    model.fit_observations(raw)
+    model.follow_observations(raw)
+    inside = model.preprocess(raw)
+    for key in ("pair", "one"):
+        assert torch.equal(inside[key], raw[key])
+    assert transform == "none" or not torch.equal(inside["numbers"], raw["numbers"])
+    feat = torch.randn(12, model.rssm.feat_dim)
+    back = model.reconstruct_vectors(feat)
+    assert set(back) == {"pair", "one", "numbers"}
+    torch.testing.assert_close(back["one"], model.heads["obs/one"](feat))
+    torch.testing.assert_close(model.in_units("numbers", inside["numbers"]), raw["numbers"], atol=1e-4, rtol=1e-4)
+
+
+def test_the_weight_of_numbers_is_not_that_of_choices():
+    scales = choices(vector_scale=50.0).world_model.scales
+    assert (scales["obs/numbers"], scales["obs/pair"], scales["obs/one"]) == (50.0, 1.0, 1.0)
+    assert choices(discrete_decoder="gaussian", vector_scale=50.0).world_model.scales["obs/one"] == 50.0
+    assert load_preset("auto").model.discrete_decoder == "categorical"
+    assert load_preset("default").model.discrete_decoder == "gaussian"
+
+
+@pytest.mark.parametrize("mode", ["reference", "fast"])
+def test_a_random_symbol_is_told(mode):
+    """Symbols that nothing announces: the state holds them, as a nat of KL costs less than a nat of cross-entropy."""
+    obs = {"one": ObsKey(("one",), "discrete", (), (4,), choices=(4,), starts=(0,))}
+    told = {}
+    for decoder in ("categorical", "gaussian"):
+        torch.manual_seed(0)
+        values = {"device": "cpu", "discrete_decoder": decoder, "mode": mode, "world_model_lr": 1e-2}
+        values |= {"kl_mode": "separate", "rep_scale": 0.5, "free_nats": 0.0}
+        agent = DreamerV2(load_preset("debug", values), Spec(obs, ActionSpec.discrete(2)))
+        rng, none = np.random.default_rng(0), np.zeros((8, 10), bool)
+        first = none.copy()
+        first[:, 0] = True
+        for _ in range(100):
+            symbol = np.eye(4, dtype=np.float32)[rng.integers(0, 4, (8, 10))]
+            action = np.eye(2, dtype=np.float32)[rng.integers(0, 2, (8, 10))]
+            batch = to_batch(Batch({"one": symbol}, action, np.zeros((8, 10), np.float32), first, none, none))
+            posterior, _ = agent.train_world_model(batch)
+        shown = agent.world_model.heads["obs/one"](posterior.feat).argmax(-1)
+        told[decoder] = float((shown == batch.obs["one"].argmax(-1)).float().mean())
+    assert told["categorical"] > 0.6
+    assert told["gaussian"] < 0.45  # a guess is right in one of four

@@ -17,6 +17,7 @@ from .errors import UserError
 from .latents import LATENTS
 from .layers import MLP, MLPOptions, Norm
 from .networks import (
+    CategoricalDecoder,
     ContinuePredictor,
     ConvDecoder,
     Head,
@@ -79,7 +80,15 @@ def build_world_model(config: Config, spec: Spec) -> WorldModel:
         detached_heads=model.detached_heads,
         reward_unit=model.reward_unit,
         mask_key=MASK if spec.masked else "",
+        choice_keys=_choice_keys(config, spec),
     )
+
+
+def _choice_keys(config: Config, spec: Spec) -> list[str]:
+    """The discrete observations that are predicted as what they are."""
+    if config.model.discrete_decoder == "gaussian":
+        return []
+    return [key for key, item in spec.obs.items() if item.kind == "discrete"]
 
 
 def _norm(config: Config, on: bool) -> Norm:
@@ -124,6 +133,7 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: MLPOptions) -> tuple[
     heads |= _vector_heads(config, spec, feat_dim, mlp)
     scales = dict.fromkeys(map(module_name, spec.images), model.image_scale)
     scales |= dict.fromkeys(map(module_name, spec.vectors), model.vector_scale)
+    scales |= dict.fromkeys(map(module_name, _choice_keys(config, spec)), 1.0)  # in nats, as the KL
     heads["reward"], scales["reward"] = (
         RewardPredictor(
             feat_dim,
@@ -144,12 +154,15 @@ def _heads(config: Config, spec: Spec, feat_dim: int, mlp: MLPOptions) -> tuple[
 def _vector_heads(config: Config, spec: Spec, feat_dim: int, mlp: MLPOptions) -> dict[str, Head]:
     """A decoder for each vector observation, and one for the action mask."""
     heads: dict[str, Head] = {}
-    plain = [key for key in spec.vectors if spec.obs[key].kind != "mask"]
+    choices = _choice_keys(config, spec)
+    plain = [key for key in spec.vectors if spec.obs[key].kind != "mask" and key not in choices]
     shared = config.model.vector_decoder == "shared" and len(plain) > 1  # of one key it is the same network
     trunk = MLP(feat_dim, None, mlp) if shared else None
     for key, size in spec.vectors.items():
         name = module_name(key)
-        if key not in plain:
+        if key in choices:
+            heads[name] = CategoricalDecoder(feat_dim, spec.obs[key].choices, target=name, mlp=mlp)
+        elif key not in plain:
             heads[name] = MaskPredictor(feat_dim, action_parts(config, spec), target=name, mlp=mlp)
         elif trunk is not None:
             heads[name] = SharedVectorDecoder(trunk, size, target=name, keeps=key == plain[0])

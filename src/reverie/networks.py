@@ -240,6 +240,34 @@ class SharedVectorDecoder(Head):
         return squared_error(self(feat), target, event_dims=1)
 
 
+class CategoricalDecoder(Head):
+    """Features to discrete observations, one-hots of `sizes` side by side. feat (..., F) -> probabilities (..., V).
+
+    A unit-variance Gaussian charges 0.375 nats for not knowing one of 4 symbols, of which the KL costs 1.39 nats: at
+    weight 1 it pays not to look. By cross-entropy, knowing a symbol is worth exactly the nats that it takes.
+    """
+
+    indexed = True
+
+    def __init__(self, feat_dim: int, sizes: Sequence[int], *, target: str, mlp: MLPOptions = MLPOptions()) -> None:
+        super().__init__()
+        self.target, self.sizes = target, tuple(sizes)
+        self.mlp = MLP(feat_dim, sum(sizes), mlp)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        return self._log_probs(feat).exp()
+
+    def loss(self, feat: Tensor, target: Tensor) -> Tensor:
+        """In nats, summed over the numbers. feat (..., F), target (..., V) of one-hots -> (...)."""
+        return -(target * self._log_probs(feat)).sum(-1)
+
+    def _log_probs(self, feat: Tensor) -> Tensor:
+        logits = self.mlp(feat).float()
+        if len(set(self.sizes)) == 1:
+            return logits.unflatten(-1, (-1, self.sizes[0])).log_softmax(-1).flatten(-2)
+        return torch.cat([part.log_softmax(-1) for part in logits.split(self.sizes, -1)], -1)
+
+
 class RewardPredictor(Head):
     """Features to reward; trained on transform(r_t). feat (..., F) -> (...).
 

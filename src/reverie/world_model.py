@@ -31,12 +31,14 @@ class WorldModel(nn.Module):
         vector_transform: str = "none",
         detached_heads: Collection[str] = (),
         mask_key: str = "",
+        choice_keys: Collection[str] = (),
         reward_unit: float = 1.0,
     ) -> None:
         """scales {head name: weight of its loss}, 1 by default; kl: the options of `DiscreteRSSM.kl_loss`.
 
         detached_heads: kinds of heads ("obs", "reward", "continue") that learn without shaping the state.
         mask_key: the observation that says which actions are allowed, "" for none.
+        choice_keys: observations that are one-hots and stay so: neither scaled nor squashed.
         reward_unit: rewards are learnt in this unit.
         """
         super().__init__()
@@ -44,7 +46,8 @@ class WorldModel(nn.Module):
         self.scales, self.kl_scale, self.kl = dict(scales or {}), kl_scale, dict(kl or {})
         self.vector_transform, self.detached_heads = vector_transform, frozenset(detached_heads)
         self.reward_unit = reward_unit
-        self.mask_key, self.scaled_keys = mask_key, [key for key in encoder.vector_keys if key != mask_key]
+        self.mask_key, self.choice_keys = mask_key, list(choice_keys)
+        self.scaled_keys = [key for key in encoder.vector_keys if key != mask_key and key not in self.choice_keys]
         self.standardizers = nn.ModuleDict()
         scalers = {"standardize": Standardizer, "running": RunningStandardizer}
         if vector_transform in scalers:
@@ -56,8 +59,8 @@ class WorldModel(nn.Module):
         out = preprocess(obs, self.encoder.image_keys, vector_transform=self.vector_transform)
         if self.standardizers:
             out |= {key: self.standardizers[module_name(key)](out[key]) for key in self.scaled_keys}
-        if self.mask_key:
-            out[self.mask_key] = obs[self.mask_key].float()
+        for key in [*self.choice_keys, *([self.mask_key] if self.mask_key else [])]:
+            out[key] = obs[key].float()
         return out
 
     def fit_observations(self, obs: Mapping[str, Tensor]) -> None:
@@ -154,11 +157,16 @@ class WorldModel(nn.Module):
 
     def reconstruct_vectors(self, feat: Tensor) -> dict[str, Tensor]:
         """Decoded vectors in the environment's own units; the action mask is none. feat (..., F) -> {key: (..., V)}."""
-        found = {key: self.heads[module_name(key)](feat).float() for key in self.scaled_keys}
-        if self.standardizers:
-            scales = cast(dict[str, Standardizer], self.standardizers)
-            return {key: scales[module_name(key)].undo(value) for key, value in found.items()}
-        return {key: symexp(value) for key, value in found.items()} if self.vector_transform == "symlog" else found
+        keys = [key for key in self.encoder.vector_keys if key != self.mask_key and module_name(key) in self.heads]
+        return {key: self.in_units(key, self.heads[module_name(key)](feat).float()) for key in keys}
+
+    def in_units(self, key: str, value: Tensor) -> Tensor:
+        """A decoded vector (..., V) in the environment's own units; choices are probabilities."""
+        if key in self.choice_keys:
+            return value
+        if module_name(key) in self.standardizers:
+            return cast(Standardizer, self.standardizers[module_name(key)]).undo(value)
+        return symexp(value) if self.vector_transform == "symlog" else value
 
 
 def features_for(head: Head, feat: Tensor) -> Tensor:

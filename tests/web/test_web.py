@@ -38,7 +38,7 @@ from reverie.insight.findings import Finding
 from reverie.web.action_names import choice_names, controls, keys_for
 from reverie.web.app import finite
 from reverie.web.columns import MetricColumns, downsample, group_evaluations
-from reverie.web.dream_session import MOST_LANES, DreamSession, _generator, action_of, in_units, start_session
+from reverie.web.dream_session import MOST_LANES, DreamSession, _generator, action_of, start_session
 from reverie.web.image_encoding import as_rgb, comparison_frames, encode_gif, encode_mp4, video_frames
 from reverie.web.jobs import run_doctor
 from reverie.web.runs import RunIndex, compare_configs
@@ -344,7 +344,7 @@ def test_vectors_come_back_in_the_environments_units(runs):
     for transform in ("none", "symlog"):
         agent.world_model.vector_transform = transform
         inside = agent.world_model.preprocess({"observation": raw})["observation"]
-        assert torch.allclose(in_units(agent, "observation", inside), raw, atol=1e-4)
+        assert torch.allclose(agent.world_model.in_units("observation", inside), raw, atol=1e-4)
 
 
 def test_videos_show_every_step_and_all_branches(opened):

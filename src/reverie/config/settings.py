@@ -118,6 +118,11 @@ class ModelConfig:
         "vector observations are predicted by a network each, or by one with an output layer each",
         "ours; released code: shared",
     )
+    discrete_decoder: Literal["gaussian", "categorical"] = opt(
+        "gaussian",
+        "discrete observations: predicted like other numbers, or as choices, by cross-entropy and unscaled",
+        "released code: gaussian",
+    )
     vector_transform: Literal["none", "symlog", "standardize", "running"] = opt(
         "none",
         "vector observations: as they are, squashed, scaled to what the prefill showed, or to all that was seen so far",

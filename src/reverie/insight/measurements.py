@@ -153,7 +153,8 @@ def _rates(experience: Experience) -> float:
 def _probe_inputs(agent: DreamerV2, batch: Batch) -> dict[str, Any]:
     model = agent.world_model
     obs = {key: value.float() for key, value in model.preprocess(batch.obs).items() if key != model.mask_key}
-    vectors = {key: value.flatten(0, 1).std(0) for key, value in obs.items() if key not in model.encoder.image_keys}
+    numbers = {key: value for key, value in obs.items() if key in model.scaled_keys}
+    vectors = {key: value.flatten(0, 1).std(0) for key, value in numbers.items()}
     moving = {key: value[value > 1e-6] for key, value in vectors.items()}
     return {
         "images": tuple(model.encoder.image_keys),

@@ -78,6 +78,10 @@ def _worth(agent: DreamerV2, obs: Mapping[str, Tensor]) -> dict[str, float]:
     found = {}
     for key, value in obs.items():
         if "obs/" + key.replace(".", "_") in agent.world_model.heads:
+            if key in agent.world_model.choice_keys:
+                share = value.float().flatten(0, 1).mean(0)
+                found[key] = float(torch.special.entr(share).sum())
+                continue
             spread = float(value.float().flatten(0, 1).var(0, correction=0).sum())
             found[key] = 0.5 * spread * (model.image_scale if key in images else model.vector_scale)
     return found

@@ -116,6 +116,7 @@ def limit_of(env: gym.Env) -> int:
 def _play(view: AgentView, config: Config, found: FirstExperience) -> None:
     rng, action = np.random.default_rng(config.train.seed), view.agent_spec.action
     obs, _ = view.reset(seed=config.train.seed)
+    numbers = [key for key, item in found.spec.obs.items() if item.kind == "vector"]
     length, seconds, begin = 0, [], time.perf_counter()
     for _ in range(STEPS):
         mask = obs[MASK][None] if MASK in obs else None
@@ -127,7 +128,7 @@ def _play(view: AgentView, config: Config, found: FirstExperience) -> None:
         found.step_seconds = float(np.median(seconds))
         length += 1
         _note_movement(found, obs, after)
-        for key in set(found.spec.vectors) - {MASK}:
+        for key in numbers:
             found.steps.setdefault(key, []).append((obs[key], after[key]))
         obs = after
         if terminated or truncated:
@@ -247,7 +248,7 @@ def _side(found: FirstExperience, key: str) -> int:
 
 
 def _vectors(found: FirstExperience) -> list[Choice]:
-    """The weight of the loss of vectors, which the model sees with deviation 1.
+    """The weight of the loss of vectors, which the model sees with deviation 1. Choices have none: they cost nats.
 
     The state keeps what is worth its KL: where KL costs rep_scale a nat and the loss has weight w, numbers are known up
     to a deviation of sqrt(rep_scale / w), 0.32 for w = 1, which is more than many a robot moves in a step.

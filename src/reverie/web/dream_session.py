@@ -19,8 +19,7 @@ from ..data.replay import Batch
 from ..distributions import CompositePolicy, OneHotPolicy, Policy
 from ..errors import UserError
 from ..insight.run_reader import RunReader
-from ..observations import RunningStandardizer, Standardizer, module_name
-from ..ops import symexp
+from ..observations import module_name
 from ..rssm import State
 from ..train import DreamerV2
 
@@ -207,21 +206,7 @@ def predict(agent: DreamerV2, state: State) -> Prediction:
 def _vectors(agent: DreamerV2, feat: Tensor) -> dict[str, np.ndarray]:
     model = agent.world_model
     keys = [key for key in model.encoder.vector_keys if key != model.mask_key and module_name(key) in model.heads]
-    return {key: in_units(agent, key, model.heads[module_name(key)](feat)).numpy() for key in keys}
-
-
-def in_units(agent: DreamerV2, key: str, value: Tensor) -> Tensor:
-    """A predicted vector (..., V) in the environment's own units."""
-    model = agent.world_model
-    if module_name(key) in model.standardizers:
-        scale = model.standardizers[module_name(key)]
-        if isinstance(scale, Standardizer):
-            return value.float() * scale.deviation + scale.mean
-        if isinstance(scale, RunningStandardizer):
-            variance = scale.squares / scale.count.clamp(min=1)
-            deviation = torch.where(variance > 1e-12, variance, torch.ones_like(variance)).sqrt()
-            return value.float() * deviation.float() + scale.mean.float()
-    return symexp(value.float()) if model.vector_transform == "symlog" else value.float()
+    return {key: model.in_units(key, model.heads[module_name(key)](feat).float()).numpy() for key in keys}
 
 
 def _policy_numbers(policy: Policy, lanes: int) -> list[list[dict[str, Any]]]:
