@@ -44,8 +44,8 @@ TABLE = {False: (0.1, 0.0005), True: (0.15, 0.001)}
 SIDES, KEPT = (32, 48, 64, 96), 0.75
 #: What the usual change between two images must be worth, in nats, for the state to keep it; and between two vectors.
 WORTH, WORTH_VECTORS = 100.0, 10.0
-#: The weights of the losses of images and vectors lie between 1 and this.
-MOST_WEIGHT = 1000.0
+#: The weights of the losses of images and vectors lie between 1 and these: beyond, nothing else is learnt beside them.
+MOST_WEIGHT, MOST_FOR_VECTORS = 1000.0, 100.0
 #: How much faster an update must be with more threads than one.
 MORE_THREADS = 1.15
 #: Rewards in a smaller share of random steps than this are rare.
@@ -263,7 +263,7 @@ def _vectors(found: FirstExperience) -> list[Choice]:
     if not len(changes):
         return []
     worth = float(np.median(changes))
-    scale = float(np.clip(_round(WORTH_VECTORS / worth), 1, MOST_WEIGHT))
+    scale = float(np.clip(_round(WORTH_VECTORS / worth), 1, MOST_FOR_VECTORS))
     why = f"a usual change of the numbers is worth {worth:.2g} nats, {WORTH_VECTORS:g} are wanted"
     return [Choice("model.vector_scale", scale, why)]
 
