@@ -281,6 +281,13 @@ MUTANTS = [
        "np.nan_to_num(np.roll(batch.action, 1, 1)[:, context:])", "Dreams follow the action before.", "ours"),
     _m("dream-peeks", "insight/dream.py < test_dream", "*(v[:, :context] for v in batch[1:])",
        "*(v[:, 1 : context + 1] for v in batch[1:])", "The context's actions and rewards are of one step later.", "ours"),
+    # ---------------------------------------------------------------------------------------------- discrete observations
+    _m("choices-averaged", "networks.py < test_options", "return -(target * self._log_probs(feat)).sum(-1)",
+       "return -(target * self._log_probs(feat)).mean(-1)", "A symbol is worth less than the nats that it takes.", "ours"),
+    _m("choices-scaled", "world_model.py < test_options", "for key in [*self.choice_keys, *([self.mask_key] if self.mask_key else [])]:",
+       "for key in [self.mask_key] if self.mask_key else []:", "One-hots are squashed like numbers.", "ours"),
+    _m("choices-weighed-as-numbers", "build.py < test_options", "scales |= dict.fromkeys(map(module_name, _choice_keys(config, spec)), 1.0)",
+       "pass", "Symbols drown everything else where numbers change little.", "ours"),
     # ------------------------------------------------------------------------------------------------------------ evidence
     _m("iqm-one-quarter", "evidence/statistics.py < test_statistics", "pooled[..., cut : pooled.shape[-1] - cut].mean(-1)",
        "pooled[..., cut:].mean(-1)", "The interquartile mean keeps the best quarter.", "ours"),
