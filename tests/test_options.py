@@ -525,7 +525,7 @@ def test_choices_cost_their_cross_entropy():
     agent, raw = choices(), observed()
     feat = torch.randn(12, agent.world_model.rssm.feat_dim)
     head = agent.world_model.heads["obs/pair"]
-    assert type(head) is CategoricalDecoder and type(agent.world_model.heads["obs/one"]) is CategoricalDecoder
+    assert type(head) is type(agent.world_model.heads["obs/one"]) is CategoricalDecoder
     assert type(agent.world_model.heads["obs/numbers"]) is VectorDecoder
     logits = head.mlp(feat)
     wanted = sum(
@@ -539,7 +539,9 @@ def test_choices_cost_their_cross_entropy():
     blind = CategoricalDecoder(3, (4, 4), target="x", mlp=MLPOptions(0, 1))
     torch.nn.init.zeros_(blind.mlp[-1].weight)
     known = torch.eye(4)[[1, 2]].flatten()[None]
-    assert float(blind.loss(torch.zeros(1, 3), known).detach()) == pytest.approx(2 * math.log(4))  # a nat of KL buys a nat
+    assert float(blind.loss(torch.zeros(1, 3), known).detach()) == pytest.approx(
+        2 * math.log(4)
+    )  # a nat of KL buys a nat
 
 
 @pytest.mark.parametrize("transform", ["none", "symlog", "standardize", "running"])

@@ -128,6 +128,47 @@ def test_a_new_episode_draws_again_and_other_modes_hold_nothing():
     assert len(set(fresh)) == 4
 
 
+def certain(**settings):
+    """An agent that always does action 1 of 4, and its task's still observation."""
+    agent = agent_for(SpaceEnv(spaces.Box(-1, 1, (3,)), spaces.Discrete(4)), zero_policy=True, **settings)
+    with torch.no_grad():
+        next(reversed(list(agent.actor.parameters()))).copy_(torch.tensor([0.0, 50.0, 0.0, 0.0]))
+    return agent, np.zeros(3, np.float32)
+
+
+def test_the_last_environment_wanders_in_stretches_whatever_the_policy_says():
+    agent, still = certain(explore_wander=0.5, explore_hold=8.0)
+    player = agent.player(num_envs=3, mode="explore")
+    actions = np.stack([player(np.stack([still] * 3)) for _ in range(6000)])
+    assert (actions[:, :2] == 1).all()
+    last = actions[:, 2]
+    assert (last != 1).mean() == pytest.approx(0.5 * 3 / 4, abs=0.05)
+    assert np.bincount(last, minlength=4)[[0, 2, 3]] / 6000 == pytest.approx([0.125] * 3, abs=0.04)
+    changes = (last[1:] != last[:-1]).mean()  # a stretch ends in one step of eight; half of them, 3/4 of these, differ
+    assert changes == pytest.approx((1 - (0.625**2 + 3 * 0.125**2)) / 8, abs=0.02)
+    assert (np.stack([agent.player(num_envs=3, mode="train")(np.stack([still] * 3)) for _ in range(20)]) == 1).all()
+
+
+def test_a_new_episode_ends_a_stretch_and_numbers_wander_within_their_limits():
+    agent, still = certain(explore_wander=1.0, explore_hold=1e9)
+    player = agent.player(num_envs=2, mode="explore")
+    assert len({player(np.stack([still] * 2))[1] for _ in range(30)}) == 1
+    assert len({player(np.stack([still] * 2), first=True)[1] for _ in range(60)}) == 4
+    box = agent_for(SpaceEnv(spaces.Box(-1, 1, (3,)), spaces.Box(-2, 2, (2,))), explore_wander=1.0)
+    player = box.player(mode="explore")
+    drawn = np.stack([player(still) for _ in range(500)])
+    assert np.abs(drawn).max() <= 2
+    assert drawn.mean(0) == pytest.approx([0, 0], abs=0.15)
+    assert drawn.std(0) == pytest.approx([4 / 12**0.5] * 2, abs=0.1)
+
+
+def test_without_wandering_nothing_is_drawn_for_it():
+    agent, still = certain()
+    player = agent.player(num_envs=2, mode="explore")
+    player(np.stack([still] * 2))
+    assert "away" not in player.memory() and player.away is None
+
+
 def test_an_unknown_mode_is_refused(agent):
     with pytest.raises(UserError, match="mode must be one of train, eval, explore, got 'best'"):
         agent.player(mode="best")

@@ -232,7 +232,6 @@ def load_player(
     checkpoint.load_weights(found, world_model, only="world_model")
     checkpoint.load_weights(found, actor, only="actor")
     place = require_device(device)
-    noise, hold = config.behavior.explore_noise, config.behavior.explore_hold
     if not compiled and config.compute.mode in ("auto", "fast", "graph"):  # the same sums as during training
         dtype = pick_dtype(config, "fast", place)
         compute = replace(config.compute, fused="auto") if config.compute.fused == "on" else config.compute
@@ -241,7 +240,16 @@ def load_player(
         for note in dict.fromkeys(notes):
             print(f"note: {note}", file=sys.stderr)
     parts = world_model.to(place), actor.to(place), spec
-    player = Player(*parts, num_envs=num_envs, mode=mode, seed=seed, noise=noise, hold=hold)
+    explore = config.behavior
+    player = Player(
+        *parts,
+        num_envs=num_envs,
+        mode=mode,
+        seed=seed,
+        noise=explore.explore_noise,
+        hold=explore.explore_hold,
+        wander=explore.explore_wander,
+    )
     if compiled:
         player.freeze()
     return player

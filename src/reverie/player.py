@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .actor_critic import Actor
-from .distributions import entropy_share, policy_noise
+from .distributions import entropy_share, make_policy, policy_noise, stats_dim
 from .envs.spaces import Spec, entry
 from .errors import UserError
 from .fast.modes import freezing, usual_switches
@@ -97,13 +97,15 @@ class Player:
         seed: int = 0,
         noise: float = 0.0,
         hold: float = 1.0,
+        wander: float = 0.0,
     ) -> None:
-        """noise, hold: for mode "explore", `behavior.explore_noise` and `behavior.explore_hold`."""
+        """noise, hold, wander: for mode "explore", `behavior.explore_noise`, `explore_hold` and `explore_wander`."""
         if mode not in MODES:
             raise UserError(f"mode must be one of {', '.join(MODES)}, got '{mode}'.")
         self.world_model, self.actor, self.spec = world_model, actor, spec
         self.batched, self.count = num_envs is not None, num_envs or 1
         self.mode, self.explore_noise, self.hold = mode, noise, hold if mode == "explore" else 1.0
+        self.wander = wander if mode == "explore" and not world_model.mask_key else 0.0
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.choose: Callable[..., tuple[Tensor, State]] = choose_action
@@ -116,19 +118,21 @@ class Player:
         self.action = torch.zeros(self.count, self.spec.action.size, device=self.device)
         self.fresh = np.ones(self.count, bool)
         self.draw = policy_noise(self.actor.parts, self.count, self.generator) if self.hold > 1 else None
+        self.away = torch.zeros(1, self.spec.action.size + 1, device=self.device) if self.wander else None
 
     def memory(self) -> dict[str, Tensor]:
         """All that it remembers of the past, for `recall`; its random numbers are `generator`'s."""
         parts = zip(("deter", "stoch", "stats"), self.state, strict=True)
         found = {**dict(parts), "action": self.action, "fresh": torch.from_numpy(self.fresh)}
-        return found if self.draw is None else found | {"draw": self.draw}
+        extra = {"draw": self.draw, "away": self.away}
+        return found | {key: value for key, value in extra.items() if value is not None}
 
     def recall(self, memory: Mapping[str, Tensor]) -> None:
         """Restore a `memory` of as many environments."""
         values = {key: value.to(self.device) for key, value in memory.items()}
         self.state = State(values["deter"], values["stoch"], values["stats"])
         self.action, self.fresh = values["action"], values["fresh"].cpu().numpy()
-        self.draw = values.get("draw")
+        self.draw, self.away = values.get("draw"), values.get("away", self.away)
 
     @usual_switches()
     def __call__(self, obs: Any, first: Any = False, *, mask: Any = None) -> Any:
@@ -182,7 +186,23 @@ class Player:
             noise=noise,
             held=self._held_draw(start),
         )
+        if self.wander:
+            self.action = self._wandering(self.action, start)
         return self.action.cpu().numpy()
+
+    def _wandering(self, action: Tensor, start: Tensor) -> Tensor:
+        """While exploring: the last environment takes stretches of one random action each, whatever the policy says.
+
+        Temporally extended epsilon-greedy (Dabney et al. 2021), with stretches of `hold` steps on average: a policy
+        that is certain never sees what it has no reason to try. action (N, A), start (N,) bool -> (N, A).
+        """
+        drawn = torch.rand(2, generator=self.generator, device=self.device)
+        policy = make_policy(torch.zeros(1, stats_dim(self.actor.parts), device=self.device), self.actor.parts)
+        random = torch.cat([(drawn[1:] < self.wander).float()[None], policy.random(self.generator)], -1)
+        over = start[-1:, None] | (drawn[0] < 1 / self.hold)
+        self.away = torch.where(over, random, self.away)
+        last = torch.where(self.away[:, :1] > 0, self.away[:, 1:], action[-1:])
+        return torch.cat([action[:-1], last])
 
     def _held_draw(self, start: Tensor) -> Tensor | None:
         """While exploring: chance that stays the same for some steps. The policy is followed all the same: each action

@@ -233,6 +233,7 @@ class DreamerV2(nn.Module):
             seed=seed,
             noise=options.explore_noise,
             hold=options.explore_hold,
+            wander=options.explore_wander,
         )
 
 

@@ -173,7 +173,7 @@ RUNS = [
 ]  # fmt: skip
 OUTS = [
     *("out.png", "out.gif", "out.html", "out", "out.mp4", "out.txt", "OUT.PNG", ".png", ".gif", "folder/out.gif"),
-    *("new/out.png", "folder", "file", "file/out.gif", "link.png", "/dev/full"),  # not link/out.png: who names a link wants it
+    *("new/out.png", "folder", "file", "file/out.gif", "link.png", "/dev/full"),  # link/out.png is the user's word
     *("/proc/x.png", "pipe.py", "", ".", "~/out.gif", "x" * 300 + ".gif", "é.gif", "\udcff.png", "a\nb.gif", "-"),
     *("run", "run/config.yaml"),
 ]  # fmt: skip

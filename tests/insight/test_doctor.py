@@ -495,6 +495,16 @@ def test_a_sound_model_measures_as_it_should(run):
     assert most_entropy(opened.agent) == measured.most_entropy
 
 
+def test_choices_have_no_weight_that_could_be_too_small(tmp_path):
+    settings = {"discrete_decoder": "categorical", "vector_transform": "running"}
+    reverie.Dreamer("FrozenLake-v1", preset="debug", run=tmp_path / "run", **settings).learn(env_steps=300, quiet=True)
+    opened = open_run(tmp_path / "run")
+    measured = probe(opened.agent, opened.need_experience())
+    assert measured.task.worth == {}
+    assert measured.deviations == {}  # of one-hots, rare ones are no numbers on another scale
+    assert diagnose(tmp_path / "run")
+
+
 def test_images_are_compared_with_the_size_that_the_environment_gives():
     from tests.planted.tasks import Catch
 

@@ -118,7 +118,14 @@ def test_a_run_that_began_without_compiled_loops_continues_without(make_run, tmp
         {"num_envs": 2, "prefill": 60, "pretrain": 30},
         {"compute.mode": "reference", "optimizer": "laprop", "actor_grad": "dynamics"},
         {"env.backend": "async", "num_envs": 2},
-        {"num_envs": 3, "explore_hold": 4.0, "entropy_target": 0.5, "entropy_decay": 20, "actor_warmup": 5},
+        {
+            "num_envs": 3,
+            "explore_hold": 4.0,
+            "explore_wander": 0.5,
+            "entropy_target": 0.5,
+            "entropy_decay": 20,
+            "actor_warmup": 5,
+        },
         {"compute.precision": "float32", "compute.fused": "auto", "num_envs": 2},
         {"train_ratio": 0.001, "pretrain": 3},  # an evaluation of the same agent: made once, or again after a stop
     ],

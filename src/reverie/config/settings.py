@@ -253,6 +253,11 @@ class BehaviorConfig:
         "steps that chance stays the same while exploring, on average: 1 in the first environment to this in the last",
         "none; ours (docs/equations.md)",
     )
+    explore_wander: float = opt(
+        0.0,
+        "share of the last environment's time that goes to stretches of one random action, `explore_hold` steps long",
+        "none; Dabney et al. 2021",
+    )
 
 
 @dataclass(frozen=True)

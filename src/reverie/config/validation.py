@@ -117,6 +117,7 @@ _UNIT = [
     "behavior.lambda_",
     "behavior.actor_grad_mix",
     "behavior.explore_noise",
+    "behavior.explore_wander",
     "behavior.policy_unimix",
     "behavior.entropy_target",
     "behavior.entropy_target_final",

@@ -77,11 +77,9 @@ def _worth(agent: DreamerV2, obs: Mapping[str, Tensor]) -> dict[str, float]:
     model, images = agent.config.model, agent.world_model.encoder.image_keys
     found = {}
     for key, value in obs.items():
+        if key in agent.world_model.choice_keys:  # which have no weight to raise
+            continue
         if "obs/" + key.replace(".", "_") in agent.world_model.heads:
-            if key in agent.world_model.choice_keys:
-                share = value.float().flatten(0, 1).mean(0)
-                found[key] = float(torch.special.entr(share).sum())
-                continue
             spread = float(value.float().flatten(0, 1).var(0, correction=0).sum())
             found[key] = 0.5 * spread * (model.image_scale if key in images else model.vector_scale)
     return found

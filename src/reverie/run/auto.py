@@ -171,6 +171,7 @@ def choose(
         config = build({"env.num_envs": 1}, base=config)
     choices = [
         *([Choice("env.num_envs", 1, "an instance can be stepped by one only")] if alone else []),
+        *_wandering(config),
         *_sizes(config, found),
         *_images(found),
         *_vectors(found),
@@ -206,6 +207,13 @@ def _threads(config: Config, found: FirstExperience) -> list[Choice]:
     return [
         Choice("compute.threads", 1, f"{1000 * one:.0f} ms an update with one thread, {1000 * many:.0f} with {most}")
     ]
+
+
+def _wandering(config: Config) -> list[Choice]:
+    if config.env.num_envs > 1:
+        return []
+    share = round(config.behavior.explore_wander / 4, 2)
+    return [Choice("behavior.explore_wander", share, "one environment has to learn the task and to explore")]
 
 
 def _sizes(config: Config, found: FirstExperience) -> list[Choice]:
