@@ -166,7 +166,7 @@ def test_without_wandering_nothing_is_drawn_for_it():
     agent, still = certain()
     player = agent.player(num_envs=2, mode="explore")
     player(np.stack([still] * 2))
-    assert "away" not in player.memory() and player.away is None
+    assert "away" not in player.memory()
 
 
 def test_an_unknown_mode_is_refused(agent):

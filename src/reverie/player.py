@@ -118,14 +118,14 @@ class Player:
         self.action = torch.zeros(self.count, self.spec.action.size, device=self.device)
         self.fresh = np.ones(self.count, bool)
         self.draw = policy_noise(self.actor.parts, self.count, self.generator) if self.hold > 1 else None
-        self.away = torch.zeros(1, self.spec.action.size + 1, device=self.device) if self.wander else None
+        self.away = torch.zeros(1, self.spec.action.size + 1, device=self.device)  # [is it a stretch, of which action]
 
     def memory(self) -> dict[str, Tensor]:
         """All that it remembers of the past, for `recall`; its random numbers are `generator`'s."""
         parts = zip(("deter", "stoch", "stats"), self.state, strict=True)
         found = {**dict(parts), "action": self.action, "fresh": torch.from_numpy(self.fresh)}
-        extra = {"draw": self.draw, "away": self.away}
-        return found | {key: value for key, value in extra.items() if value is not None}
+        found |= {} if self.draw is None else {"draw": self.draw}
+        return found | {"away": self.away} if self.wander else found
 
     def recall(self, memory: Mapping[str, Tensor]) -> None:
         """Restore a `memory` of as many environments."""

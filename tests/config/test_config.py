@@ -212,11 +212,11 @@ def test_a_whole_number_written_with_a_point_is_understood(value):
     ("changes", "message"),
     [
         ({"gamma": 1.5}, "'behavior.gamma' must be between 0 and 1, got 1.5"),
-        ({"gamma": float("nan")}, "'behavior.gamma' must be between 0 and 1, got nan"),
+        ({"gamma": float("nan")}, "'behavior.gamma' must be a number, got nan"),
         ({"batch_size": 0}, "'train.batch_size' must be above 0, got 0"),
         ({"num_envs": -1}, "'env.num_envs' must be above 0, got -1"),
         ({"world_model_lr": 0}, "'model.world_model_lr' must be above 0"),
-        ({"actor_lr": float("nan")}, "'behavior.actor_lr' must be above 0"),
+        ({"actor_lr": float("nan")}, "'behavior.actor_lr' must be a number, got nan"),
         ({"actor_lr": float("inf")}, "'behavior.actor_lr' must be finite"),
         ({"prefill": -1}, "'train.prefill' must not be negative, got -1"),
         ({"free_nats": -0.5}, "'model.free_nats' must not be negative"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -123,8 +124,14 @@ def preset_differences(left: str, right: str) -> list[tuple[Row, Row]]:
     return [(a, b) for a, b in pairs if a.value != b.value]
 
 
-def _read(name: str) -> dict[str, Any]:
-    return yaml.safe_load(preset_text(name)) or {}
+def _read(name: str) -> Mapping[str, Any]:
+    return _parsed(preset_text(name))
+
+
+@cache
+def _parsed(text: str) -> Mapping[str, Any]:
+    """What a preset's YAML says, each once: stacks name the same ones again and again."""
+    return yaml.safe_load(text) or {}
 
 
 def _chain(stack: str) -> list[str]:

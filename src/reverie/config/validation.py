@@ -142,6 +142,9 @@ _HEADS = ("obs", "reward", "continue")
 
 def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
     """Values out of range, and values that contradict each other, as sentences. values, kinds: {"group.name": ...}."""
+    unknown = {key for key, value in values.items() if isinstance(value, float) and value != value}
+    if unknown:  # which is neither above nor below any limit
+        return [f"'{key}' must be a number, got nan" for key in sorted(unknown)]
     faults = [f"'{key}' must be above 0, got {values[key]}" for key in _POSITIVE if not values[key] > 0]
     faults += [f"'{key}' must be between 0 and 1, got {values[key]}" for key in _UNIT if not 0 <= values[key] <= 1]
     faults += [f"'{key}' must be below 1, got {values[key]}" for key in _BELOW_ONE if values[key] == 1]
