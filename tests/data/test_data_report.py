@@ -47,6 +47,13 @@ def test_numbers_are_those_of_the_rows():
     json.dumps(told.to_dict())
 
 
+def test_the_largest_rewards_that_fit_have_a_finite_mean():
+    found = rows(body=vector()) | {"reward": np.full(100, np.finfo(np.float32).max)}
+    told = report(found, {"body": "vector"}).to_dict()["rewards"]
+    assert told["mean"] == pytest.approx(float(np.finfo(np.float32).max))
+    assert told["std"] == pytest.approx(0, abs=1e25)
+
+
 def test_resets_are_no_rewards():
     found = rows(body=vector())
     found["reward"][:] = 1.0

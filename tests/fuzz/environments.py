@@ -705,8 +705,9 @@ def play(agent: Any, recipe: Recipe) -> None:
     """The player in the user's own loop; what the environment raises is the user's."""
     import reverie
 
-    player, env = agent.player(), Odd(recipe)
+    player = agent.player()
     try:
+        env = Odd(recipe)
         obs, info = env.reset(seed=3)
     except BaseException:
         return

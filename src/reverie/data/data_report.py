@@ -241,6 +241,7 @@ def histogram(values: np.ndarray, bins: int = 30) -> str:
 def _summary(values: np.ndarray) -> dict[str, float]:
     if not len(values):
         return {}
+    values = values.astype(np.float64)  # a sum of the largest numbers that fit is larger
     names: dict[str, Callable[[np.ndarray], Any]] = {"min": np.min, "max": np.max, "mean": np.mean, "std": np.std}
     return {name: float(measure(values)) for name, measure in names.items()}
 
