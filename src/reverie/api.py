@@ -14,12 +14,15 @@ from .config import build
 from .config.presets import load_preset
 from .config.validation import names_code
 from .errors import UserError
-from .fast.modes import apply_mode, pick_dtype, pick_fused, usual_switches
-from .files import absolute
+from .fast import accelerate, plain_parts, set_types
+from .fast.modes import pick_fused, pick_precision, usual_switches
+from .fast.products import Types
+from .files import absolute, read_json, sound
 from .player import Player
 
 if TYPE_CHECKING:  # a player is loaded without training code and without Gymnasium
     import gymnasium as gym
+    import torch
 
     from .config import Config
     from .envs import EnvLike
@@ -233,11 +236,15 @@ def load_player(
     checkpoint.load_weights(found, actor, only="actor")
     place = require_device(device)
     if not compiled and config.compute.mode in ("auto", "fast", "graph"):  # the same sums as during training
-        dtype = pick_dtype(config, "fast", place)
         compute = replace(config.compute, fused="auto") if config.compute.fused == "on" else config.compute
-        fused = pick_fused(compute, "fast", dtype, place).on  # without a compiler here, acting does without
-        notes = [note for part in (world_model, actor) for note in apply_mode(part, "fast", dtype, fused=fused)]
-        for note in dict.fromkeys(notes):
+        modules = (world_model, actor)
+        for part in modules:
+            accelerate(part)
+        types = _trained_in(found, config, place) or pick_precision(config, "fast", place, modules).types
+        fused = pick_fused(compute, "fast", types, place)  # without a compiler here, acting does without
+        for part in modules:
+            set_types(part, types, fused=fused.on)
+        for note in dict.fromkeys(note for part in modules for note in plain_parts(part)):
             print(f"note: {note}", file=sys.stderr)
     parts = world_model.to(place), actor.to(place), spec
     explore = config.behavior
@@ -253,3 +260,13 @@ def load_player(
     if compiled:
         player.freeze()
     return player
+
+
+def _trained_in(path: Path, config: Config, place: torch.device) -> Types | None:
+    """The number types that a checkpoint was trained in, where they were chosen by measuring and kept."""
+    state = path / "state.json"
+    if config.compute.precision != "auto" or place.type != "cpu" or not state.exists():
+        return None
+    with sound(state):
+        saved = read_json(state).get("types")
+        return None if saved is None else Types.from_dict(saved)

@@ -26,9 +26,10 @@ from .config import Config
 from .data.replay import Batch
 from .distributions import Policy
 from .envs.spaces import Spec
-from .fast import plain_parts, set_fused
+from .fast import plain_parts, set_types
 from .fast.cuda_graph import CapturedUpdate
-from .fast.modes import Fused, apply_mode, autocast, pick_dtype, pick_fused, pick_mode
+from .fast.modes import Fused, Precision, apply_mode, autocast, pick_dtype, pick_fused, pick_mode, pick_precision
+from .fast.products import Types, said
 from .finite import FiniteGuard
 from .ops import symexp, symlog
 from .player import Player, choose_action
@@ -46,6 +47,8 @@ class DreamerV2(nn.Module):
     slow_critic: Critic
     return_scale: ReturnScale
 
+    kept_types = ""  # a note, where an earlier part of the run chose other number types
+
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__()
         self.config = config
@@ -58,9 +61,8 @@ class DreamerV2(nn.Module):
                 self.add_module(name, part)
         self.to(self.device)
         self.mode = pick_mode(config.compute, self.device)
-        self.dtype = pick_dtype(config, self.mode, self.device)
-        self.fused = pick_fused(config.compute, self.mode, self.dtype, self.device)
-        apply_mode(self, self.mode, self.dtype, fused=self.fused.on)
+        apply_mode(self, self.mode, torch.float32)
+        self.use(pick_precision(config, self.mode, self.device, (self.world_model, self.actor)))
         graph = self.mode == "graph"
         learning: dict[str, nn.Module] = {"world_model": self.world_model}
         scales: list[Tensor] = []
@@ -83,7 +85,28 @@ class DreamerV2(nn.Module):
     def notes(self) -> list[str]:
         """A line for each part that is computed the plain way although a fast one was asked for, and why."""
         parts = plain_parts(self) if self.mode in ("fast", "graph") else []
-        return [*parts, self.fused.note] if self.fused.note else parts
+        return [*parts, *filter(None, (self.fused.note, self.kept_types))]
+
+    def use(self, precision: Precision) -> None:
+        """Make products in these number types from now on."""
+        self.precision = precision
+        self.dtype = precision.types.lowest
+        self.fused = pick_fused(self.config.compute, self.mode, precision.types, self.device)
+        set_types(self, precision.types, fused=self.fused.on)
+
+    def keep_types(self, before: Types | None) -> None:
+        """Make products in the types of an earlier part of this run, where `compute.precision` is auto: a run continues
+        bit for bit, also on a machine that would choose others. None: it began before they were measured."""
+        if self.config.compute.precision != "auto" or self.mode != "fast" or self.device.type != "cpu":
+            return
+        own = self.precision.types
+        types = before or Types.all(pick_dtype(self.config, self.mode, self.device))
+        if types != own:
+            self.use(Precision(types, "as the run began"))
+            self.kept_types = (
+                f"products stay as the run began, {said(types)}; this machine would choose {said(own)}. "
+                "compute.precision sets another type"
+            )
 
     def keep_fused(self, before: bool) -> None:
         """Run loops as an earlier part of this run did, where `compute.fused` is auto: it continues bit for bit."""
@@ -93,7 +116,7 @@ class DreamerV2(nn.Module):
             why = self.fused.note or "compiled loops are not used in this mode"
             self.fused = Fused(False, f"{why}; the run had them, so it does not continue bit for bit")
         else:
-            set_fused(self, False)
+            set_types(self, self.precision.types, fused=False)
             note = "compiled loops stay off, as this run began without them; compute.fused=on turns them on"
             self.fused = Fused(False, note)
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from reverie.config import ComputeConfig
 from reverie.errors import UserError
-from reverie.fast import Feat, OneHots, accelerate, fused, fused_build, set_fused
+from reverie.fast import Feat, OneHots, accelerate, fused, fused_build, set_types
 from reverie.fast.dense import worth_fusing
 from reverie.fast.fused_build import NotBuilt, open_library
 from reverie.fast.modes import pick_fused
@@ -476,7 +476,7 @@ def test_a_slow_processor_does_without(monkeypatch):
 def test_bfloat16_is_never_computed_by_it():
     agent = agent_of("demo", "fast", **{"compute.fused": "auto", "compute.precision": "bfloat16"})
     assert (agent.fused.on, agent.notes) == (False, [])
-    set_fused(agent, True)
+    set_types(agent, agent.precision.types, fused=True)
     assert not any(part.__dict__.get("runs_fused") for part in agent.modules())
 
 

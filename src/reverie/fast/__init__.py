@@ -5,6 +5,7 @@ Read the plain definitions first (`networks.py`, `rssm.py`, `layers.py`, `latent
     definitions.py  which plain functions that is, and whether they are the ones it was proven against
     convs.py        convolutions in the form that is fastest for their shape
     products.py     matrix products by size
+    choose.py       which number type is quicker for what, measured on this processor
     rows.py         products with one-hot vectors as sums of rows
     dense.py        dense layers, float32 or bfloat16 by their size
     scan.py         the recurrent loops, with everything taken out of them that need not be in them
@@ -27,6 +28,7 @@ from ..rssm import DiscreteRSSM
 from .convs import FastConvDecoder, FastConvEncoder
 from .definitions import PARTS, changed
 from .dense import FastMLP
+from .products import Types
 from .rows import Feat, OneHots
 from .scan import FastRSSM
 
@@ -38,31 +40,35 @@ FASTER: dict[type[nn.Module], type[nn.Module]] = {
     DiscreteRSSM: FastRSSM,
 }
 
-__all__ = ["FASTER", "Feat", "OneHots", "accelerate", "plain_parts", "set_fused"]
+__all__ = ["FASTER", "Feat", "OneHots", "accelerate", "plain_parts", "set_types"]
 
 
-def accelerate(module: nn.Module, dtype: torch.dtype = torch.float32, *, fused: bool = False) -> list[str]:
+def accelerate(module: nn.Module, dtype: torch.dtype | Types = torch.float32, *, fused: bool = False) -> list[str]:
     """Let every part that has a fast form compute by it. Parameters, their names and checkpoints stay the same.
 
     A part whose plain definition is not the one that the fast form was proven against keeps the plain one.
-    dtype: of large products; parameters, losses and everything else stay float32. fused: loops by compiled code, which
-    must be there (`modes.pick_fused`). -> `plain_parts` afterwards.
+    dtype: of large products, or of each kind of them; parameters, losses and everything else stay float32. fused: loops
+    by compiled code, which must be there (`modes.pick_fused`). -> `plain_parts` afterwards.
     """
     edited = {kind for kind in FASTER if changed(PARTS[kind.__name__])}
     for part in list(module.modules()):
         kind = type(part)
         if kind in FASTER and kind not in edited:
             part.__class__ = FASTER[kind]
-            part.__dict__["product_dtype"] = dtype
-    set_fused(module, fused)
+    set_types(module, dtype if isinstance(dtype, Types) else Types.all(dtype), fused=fused)
     return plain_parts(module)
 
 
-def set_fused(module: nn.Module, on: bool) -> None:
-    """Let the loops of parts that are computed fast be run by compiled code (fused.py), or not."""
+def set_types(module: nn.Module, types: Types, *, fused: bool) -> None:
+    """The number types of parts that are computed fast, and whether what is float32 is run by compiled code (fused.py),
+    where it can be."""
+    loops = {id(part) for rssm in module.modules() if type(rssm) is FastRSSM for part in rssm.modules()}
     for part in module.modules():
-        if type(part) in (FastRSSM, FastMLP):
-            part.__dict__["runs_fused"] = on and part.__dict__["product_dtype"] == torch.float32
+        if type(part) in FASTER.values():
+            images = isinstance(part, FastConvEncoder | FastConvDecoder)
+            dtype = types.loops if id(part) in loops else types.convolutions if images else types.dense
+            part.__dict__["product_dtype"] = dtype
+            part.__dict__["runs_fused"] = fused and dtype == torch.float32 and not images
 
 
 def plain_parts(module: nn.Module) -> list[str]:

@@ -56,12 +56,12 @@ def patches(big: Tensor, kernel: int) -> Tensor:
     return view.reshape(count * rows * cols, kernel * kernel * channels)
 
 
-def down(big: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """conv2d of stride 2. big (N, C, H, W), weight (M, C, k, k) -> (N, M, h, w)."""
+def down(big: Tensor, weight: Tensor, bias: Tensor | None = None, *, few: int = FEW) -> Tensor:
+    """conv2d of stride 2. big (N, C, H, W), weight (M, C, k, k) -> (N, M, h, w). few: images that are a product."""
     kernel = weight.shape[-1]
     rows, cols = ((size - kernel) // 2 + 1 for size in big.shape[-2:])
-    few = len(big) <= FEW and big.shape[1] >= 16
-    if big.is_cuda or (max(rows, cols) > PATCHES_DOWN and not few):
+    as_product = max(rows, cols) <= PATCHES_DOWN or (len(big) <= few and big.shape[1] >= 16)
+    if big.is_cuda or not as_product:
         return F.conv2d(big, weight, bias, 2)
     flat = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
     return linear(patches(big, kernel), flat, bias).reshape(-1, rows, cols, len(weight)).permute(0, 3, 1, 2)
@@ -246,7 +246,7 @@ class FastConvDecoder(ConvDecoder):
             return super().forward(feat.dense() if isinstance(feat, Feat) else feat)
         if feat.device.type == "cpu" and is_standard(self.linear):
             unit = self.__dict__.get("_unit")
-            if unit is None or unit.layer is not self.linear:  # the first call, or the layer was replaced
+            if unit is None or unit.layer is not self.linear or unit.dtype != self.product_dtype:  # new or replaced
                 unit = self.__dict__["_unit"] = Unit(self.linear, None, False, self.product_dtype)
             maps = self.activation(unit(feat))
         else:

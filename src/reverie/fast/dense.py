@@ -252,8 +252,9 @@ class FastMLP(MLP):
         # Other devices multiply one-hots fast, and choosing by size is not needed there.
         own = self.__dict__
         form = [(x, type(x), x.__dict__.get("alpha"), x._parameters.get("bias") is None) for x in self]
-        if own.get("_form") != (form, self.runs_fused):  # the first call, or a layer was replaced or changed
-            own["_form"] = form, self.runs_fused
+        mode = form, self.runs_fused, self.product_dtype
+        if own.get("_form") != mode:  # the first call, or a layer was replaced or changed
+            own["_form"] = mode
             own["_units"] = units(self, self.product_dtype, runs_fused=self.runs_fused)
             layers: list[nn.Module] = list(self)
             own["_hooks"] = [

@@ -75,12 +75,17 @@ def library_path(folder: Path, texts: dict[str, str]) -> Path:
 def _is_whole(path: Path) -> bool:
     """Is it a library that this user wrote, all of it? Raises NotBuilt where another user may have."""
     try:
-        state = path.stat()
-        if state.st_uid != os.getuid() or state.st_mode & 0o022:
+        if not is_ours(path):
             raise NotBuilt(f"{path} belongs to or can be changed by another user; delete it")
         return path.with_suffix(".sha256").read_text(encoding="utf-8") == _digest(path)
     except OSError:
         return False
+
+
+def is_ours(path: Path) -> bool:
+    """May this user alone have written it, as far as the system tells? Raises OSError, also where there is no file."""
+    state = path.stat()
+    return not hasattr(os, "getuid") or (state.st_uid == os.getuid() and not state.st_mode & 0o022)
 
 
 def _digest(path: Path) -> str:

@@ -13,7 +13,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -26,7 +26,9 @@ from ..errors import UserError
 from ..layers import MLP, NormGRUCell
 from ..networks import ConvDecoder, ConvEncoder
 from . import accelerate, fused
+from .choose import decide, measured, processor, share
 from .fused_build import NotBuilt
+from .products import Types
 
 COMPILED = (MLP, ConvEncoder, ConvDecoder, NormGRUCell)
 #: Widest dense layers of a network that a CPU computes in float32 also where it has units for bfloat16.
@@ -45,15 +47,53 @@ def pick_mode(compute: ComputeConfig, device: torch.device) -> str:
 
 
 def pick_dtype(config: Config, mode: str, device: torch.device) -> torch.dtype:
-    """What big products are made in; "auto" is bfloat16 where that is faster, float32 for the reference.
-
-    On a CPU that takes units for it and layers wider than `NARROW`: below, products are few and small beside the loops,
-    which compiled code runs in float32 (docs/performance.md).
+    """What big products are made in where nothing is measured; "auto" is bfloat16 where the hardware has units for it,
+    float32 for the reference and, on a CPU, for networks that are not wide.
     """
     if config.compute.precision != "auto":
         return torch.bfloat16 if config.compute.precision == "bfloat16" else torch.float32
-    narrow = device.type == "cpu" and max(config.model.rnn_hidden_dim, config.model.hidden_dim) <= NARROW
+    narrow = device.type == "cpu" and is_narrow(config)
     return torch.float32 if mode == "reference" or narrow or not has_bfloat16(device) else torch.bfloat16
+
+
+def is_narrow(config: Config) -> bool:
+    """Are products so few and small beside the loops, which compiled code runs in float32, that nothing is gained by
+    another type (docs/performance.md)?"""
+    return max(config.model.rnn_hidden_dim, config.model.hidden_dim) <= NARROW
+
+
+class Precision(NamedTuple):
+    """The number types of an agent's products, and why: a line for the header of a run."""
+
+    types: Types
+    why: str
+
+
+def pick_precision(
+    config: Config, mode: str, device: torch.device, parts: Sequence[nn.Module], *, again: bool = False
+) -> Precision:
+    """What the products of an agent's parts are made in: as `pick_dtype`, but measured (choose.py) for the fast mode on
+    a CPU with units for bfloat16, once on each machine. A deterministic run measures nothing.
+
+    parts: already computed fast. again: measure, whatever is known from before.
+    """
+    dtype = pick_dtype(config, mode, device)
+    fixed = Types.all(dtype)
+    if config.compute.precision != "auto":
+        return Precision(fixed, "by compute.precision")
+    if mode != "fast" or device.type != "cpu":
+        return Precision(fixed, "as usual in this mode")
+    if dtype == torch.float32:
+        return Precision(fixed, "its layers are narrow" if is_narrow(config) else "no units for bfloat16")
+    if config.train.deterministic:
+        return Precision(fixed, "by a fixed table, for a deterministic run")
+    available = config.compute.fused != "off" and not _why_not_built() and fused.library().best > 0
+    found = measured(parts, config, fused=available, again=again)
+    types = decide(found)
+    if config.compute.fused == "on":
+        types = types._replace(loops=torch.float32)
+    whole = f"{share(found, types):.2f}x of float32's time"
+    return Precision(types, f"{whole}, measured on {processor()}; all in bfloat16 {share(found, fixed):.2f}x")
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -79,10 +119,13 @@ class Fused(NamedTuple):
     note: str = ""
 
 
-def pick_fused(compute: ComputeConfig, mode: str, dtype: torch.dtype, device: torch.device) -> Fused:
-    """What `compute.fused` means with this mode, number type and device. Raises UserError where "on" cannot be had."""
+def pick_fused(compute: ComputeConfig, mode: str, types: torch.dtype | Types, device: torch.device) -> Fused:
+    """What `compute.fused` means with this mode, number types and device. Raises UserError where "on" cannot be had."""
     if compute.fused == "off":
         return Fused(False)
+    if isinstance(types, Types):  # convolutions are never run by it
+        types = torch.float32 if torch.float32 in (types.dense, types.loops) else torch.bfloat16
+    dtype = types
     if mode != "fast" or device.type != "cpu" or dtype != torch.float32:
         reason = f"it is for the fast mode in float32 on a CPU, this is {mode} in {str(dtype)[6:]} on '{device.type}'"
         note = ""
@@ -105,7 +148,7 @@ def _why_not_built() -> str:
     return ""
 
 
-def apply_mode(module: nn.Module, mode: str, dtype: torch.dtype, *, fused: bool = False) -> list[str]:
+def apply_mode(module: nn.Module, mode: str, dtype: torch.dtype | Types, *, fused: bool = False) -> list[str]:
     """Let a module's parts compute in this mode. Parameters, their names and checkpoints stay the same.
 
     -> a line for each part that is computed the plain way although a fast one was asked for, and why.

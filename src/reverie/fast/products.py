@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +16,54 @@ WORTH_HALVING = 2**20
 #: From this many on, oneDNN's float32 product is worth its call: on AMD's CPUs twice as quick as MKL's, torch's usual.
 WORTH_ONEDNN = 2**20
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+#: The kinds of work whose number types are chosen apart.
+KINDS = ("convolutions", "dense", "loops")
+
+
+class Types(NamedTuple):
+    """What large products are made in: of encoder and decoder, of dense layers and heads, of the RSSM."""
+
+    convolutions: torch.dtype
+    dense: torch.dtype
+    loops: torch.dtype
+
+    @classmethod
+    def all(cls, dtype: torch.dtype) -> Types:
+        """Everything in one type."""
+        return cls(dtype, dtype, dtype)
+
+    @property
+    def lowest(self) -> torch.dtype:
+        """bfloat16 if anything is computed in it."""
+        return torch.bfloat16 if torch.bfloat16 in self else torch.float32
+
+    def of(self, kind: str) -> torch.dtype:
+        """That of one of the `KINDS`."""
+        return self[KINDS.index(kind)]
+
+    def to_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return {kind: _name(self.of(kind)) for kind in KINDS}
+
+    @classmethod
+    def from_dict(cls, names: Mapping[str, str]) -> Types:
+        """Inverse of `to_dict`. Raises ValueError or KeyError for what does not come from there."""
+        known = {_name(dtype): dtype for dtype in (torch.float32, torch.bfloat16)}
+        if odd := [names[kind] for kind in KINDS if names[kind] not in known]:
+            raise ValueError(f"no number type '{odd[0]}'")
+        return cls(*(known[names[kind]] for kind in KINDS))
+
+
+def said(types: Types) -> str:
+    """As "convolutions in bfloat16, dense and loops in float32"."""
+    kinds = {dtype: [kind for kind in KINDS if types.of(kind) == dtype] for dtype in dict.fromkeys(types)}
+    if len(kinds) == 1:
+        return f"all in {_name(types.loops)}"
+    return ", ".join(f"{' and '.join(kind)} in {_name(dtype)}" for dtype, kind in kinds.items())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def product_dtype(rows: int, weight: Tensor, dtype: torch.dtype) -> torch.dtype:

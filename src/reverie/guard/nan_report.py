@@ -23,7 +23,8 @@ from ..config import Config
 from ..data.replay import Batch
 from ..envs.spaces import Spec
 from ..errors import UserError
-from ..fast import FASTER
+from ..fast import FASTER, set_types
+from ..fast.products import Types
 from ..files import check_manifest, is_own_file, read_json, require_own_files
 from ..finite import FailedUpdate, NonFinite, random_state, set_random_state
 from ..rssm import State
@@ -268,10 +269,12 @@ def _explain_overflow(
     """Cause and advice where all inputs were finite."""
     if agent.dtype == torch.bfloat16:
         agent.dtype = torch.float32
+        set_types(agent, Types.all(torch.float32), fused=agent.fused.on)
         try:
             again = _computed(agent, case)
         finally:
             agent.dtype = torch.bfloat16
+            set_types(agent, agent.precision.types, fused=agent.fused.on)
         if again is None:
             return "too coarse or too large for bfloat16: in float32 it is finite", "compute.precision=float32"
     if case.batch is not None:

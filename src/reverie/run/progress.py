@@ -12,6 +12,7 @@ from ..build import count_parameters
 from ..envs.names import NamedMaker
 from ..errors import printable
 from ..fast.modes import usual_switches
+from ..fast.products import said
 from .directory import FRESH
 from .evaluation import MAX_LENGTH, Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
 from .forecast import duration
@@ -79,6 +80,7 @@ class Progress:
             for name, module in [("world model", agent.world_model), ("actor", agent.actor), ("critic", agent.critic)]
         )
         self.say(f"model     {sizes} parameters on {agent.device}")
+        self.say(f"products  {said(agent.precision.types)}: {agent.precision.why}")
         gigabytes = run.replay.nbytes() / 1e9
         self.say(
             f"replay    {config.replay.replay_capacity:,} steps, up to {gigabytes:.2f} GB ({config.replay.storage})"

@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import checkpoint
 from ..errors import UserError
 from ..fast.modes import usual_switches
+from ..fast.products import Types
 from ..files import Damaged, check, read_json, sound, writing
 from .clock import Clock
 from .directory import FRESH, clear_leftovers
@@ -47,6 +48,7 @@ def state_of(run: RunState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "health": run.health.found,
         "source": run.source,
         "fused": run.agent.fused.on,
+        "types": run.agent.precision.types.to_dict(),
         "log": {
             "sizes": run.logger.sizes(),
             "count": run.logger.count,
@@ -151,6 +153,7 @@ def restore(run: RunState, path: Path) -> dict[str, Any]:
         run.rng.bit_generator.state = saved["rng"]
         run.recent = list(saved["recent"])
         run.nan_policy.resume(run.clock)
+        run.agent.keep_types(Types.from_dict(saved["types"]) if "types" in saved else None)
         run.agent.keep_fused(bool(saved.get("fused", False)))
         run.health.found = {str(key): float(value) for key, value in saved.get("health", {}).items()}
         known_source = saved.get("source", "")
