@@ -225,3 +225,28 @@ def test_mistakes_get_a_sentence(capsys, words, message):
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
+
+
+# ------------------------------------------------------------------------------------------------------------ choosing
+
+
+def test_choose_prints_a_table_and_keeps_what_it_found(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("REVERIE_CACHE", str(tmp_path))
+    words = ["choose", "--preset", "default", "--shape", "28", "28", "1", "--batch", "2", "--length", "4"]
+    wide = settings(rnn_hidden_dim=136)
+    code, out, _ = bench(capsys, *words, *wide, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert [row["kind"] for row in found["kinds"]] == ["convolutions", "dense", "loops"]
+    assert len(list(tmp_path.glob("choice-*.json"))) == 1
+    code, out, _ = bench(capsys, *words, *wide)
+    rows = [line for line in out.splitlines() if line.startswith(("convolutions", "dense", "loops"))]
+    assert code == 0
+    assert len(rows) == 3
+    assert all(row.endswith(("float32", "bfloat16")) for row in rows)
+    assert out.splitlines()[-1].startswith("choice ")
+
+
+def test_choose_says_what_it_does_not_do(capsys):
+    assert bench(capsys, "choose", "--seconds", "1")[2].startswith("error: --seconds means nothing")
+    assert "number types are chosen for the fast mode on a CPU" in bench(capsys, "choose", "compute.mode=reference")[2]

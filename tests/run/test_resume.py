@@ -11,13 +11,18 @@ import time
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from toys import CountingEnv, long_counting
 
+import reverie
 from reverie import UserError, checkpoint
 from reverie.data.collect import Collector
 from reverie.envs import make_vector
 from reverie.envs.repeatable import Repeatable, seed_of
+from reverie.fast.choose import Timing
+from reverie.fast.products import Types
+from reverie.files import manifest_of
 from reverie.run.logger import read_lines
 from reverie.run.progress import Progress
 from reverie.run.resume import save_run
@@ -108,6 +113,37 @@ def test_a_run_that_began_without_compiled_loops_continues_without(make_run, tmp
     again.close()
     state = next((tmp_path / "run" / "checkpoints").glob("step-*/state.json"))
     assert json.loads(state.read_text())["fused"] is False
+
+
+def test_a_run_keeps_its_number_types_on_another_machine(make_run, tmp_path, monkeypatch):
+    """Also where another choice would be made; and one that began before there was a choice keeps that."""
+    float32, bfloat16 = Types.all(torch.float32), Types.all(torch.bfloat16)
+    monkeypatch.setattr("reverie.fast.modes.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("reverie.fast.modes.measure_types", lambda *_: {"dense": Timing("", 1.0, 1.0, 1.0)})
+    settings = ALL | {"deterministic": False, "rnn_hidden_dim": 136, "env_steps": 60}
+    mixed = Types(torch.bfloat16, torch.float32, torch.float32)
+
+    def opened(decided, name="run"):
+        monkeypatch.setattr("reverie.fast.modes.decide", lambda found: decided)
+        return make_run(tmp_path / name, Walk, **settings)
+
+    run = opened(mixed)
+    run.train(StopAt(47))
+    (path,) = (tmp_path / "run" / "checkpoints").glob("step-*/state.json")
+    assert json.loads(path.read_text())["types"] == mixed.to_dict()
+    monkeypatch.setattr("reverie.fast.modes.decide", lambda found: bfloat16)
+    assert reverie.load_player(path.parent).world_model.rssm.product_dtype == torch.float32  # as it was trained
+    run = opened(float32)
+    assert run.agent.precision.types == mixed
+    assert [note for note in run.agent.notes if "products stay as the run began" in note]
+    run.close()
+    state = json.loads(path.read_text())
+    del state["types"]  # as an earlier version left it
+    path.write_text(json.dumps(state))
+    (path.parent / "manifest.json").write_text(manifest_of(path.parent))
+    run = opened(float32)
+    assert run.agent.precision.types == bfloat16
+    run.close()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
@@ -12,6 +14,8 @@ import torch
 from ..build import pick_device
 from ..data.replay import Replay
 from ..errors import UserError
+from ..fast.choose import decide
+from ..fast.modes import measure_types, pick_precision
 from ..run.forecast import memory_left, random_rows
 from ..train import DreamerV2, to_batch
 from .arithmetic import count_policy, count_update
@@ -62,6 +66,35 @@ def bench_update(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
         "memory": used,
         "parts": parts,
     }
+
+
+def bench_choose(subject: Subject) -> dict[str, Any]:
+    """Time the agent's kinds of work in each number type, and keep that for later runs. Raises UserError."""
+    agent = subject.agent()
+    if agent.mode != "fast" or agent.device.type != "cpu":
+        raise UserError(
+            f"number types are chosen for the fast mode on a CPU, this is {agent.mode} on '{agent.device}'.",
+            "Leave out compute.mode, and set compute.device=cpu.",
+        )
+    parts, plain = (agent.world_model, agent.actor), replace(subject.config.compute, precision="auto")
+    config = replace(subject.config, compute=plain)
+    start = time.perf_counter()
+    found = measure_types(config, parts, again=True)
+    seconds = time.perf_counter() - start
+    agent.use(pick_precision(subject.config, agent.mode, agent.device, parts))
+    rows = [
+        {
+            "kind": kind,
+            "shapes": each.what,
+            "flops": each.flops,
+            "float32_s": each.float32,
+            "bfloat16_s": each.bfloat16,
+            "quicker": decide(found).to_dict()[kind],
+            "choice": agent.precision.types.to_dict()[kind],
+        }
+        for kind, each in found.items()
+    ]
+    return {**subject.facts(agent), "took_s": seconds, "kinds": rows, "why": agent.precision.why}
 
 
 def bench_packed(subject: Subject, seeds: int, effort: Effort, say: Say) -> dict[str, Any]:

@@ -27,6 +27,7 @@ what to measure:
   update    one update of everything: time, memory, arithmetic, time by part       random batches, no environment
   policy    one step of acting: one environment, and as many as env.num_envs       no environment
   replay    drawing a batch, against copying as many bytes                         no environment
+  choose    float32 against bfloat16 for what this agent computes, kept for runs   no environment
 
 examples:
   reverie bench update                                     the demo's update, on this machine
@@ -38,7 +39,7 @@ Shapes are those of the preset's environment if it has one that is installed, el
 says which. Compare CPU seconds where other programs are running. compute.threads=1 uses one core only.
 """
 #: What can be measured -> seconds that this takes if nothing else is said.
-SECONDS = {"update": 5.0, "policy": 2.0, "replay": 1.0}
+SECONDS = {"update": 5.0, "policy": 2.0, "replay": 1.0, "choose": 0.0}
 #: What was measured here once -> the script of the repository that measures it now.
 MOVED = {
     "collect": "benchmarks/throughput.py collect",
@@ -140,6 +141,8 @@ def _numbers(args: argparse.Namespace) -> dict[str, float]:
     """--seconds, --repeats and --seeds, checked. Raises UserError."""
     given = {name: getattr(args, name) for name in ("seconds", "repeats", "seeds")}
     found = {name: number(f"--{name}", text, whole=name != "seconds") for name, text in given.items() if text}
+    if found and args.what == "choose":
+        raise UserError(f"--{min(found)} means nothing to `reverie bench choose`.", "It takes a fixed number of turns.")
     if "seeds" in found and args.what != "update":
         raise UserError(f"--seeds means nothing to `reverie bench {args.what}`.", "See reverie bench --help.")
     if {"seconds", "repeats"} <= found.keys():
@@ -151,6 +154,8 @@ def _measure(what: str, subject: Subject, numbers: Mapping[str, float]) -> dict[
     from ..bench import learning
     from ..bench.clocks import Effort
 
+    if what == "choose":
+        return learning.bench_choose(subject)
     effort = Effort(numbers["seconds"], int(numbers["repeats"]))
     if numbers["seeds"] > 1:
         return learning.bench_packed(subject, int(numbers["seeds"]), effort, progress)
@@ -287,10 +292,29 @@ def _spread(seconds: Mapping[str, float]) -> str:
     return f"{_ms(seconds['median'])} ({quartiles}, least {_ms(seconds['min'])})"
 
 
+def _choose_lines(found: Mapping[str, Any]) -> list[str]:
+    from ..evidence.tables import columns
+
+    rows = [("", "float32 GFLOP/s", "bfloat16 GFLOP/s", "bfloat16 / float32", "choice")]
+    rows += [
+        (
+            row["kind"],
+            f"{row['flops'] / row['float32_s'] / 1e9:.0f}",
+            f"{row['flops'] / row['bfloat16_s'] / 1e9:.0f}",
+            f"{row['bfloat16_s'] / row['float32_s']:.2f}x",
+            row["choice"],
+        )
+        for row in found["kinds"]
+    ]
+    shapes = [f"{'' if at else 'shapes':11} {row['kind']}: {row['shapes']}" for at, row in enumerate(found["kinds"])]
+    return [*shapes, *columns(rows, right=(1, 2, 3), indent=""), f"choice      {found['why']}"]
+
+
 PRINTERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "update": _update_lines,
     "policy": _policy_lines,
     "replay": _replay_lines,
+    "choose": _choose_lines,
 }
 COMMAND = Command(
     "bench",

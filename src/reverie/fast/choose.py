@@ -74,14 +74,14 @@ Measured = Mapping[str, Timing]
 
 def decide(found: Measured) -> Types:
     """The quicker type of each kind; float32 for one that the agent does not have."""
-    kinds = {kind: HALF if time.bfloat16 <= WORTH * time.float32 else FLOAT for kind, time in found.items()}
+    kinds = {kind: HALF if each.bfloat16 <= WORTH * each.float32 else FLOAT for kind, each in found.items()}
     return Types(*(kinds.get(kind, FLOAT) for kind in KINDS))
 
 
 def share(found: Measured, types: Types) -> float:
     """Time of what was measured in these types, float32's being 1."""
-    chosen = sum(time.bfloat16 if types.of(kind) == HALF else time.float32 for kind, time in found.items())
-    return chosen / sum(time.float32 for time in found.values())
+    chosen = sum(each.bfloat16 if types.of(kind) == HALF else each.float32 for kind, each in found.items())
+    return chosen / sum(each.float32 for each in found.values())
 
 
 # ------------------------------------------------------------------------------------------------------ what is kept

@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..layers import MLP, NormGRUCell
 from ..networks import ConvDecoder, ConvEncoder
 from . import accelerate, fused
-from .choose import decide, measured, processor, share
+from .choose import Measured, decide, measured, processor, share
 from .fused_build import NotBuilt
 from .products import Types
 
@@ -69,13 +69,11 @@ class Precision(NamedTuple):
     why: str
 
 
-def pick_precision(
-    config: Config, mode: str, device: torch.device, parts: Sequence[nn.Module], *, again: bool = False
-) -> Precision:
+def pick_precision(config: Config, mode: str, device: torch.device, parts: Sequence[nn.Module]) -> Precision:
     """What the products of an agent's parts are made in: as `pick_dtype`, but measured (choose.py) for the fast mode on
     a CPU with units for bfloat16, once on each machine. A deterministic run measures nothing.
 
-    parts: already computed fast. again: measure, whatever is known from before.
+    parts: already computed fast.
     """
     dtype = pick_dtype(config, mode, device)
     fixed = Types.all(dtype)
@@ -87,8 +85,7 @@ def pick_precision(
         return Precision(fixed, "its layers are narrow" if is_narrow(config) else "no units for bfloat16")
     if config.train.deterministic:
         return Precision(fixed, "by a fixed table, for a deterministic run")
-    available = config.compute.fused != "off" and not _why_not_built() and fused.library().best > 0
-    found = measured(parts, config, fused=available, again=again)
+    found = measure_types(config, parts)
     types = decide(found)
     if config.compute.fused == "on":
         types = types._replace(loops=torch.float32)
@@ -110,6 +107,12 @@ def _has_instructions() -> bool:
     """oneDNN also accepts bfloat16 where it has to imitate it, slower than float32."""
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)
+
+
+def measure_types(config: Config, parts: Sequence[nn.Module], *, again: bool = False) -> Measured:
+    """What an agent's kinds of work take in each type on this CPU, loops as they would be run. As `pick_precision`."""
+    available = config.compute.fused != "off" and not _why_not_built() and fused.library().best > 0
+    return measured(parts, config, fused=available, again=again)
 
 
 class Fused(NamedTuple):
