@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..run.lines import each_line, read_lines, thinned
+from ..run.lines import each_line, thinned
 
 #: Episodes of training that count as the newest ones.
 RECENT = 20
@@ -105,11 +106,17 @@ class History:
         return None if found is None else found.better
 
 
-def _noting(lines: Iterable[Mapping[str, Any]], nonfinite: dict[str, None]) -> Iterator[Mapping[str, Any]]:
-    """The lines as they are; the keys of values that are not finite are added to `nonfinite` on the way."""
+def _rows(lines: Iterable[Mapping[str, Any]], nonfinite: dict[str, None]) -> Iterator[tuple[tuple[str, ...], array]]:
+    """(keys, values) of the numbers in each line, a tenth of its memory: lines with the same keys share them.
+
+    The keys of values that are not finite are added to `nonfinite` on the way.
+    """
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}
     for line in lines:
         nonfinite.update({key: None for key, value in line.items() if value is None and not key.startswith("eval/")})
-        yield line
+        numbers = {key: float(value) for key, value in line.items() if isinstance(value, int | float)}
+        keys = tuple(key for key, value in numbers.items() if math.isfinite(value))
+        yield known.setdefault(keys, keys), array("d", [numbers[key] for key in keys])
 
 
 def median(values: Sequence[float]) -> float:
@@ -120,11 +127,11 @@ def median(values: Sequence[float]) -> float:
 def read_history(run: Path) -> History:
     """Read a run's directory, finished or not; an incomplete last line is ignored."""
     lines = each_line(run / "metrics.jsonl")
-    return make_history(lines, read_lines(run / "episodes.jsonl"), crashed=(run / "crash").is_dir())
+    return make_history(lines, each_line(run / "episodes.jsonl"), crashed=(run / "crash").is_dir())
 
 
 def make_history(
-    lines: Iterable[Mapping[str, Any]], episodes: Sequence[Mapping[str, Any]], *, crashed: bool = False
+    lines: Iterable[Mapping[str, Any]], episodes: Iterable[Mapping[str, Any]], *, crashed: bool = False
 ) -> History:
     """The history from the lines of metrics.jsonl and episodes.jsonl. crashed: whether there is a NaN report.
 
@@ -133,15 +140,19 @@ def make_history(
     metrics: dict[str, list[float]] = {}
     at: dict[str, list[int]] = {}
     nonfinite: dict[str, None] = {}
-    for line in thinned(_noting(lines, nonfinite)):
-        for key, value in line.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                metrics.setdefault(key, []).append(float(value))
-                at.setdefault(key, []).append(int(line.get("updates") or 0))
-    tests = [(int(e["env_steps"]), float(e["return"])) for e in episodes if e.get("phase") == "eval"]
-    returns: dict[str, tuple[float, ...]] = {
-        phase: tuple(float(e["return"]) for e in episodes if e.get("phase") == phase) for phase in ("random", "train")
-    }
+    for keys, values in thinned(_rows(lines, nonfinite)):
+        updates = int(values[keys.index("updates")]) if "updates" in keys else 0
+        for key, value in zip(keys, values, strict=True):
+            metrics.setdefault(key, []).append(value)
+            at.setdefault(key, []).append(updates)
+    tests: list[tuple[int, float]] = []
+    returns: dict[str, list[float]] = {"random": [], "train": []}
+    for episode in episodes:
+        phase = episode.get("phase")
+        if phase == "eval":
+            tests.append((int(episode["env_steps"]), float(episode["return"])))
+        elif phase in returns:
+            returns[phase].append(float(episode["return"]))
 
     def highest(key: str) -> int:
         return int(max(metrics.get(key, [0])))
@@ -154,8 +165,8 @@ def make_history(
         skipped=highest("nonfinite/skipped"),
         rollbacks=highest("nonfinite/rollbacks"),
         crashed=crashed,
-        random=returns["random"],
-        returns=returns["train"],
+        random=tuple(returns["random"]),
+        returns=tuple(returns["train"]),
         last_evaluation=tuple(score for steps, score in tests if steps == tests[-1][0]),
         at=at,
     )

@@ -136,7 +136,7 @@ class WatchedRun:
                 "speed": last.get("speed/env_steps_per_second"),
                 "updates_per_second": last.get("speed/updates_per_second"),
                 "modified": round(self._metrics_file.modified),
-                "one_in": self._metrics_file.stride,
+                "one_in": self._metrics_file.stride * self.metrics.one_in,
                 "generation": self.generation,
                 "count": self.count,
                 **newest,
