@@ -132,7 +132,7 @@ def key_of(parts: Sequence[nn.Module], config: Config, *, fused: bool) -> str:
 
 @cache
 def processor() -> str:
-    """The processor's model, as far as the system tells: two with the same name may differ in family."""
+    """The processor's model, as far as the system says: two of one name may differ in family."""
     lines: dict[str, str] = {}
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():

@@ -83,7 +83,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def is_ours(path: Path) -> bool:
-    """May this user alone have written it, as far as the system tells? Raises OSError, also where there is no file."""
+    """May this user alone have written it, as far as the system says? Raises OSError, also where there is no file."""
     state = path.stat()
     return not hasattr(os, "getuid") or (state.st_uid == os.getuid() and not state.st_mode & 0o022)
 

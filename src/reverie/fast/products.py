@@ -50,7 +50,7 @@ class Types(NamedTuple):
         """Inverse of `to_dict`. Raises ValueError or KeyError for what does not come from there."""
         known = {_name(dtype): dtype for dtype in (torch.float32, torch.bfloat16)}
         if odd := [names[kind] for kind in KINDS if names[kind] not in known]:
-            raise ValueError(f"no number type '{odd[0]}'")
+            raise ValueError(f"unknown number type '{odd[0]}'")
         return cls(*(known[names[kind]] for kind in KINDS))
 
 
