@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Everything that waits for a GPU, in under 9 minutes: its tests, then the speed of updates, acting, replay and training.
+# Everything that waits for a GPU, in under 9.5 minutes, what matters most first: its tests (90 s), updates at 16x64 (60),
+# a profile of one replay (60), 50x50 (40), three A/Bs (60), a compiled step (120), packed seeds (60), Pong (60), the rest.
 #
 #     benchmarks/gpu.sh [OUT]          on the GPU; writes OUT/gpu.json (default benchmarks/results)
-#     benchmarks/gpu.sh --small [OUT]  the same in small on the CPU, to try the script: 2 minutes
+#     benchmarks/gpu.sh --small [OUT]  the same in small on the CPU, to try the script: 3 minutes
 #
 # On a bare machine: `benchmarks/gpu.sh --wheels` here first (downloads what pip would, 40 MB), then carry `.wheels`.
 set -euo pipefail

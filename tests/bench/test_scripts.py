@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def load(name):
     return module
 
 
-roofline, throughput, gpu = (load(name) for name in ("roofline", "throughput", "gpu"))
+roofline, throughput, gpu, gpu_lab = (load(name) for name in ("roofline", "throughput", "gpu", "gpu_lab"))
 
 
 @pytest.fixture
@@ -104,6 +105,28 @@ def test_mistakes_get_a_sentence(script, module, words, message):
 
 def test_the_script_for_a_gpu_knows_where_each_item_is_measured():
     measured = {item.words.split()[0] for item in gpu.ITEMS}
-    assert measured == {"update", "policy", "replay", "train", "roofline"}
-    assert set(gpu.SCRIPTS) == {"train", "roofline"}
+    assert measured == {"update", "policy", "replay", "train", *gpu_lab.EXPERIMENTS}
+    assert set(gpu.SCRIPTS) == {"train", *gpu_lab.EXPERIMENTS}
     assert all((BENCHMARKS.parent / words[0]).exists() for words in gpu.SCRIPTS.values())
+
+
+def test_a_step_that_is_stopped_keeps_what_it_printed(monkeypatch):
+    """With all processes that it has started."""
+    text = "import subprocess, sys; print('{\"a\": 1}', flush=True); subprocess.run(['sleep', '60'])"
+    monkeypatch.setitem(gpu.SCRIPTS, "updates", ["benchmarks/gpu_lab.py"])
+    real = gpu.finish
+    monkeypatch.setattr(gpu, "finish", lambda command, limit: real([sys.executable, "-c", text], limit))
+    begin = time.monotonic()
+    row = gpu.run(gpu.Item("updates", "updates", limit=3), 100)
+    assert time.monotonic() - begin < 30
+    assert row["error"].startswith("stopped after")
+    assert row["result"] == [{"a": 1}]
+    assert gpu.line_of(row).startswith("updates")
+    assert gpu.run(gpu.Item("updates", "updates"), 10)["error"] == "not begun: no time left"
+    monkeypatch.setattr(gpu, "finish", lambda command, limit: (1, "", "first\nlast words"))
+    assert gpu.run(gpu.Item("policy", "policy"), 100)["error"] == "first last words"
+
+
+def test_all_steps_for_a_gpu_fit_into_their_time():
+    assert gpu.TESTS + sum(item.limit for item in gpu.ITEMS[:-2]) <= 550
+    assert [item.name for item in gpu.ITEMS][:2] == ["updates-16x64", "profile-16x64"]

@@ -222,12 +222,17 @@ def test_without_a_folder_it_is_measured_in_each_process(measure, own_cache, mon
 @pytest.mark.parametrize(
     "settings", [{}, {"recurrent_cell": "gru"}, {"latents": "gaussian"}, {"unimix": 0.01}], ids=str
 )
-def test_a_measurement_changes_nothing(settings):
+def test_a_measurement_changes_nothing(settings, monkeypatch):
     agent = agent_of("dreamerv2", "fast", **WIDE | {"compute.precision": "float32"} | settings)
     before = {key: value.clone() for key, value in agent.state_dict().items()}
-    random = torch.get_rng_state()
+    random, threads = torch.get_rng_state(), []
+    race = choose.race
+    monkeypatch.setattr(choose, "race", lambda forms: [threads.append(torch.get_num_threads()), race(forms)][1])
+    torch.set_num_threads(2)
     found = choose.measure((agent.world_model, agent.actor), agent.config, fused=agent.fused.on)
     assert torch.equal(torch.get_rng_state(), random)
+    assert (torch.get_num_threads(), set(threads)) == (2, {1})  # the processor's time of one counts
+    torch.set_num_threads(1)
     assert all(torch.equal(value, before[key]) for key, value in agent.state_dict().items())
     assert all(weight.grad is None for weight in agent.parameters())
     assert list(found) == list(KINDS)

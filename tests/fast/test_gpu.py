@@ -43,6 +43,7 @@ def test_the_gpu_agrees_with_the_processor(mode):
     assert {k: ours[k] for k in keys} == pytest.approx({k: theirs[k] for k in keys}, rel=0.1, abs=0.1)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")
 def test_a_captured_update_never_waits():
     agent = on_gpu("demo", "graph")
     batch = batch_of(agent)

@@ -32,7 +32,7 @@ from ..config import Config
 from ..rssm import State
 from . import set_types
 from .convs import FastConvDecoder, FastConvEncoder, channels_last, down, up, weight_gradient
-from .dense import FastMLP
+from .dense import FastMLP, worth_fusing
 from .fused_build import NotBuilt, cache_folder, is_ours
 from .products import KINDS, Types, outer
 from .rows import Feat, OneHots
@@ -92,6 +92,8 @@ def measured(parts: Sequence[nn.Module], config: Config, *, fused: bool, again: 
 
     fused: may loops be run by compiled code? again: time them in any case, and keep that.
     """
+    gates = [part.prepared("gates").layer for part in _inside(parts) if type(part) is FastRSSM and part.fits()]
+    fused = fused and all(worth_fusing(config.train.batch_size, layer.weight) for layer in gates)
     key = key_of(parts, config, fused=fused)
     known = _known()
     if again or key not in known:
@@ -121,7 +123,6 @@ def key_of(parts: Sequence[nn.Module], config: Config, *, fused: bool) -> str:
         "reverie": __version__,
         "torch": torch.__version__,
         "processor": processor(),
-        "threads": torch.get_num_threads(),
         "fused": fused,
         "layers": layers,
         "batch": [config.train.batch_size, config.train.seq_len, config.behavior.imagination_starts],
@@ -185,11 +186,19 @@ def write(path: Path, key: str, found: Measured) -> None:
 
 
 def measure(parts: Sequence[nn.Module], config: Config, *, fused: bool) -> Measured:
-    """Time copies of the parts; they and the random streams stay as they are."""
-    forms = [pieces(parts, config, dtype, fused=fused) for dtype in (FLOAT, HALF)]
+    """Time copies of the parts; they and the random streams stay as they are.
+
+    In one thread, by the processor's time: what is measured must not depend on what else the machine does.
+    """
+    threads = torch.get_num_threads()
     found: dict[str, list[tuple[Piece, list[float]]]] = {}
-    for one, other in zip(*forms, strict=True):
-        found.setdefault(one.kind, []).append((one, race([one.run, other.run])))
+    try:
+        torch.set_num_threads(1)
+        forms = [pieces(parts, config, dtype, fused=fused) for dtype in (FLOAT, HALF)]
+        for one, other in zip(*forms, strict=True):
+            found.setdefault(one.kind, []).append((one, race([one.run, other.run])))
+    finally:
+        torch.set_num_threads(threads)
     return {
         kind: Timing(
             ", ".join(dict.fromkeys(piece.what for piece, _ in each)),
@@ -208,7 +217,7 @@ def race(forms: Sequence[Callable[[], Any]]) -> list[float]:
             clock, busy = time.perf_counter(), time.process_time()
             run()
             clock, busy = time.perf_counter() - clock, time.process_time() - busy
-            took = min(clock, busy) if busy > 0 else clock  # what other programs took of one thread's time is not in it
+            took = min(clock, busy) if busy > 0 else clock  # what other programs took of the time is not in it
             spent += took
             if turn >= 0:
                 least[at] = min(least[at], took)
@@ -219,7 +228,7 @@ def race(forms: Sequence[Callable[[], Any]]) -> list[float]:
 
 def pieces(parts: Sequence[nn.Module], config: Config, dtype: torch.dtype, *, fused: bool) -> list[Piece]:
     """The kinds of work in an update of an agent with these parts, on few rows and in one type."""
-    inside = [module for part in parts for module in part.modules()]
+    inside = _inside(parts)
     rssm = next((part for part in inside if type(part) is FastRSSM), None)
     steps = config.train.batch_size * config.train.seq_len
     dreamt = (config.behavior.imagination_starts or steps) * config.behavior.imagination_horizon
@@ -236,6 +245,10 @@ def pieces(parts: Sequence[nn.Module], config: Config, dtype: torch.dtype, *, fu
     if mlps:  # two heads at least learn from the batch, actor and critic from dreams, which they and three others judge
         found += [*_learning(mlps[0], rssm, 2 * steps + 2 * dreamt, dtype), _judging(mlps[0], rssm, 4 * dreamt)]
     return [*found, _filter(rssm, config), _dream(rssm, dreamt)]
+
+
+def _inside(parts: Sequence[nn.Module]) -> list[nn.Module]:
+    return [module for part in parts for module in part.modules()]
 
 
 def _in_type(part: nn.Module, dtype: torch.dtype, *, fused: bool) -> Any:

@@ -61,7 +61,7 @@ def down(big: Tensor, weight: Tensor, bias: Tensor | None = None, *, few: int = 
     kernel = weight.shape[-1]
     rows, cols = ((size - kernel) // 2 + 1 for size in big.shape[-2:])
     as_product = max(rows, cols) <= PATCHES_DOWN or (len(big) <= few and big.shape[1] >= 16)
-    if big.is_cuda or not as_product:
+    if not big.is_cpu or not as_product:
         return F.conv2d(big, weight, bias, 2)
     flat = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
     return linear(patches(big, kernel), flat, bias).reshape(-1, rows, cols, len(weight)).permute(0, 3, 1, 2)
@@ -80,7 +80,7 @@ def up(small: Tensor, weight: Tensor, size: tuple[int, int], bias: Tensor | None
         flat = weight.permute(2, 3, 1, 0).reshape(-1, len(weight))
         out = linear(small.flatten(1), flat, None if bias is None else bias.repeat(kernel * kernel))
         image = out.reshape(-1, kernel, kernel, channels).permute(0, 3, 1, 2)
-    elif kernel % 2 == 0 and channels <= 48 and not small.is_cuda:
+    elif kernel % 2 == 0 and channels <= 48 and small.is_cpu:
         image = _woven(small, weight, bias)
     else:
         extra = [max(0, min(1, a - b)) for a, b in zip(size, natural, strict=True)]
@@ -113,10 +113,10 @@ def weight_gradient(big: Tensor, small: Tensor, kernel: int) -> Tensor:
     """d loss / d weight, from the big image and the small one (one of them a gradient). -> (M, C, k, k)."""
     channels, maps = big.shape[1], small.shape[1]
     sizes = small.shape[-2:]
-    if sizes == (1, 1) and big.shape[-2:] == (kernel, kernel) and not big.is_cuda:
+    if sizes == (1, 1) and big.shape[-2:] == (kernel, kernel) and big.is_cpu:
         flat = outer(small.flatten(1), big.permute(0, 2, 3, 1).flatten(1))
         return flat.reshape(maps, kernel, kernel, channels).permute(0, 3, 1, 2)
-    if not big.is_cuda and max(sizes) <= PATCHES_WEIGHT.get(big.dtype, 2):
+    if big.is_cpu and max(sizes) <= PATCHES_WEIGHT.get(big.dtype, 2):
         flat = outer(small.permute(0, 2, 3, 1).reshape(-1, maps), patches(big, kernel))
         return flat.reshape(maps, kernel, kernel, channels).permute(0, 3, 1, 2)
     like = torch.empty((maps, channels, kernel, kernel), dtype=big.dtype, device=big.device).contiguous(
@@ -167,7 +167,7 @@ def _without_gradients(
         )
         return elu_(y) if elu else y
     key, kept = (weight._version, bias._version, weight.data_ptr(), dtype), module.__dict__.get("_kept")
-    if kept is None or kept[0] != key or kept[3] is not weight or x.is_cuda:
+    if kept is None or kept[0] != key or kept[3] is not weight or not x.is_cpu:
         kept = module.__dict__["_kept"] = (
             key,
             channels_last(weight.detach().to(dtype)),

@@ -167,10 +167,14 @@ def apply_mode(module: nn.Module, mode: str, dtype: torch.dtype | Types, *, fuse
 
 
 def autocast(mode: str, dtype: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
-    """The plain path multiplies in bfloat16 where torch says; on a CPU the fast path decides by itself."""
+    """The plain path multiplies in bfloat16 where torch says; on a CPU the fast path decides by itself.
+
+    Within it a weight is converted once, also in a captured graph: the context is entered and left inside of what is
+    captured, so that each replay converts again.
+    """
     if dtype == torch.float32 or (mode == "fast" and device.type == "cpu"):
         return nullcontext()
-    return torch.autocast(device.type, dtype=dtype, cache_enabled=mode != "graph")
+    return torch.autocast(device.type, dtype=dtype)
 
 
 @contextmanager

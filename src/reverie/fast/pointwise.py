@@ -14,7 +14,7 @@ def elu_(x: Tensor) -> Tensor:
 
     For big tensors half the time of torch's own, whose exp is slow; its exp2 is not.
     """
-    if x.is_cuda or x.numel() < 2**15:
+    if not x.is_cpu or x.numel() < 2**15:
         return F.elu_(x)
     rows = max(1, 2**17 * len(x) // x.numel())
     for part in torch.split(x, rows):
@@ -27,5 +27,7 @@ def elu_(x: Tensor) -> Tensor:
 
 
 def tanh(x: Tensor) -> Tensor:
-    """2 sigmoid(2x) - 1: a quarter of the time of torch's own. x (...) -> (...)."""
+    """2 sigmoid(2x) - 1 on a CPU, a quarter of torch's own time; elsewhere that is one kernel. x (...) -> (...)."""
+    if not x.is_cpu:
+        return torch.tanh(x)
     return torch.sigmoid(2 * x).mul_(2).sub_(1)
