@@ -23,6 +23,8 @@ from .rows import Feat, rows_gradient
 
 LINEAR = (nn.Linear, ExactLinear)
 #: Up to this many multiply-adds times threads, compiled code in one thread is taken for quicker than torch in several.
+#: On two cores of an AMD EPYC (Zen 5) 16 x 1200 x 1800, which is this many, takes 332 us both ways; below, torch's two
+#: threads win 30 to 70 us of a product, and lose a hundred to the operations around it, which are separate calls.
 WORTH_THREADS = 2**26
 
 
