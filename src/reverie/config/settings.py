@@ -318,7 +318,7 @@ class ComputeConfig:
     )
     threads: int = opt(0, "CPU threads of torch; 0: torch decides", "ours")
     precision: Literal["auto", "float32", "bfloat16"] = opt(
-        "auto", "of big products; auto: the quicker one for each kind of work, measured here", "ours; released code: float16"
+        "auto", "of big products; auto: the quicker one for each kind of them, measured", "ours; released code: float16"
     )
     fused: Literal["auto", "on", "off"] = opt(
         "auto", "recurrent loops as compiled code, fast mode in float32 on a CPU; auto: where it can be had", "ours"

@@ -260,12 +260,12 @@ def _in_type(part: nn.Module, dtype: torch.dtype, *, fused: bool) -> Any:
 
 def _some(*shape: int) -> Tensor:
     """Numbers; which ones takes no time."""
-    return torch.full(shape, 0.5, dtype=FLOAT)
+    return torch.full(shape, 0.5, dtype=FLOAT, device="cpu")
 
 
 def _random(*shape: int) -> Tensor:
     """Numbers between 0 and 1 that no random stream of a run misses."""
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(0), dtype=FLOAT)
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0), dtype=FLOAT, device="cpu")
 
 
 # ----------------------------------------------------------------------------------------------------- convolutions
@@ -322,7 +322,7 @@ def _states(rssm: FastRSSM, rows: int) -> tuple[Tensor, Tensor]:
     if not rssm.fits():
         return _some(rows, latent.stoch_dim), deter
     count, classes = cast(Any, latent).num_categoricals, cast(Any, latent).num_categories
-    index = (_random(rows, count) * classes).long() + torch.arange(0, count * classes, classes)
+    index = (_random(rows, count) * classes).long() + torch.arange(0, count * classes, classes, device="cpu")
     return cast(Tensor, OneHots(index.int(), None, latent.stoch_dim)), deter
 
 
@@ -362,7 +362,7 @@ def _filter(rssm: FastRSSM, config: Config) -> Piece:
     """Steps of filtering; the way back, some twice as much, is in proportion."""
     batch, net = config.train.batch_size, cast(nn.Linear, rssm.posterior_net[0])
     embed, action = _some(batch, STEPS, net.in_features - rssm.rnn_hidden_dim), _some(batch, STEPS, _actions(rssm))
-    never, noise = torch.zeros(batch, STEPS, dtype=torch.bool), _noise(rssm, batch, STEPS)
+    never, noise = torch.zeros(batch, STEPS, dtype=torch.bool, device="cpu"), _noise(rssm, batch, STEPS)
     run = torch.no_grad()(lambda: rssm.rollout_observation(embed, action, never, noise=noise))
     once = batch * STEPS * _arithmetic(*rssm.children())
     return Piece("loops", f"{batch} sequences", 3.0 * config.train.seq_len / STEPS, once, run)
