@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,18 @@ def test_a_step_that_is_stopped_keeps_what_it_printed(monkeypatch):
 def test_all_steps_for_a_gpu_fit_into_their_time():
     assert gpu.TESTS + sum(item.limit for item in gpu.ITEMS[:-2]) <= 550
     assert [item.name for item in gpu.ITEMS][:2] == ["updates-16x64", "profile-16x64"]
+
+
+@pytest.mark.parametrize("name", gpu_lab.BEFORE)
+def test_what_is_compared_with_is_an_update_as_well(name):
+    """The forms from before are put in and taken out again, and learn the same on a CPU."""
+    small = TINY | {"rnn_hidden_dim": 8, "compute.fused": "off", "compute.precision": "float32"}
+    subject = make_subject("demo", small, shape=(12, 12, 1), actions=2)
+    losses = []
+    for before in (nullcontext(), gpu_lab.BEFORE[name](), nullcontext()):
+        torch.manual_seed(0)
+        updater = gpu_lab.Updater(subject, before)
+        torch.manual_seed(1)
+        with gpu_lab.BEFORE[name]() if len(losses) == 1 else nullcontext():
+            losses.append(float(updater.agent.update(updater.batch)["world_model/loss"]))
+    assert losses[0] == losses[2] == pytest.approx(losses[1], rel=1e-6)
