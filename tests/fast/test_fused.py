@@ -199,6 +199,57 @@ def test_dense_layers_without_gradients_are_torchs(at_level, level, norm, output
 
 @there
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize(("outputs", "width", "rows"), [(None, 35, 7), (1, 64, 1), (33, 16, 131), (5, 3, 129)])
+@pytest.mark.parametrize("wants", ["all", "weights", "inputs"])
+def test_gradients_of_dense_layers_are_torchs(at_level, level, norm, outputs, width, rows, wants):
+    at_level(level)
+    torch.manual_seed(0)
+    net = MLP(20 + 13, outputs, MLPOptions(2, width, norm))
+    with torch.no_grad():
+        for parameter in net.parameters():  # biases and norms that count
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    index = (torch.randint(5, (rows, 3, 4)) + torch.arange(0, 20, 5)).int()
+    probs, deter = torch.rand(rows, 3, 20), torch.randn(rows, 3, 13)
+    learns = [probs.requires_grad_(), deter.requires_grad_()] if wants != "weights" else []
+    learns += list(net.parameters()) if wants != "inputs" else []
+    net.requires_grad_(wants != "inputs")
+    found = []
+    for fast in (False, True):
+        if fast:
+            accelerate(net, fused=True)
+        feat = Feat(OneHots(index, probs if probs.requires_grad else None, 20), deter)
+        answers = [net(feat if fast else feat.dense()), net(feat.dense()[0])]  # with z as indices, and written out
+        weights = [torch.linspace(-1, 2, y.numel()).reshape(y.shape) for y in answers]
+        loss = sum((y * weight).sum() for y, weight in zip(answers, weights, strict=True))
+        found.append([*answers, *torch.autograd.grad(loss, learns)])
+    assert_equal(found[1], found[0], 5e-6)
+
+
+@there
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (300, 7, 65), (129, 33, 32), (64, 16, 3)])
+def test_the_gradient_of_a_weight_is_torchs(at_level, level, sizes):
+    at_level(level)
+    torch.manual_seed(0)
+    rows, outs, ins = sizes
+    g, x = torch.randn(rows, outs + 2)[:, 2:], torch.randn(rows, ins + 1)[:, :-1]
+    torch.testing.assert_close(fused.outer(g, x), g.t() @ x, rtol=1e-5, atol=1e-4)
+
+
+@there
+@pytest.mark.parametrize("shape", [(1, 1), (4, 4), (33, 64), (70, 35), (5, 130)])
+def test_a_packed_weight_is_the_weight_in_panels(shape):
+    weight = torch.randn(shape[0], shape[1] + 3)[:, 3:]
+    for back, inputs in ((False, weight.t()), (True, weight)):  # (depth, width)
+        panels = fused.pack(weight, back=back).reshape(-1, len(inputs), 32)
+        wide = panels.transpose(0, 1).reshape(len(inputs), -1)
+        assert torch.equal(wide[:, : inputs.shape[1]], inputs)
+        assert not wide[:, inputs.shape[1] :].any()
+
+
+@there
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("width", [1, 16, 33])
 def test_the_gradient_of_a_classs_weights_is_the_sum_over_its_states(at_level, level, width):
     at_level(level)
@@ -252,15 +303,16 @@ def test_nothing_of_a_sequence_is_kept_when_it_is_no_longer_needed(on, learn):
 def test_it_is_the_compiled_code_that_runs(monkeypatch):
     """Both ways, in the dream and in the dense layers; with `off` none of it."""
     called = set()
-    for name in ("scan", "scan_back", "Dreaming", "layers", "transition", "rows_gradient"):
-        original = getattr(fused, name)
-        monkeypatch.setattr(fused, name, lambda *x, f=original, n=name, **y: called.add(n) or f(*x, **y))
+    places = [(fused, name) for name in ("scan", "scan_back", "Dreaming", "transition", "rows_gradient")]
+    for owner, name in [*places, *((fused.Net, name) for name in ("forward", "learn", "back"))]:
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *x, f=original, n=name, **y: called.add(n) or f(*x, **y))
     updates(agent_of("demo", "fast"), 1)
     assert called == set()
     agent = agent_of("demo", "fast", **FUSED)
     assert agent.notes == []
     updates(agent, 1)
-    assert called == {"scan", "scan_back", "Dreaming", "layers", "rows_gradient"}
+    assert called == {"scan", "scan_back", "Dreaming", "rows_gradient", "forward", "learn", "back"}
     updates(agent_of("demo", "fast", BOX, **FUSED), 1)
     assert "transition" in called
 

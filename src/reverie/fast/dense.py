@@ -157,13 +157,14 @@ class Unit:
             return fused.rows_gradient(index.reshape(-1, index.shape[-1]), g, feat.stoch.size)
         return rows_gradient(feat.order(), g)
 
-    def dense(self, size: int) -> fused.Dense:
-        """For fused.py; size: how many of the inputs, from the first on, are those of z."""
+    def dense(self, size: int, *, back: bool = False) -> fused.Dense:
+        """For fused.py; size: how many of the inputs, from the first on, are those of z; back: both ways."""
         layer, columns = self.layer, self.prepared(torch.float32, size).columns if size else None
-        packed = self.prepared.packed(slice(size, None))
-        return fused.Dense(
-            layer.in_features - size, layer.out_features, packed, layer.bias, columns, self.norm, self.elu
-        )
+        packed, ways = self.prepared.packed, None
+        if back:
+            ways = packed(slice(size, None), back=True), packed(slice(0, size), back=True) if size else None
+        sizes = layer.in_features - size, layer.out_features
+        return fused.Dense(*sizes, packed(slice(size, None)), layer.bias, columns, self.norm, self.elu, ways)
 
     def __call__(self, x: Tensor | Feat) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -230,15 +231,69 @@ def can_fuse(found: Sequence[Any], x: Tensor | Feat) -> bool:
     return worth_fusing(number.numel() // max(1, number.shape[-1]), widest)
 
 
-def fused_layers(found: Sequence[Unit], x: Tensor | Feat) -> Tensor:
-    """All layers in one call, without gradients. x (..., in) -> (..., out)."""
-    feat, number = (x, x.deter) if isinstance(x, Feat) else (None, x)
-    index, size = None, 0
-    if feat is not None:
-        index, size = feat.stoch.index.reshape(-1, feat.stoch.index.shape[-1]).contiguous(), feat.stoch.size
-    layers = [unit.dense(0 if at else size) for at, unit in enumerate(found)]
-    y = fused.layers(layers, number.reshape(-1, number.shape[-1]).contiguous(), index)
-    return y.reshape(*x.shape[:-1], y.shape[-1])
+class FusedNet:
+    """Layers that compiled code computes in one call, both ways."""
+
+    def __init__(self, found: Sequence[Unit]) -> None:
+        self.units = found
+
+    def weights(self) -> list[Tensor | None]:
+        """Weight, bias, norm's weight and bias of each layer, None for those of no norm."""
+        found: list[Tensor | None] = []
+        for unit in self.units:
+            gamma, beta = (None, None) if unit.norm is None else (unit.norm.weight, unit.norm.bias)
+            found += [unit.layer.weight, unit.layer.bias, gamma, beta]
+        return found
+
+    def net(self, feat: Feat | None, *, back: bool = False) -> fused.Net:
+        """Prepared for inputs with z or without."""
+        size, count = (0, 0) if feat is None else (feat.stoch.size, feat.stoch.index.shape[-1])
+        return fused.Net([unit.dense(0 if at else size, back=back) for at, unit in enumerate(self.units)], count)
+
+    def __call__(self, x: Tensor | Feat) -> Tensor:
+        """(..., in) -> (..., out)."""
+        feat, number = (x, x.deter) if isinstance(x, Feat) else (None, x)
+        if torch.is_grad_enabled():
+            probs = None if feat is None else feat.stoch.probs
+            return cast(Tensor, _FusedNet.apply(number, probs, feat, self, *self.weights()))
+        y = self.net(feat).forward(*self.inputs(number, feat))[-1]
+        return y.reshape(*number.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    def inputs(x: Tensor, feat: Feat | None) -> tuple[Tensor, Tensor | None]:
+        """x (..., in) and the indices of z (..., S) as rows without gaps."""
+        index = None if feat is None else feat.stoch.index.reshape(-1, feat.stoch.index.shape[-1]).contiguous()
+        return x.reshape(-1, x.shape[-1]).contiguous(), index
+
+
+class _FusedNet(torch.autograd.Function):
+    """`FusedNet` as one step of autograd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, probs: Tensor | None, feat: Feat | None, layers: FusedNet, *_: Tensor | None
+    ) -> Tensor:
+        ctx.net = layers.net(feat, back=True)
+        flat, index = layers.inputs(x, feat)
+        kept = ctx.net.learn(flat, index)
+        ctx.save_for_backward(flat, index, *(tensor for of_layer in kept for tensor in of_layer))
+        ctx.lengths, ctx.shape = [len(of_layer) for of_layer in kept], x.shape
+        return kept[-1][0].reshape(*x.shape[:-1], kept[-1][0].shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        flat, index, *saved = ctx.saved_tensors
+        tensors = iter(saved)
+        kept = [tuple(next(tensors) for _ in range(length)) for length in ctx.lengths]
+        g = gradients[0].float().reshape(-1, kept[-1][0].shape[-1]).contiguous()
+        wants_inputs, wants_probs, _, _, *wants = ctx.needs_input_grad
+        to_x, to_probs, of_layers = ctx.net.back(
+            flat, index, kept, g, learns=any(wants), wants_inputs=wants_inputs, wants_probs=wants_probs
+        )
+        to_x = None if to_x is None else to_x.reshape(ctx.shape)
+        to_probs = None if to_probs is None else to_probs.reshape(*ctx.shape[:-1], to_probs.shape[-1])
+        return to_x, to_probs, None, None, *of_layers
 
 
 WATCH = Watch(PARTS["MLP"])
@@ -258,6 +313,7 @@ class FastMLP(MLP):
         if own.get("_form") != mode:  # the first call, or a layer was replaced or changed
             own["_form"] = mode
             own["_units"] = units(self, self.product_dtype, runs_fused=self.runs_fused)
+            own["_net"] = FusedNet(own["_units"]) if {type(unit) for unit in own["_units"]} == {Unit} else None
             layers: list[nn.Module] = list(self)
             own["_hooks"] = [
                 hooks
@@ -268,8 +324,8 @@ class FastMLP(MLP):
         hooked = any(own["_hooks"]) or [names for names in own["_owns"] if "forward" in names]
         if hooked or x.device.type != "cpu" or not WATCH.intact():
             return super().forward(x.dense() if isinstance(x, Feat) else x)
-        if self.runs_fused and not torch.is_grad_enabled() and can_fuse(own["_units"], x):
-            return fused_layers(own["_units"], x)
+        if self.runs_fused and can_fuse(own["_units"], x):
+            return cast(Tensor, own["_net"](x))
         for unit in own["_units"]:
             x = unit(x)
         return cast(Tensor, x)

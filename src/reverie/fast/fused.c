@@ -11,8 +11,14 @@
 #include <string.h>
 
 #define INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define MIX(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define MIX(x, y, ...) __builtin_shuffle(x, y, (int __attribute__((vector_size(16)))){__VA_ARGS__})
+#endif
 #define PANEL 32 /* columns of a packed weight that lie together */
 #define TILE 8   /* most rows of a tile */
+#define BLOCK 128 /* rows that go through all layers before the next ones: what they leave stays in the cache */
 
 typedef struct { const float *gamma, *beta; float eps; } Norm; /* LayerNorm; no norm where gamma is null */
 
@@ -41,6 +47,9 @@ typedef struct {
     int64_t look_given; /* is W_e e + b in `look` already? */
 } Step;
 
+/* Where a layer's rows add their share of the gradients of its bias and of its norm's weight and bias; null: not wanted. */
+typedef struct { float *bias, *gamma, *beta; } Sums;
+
 typedef struct { const float *answer, *head, *gates, *from_z; } BackWeights; /* packed for the way back */
 
 typedef struct {
@@ -48,21 +57,36 @@ typedef struct {
     const float *of_deter, *of_stats, *of_probs; /* gradients of the outputs; null for none */
     const float *pre, *joined, *gates, *mean, *rstd, *parts, *look, *seen, *probs;
     const uint8_t *first;
-    float *g_stats, *to_look, *normed_look, *to_gates, *normed_gates, *to_pre, *normed_pre; /* normed_*: null without norm */
+    float *g_stats, *to_look, *to_gates, *to_pre;
     float *carry_h, *carry_probs, *direct, *wide; /* (rows, d), (rows, z), (rows, d), (rows, widest), for a while */
+    Sums look_sums, gates_sums, pre_sums;
 } Back;
 
-/* A dense layer, its norm and activation. ins: without z. */
+/* A dense layer, its norm and activation. ins: without z, which is `count` ones of `classes`. */
 typedef struct {
-    int64_t ins, outs, elu, count;
+    int64_t ins, outs, elu, count, classes;
     const float *packed, *bias, *columns;
     Norm norm;
 } Layer;
 
+/* What the way forward leaves of a layer, (rows, outs), (rows,), (rows,), (rows, outs). `before` is y, and mean and rstd are
+   null, where there is no norm. */
+typedef struct { float *before, *mean, *rstd, *y; } LayerKept;
+
+/* For the way back of a layer. weight (outs, classes + ins) and scattered (classes, outs): null where not wanted. */
+typedef struct {
+    const float *packed, *columns; /* W_x and W_z, packed for the way back */
+    float *weight, *scattered;
+    Sums sums;
+} LayerBack;
+
 typedef struct {
     void (*advance)(const Rssm *, const Step *);
     void (*back)(const Rssm *, const BackWeights *, const Back *);
-    void (*layer)(const Layer *, int64_t, const float *, int64_t, const int32_t *, int64_t, float *);
+    void (*layer)(const Layer *, int64_t, const float *, int64_t, const int32_t *, int64_t, float *, float *, float *, float *);
+    void (*layer_back)(const Layer *, const LayerBack *, int64_t, float *, const float *, const float *, const float *, const float *,
+                       const float *, int64_t, const int32_t *, int64_t, float *, float *);
+    void (*outer)(int64_t, int64_t, int64_t, const float *, int64_t, const float *, int64_t, float *, int64_t);
     void (*scatter)(int64_t, int64_t, const int32_t *, const float *, int64_t, float *);
 } Kernels;
 
@@ -123,7 +147,32 @@ int64_t reverie_best(void) {
 /* The sizes of the structs, for a check that ctypes lays them out alike. */
 void reverie_sizes(int64_t *sizes) {
     sizes[0] = sizeof(Rssm), sizes[1] = sizeof(Step), sizes[2] = sizeof(BackWeights), sizes[3] = sizeof(Back);
-    sizes[4] = sizeof(Layer);
+    sizes[4] = sizeof(Layer), sizes[5] = sizeof(LayerKept), sizes[6] = sizeof(LayerBack);
+}
+
+/* to[c, r] = from[r, c]: (rows, cols) to (cols, rows). Four by four: each cache line is read and written a few times only. */
+static void turn(int64_t rows, int64_t cols, const float *from, int64_t from_step, float *to, int64_t to_step) {
+    typedef float four __attribute__((vector_size(16)));
+    typedef float loose __attribute__((vector_size(16), aligned(4), may_alias));
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) {
+        const float *at = from + r * from_step;
+        int64_t c = 0;
+        for (; c + 4 <= cols; c += 4) {
+            four x[4], y[4];
+            for (int i = 0; i < 4; i++) x[i] = *(const loose *)(at + i * from_step + c);
+            y[0] = MIX(x[0], x[1], 0, 4, 1, 5), y[1] = MIX(x[0], x[1], 2, 6, 3, 7);
+            y[2] = MIX(x[2], x[3], 0, 4, 1, 5), y[3] = MIX(x[2], x[3], 2, 6, 3, 7);
+            *(loose *)(to + c * to_step + r) = MIX(y[0], y[2], 0, 1, 4, 5);
+            *(loose *)(to + (c + 1) * to_step + r) = MIX(y[0], y[2], 2, 3, 6, 7);
+            *(loose *)(to + (c + 2) * to_step + r) = MIX(y[1], y[3], 0, 1, 4, 5);
+            *(loose *)(to + (c + 3) * to_step + r) = MIX(y[1], y[3], 2, 3, 6, 7);
+        }
+        for (; c < cols; c++)
+            for (int i = 0; i < 4; i++) to[c * to_step + r + i] = at[i * from_step + c];
+    }
+    for (; r < rows; r++)
+        for (int64_t c = 0; c < cols; c++) to[c * to_step + r] = from[r * from_step + c];
 }
 
 /* A matrix (depth, outs), its element (k, n) at source[k * k_step + n * n_step], as panels of PANEL columns, the last one
@@ -135,6 +184,8 @@ void reverie_pack(int64_t depth, int64_t outs, const float *source, int64_t k_st
         if (n_step == 1) {
             for (int64_t k = 0; k < depth; k++)
                 memcpy(to + k * PANEL, source + k * k_step + first, (size_t)width * sizeof(float));
+        } else if (k_step == 1) {
+            turn(width, depth, source + first * n_step, n_step, to, PANEL);
         } else {
             for (int64_t k = 0; k < depth; k++)
                 for (int64_t n = 0; n < width; n++) to[k * PANEL + n] = source[k * k_step + (first + n) * n_step];
@@ -174,12 +225,51 @@ void reverie_scatter(int64_t level, int64_t rows, int64_t count, const int32_t *
     LEVELS[level]->scatter(rows, count, index, g, width, out);
 }
 
-/* `count` layers one after the other; the first one also sees z, where index (rows, layers->count) is given. out[l] is
-   (rows, outs) of layer l. */
+/* `count` layers one after the other; the first one also sees z, where index (rows, layers->count) is given. */
 void reverie_layers(int64_t level, int64_t count, const Layer *layers, int64_t rows, const float *x, int64_t x_step,
-                    const int32_t *index, int64_t index_step, float *const *out) {
-    for (int64_t l = 0; l < count; l++) {
-        LEVELS[level]->layer(layers + l, rows, x, x_step, l ? 0 : index, index_step, out[l]);
-        x = out[l], x_step = layers[l].outs;
+                    const int32_t *index, int64_t index_step, const LayerKept *kept) {
+    for (int64_t r = 0; r < rows; r += BLOCK) {
+        const int64_t some = rows - r < BLOCK ? rows - r : BLOCK;
+        const float *in = x + r * x_step;
+        int64_t in_step = x_step;
+        for (int64_t l = 0; l < count; l++) {
+            const LayerKept *k = kept + l;
+            const int64_t at = r * layers[l].outs;
+            LEVELS[level]->layer(layers + l, some, in, in_step, l || !index ? 0 : index + r * index_step, index_step,
+                                 k->before + at, k->mean ? k->mean + r : 0, k->rstd ? k->rstd + r : 0, k->y + at);
+            in = k->y + at, in_step = layers[l].outs;
+        }
     }
+}
+
+/* The way back of `reverie_layers`: g (rows, outs) of the last layer -> to_x (rows, ins) and to_probs (rows, classes) of the
+   first, null where not wanted, and the gradients in `back`, which are zeros before. room: 2 * BLOCK * the widest side. */
+void reverie_layers_back(int64_t level, int64_t count, const Layer *layers, int64_t rows, const float *x, int64_t x_step,
+                         const int32_t *index, int64_t index_step, const LayerKept *kept, const LayerBack *back, const float *g,
+                         float *to_x, float *to_probs, float *room, int64_t widest) {
+    for (int64_t r = 0; r < rows; r += BLOCK) {
+        const int64_t some = rows - r < BLOCK ? rows - r : BLOCK, last = layers[count - 1].outs;
+        float *now = room, *next = room + BLOCK * widest;
+        memcpy(now, g + r * last, (size_t)(some * last) * sizeof(float));
+        for (int64_t l = count - 1; l >= 0; l--) {
+            const LayerKept *k = kept + l;
+            const int64_t at = r * layers[l].outs;
+            const float *in = l ? kept[l - 1].y + r * layers[l].ins : x + r * x_step;
+            LEVELS[level]->layer_back(layers + l, back + l, some, now, k->before + at, k->mean ? k->mean + r : 0,
+                                      k->rstd ? k->rstd + r : 0, k->y + at, in, l ? layers[l].ins : x_step,
+                                      l || !index ? 0 : index + r * index_step, index_step,
+                                      l ? next : to_x ? to_x + r * layers->ins : 0,
+                                      l || !to_probs ? 0 : to_probs + r * layers->classes);
+            float *swap = now;
+            now = next, next = swap;
+        }
+    }
+    if (back->weight && back->scattered)
+        turn(layers->classes, layers->outs, back->scattered, layers->outs, back->weight, layers->classes + layers->ins);
+}
+
+/* Gradient of a weight, out (outs, ins), zeros before: g' x of g (rows, outs) and x (rows, ins). */
+void reverie_outer(int64_t level, int64_t rows, int64_t outs, int64_t ins, const float *g, int64_t g_step, const float *x,
+                   int64_t x_step, float *out, int64_t out_step) {
+    LEVELS[level]->outer(rows, outs, ins, g, g_step, x, x_step, out, out_step);
 }

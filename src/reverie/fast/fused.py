@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from .fused_build import NotBuilt, open_library
 
-#: Columns of a packed weight that lie together; as in fused.c.
-PANEL = 32
+#: Columns of a packed weight that lie together, and rows that go through all layers at a time; as in fused.c.
+PANEL, BLOCK = 32, 128
 
 
 class _Norm(ctypes.Structure):
@@ -53,16 +53,33 @@ class _BackWeights(ctypes.Structure):
     _fields_ = _fields("", "answer head gates from_z")
 
 
+class _Sums(ctypes.Structure):
+    _fields_ = _fields("", "bias gamma beta")
+
+
 class _Back(ctypes.Structure):
-    _fields_ = _fields(
-        "rows length",
-        "of_deter of_stats of_probs pre joined gates mean rstd parts look seen probs first g_stats to_look normed_look "
-        "to_gates normed_gates to_pre normed_pre carry_h carry_probs direct wide",
+    _fields_ = (
+        *_fields(
+            "rows length",
+            "of_deter of_stats of_probs pre joined gates mean rstd parts look seen probs first g_stats to_look "
+            "to_gates to_pre carry_h carry_probs direct wide",
+        ),
+        ("look_sums", _Sums),
+        ("gates_sums", _Sums),
+        ("pre_sums", _Sums),
     )
 
 
 class _Layer(ctypes.Structure):
-    _fields_ = (*_fields("ins outs elu count", "packed bias columns"), ("norm", _Norm))
+    _fields_ = (*_fields("ins outs elu count classes", "packed bias columns"), ("norm", _Norm))
+
+
+class _LayerKept(ctypes.Structure):
+    _fields_ = _fields("", "before mean rstd y")
+
+
+class _LayerBack(ctypes.Structure):
+    _fields_ = (*_fields("", "packed columns weight scattered"), ("sums", _Sums))
 
 
 _ARGUMENTS: dict[str, list[Any]] = {
@@ -71,7 +88,35 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "scan": [c_int64, POINTER(_Rssm), POINTER(_Step), c_int64],
     "back": [c_int64, POINTER(_Rssm), POINTER(_BackWeights), POINTER(_Back)],
     "scatter": [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p],
-    "layers": [c_int64, c_int64, POINTER(_Layer), c_int64, c_void_p, c_int64, c_void_p, c_int64, POINTER(c_void_p)],
+    "layers": [
+        c_int64,
+        c_int64,
+        POINTER(_Layer),
+        c_int64,
+        c_void_p,
+        c_int64,
+        c_void_p,
+        c_int64,
+        POINTER(_LayerKept),
+    ],
+    "layers_back": [
+        c_int64,
+        c_int64,
+        POINTER(_Layer),
+        c_int64,
+        c_void_p,
+        c_int64,
+        c_void_p,
+        c_int64,
+        POINTER(_LayerKept),
+        POINTER(_LayerBack),
+        c_void_p,
+        c_void_p,
+        c_void_p,
+        c_void_p,
+        c_int64,
+    ],
+    "outer": [c_int64, c_int64, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_int64],
 }
 
 
@@ -88,9 +133,10 @@ class Library:
         library.reverie_best.restype = c_int64
         self.best = int(library.reverie_best())
         self.level = self.best if level is None else level
-        sizes = (c_int64 * 5)()
+        kinds = (_Rssm, _Step, _BackWeights, _Back, _Layer, _LayerKept, _LayerBack)
+        sizes = (c_int64 * len(kinds))()
         library.reverie_sizes(sizes)
-        if list(sizes) != [ctypes.sizeof(kind) for kind in (_Rssm, _Step, _BackWeights, _Back, _Layer)]:
+        if list(sizes) != [ctypes.sizeof(kind) for kind in kinds]:
             raise NotBuilt("the compiler lays structures out in another way")
 
     pack: Any
@@ -98,6 +144,8 @@ class Library:
     scan: Any
     back: Any
     layers: Any
+    layers_back: Any
+    outer: Any
     scatter: Any
 
 
@@ -208,35 +256,61 @@ def transition(parts: Parts, deter: Tensor, index: Tensor, action: Tensor, noise
     return kept
 
 
+class Sums(NamedTuple):
+    """Gradients of a layer's bias and of its norm's weight and bias (None without norm)."""
+
+    bias: Tensor
+    gamma: Tensor | None
+    beta: Tensor | None
+
+    @staticmethod
+    def zeros(size: int, norm: nn.Module | None) -> Sums:
+        """Of a layer of that size, to be added to."""
+        normed = isinstance(norm, nn.LayerNorm)
+        found = torch.zeros(3 if normed else 1, size, dtype=torch.float32, device="cpu").unbind()
+        return Sums(found[0], found[1] if normed else None, found[2] if normed else None)
+
+    def struct(self) -> _Sums:
+        """For a call; the tensors must outlive it."""
+        return _Sums(*map(address, self))
+
+
 class Gradients(NamedTuple):
-    """Of a scan, (B, T, ...): of the stats, of what enters each layer's norm, and of what leaves it (None without)."""
+    """Of a scan, (B, T, ...): of the stats and of what enters each layer's norm; then `Sums` of the layers."""
 
     stats: Tensor
     look: Tensor
-    normed_look: Tensor | None
     gates: Tensor
-    normed_gates: Tensor | None
     pre: Tensor
-    normed_pre: Tensor | None
     before: Tensor  # (B, D): of the state before the first step
+    sums: tuple[Sums, ...]  # of look, gates and pre; empty where the layers do not learn
 
 
 def scan_back(
-    parts: Parts, weights: Sequence[Tensor], kept: Kept, first: Tensor, of: Sequence[Tensor | None]
+    parts: Parts,
+    weights: Sequence[Tensor],
+    kept: Kept,
+    first: Tensor,
+    of: Sequence[Tensor | None],
+    *,
+    learns: bool = True,
 ) -> Gradients:
     """The way back of `scan`. weights: answer, head, gates and W_z, packed for it; of: the gradients of deter, stats
     and probs, (B, T, ...) and dense, None for none."""
     lib, (batch, length) = library(), first.shape
     _, x, d, y, count, classes = parts.sizes
-    normed = [isinstance(norm, nn.LayerNorm) for norm in parts.norms]
-    widths = (count * classes, y, y if normed[2] else 0, 3 * d, 3 * d if normed[1] else 0, x, x if normed[0] else 0)
-    found = tuple(room(batch, length, n) if n else None for n in widths)
+    found = tuple(room(batch, length, n) for n in (count * classes, y, 3 * d, x))
     for_a_while = [room(batch, n) for n in (d, count * classes, d, max(y, x + d, 3 * d))]
     inputs = [*of, kept.pre, kept.joined, kept.gates, kept.mean, kept.rstd, kept.parts, kept.look, kept.seen,
               kept.probs, first]  # fmt: skip
-    back = _Back(batch, length, *map(address, inputs), *map(address, found), *map(address, for_a_while))
+    layers = zip((y, 3 * d, x), reversed(parts.norms), strict=True)
+    sums = tuple(Sums.zeros(size, norm) for size, norm in layers) if learns else ()
+    back = _Back(
+        batch, length, *map(address, inputs), *map(address, found), *map(address, for_a_while),
+        *(layer.struct() for layer in sums),
+    )  # fmt: skip
     lib.back(lib.level, parts.struct(), _BackWeights(*map(address, weights)), back)
-    return Gradients._make([*found, for_a_while[0]])
+    return Gradients._make([*found, for_a_while[0], sums])
 
 
 class Dreaming:
@@ -275,31 +349,110 @@ def rows_gradient(index: Tensor, g: Tensor, size: int) -> Tensor:
     return found
 
 
-class Dense(NamedTuple):
-    """A dense layer for `layers`: packed weight, bias, the columns of z (Z, out) if it sees z, norm, ELU or not."""
+def outer(g: Tensor, x: Tensor) -> Tensor:
+    """Gradient of a weight: the sum over rows of g x'. g (N, out), x (N, in), rows without gaps -> (out, in)."""
+    lib, found = library(), torch.zeros(g.shape[1], x.shape[1], dtype=torch.float32, device="cpu")
+    (rows, outs), ins = g.shape, x.shape[1]
+    lib.outer(lib.level, rows, outs, ins, g.data_ptr(), g.stride(0), x.data_ptr(), x.stride(0), found.data_ptr(), ins)
+    return found
 
-    ins: int
+
+class Dense(NamedTuple):
+    """A dense layer for `Net`: packed weights of h and, for the way back, of h and z; the columns of z (Z, out)."""
+
+    ins: int  # without z
     outs: int
     packed: Tensor
     bias: Tensor
     columns: Tensor | None
-    norm: nn.Module | None
+    norm: nn.LayerNorm | None
     elu: bool
+    back: tuple[Tensor, Tensor | None] | None = None
+
+    @property
+    def classes(self) -> int:
+        """Z, 0 for a layer that does not see z."""
+        return 0 if self.columns is None else len(self.columns)
 
 
-def layers(found: Sequence[Dense], inputs: Tensor, index: Tensor | None) -> Tensor:
-    """Layers one after the other. inputs (N, in), index (N, S) of z for the first one, both dense -> (N, out)."""
-    lib, count = library(), 0 if index is None else index.shape[-1]
-    structs = (_Layer * len(found))(
-        *(
-            _Layer(
-                x.ins, x.outs, x.elu, count, x.packed.data_ptr(), x.bias.data_ptr(), address(x.columns), _norm(x.norm)
+class Net:
+    """Layers one after the other, both ways."""
+
+    def __init__(self, layers: Sequence[Dense], count: int) -> None:
+        """count: how many ones z has, S; 0 for inputs without z."""
+        self.layers, self.count = layers, count
+        self.structs = (_Layer * len(layers))(
+            *(
+                _Layer(
+                    x.ins, x.outs, x.elu, count if x.classes else 0, x.classes, x.packed.data_ptr(),
+                    x.bias.data_ptr(), address(x.columns), _norm(x.norm),
+                )
+                for x in layers
             )
-            for x in found
-        )
-    )
-    outs = [room(len(inputs), layer.outs) for layer in found]
-    addresses = (c_void_p * len(outs))(*(out.data_ptr() for out in outs))
-    place = (inputs.data_ptr(), inputs.stride(0), address(index), count)
-    lib.layers(lib.level, len(found), structs, len(inputs), *place, addresses)
-    return outs[-1]
+        )  # fmt: skip
+
+    def forward(self, inputs: Tensor, index: Tensor | None) -> list[Tensor]:
+        """inputs (N, in), index (N, S) of z, both dense -> (N, out) of every layer."""
+        lib, rows = library(), len(inputs)
+        outs = [room(rows, layer.outs) for layer in self.layers]
+        kept = (_LayerKept * len(outs))()
+        for place, out in zip(kept, outs, strict=True):
+            place.before = place.y = out.data_ptr()
+        lib.layers(lib.level, len(outs), self.structs, *self._inputs(inputs, index), kept)
+        return outs
+
+    def _inputs(self, inputs: Tensor, index: Tensor | None) -> tuple[Any, ...]:
+        return len(inputs), inputs.data_ptr(), inputs.stride(0), address(index), self.count
+
+    def learn(self, inputs: Tensor, index: Tensor | None) -> list[tuple[Tensor, ...]]:
+        """As `forward`, keeping what the way back needs: y (N, out) of every layer; with a norm also what entered it
+        (N, out), its mean (N,) and 1 / deviation (N,)."""
+        lib, rows, found = library(), len(inputs), list[tuple[Tensor, ...]]()
+        for layer in self.layers:
+            y = room(rows, layer.outs)
+            found.append((y,) if layer.norm is None else (y, torch.empty_like(y), room(rows), room(rows)))
+        lib.layers(lib.level, len(found), self.structs, *self._inputs(inputs, index), _kept(found))
+        return found
+
+    def back(
+        self, inputs: Tensor, index: Tensor | None, kept: Sequence[tuple[Tensor, ...]], g: Tensor,
+        *, learns: bool, wants_inputs: bool, wants_probs: bool,
+    ) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:  # fmt: skip
+        """The way back of `learn`; g (N, out), dense, of the last layer's y. learns: are the layers' gradients wanted?
+
+        -> of inputs (N, in), of the probabilities of z (N, Z), and of weight, bias, norm's weight and bias of each
+        layer; None where not wanted.
+        """
+        lib, rows, layers = library(), len(inputs), self.layers
+        back, gradients, held = (_LayerBack * len(layers))(), list[Tensor | None](), list[Tensor]()
+        for place, layer in zip(back, layers, strict=True):
+            packed, columns = layer.back or (None, None)
+            place.packed, place.columns = address(packed), address(columns)
+            if not learns:
+                gradients += [None] * 4
+                continue
+            weight = torch.zeros(layer.outs, layer.classes + layer.ins, dtype=torch.float32, device="cpu")
+            sums = Sums.zeros(layer.outs, layer.norm)
+            place.weight, place.sums = weight.data_ptr(), sums.struct()
+            if layer.classes:
+                held.append(torch.zeros(layer.classes, layer.outs, dtype=torch.float32, device="cpu"))
+                place.scattered = held[-1].data_ptr()
+            gradients += [weight, *sums]
+        to_inputs = room(rows, layers[0].ins) if wants_inputs else None
+        to_probs = room(rows, layers[0].classes) if wants_probs else None
+        widest = max(max(layer.ins, layer.outs) for layer in layers)
+        held.append(room(2 * BLOCK * widest))
+        lib.layers_back(
+            lib.level, len(layers), self.structs, *self._inputs(inputs, index), _kept(kept), back, g.data_ptr(),
+            address(to_inputs), address(to_probs), held[-1].data_ptr(), widest,
+        )  # fmt: skip
+        return to_inputs, to_probs, gradients
+
+
+def _kept(found: Sequence[tuple[Tensor, ...]]) -> Any:
+    structs = (_LayerKept * len(found))()
+    for place, (y, *normed) in zip(structs, found, strict=True):
+        place.y = place.before = y.data_ptr()
+        if normed:
+            place.before, place.mean, place.rstd = (x.data_ptr() for x in normed)
+    return structs

@@ -76,8 +76,9 @@ static INLINE vec FN(elu)(vec x) { return FN(pick)(x > 0.0f, x, FN(exp)(x) - 1.0
 
 /* ------------------------------------------------------------------------------------------------------- products */
 
-/* `rows` (a constant after inlining) rows of one panel: out[r, 0:width] = start + in[r, :] * panel. */
-static INLINE void FN(tile)(const int rows, int64_t depth, const float *in, int64_t in_step, const float *panel,
+/* `rows` (a constant after inlining) rows of one panel: out[r, 0:width] = start + in[r, :] * panel. Element (r, k) of `in`
+   is in[r * in_step + k * k_step]. */
+static INLINE void FN(tile)(const int rows, int64_t depth, const float *in, int64_t in_step, int64_t k_step, const float *panel,
                             const float *bias, int add, float *out, int64_t out_step, int64_t width) {
     vec sum[TILE][VECS];
     for (int r = 0; r < rows; r++)
@@ -86,7 +87,7 @@ static INLINE void FN(tile)(const int rows, int64_t depth, const float *in, int6
         vec weights[VECS];
         for (int v = 0; v < VECS; v++) weights[v] = FN(load)(panel + k * PANEL + v * LANES);
         for (int r = 0; r < rows; r++) {
-            const float x = in[r * in_step + k];
+            const float x = in[r * in_step + k * k_step];
             for (int v = 0; v < VECS; v++) sum[r][v] += x * weights[v];
         }
     }
@@ -112,11 +113,29 @@ static void FN(product)(int64_t rows, int64_t depth, int64_t outs, const float *
         const float *b = bias ? bias + n : 0;
         int64_t r = 0;
         for (; r + ROWS <= rows; r += ROWS)
-            FN(tile)(ROWS, depth, in + r * in_step, in_step, packed, b, add, out + r * out_step + n, out_step, width);
+            FN(tile)(ROWS, depth, in + r * in_step, in_step, 1, packed, b, add, out + r * out_step + n, out_step, width);
         for (; ROWS > 2 && r + 2 <= rows; r += 2)
-            FN(tile)(2, depth, in + r * in_step, in_step, packed, b, add, out + r * out_step + n, out_step, width);
+            FN(tile)(2, depth, in + r * in_step, in_step, 1, packed, b, add, out + r * out_step + n, out_step, width);
         for (; r < rows; r++)
-            FN(tile)(1, depth, in + r * in_step, in_step, packed, b, add, out + r * out_step + n, out_step, width);
+            FN(tile)(1, depth, in + r * in_step, in_step, 1, packed, b, add, out + r * out_step + n, out_step, width);
+    }
+}
+
+/* Gradient of a weight: out (outs, ins) += g' x, over the rows of g (rows, outs) and x (rows, ins). */
+static void FN(outer)(int64_t rows, int64_t outs, int64_t ins, const float *g, int64_t g_step, const float *x, int64_t x_step,
+                      float *out, int64_t out_step) {
+    float panel[BLOCK * PANEL];
+    for (int64_t k = 0; k < rows; k += BLOCK, g += BLOCK * g_step, x += BLOCK * x_step) {
+        const int64_t depth = rows - k < BLOCK ? rows - k : BLOCK;
+        for (int64_t n = 0; n < ins; n += PANEL) {
+            const int64_t width = ins - n < PANEL ? ins - n : PANEL;
+            if (width < PANEL) memset(panel, 0, sizeof panel);
+            for (int64_t i = 0; i < depth; i++) memcpy(panel + i * PANEL, x + i * x_step + n, (size_t)width * sizeof(float));
+            int64_t r = 0;
+            for (; r + ROWS <= outs; r += ROWS)
+                FN(tile)(ROWS, depth, g + r, 1, g_step, panel, 0, 1, out + r * out_step + n, out_step, width);
+            for (; r < outs; r++) FN(tile)(1, depth, g + r, 1, g_step, panel, 0, 1, out + r * out_step + n, out_step, width);
+        }
     }
 }
 
@@ -156,9 +175,10 @@ static void FN(normed)(const Norm *norm, int elu, int64_t size, const float *bef
     if (mean) *mean = centre, *rstd = scale;
 }
 
-/* The way back, one row: g (of y) -> to_norm (of the norm's output; may be null) and to_before. */
+/* The way back, one row: g (of y) -> to_before. Added to `sums`, where they are wanted: what the row does to the gradients
+   of the bias of what came before and of the norm's weight and bias. */
 static void FN(normed_back)(const Norm *norm, int elu, int64_t size, const float *g, const float *before, const float *y,
-                            float mean, float rstd, float *to_norm, float *to_before) {
+                            float mean, float rstd, const Sums *sums, float *to_before) {
     vec sum = {0}, along = {0};
     EACH(size, {
         vec d = LOAD(g);
@@ -166,20 +186,23 @@ static void FN(normed_back)(const Norm *norm, int elu, int64_t size, const float
             vec out = LOAD(y);
             d = FN(pick)(out > 0.0f, d, d * (out + 1.0f));
         }
-        if (to_norm) STORE(to_norm, d);
         if (norm->gamma) {
+            vec x = (LOAD(before) - mean) * rstd;
+            if (sums->gamma) STORE(sums->gamma, LOAD(sums->gamma) + d * x);
+            if (sums->beta) STORE(sums->beta, LOAD(sums->beta) + d);
             d *= LOAD(norm->gamma);
             sum += d;
-            vec x = (LOAD(before) - mean) * rstd;
             along += d * x; /* beyond the end d is 0 */
-        }
+        } else if (sums->bias) STORE(sums->bias, LOAD(sums->bias) + d);
         STORE(to_before, d);
     });
     if (!norm->gamma) return;
     const float a = FN(total)(sum) / (float)size, b = FN(total)(along) / (float)size;
     EACH(size, {
         vec x = (LOAD(before) - mean) * rstd;
-        STORE(to_before, (LOAD(to_before) - a - x * b) * rstd);
+        vec d = (LOAD(to_before) - a - x * b) * rstd;
+        STORE(to_before, d);
+        if (sums->bias) STORE(sums->bias, LOAD(sums->bias) + d);
     });
 }
 
@@ -319,7 +342,7 @@ static void FN(back)(const Rssm *m, const BackWeights *w, const Back *b) {
         for (int64_t r = 0; r < b->rows; r++) {
             const int64_t at = r * T + t;
             FN(normed_back)(&m->head_norm, 1, Y, b->wide + r * Y, b->look + at * Y, b->seen + at * Y, b->mean[3 * at + 2], b->rstd[3 * at + 2],
-                            b->normed_look ? b->normed_look + at * Y : 0, b->to_look + at * Y);
+                            &b->look_sums, b->to_look + at * Y);
             float *g = b->carry_h + r * D;
             if (!later) memset(g, 0, (size_t)D * sizeof(float));
             if (b->of_deter) EACH(D, { STORE(g, LOAD(g) + LOAD(b->of_deter + at * D)); });
@@ -327,17 +350,17 @@ static void FN(back)(const Rssm *m, const BackWeights *w, const Back *b) {
         FN(product)(b->rows, Y, D, b->to_look + t * Y, T * Y, w->head, 0, 1, b->carry_h, D);
         for (int64_t r = 0; r < b->rows; r++) {
             const int64_t at = r * T + t;
-            float *direct = b->direct + r * D, *normed = b->normed_gates ? b->normed_gates + at * 3 * D : b->wide;
+            float *direct = b->direct + r * D, *normed = b->wide;
             FN(cell_back)(D, b->carry_h + r * D, b->parts + at * 4 * D, b->joined + at * J + X, normed, direct);
             FN(normed_back)(&m->gates_norm, 0, 3 * D, normed, b->gates + at * 3 * D, 0, b->mean[3 * at + 1], b->rstd[3 * at + 1],
-                            0, b->to_gates + at * 3 * D);
+                            &b->gates_sums, b->to_gates + at * 3 * D);
         }
         FN(product)(b->rows, 3 * D, J, b->to_gates + t * 3 * D, T * 3 * D, w->gates, 0, 0, b->wide, J);
         for (int64_t r = 0; r < b->rows; r++) {
             const int64_t at = r * T + t;
             const float *g = b->wide + r * J;
             FN(normed_back)(&m->input_norm, 1, X, g, b->pre + at * X, b->joined + at * J, b->mean[3 * at], b->rstd[3 * at],
-                            b->normed_pre ? b->normed_pre + at * X : 0, b->to_pre + at * X);
+                            &b->pre_sums, b->to_pre + at * X);
             float *carry = b->carry_h + r * D;
             if (b->first[at]) memset(carry, 0, (size_t)D * sizeof(float));
             else EACH(D, { STORE(carry, LOAD(b->direct + r * D) + LOAD(g + X)); });
@@ -346,16 +369,6 @@ static void FN(back)(const Rssm *m, const BackWeights *w, const Back *b) {
         FN(product)(b->rows, X, Z, b->to_pre + t * X, T * X, w->from_z, 0, 0, b->carry_probs, Z);
         for (int64_t r = 0; r < b->rows; r++)
             if (b->first[r * T + t]) memset(b->carry_probs + r * Z, 0, (size_t)Z * sizeof(float));
-    }
-}
-
-/* elu(norm(W [z, x] + b)) of one layer, all rows; index null where there is no z. out (rows, outs). */
-static void FN(layer)(const Layer *l, int64_t rows, const float *x, int64_t x_step, const int32_t *index, int64_t index_step, float *out) {
-    FN(product)(rows, l->ins, l->outs, x, x_step, l->packed, l->bias, 0, out, l->outs);
-    for (int64_t r = 0; r < rows; r++) {
-        float *y = out + r * l->outs;
-        if (index) FN(gather)(l->count, index + r * index_step, l->columns, l->outs, y);
-        if (l->norm.gamma || l->elu) FN(normed)(&l->norm, l->elu, l->outs, y, y, 0, 0);
     }
 }
 
@@ -368,7 +381,34 @@ static void FN(scatter)(int64_t rows, int64_t count, const int32_t *index, const
         }
 }
 
-static const Kernels FN(kernels) = {FN(advance), FN(back), FN(layer), FN(scatter)};
+/* y = elu(norm(W [z, x] + b)) of one layer, all rows; index null where there is no z. `before`, what enters the norm, may be
+   y itself; mean and rstd (rows,) may be null. */
+static void FN(layer)(const Layer *l, int64_t rows, const float *x, int64_t x_step, const int32_t *index, int64_t index_step,
+                      float *before, float *mean, float *rstd, float *y) {
+    const int64_t outs = l->outs;
+    FN(product)(rows, l->ins, outs, x, x_step, l->packed, l->bias, 0, before, outs);
+    for (int64_t r = 0; r < rows; r++, before += outs, y += outs) {
+        if (index) FN(gather)(l->count, index + r * index_step, l->columns, outs, before);
+        if (l->norm.gamma || l->elu) FN(normed)(&l->norm, l->elu, outs, before, y, mean ? mean + r : 0, rstd ? rstd + r : 0);
+    }
+}
+
+/* The way back of at most BLOCK rows of a layer: g of y, which is overwritten by that of what enters the norm. Gradients of
+   weights are added to. */
+static void FN(layer_back)(const Layer *l, const LayerBack *b, int64_t rows, float *g, const float *before, const float *mean,
+                           const float *rstd, const float *y, const float *x, int64_t x_step, const int32_t *index,
+                           int64_t index_step, float *to_x, float *to_probs) {
+    const int64_t outs = l->outs;
+    for (int64_t r = 0; r < rows; r++)
+        FN(normed_back)(&l->norm, (int)l->elu, outs, g + r * outs, before + r * outs, y + r * outs, l->norm.gamma ? mean[r] : 0,
+                        l->norm.gamma ? rstd[r] : 0, &b->sums, g + r * outs);
+    if (b->weight) FN(outer)(rows, outs, l->ins, g, outs, x, x_step, b->weight + l->classes, l->classes + l->ins);
+    for (int64_t r = 0; b->scattered && r < rows; r++) FN(scatter)(1, l->count, index + r * index_step, g + r * outs, outs, b->scattered);
+    if (to_x) FN(product)(rows, outs, l->ins, g, outs, b->packed, 0, 0, to_x, l->ins);
+    if (to_probs) FN(product)(rows, outs, l->classes, g, outs, b->columns, 0, 0, to_probs, l->classes);
+}
+
+static const Kernels FN(kernels) = {FN(advance), FN(back), FN(layer), FN(layer_back), FN(outer), FN(scatter)};
 
 #undef vec
 #undef ints

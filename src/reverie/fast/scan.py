@@ -308,7 +308,7 @@ class _FusedTransition(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         to_deter, to_probs = (None if g is None else g.float().contiguous() for g in gradients[:2])
         never = torch.zeros(len(ctx.kept.pre), 1, dtype=torch.bool)
-        found = fused.scan_back(ctx.parts, ctx.weights, ctx.kept, never, (to_deter, None, to_probs))
+        found = fused.scan_back(ctx.parts, ctx.weights, ctx.kept, never, (to_deter, None, to_probs), learns=False)
         size, pre = ctx.parts.sizes[4] * ctx.parts.sizes[5], found.pre.squeeze(1)
         wants = ctx.needs_input_grad
         return (
@@ -439,19 +439,29 @@ class _Scan:
         inputs: of the gates (N, X + D) and of the answer (N, Y); seen: deter (N, D) and embed (N, E); norms: the
         gradients of the norms' weights. -> that of embed (N, E), those of `parameters`.
         """
-        dtype, net = self.rssm.product_dtype, self.rssm.posterior_net
+        net = self.rssm.posterior_net
         layers = cast(list[nn.Linear], [net[0], cast(NormGRUCell, self.rssm.gru).gates, net[-1]])
         stats, look, pre, gates = gradients
         past = pre.masked_fill(first, 0)  # what a first step did not see gets no gradient
-        of_stoch, of_action = self._of_stoch(index, past), outer(pre, action)
-        of_look = [_outer(layers[0], look, x, dtype) for x in seen]
+        of_stoch, of_action = self._of_stoch(index, past), self._outer(None, pre, action)
+        of_look = [self._outer(layers[0], look, x) for x in seen]
         x, cell, y = norms
         return self.embed.back(look), [
             torch.cat([of_stoch, of_action], 1), pre.sum(0), *x,
-            _outer(layers[1], gates, inputs[0], dtype), gates.sum(0), *cell,
+            self._outer(layers[1], gates, inputs[0]), gates.sum(0), *cell,
             torch.cat(of_look, 1), look.sum(0), *y,
-            _outer(layers[2], stats, inputs[1], dtype), stats.sum(0),
+            self._outer(layers[2], stats, inputs[1]), stats.sum(0),
         ]  # fmt: skip
+
+    def _outer(self, layer: nn.Linear | None, g: Tensor, x: Tensor) -> Tensor:
+        """Gradient of a layer's weight, or of some of its columns, in the layer's number type (None: float32).
+
+        g (N, out), x (N, in) -> (out, in).
+        """
+        dtype = torch.float32
+        if layer is not None and not isinstance(layer, ExactLinear):
+            dtype = product_dtype(g.shape[1], x, self.rssm.product_dtype)
+        return outer(g.to(dtype), x.to(dtype)).float()
 
     def _of_stoch(self, index: Tensor, g: Tensor) -> Tensor:
         """index (N, S), g (N, X) -> (X, Z)."""
@@ -468,6 +478,9 @@ def _flat(steps: Sequence[Normed]) -> Normed:
 
 class _FusedScan(_Scan):
     """`_Scan` by compiled code, both ways."""
+
+    def _outer(self, layer: nn.Linear | None, g: Tensor, x: Tensor) -> Tensor:
+        return fused.outer(g, x.float().contiguous())
 
     def _of_stoch(self, index: Tensor, g: Tensor) -> Tensor:
         return fused.rows_gradient(index, g, self.step.size).t()
@@ -493,15 +506,6 @@ class _FusedScan(_Scan):
         weights = rssm.weights_back("look", "answer")
         dense = [None if g is None else g.float().contiguous() for g in gradients]
         of = fused.scan_back(self.parts, weights, found, self.is_first, dense)
-        pairs = [
-            (self.step.norm_x, of.normed_pre, found.pre, 0),
-            (self.step.norm_gates, of.normed_gates, found.gates, 1),
-            (self.norm_y, of.normed_look, found.look, 2),
-        ]
-        norms = []
-        for part, g, before, i in pairs:
-            mean, rstd = (_rows(x[..., i : i + 1]).contiguous() for x in (found.mean, found.rstd))
-            norms.append((None, None) if g is None else part.weights(_rows(g), Normed(g, _rows(before), mean, rstd)))
         last = torch.cat([torch.zeros_like(found.drawn[:, :1]), found.drawn[:, :-1]], 1)
         to_embed, of_weights = self.products(
             (_rows(of.stats), _rows(of.look), _rows(of.pre), _rows(of.gates)),
@@ -510,7 +514,7 @@ class _FusedScan(_Scan):
             _rows(self.action),
             (_rows(found.joined), _rows(found.seen)),
             [_rows(deters), _rows(embed)],
-            tuple(norms),
+            tuple((sums.gamma, sums.beta) for sums in reversed(of.sums)),
         )
         return [to_embed.reshape(embed.shape).to(embed.dtype), *of_weights]
 
@@ -518,12 +522,6 @@ class _FusedScan(_Scan):
 def _rows(x: Tensor) -> Tensor:
     """(B, T, n) -> (B * T, n)."""
     return x.flatten(0, 1)
-
-
-def _outer(layer: nn.Linear, g: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Gradient of a layer's weight, or of some of its columns. g (N, out), x (N, in) -> (out, in)."""
-    dtype = torch.float32 if isinstance(layer, ExactLinear) else product_dtype(g.shape[1], x, dtype)
-    return outer(g.to(dtype), x.to(dtype)).float()
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
