@@ -7,10 +7,18 @@ and adaptive clipping (DreamerV3), and an AdamW whose settings are tensors (CUDA
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+
+class StepInOneCall(Protocol):
+    """The same norms and the same step as torch's, made by less work (fast/fused.py)."""
+
+    def fits(self) -> bool: ...
+    def norms(self) -> tuple[Tensor, Tensor]: ...
+    def step(self) -> None: ...
 
 
 class Optimizer:
@@ -64,6 +72,8 @@ class Optimizer:
             self.torch = own(self.parameters, lr, betas=betas, eps=eps, on_device=on_device)
         else:
             self.torch = torch.optim.AdamW(self.parameters, lr, betas=betas, eps=eps, fused=True)
+        self.quick: StepInOneCall | None = None
+        self.moments_norm: Tensor | None = None  # (), of the running means: known between `clip` and `step` by `quick`
         self.schedule()
 
     def schedule(self) -> None:
@@ -91,11 +101,21 @@ class Optimizer:
         """Clip the gradients in place. -> their global norm before, ()."""
         if self.adaptive_clip:
             return clip_adaptive_(self.parameters, self.adaptive_clip)
+        self.moments_norm = None
+        if self.quick is not None and self.quick.fits():
+            norm, self.moments_norm = self.quick.norms()
+            if float(norm) + 1e-6 > self.max_norm:  # as in torch's; below, gradients would be multiplied by 1
+                nn.utils.clip_grads_with_norm_(self.parameters, self.max_norm, norm)
+            return norm
         return nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
 
     def step(self) -> None:
         """One step along the gradients."""
-        self.torch.step()
+        if self.quick is not None and self.moments_norm is not None:
+            self.quick.step()
+            self.moments_norm = None  # where the gradients lay is known for one step
+        else:
+            self.torch.step()
         torch.autograd.graph.increment_version(self.parameters)  # fused steps do not, and the fast path must know
 
 
@@ -112,6 +132,11 @@ class Optimizers(dict[str, Optimizer]):
         for name in names:
             self[name].updates += 1
 
+    def set_quick(self, make: Callable[[torch.optim.Optimizer], StepInOneCall | None] | None) -> None:
+        """Let norms and steps be computed by what `make` gives for torch's optimizers, or, without it, by torch."""
+        for optimizer in self.values():
+            optimizer.quick = make(optimizer.torch) if make is not None else None
+
     def scale_rates(self, factor: float) -> None:
         """Multiply the learning rates that were set; a rollback halves them (run/nan_policy.py)."""
         for optimizer in self.values():
@@ -122,14 +147,17 @@ class Optimizers(dict[str, Optimizer]):
     ) -> dict[str, Tensor]:
         """One step for each loss (), by the name of its optimizer, or for none of them if `check` raises.
 
-        check: given losses and norms before any weight changes, and torch's optimizers (`FiniteGuard.check`).
+        check: given losses and norms before any weight changes, and the torch optimizers whose running means it must
+        look at itself (`FiniteGuard.check`).
         -> {"NAME/grad_norm": () before clipping}.
         """
         chosen = [self[name] for name in losses]
         for optimizer, loss in zip(chosen, losses.values(), strict=True):
             optimizer.compute_gradients(loss)
         norms = [optimizer.clip() for optimizer in chosen]
-        check([*losses.values(), *norms], [optimizer.torch for optimizer in chosen])
+        known = [optimizer.moments_norm for optimizer in chosen if optimizer.moments_norm is not None]
+        others = [optimizer.torch for optimizer in chosen if optimizer.moments_norm is None]
+        check([*losses.values(), *norms, *known], others)
         for optimizer in chosen:
             optimizer.step()
         return {f"{name}/grad_norm": norm for name, norm in zip(losses, norms, strict=True)}

@@ -26,7 +26,7 @@ from .config import Config
 from .data.replay import Batch
 from .distributions import Policy
 from .envs.spaces import Spec
-from .fast import plain_parts, set_types
+from .fast import fused_step, plain_parts, set_types
 from .fast.cuda_graph import CapturedUpdate
 from .fast.modes import Fused, Precision, apply_mode, autocast, pick_dtype, pick_fused, pick_mode, pick_precision
 from .fast.products import Types, said
@@ -73,6 +73,7 @@ class DreamerV2(nn.Module):
             if graph:
                 behavior.entropy_weight = torch.zeros((), device=self.device)
         self.optimizers = build_optimizers(config, learning, on_device=graph)
+        self.optimizers.set_quick(fused_step if self.fused.on else None)
         self.guard = FiniteGuard(self.device, scales, [behavior.stage for behavior in self.behaviors])
         self._captured: dict[bool, CapturedUpdate] = {}  # {with the actor's step: the update}
 
@@ -117,6 +118,7 @@ class DreamerV2(nn.Module):
             self.fused = Fused(False, f"{why}; the run had them, so it does not continue bit for bit")
         else:
             set_types(self, self.precision.types, fused=False)
+            self.optimizers.set_quick(None)
             note = "compiled loops stay off, as this run began without them; compute.fused=on turns them on"
             self.fused = Fused(False, note)
 

@@ -15,11 +15,12 @@ from torch import nn
 
 from reverie.config import ComputeConfig
 from reverie.errors import UserError
-from reverie.fast import Feat, OneHots, accelerate, fused, fused_build, set_types
+from reverie.fast import Feat, OneHots, accelerate, fused, fused_build, fused_step, set_types
 from reverie.fast.dense import worth_fusing
 from reverie.fast.fused_build import NotBuilt, open_library
 from reverie.fast.modes import pick_fused
 from reverie.layers import MLP, MLPOptions, frozen
+from reverie.optim import Optimizer
 from reverie.rssm import DiscreteRSSM, State
 from tests.fast.test_definitions import CHANGES
 from tests.fast.test_fast import BOX, DISCRETE, MIXED, agent_of, batch_of, off, updates
@@ -258,6 +259,103 @@ def test_the_gradient_of_a_classs_weights_is_the_sum_over_its_states(at_level, l
     g = torch.randn(21, width)
     expected = OneHots(index.reshape(-1, 4), None, 20).dense().t() @ g
     torch.testing.assert_close(fused.rows_gradient(index.reshape(-1, 4), g, 20), expected, rtol=1e-5, atol=1e-6)
+
+
+def optimizers(clip, *, decay=1e-2):
+    """Two of the same, by torch and by compiled code; sizes that fill vectors and sizes that do not."""
+    made = []
+    for quick in (False, True):
+        torch.manual_seed(0)
+        weights = [nn.Parameter(torch.randn(shape)) for shape in [(33, 65), (7,), (1,), (), (16, 4), (5, 3), (129,)]]
+        mine = Optimizer(weights, lr=1e-2, eps=1e-5, eps_mode="keras", clip=clip, weight_decay=decay, warmup=3)
+        mine.quick = fused_step(mine.torch) if quick else None
+        made.append(mine)
+    return made
+
+
+def steps(optimizer, count, *, seed=1, size=1.0):
+    """The norms before clipping, the gradients after it, and the weights, of some steps."""
+    torch.manual_seed(seed)
+    found = []
+    for _ in range(count):
+        optimizer.schedule()
+        for p in optimizer.parameters:
+            p.grad = size * torch.randn_like(p)
+        norm = optimizer.clip()
+        optimizer.was_quick = optimizer.moments_norm is not None
+        optimizer.step()
+        optimizer.updates += 1
+        found.append(
+            [norm, *(p.grad for p in optimizer.parameters), *(p.detach().clone() for p in optimizer.parameters)]
+        )
+    return found
+
+
+@there
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("clip", "decay"), [(1e9, 0.0), (1e9, 1e-2), (5.0, 1e-2)])
+def test_adams_steps_are_torchs(at_level, level, clip, decay):
+    at_level(level)
+    torchs, mine = optimizers(clip, decay=decay)
+    found = steps(mine, 1)
+    assert not mine.was_quick  # torch makes the first one, and with it the means
+    found += steps(mine, 4, seed=2)
+    assert mine.was_quick
+    for a, b in zip(steps(torchs, 1) + steps(torchs, 4, seed=2), found, strict=True):
+        for x, y in zip(a, b, strict=True):
+            torch.testing.assert_close(y, x, rtol=1e-6, atol=1e-7)
+    assert torchs.torch.state_dict()["state"].keys() == mine.torch.state_dict()["state"].keys()
+    for p, q in zip(torchs.parameters, mine.parameters, strict=True):
+        kept, ours = torchs.torch.state[p], mine.torch.state[q]
+        assert kept.keys() == ours.keys()
+        for key in kept:
+            torch.testing.assert_close(ours[key], kept[key], rtol=1e-6, atol=1e-7 if key == "exp_avg" else 1e-10)
+        assert float(ours["step"]) == 5
+
+
+@there
+@pytest.mark.skipif(BEST < 2, reason="torch's vectors are as wide as ours where there is AVX-512")
+def test_where_nothing_is_clipped_a_step_is_torchs_bit_for_bit():
+    torchs, mine = optimizers(1e9)
+    for a, b in zip(steps(torchs, 5), steps(mine, 5), strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a[1:], b[1:], strict=True))
+
+
+@there
+def test_the_norm_of_running_means_is_seen_before_a_step():
+    _, mine = optimizers(1e9)
+    steps(mine, 2)
+    mine.clip()
+    expected = torch.stack([x.norm() for state in mine.torch.state.values() for x in state.values() if x.dim()]).norm()
+    p = mine.parameters[3]  # of no axes: it counts, too
+    extra = (mine.torch.state[p]["exp_avg"] ** 2 + mine.torch.state[p]["exp_avg_sq"] ** 2).sqrt()
+    torch.testing.assert_close(mine.moments_norm, (expected**2 + extra**2).sqrt(), rtol=1e-5, atol=0)
+    mine.torch.state[mine.parameters[0]]["exp_avg_sq"][3, 2] = float("nan")
+    mine.clip()
+    assert not mine.moments_norm.isfinite()
+
+
+@there
+def test_adams_state_may_be_loaded_copied_and_replaced_between_steps():
+    torchs, mine = optimizers(5.0)
+    steps(torchs, 2), steps(mine, 2)
+    mine.torch.load_state_dict(copy.deepcopy(torchs.torch.state_dict()))
+    other = copy.deepcopy(mine)
+    for optimizer in (torchs, mine, other):
+        with torch.no_grad():
+            optimizer.parameters[0].data = torch.ones(65, 33).t()  # with other strides: torch makes this step
+        (found,) = steps(optimizer, 1, seed=5)
+        assert not optimizer.was_quick
+        with torch.no_grad():
+            optimizer.parameters[0].data = optimizer.parameters[0].data.contiguous()
+        found += steps(optimizer, 2, seed=6)
+        assert optimizer.was_quick == (optimizer is not torchs)
+        if optimizer is torchs:
+            expected = found
+        else:
+            for a, b in zip(expected, found, strict=True):
+                for x, y in zip(a, b, strict=True) if isinstance(a, list) else [(a, b)]:
+                    torch.testing.assert_close(y, x, rtol=1e-6, atol=1e-7)
 
 
 FUSED = {"compute.fused": "on"}

@@ -296,6 +296,7 @@ def test_a_run_that_may_not_wait_skips_too(make_run, tmp_path):
     run = make_run(tmp_path / "run", on_nonfinite="skip", **QUICK)
     look, guard = run.agent.guard.trouble, run.agent.guard
     guard.waits = False
+    run.agent.optimizers.set_quick(None)  # which is for CPUs
     spoil(run, 3, times=2)
     screen = Notes()
     run.train(screen)

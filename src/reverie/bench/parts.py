@@ -82,7 +82,7 @@ def _methods(agent: DreamerV2) -> list[tuple[Any, str, PartTime]]:
         kind = name.split("/")[0]
         image = name in {f"obs/{key.replace('.', '_')}" for key in model.encoder.image_keys}
         methods.append((head, "loss", PartTime("decoder" if image else f"{kind} head")))
-    methods += [(optimizer.torch, "step", PartTime("optimiser")) for optimizer in agent.optimizers.values()]
+    methods += [(optimizer, "step", PartTime("optimiser")) for optimizer in agent.optimizers.values()]
     return [item for item in methods if hasattr(item[0], item[1])]
 
 

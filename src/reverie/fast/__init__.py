@@ -28,6 +28,7 @@ from ..rssm import DiscreteRSSM
 from .convs import FastConvDecoder, FastConvEncoder
 from .definitions import PARTS, changed
 from .dense import FastMLP
+from .fused import AdamStep
 from .products import Types
 from .rows import Feat, OneHots
 from .scan import FastRSSM
@@ -40,7 +41,7 @@ FASTER: dict[type[nn.Module], type[nn.Module]] = {
     DiscreteRSSM: FastRSSM,
 }
 
-__all__ = ["FASTER", "Feat", "OneHots", "accelerate", "plain_parts", "set_types"]
+__all__ = ["FASTER", "Feat", "OneHots", "accelerate", "fused_step", "plain_parts", "set_types"]
 
 
 def accelerate(module: nn.Module, dtype: torch.dtype | Types = torch.float32, *, fused: bool = False) -> list[str]:
@@ -69,6 +70,11 @@ def set_types(module: nn.Module, types: Types, *, fused: bool) -> None:
             dtype = types.loops if id(part) in loops else types.convolutions if images else types.dense
             part.__dict__["product_dtype"] = dtype
             part.__dict__["runs_fused"] = fused and dtype == torch.float32 and not images
+
+
+def fused_step(optimizer: torch.optim.Optimizer) -> AdamStep | None:
+    """Adam's norms and step by compiled code, which must be there; None for another optimizer."""
+    return AdamStep(optimizer) if type(optimizer) is torch.optim.AdamW else None
 
 
 def plain_parts(module: nn.Module) -> list[str]:

@@ -80,6 +80,15 @@ typedef struct {
     Sums sums;
 } LayerBack;
 
+/* AdamW's settings at this step; correction1 and correction2 are 1 - beta^t. */
+typedef struct { double lr, beta1, beta2, eps, decay, correction1, correction2; } Adam;
+
+/* A weight, its gradient, running means and count of steps. */
+typedef struct {
+    int64_t size;
+    float *weight, *gradient, *mean, *square, *count;
+} Learned;
+
 typedef struct {
     void (*advance)(const Rssm *, const Step *);
     void (*back)(const Rssm *, const BackWeights *, const Back *);
@@ -88,6 +97,8 @@ typedef struct {
                        const float *, int64_t, const int32_t *, int64_t, float *, float *);
     void (*outer)(int64_t, int64_t, int64_t, const float *, int64_t, const float *, int64_t, float *, int64_t);
     void (*scatter)(int64_t, int64_t, const int32_t *, const float *, int64_t, float *);
+    double (*squares)(int64_t, const float *);
+    void (*adam)(const Adam *, int64_t, float *, const float *, float *, float *);
 } Kernels;
 
 #define FN(name) plain_##name
@@ -148,6 +159,7 @@ int64_t reverie_best(void) {
 void reverie_sizes(int64_t *sizes) {
     sizes[0] = sizeof(Rssm), sizes[1] = sizeof(Step), sizes[2] = sizeof(BackWeights), sizes[3] = sizeof(Back);
     sizes[4] = sizeof(Layer), sizes[5] = sizeof(LayerKept), sizes[6] = sizeof(LayerBack);
+    sizes[7] = sizeof(Adam), sizes[8] = sizeof(Learned);
 }
 
 /* to[c, r] = from[r, c]: (rows, cols) to (cols, rows). Four by four: each cache line is read and written a few times only. */
@@ -272,4 +284,24 @@ void reverie_layers_back(int64_t level, int64_t count, const Layer *layers, int6
 void reverie_outer(int64_t level, int64_t rows, int64_t outs, int64_t ins, const float *g, int64_t g_step, const float *x,
                    int64_t x_step, float *out, int64_t out_step) {
     LEVELS[level]->outer(rows, outs, ins, g, g_step, x, x_step, out, out_step);
+}
+
+/* The norms of all gradients and of all running means together: norms[0] and norms[1]. */
+void reverie_norms(int64_t level, int64_t count, const Learned *learned, float *norms) {
+    double gradients = 0, means = 0;
+    for (int64_t i = 0; i < count; i++) {
+        gradients += LEVELS[level]->squares(learned[i].size, learned[i].gradient);
+        means += LEVELS[level]->squares(learned[i].size, learned[i].mean);
+        means += LEVELS[level]->squares(learned[i].size, learned[i].square);
+    }
+    norms[0] = (float)sqrt(gradients), norms[1] = (float)sqrt(means);
+}
+
+/* One step of all weights. */
+void reverie_adam(int64_t level, int64_t count, const Learned *learned, const Adam *adam) {
+    for (int64_t i = 0; i < count; i++) {
+        const Learned *x = learned + i;
+        *x->count += 1;
+        LEVELS[level]->adam(adam, x->size, x->weight, x->gradient, x->mean, x->square);
+    }
 }

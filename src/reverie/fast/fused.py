@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, c_float, c_int64, c_void_p
+from ctypes import POINTER, c_double, c_float, c_int64, c_void_p
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,11 +82,21 @@ class _LayerBack(ctypes.Structure):
     _fields_ = (*_fields("", "packed columns weight scattered"), ("sums", _Sums))
 
 
+class _Adam(ctypes.Structure):
+    _fields_ = tuple((x, c_double) for x in ("lr", "beta1", "beta2", "eps", "decay", "correction1", "correction2"))
+
+
+class _Learned(ctypes.Structure):
+    _fields_ = _fields("size", "weight gradient mean square count")
+
+
 _ARGUMENTS: dict[str, list[Any]] = {
     "pack": [c_int64, c_int64, c_void_p, c_int64, c_int64, c_void_p],
     "step": [c_int64, POINTER(_Rssm), POINTER(_Step)],
     "scan": [c_int64, POINTER(_Rssm), POINTER(_Step), c_int64],
     "back": [c_int64, POINTER(_Rssm), POINTER(_BackWeights), POINTER(_Back)],
+    "norms": [c_int64, c_int64, POINTER(_Learned), POINTER(c_float)],
+    "adam": [c_int64, c_int64, POINTER(_Learned), POINTER(_Adam)],
     "scatter": [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p],
     "layers": [
         c_int64,
@@ -133,7 +143,7 @@ class Library:
         library.reverie_best.restype = c_int64
         self.best = int(library.reverie_best())
         self.level = self.best if level is None else level
-        kinds = (_Rssm, _Step, _BackWeights, _Back, _Layer, _LayerKept, _LayerBack)
+        kinds = (_Rssm, _Step, _BackWeights, _Back, _Layer, _LayerKept, _LayerBack, _Adam, _Learned)
         sizes = (c_int64 * len(kinds))()
         library.reverie_sizes(sizes)
         if list(sizes) != [ctypes.sizeof(kind) for kind in kinds]:
@@ -146,6 +156,8 @@ class Library:
     layers: Any
     layers_back: Any
     outer: Any
+    norms: Any
+    adam: Any
     scatter: Any
 
 
@@ -456,3 +468,54 @@ def _kept(found: Sequence[tuple[Tensor, ...]]) -> Any:
         if normed:
             place.before, place.mean, place.rstd = (x.data_ptr() for x in normed)
     return structs
+
+
+class AdamStep:
+    """Norms and step of a torch AdamW, all its weights in one call each; state and settings stay torch's."""
+
+    def __init__(self, optimizer: torch.optim.AdamW) -> None:
+        self.optimizer = optimizer
+        self._known: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # weight, running means, count of steps
+        self._learned: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of copies: pointers are not copied."""
+        return {"optimizer": self.optimizer, "_known": [], "_learned": None}
+
+    def fits(self) -> bool:
+        """Has torch made the first step, so that there are running means, and is all of it dense float32 on a CPU?"""
+        (group,), state = self.optimizer.param_groups, self.optimizer.state
+        if len(state) != len(group["params"]):
+            return False
+        now = [(p, *map(state[p].__getitem__, ("exp_avg", "exp_avg_sq", "step"))) for p in group["params"]]
+        if len(now) != len(self._known) or any(
+            a is not b for x, y in zip(now, self._known, strict=True) for a, b in zip(x, y, strict=True)
+        ):
+            self._known, self._learned = [], (_Learned * len(now))()  # the first time, or a checkpoint was loaded
+            if not all(_is_plain(x) for tensors in now for x in tensors):
+                return False
+            self._known = now
+        return all(_is_plain(p) and p.grad is not None and _is_plain(p.grad) for p, *_ in now)
+
+    def norms(self) -> tuple[Tensor, Tensor]:
+        """Global norms () of the gradients, and of the running means that the next step starts from. After `fits`."""
+        for place, (p, mean, square, count) in zip(self._learned, self._known, strict=True):
+            place.size, place.weight, place.gradient = p.numel(), p.data_ptr(), cast(Tensor, p.grad).data_ptr()
+            place.mean, place.square, place.count = mean.data_ptr(), square.data_ptr(), count.data_ptr()
+        lib, found = library(), (c_float * 2)()
+        lib.norms(lib.level, len(self._learned), self._learned, found)
+        return room().fill_(found[0]), room().fill_(found[1])
+
+    def step(self) -> None:
+        """The step for which `norms` was called; the gradients still lie where they lay then."""
+        (group,) = self.optimizer.param_groups
+        count = float(self._known[0][3]) + 1
+        beta1, beta2 = group["betas"]
+        corrections = 1 - beta1**count, 1 - beta2**count
+        adam = _Adam(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], *corrections)
+        lib = library()
+        lib.adam(lib.level, len(self._learned), self._learned, adam)
+
+
+def _is_plain(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.is_contiguous() and x.is_cpu

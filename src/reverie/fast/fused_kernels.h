@@ -22,6 +22,11 @@ static INLINE float FN(total)(vec x) {
     return sum;
 }
 
+static INLINE vec FN(root)(vec x) {
+    for (int i = 0; i < LANES; i++) x[i] = sqrtf(x[i]);
+    return x;
+}
+
 /* Where the mask is set `a`, else `b`. */
 static INLINE vec FN(pick)(ints mask, vec a, vec b) { return (vec)(((ints)a & mask) | ((ints)b & ~mask)); }
 
@@ -408,7 +413,41 @@ static void FN(layer_back)(const Layer *l, const LayerBack *b, int64_t rows, flo
     if (to_probs) FN(product)(rows, outs, l->classes, g, outs, b->columns, 0, 0, to_probs, l->classes);
 }
 
-static const Kernels FN(kernels) = {FN(advance), FN(back), FN(layer), FN(layer_back), FN(outer), FN(scatter)};
+/* ----------------------------------------------------------------------------------------------------- optimizers */
+
+/* The sum of squares of `size` numbers. */
+static double FN(squares)(int64_t size, const float *x) {
+    vec sum = {0};
+    vec four[4] = {{0}}; /* sums that do not wait for each other */
+    for (; size >= 4 * LANES; size -= 4 * LANES, x += 4 * LANES)
+        for (int k = 0; k < 4; k++) four[k] += FN(load)(x + k * LANES) * FN(load)(x + k * LANES);
+    EACH(size, { vec here = LOAD(x); sum += here * here; });
+    return FN(total)(sum + four[0] + four[1] + four[2] + four[3]);
+}
+
+/* One step of AdamW; the order of operations is that of torch's fused one. */
+static void FN(adam)(const Adam *a, int64_t size, float *w, const float *g, float *mean, float *square) {
+    const vec rest = FN(fill)((float)(1 - a->beta1)), beta2 = FN(fill)((float)a->beta2), rest2 = FN(fill)((float)(1 - a->beta2));
+    const vec kept = FN(fill)((float)(1 - a->lr * a->decay)), eps = FN(fill)((float)a->eps);
+    const vec step = FN(fill)((float)(a->lr / a->correction1 * -1.0)), root = FN(fill)((float)sqrt(a->correction2));
+    EACH(size, {
+        vec d = LOAD(g);
+        vec x = LOAD(w);
+        if (a->decay != 0) x = x * kept;
+        vec m = LOAD(mean);
+        m = m + rest * (d - m);
+        STORE(mean, m);
+        /* Which of the two products is rounded before the sum: with FMA the compiler takes the right one, torch has the left
+           one there in whole vectors and the right one in what is left over. */
+        vec old = LOAD(square);
+        vec v = left ? old * beta2 + rest2 * d * d : rest2 * d * d + old * beta2;
+        STORE(square, v);
+        vec scale = FN(root)(v) / root + eps;
+        STORE(w, x + step * m / scale);
+    });
+}
+
+static const Kernels FN(kernels) = {FN(advance), FN(back), FN(layer), FN(layer_back), FN(outer), FN(scatter), FN(squares), FN(adam)};
 
 #undef vec
 #undef ints
