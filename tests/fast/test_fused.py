@@ -15,7 +15,7 @@ from torch import nn
 
 from reverie.config import ComputeConfig
 from reverie.errors import UserError
-from reverie.fast import Feat, OneHots, accelerate, fused, fused_build, fused_step, set_types
+from reverie.fast import Feat, OneHots, accelerate, convs, fused, fused_build, fused_step, set_types
 from reverie.fast.dense import worth_fusing
 from reverie.fast.fused_build import NotBuilt, open_library
 from reverie.fast.modes import pick_fused
@@ -247,6 +247,51 @@ def test_a_packed_weight_is_the_weight_in_panels(shape):
         wide = panels.transpose(0, 1).reshape(len(inputs), -1)
         assert torch.equal(wide[:, : inputs.shape[1]], inputs)
         assert not wide[:, inputs.shape[1] :].any()
+
+
+def images(module, layers, x, sizes):
+    """Answer and gradients of x and of the weights; sizes: None for the plain layers."""
+    y = layers(x) if sizes is None else convs._run(layers, x, sizes, torch.float32, runs_fused=True)
+    g = torch.linspace(-1, 2, y.numel()).reshape(y.shape)
+    return [y, *torch.autograd.grad(y, [x, *module.parameters()], g)]
+
+
+@there
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("channels", "maps", "kernel", "size", "count"),
+    [
+        (3, 8, 4, (28, 28), 5),
+        (1, 1, 4, (4, 5), 1),
+        (8, 16, 4, (13, 9), 3),
+        (5, 33, 3, (7, 8), 40),
+        (16, 4, 6, (6, 6), 9),
+    ],
+)
+@pytest.mark.parametrize("elu", [True, False])
+def test_convolutions_both_ways_are_torchs(at_level, level, channels, maps, kernel, size, count, elu):
+    """Of both kinds; also where rows and columns are left over, which no kernel reaches."""
+    at_level(level)
+    torch.manual_seed(0)
+    small = [(length - kernel) // 2 + 1 for length in size]
+    extra = [length - (2 * short - 2 + kernel) for length, short in zip(size, small, strict=True)]
+    big, few = torch.randn(count, channels, *size), torch.randn(count, maps, *small)
+    pairs = [
+        (nn.Conv2d(channels, maps, kernel, 2), big, []),
+        (nn.ConvTranspose2d(maps, channels, kernel, 2, output_padding=extra), few, [size]),
+    ]
+    for module, x, sizes in pairs:
+        layers = nn.Sequential(module, nn.ELU()) if elu else nn.Sequential(module)
+        x.requires_grad_()
+        expected = images(module, layers, x, None)
+        assert_equal(images(module, layers, x, sizes), expected, 3e-6)
+        assert module.__dict__["_packed"][2]  # it was compiled code
+        with torch.no_grad():
+            found = convs._run(layers, x, sizes, torch.float32, runs_fused=True)
+            torch.testing.assert_close(found, expected[0].detach(), rtol=1e-5, atol=1e-5)
+            module.weight.mul_(2)  # what was packed follows
+            found = convs._run(layers, x, sizes, torch.float32, runs_fused=True)
+            torch.testing.assert_close(found, layers(x), rtol=1e-5, atol=1e-5)
 
 
 @there

@@ -69,7 +69,7 @@ def set_types(module: nn.Module, types: Types, *, fused: bool) -> None:
             images = isinstance(part, FastConvEncoder | FastConvDecoder)
             dtype = types.loops if id(part) in loops else types.convolutions if images else types.dense
             part.__dict__["product_dtype"] = dtype
-            part.__dict__["runs_fused"] = fused and dtype == torch.float32 and not images
+            part.__dict__["runs_fused"] = fused and dtype == torch.float32
 
 
 def fused_step(optimizer: torch.optim.Optimizer) -> AdamStep | None:

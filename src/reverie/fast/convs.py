@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..networks import ConvDecoder, ConvEncoder
+from . import fused
 from .definitions import PARTS, Watch
-from .dense import Unit, is_hooked, is_standard
+from .dense import Unit, is_hooked, is_standard, worth_fusing
 from .pointwise import elu_
 from .products import linear, outer
 from .rows import Feat
@@ -34,6 +35,8 @@ ENCODER, DECODER = Watch(PARTS["ConvEncoder"]), Watch(PARTS["ConvDecoder"])
 PATCHES_DOWN = 2
 #: And any map of at most this many images with at least 16 channels.
 FEW = 16
+#: Largest kernel with which compiled code makes images from one pixel.
+ONE_PIXEL = 2**16
 PATCHES_WEIGHT = {torch.float32: 2, torch.bfloat16: 6}
 
 
@@ -156,6 +159,64 @@ class _Conv(torch.autograd.Function):
         return to_x, weight_gradient(big, small, kernel.shape[-1]).float(), g.sum((0, 2, 3)).float(), None, None, None
 
 
+class _FusedConv(torch.autograd.Function):
+    """As `_Conv` in float32, by compiled code."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, module: nn.Module, size: tuple[int, int] | None, elu: bool
+    ) -> Tensor:
+        given, y, ctx.conv = _fused(module, x, size, elu)
+        ctx.save_for_backward(given, y if elu else None)
+        ctx.packed, ctx.transposed = (
+            _packed(module, back=size is None) if ctx.needs_input_grad[0] else None,
+            size is not None,
+        )
+        return y.permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        given, y = ctx.saved_tensors
+        g, to_bias = fused.elu_back(gradients[0].float().permute(0, 2, 3, 1).contiguous(), y)
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = (ctx.conv.down if ctx.transposed else ctx.conv.up)(g, ctx.packed, None, elu=False).permute(
+                0, 3, 1, 2
+            )
+        big, small = (g, given) if ctx.transposed else (given, g)
+        return to_x, ctx.conv.weight(big, small).permute(0, 3, 1, 2), to_bias, None, None, None
+
+
+def _fused(module: nn.Module, x: Tensor, size: tuple[int, int] | None, elu: bool) -> tuple[Tensor, Tensor, fused.Conv]:
+    """x (N, channels, height, width), size as in `_Conv` -> x and the answer, channels last, and the sizes."""
+    weight, bias = cast(Tensor, module.weight), cast(Tensor, module.bias)
+    maps, channels, kernel, _ = weight.shape
+    given = x.float().permute(0, 2, 3, 1).contiguous()
+    count, height, width, _ = given.shape
+    if size is None:
+        small = ((height - kernel) // 2 + 1, (width - kernel) // 2 + 1)
+        conv = fused.Conv(count, height, width, channels, *small, maps, kernel)
+        return given, conv.down(given, _packed(module, back=False), bias.detach(), elu=elu), conv
+    conv = fused.Conv(count, *size, channels, height, width, maps, kernel)
+    return given, conv.up(given, _packed(module, back=True), bias.detach(), elu=elu), conv
+
+
+def _packed(module: nn.Module, *, back: bool) -> Tensor:
+    """A kernel as compiled code wants it, from patches to maps or `back`; kept until it changes."""
+    weight = cast(Tensor, module.weight)
+    flat = weight.detach().permute(0, 2, 3, 1).flatten(1)
+    if weight.is_inference():
+        return fused.pack(flat, back=back)
+    key, kept = (weight._version, weight.data_ptr()), module.__dict__.get("_packed")
+    if kept is None or kept[0] != key or kept[1] is not weight:
+        kept = module.__dict__["_packed"] = (key, weight, dict[bool, Tensor]())
+    made: dict[bool, Tensor] = kept[2]
+    if back not in made:
+        made[back] = fused.pack(flat, back=back)
+    return made[back]
+
+
 def _without_gradients(
     module: nn.Conv2d | nn.ConvTranspose2d, x: Tensor, size: tuple[int, int] | None, elu: bool, dtype: torch.dtype
 ) -> Tensor:
@@ -179,7 +240,9 @@ def _without_gradients(
     return elu_(y) if elu else y
 
 
-def _run(layers: nn.Sequential, x: Tensor, sizes: list[tuple[int, int]], dtype: torch.dtype) -> Tensor:
+def _run(
+    layers: nn.Sequential, x: Tensor, sizes: list[tuple[int, int]], dtype: torch.dtype, *, runs_fused: bool = False
+) -> Tensor:
     """The layers of an encoder (no sizes) or decoder (the size that each transposed convolution gives)."""
     modules, at, layer = list(layers), 0, 0
     while at < len(modules):
@@ -187,7 +250,12 @@ def _run(layers: nn.Sequential, x: Tensor, sizes: list[tuple[int, int]], dtype: 
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             elu = at + 1 < len(modules) and type(modules[at + 1]) is nn.ELU and is_standard(modules[at + 1])
             size = sizes[layer] if sizes else None
-            if torch.is_grad_enabled():
+            if runs_fused and _is_fused(module, x):
+                if torch.is_grad_enabled():
+                    x = cast(Tensor, _FusedConv.apply(x, module.weight, module.bias, module, size, elu))
+                else:
+                    x = _fused(module, x, size, elu)[1].permute(0, 3, 1, 2)
+            elif torch.is_grad_enabled():
                 x = cast(Tensor, _Conv.apply(x, module.weight, module.bias, size, elu, dtype))
             else:
                 x = _without_gradients(module, x, size, elu, dtype)
@@ -195,6 +263,18 @@ def _run(layers: nn.Sequential, x: Tensor, sizes: list[tuple[int, int]], dtype: 
         else:
             x, at = module(x.float()), at + 1
     return x
+
+
+def _is_fused(module: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> bool:
+    """Is compiled code quicker than oneDNN for this layer, or as quick? x (N, channels, height, width).
+
+    From one pixel on, a transposed convolution is a large product, at which oneDNN is better.
+    """
+    if x.device.type != "cpu" or not module.weight.dtype == x.dtype == torch.float32:
+        return False
+    pixels = x.numel() // max(1, x.shape[1])
+    one = isinstance(module, nn.ConvTranspose2d) and x.shape[-2:] == (1, 1)
+    return not (one and module.weight.numel() > ONE_PIXEL) and worth_fusing(pixels, module.weight)
 
 
 def _odd(layers: nn.Sequential) -> str:
@@ -209,6 +289,7 @@ class FastConvEncoder(ConvEncoder):
     """`ConvEncoder` by faster arithmetic. image (..., C, H, W) -> (..., output_dim)."""
 
     product_dtype: torch.dtype
+    runs_fused: bool
 
     def misfit(self) -> str:
         """As `FastRSSM.misfit`."""
@@ -217,7 +298,7 @@ class FastConvEncoder(ConvEncoder):
     def forward(self, image: Tensor) -> Tensor:
         if not ENCODER.intact() or _odd(self.layers):
             return super().forward(image)
-        maps = _run(self.layers, image.flatten(0, -4), [], self.product_dtype)
+        maps = _run(self.layers, image.flatten(0, -4), [], self.product_dtype, runs_fused=self.runs_fused)
         return maps.reshape((*image.shape[:-3], self.output_dim))
 
 
@@ -225,6 +306,7 @@ class FastConvDecoder(ConvDecoder):
     """`ConvDecoder` by faster arithmetic. feat (..., F) -> (..., C, H, W)."""
 
     product_dtype: torch.dtype
+    runs_fused: bool
     indexed = True
 
     def misfit(self) -> str:
@@ -251,7 +333,8 @@ class FastConvDecoder(ConvDecoder):
             maps = self.activation(unit(feat))
         else:
             maps = self.activation(self.linear(feat.dense() if isinstance(feat, Feat) else feat))
-        image = _run(self.layers, maps.reshape((-1, *self.start)), self.sizes(), self.product_dtype)
+        given = maps.reshape((-1, *self.start))
+        image = _run(self.layers, given, self.sizes(), self.product_dtype, runs_fused=self.runs_fused)
         return image.reshape(feat.shape[:-1] + self.shape)
 
     def loss(self, feat: Tensor, target: Tensor) -> Tensor:

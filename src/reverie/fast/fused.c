@@ -21,6 +21,8 @@
 #define BLOCK 128 /* rows that go through all layers before the next ones: what they leave stays in the cache */
 
 typedef struct { const float *gamma, *beta; float eps; } Norm; /* LayerNorm; no norm where gamma is null */
+typedef float four __attribute__((vector_size(16)));
+typedef float loose __attribute__((vector_size(16), aligned(4), may_alias));
 
 /* The RSSM's layers: sizes, and weights packed for the way forward. `head` and `answer` are the posterior's for filtering
    (W_h, W_s of scan.py), the prior's for dreaming. */
@@ -80,6 +82,13 @@ typedef struct {
     Sums sums;
 } LayerBack;
 
+/* A convolution of stride 2 between big images (count, height, width, channels) and small ones (count, rows, cols, maps),
+   channels last. packed: for `down` from a patch to maps, for `up` from maps to a patch. */
+typedef struct {
+    int64_t count, height, width, channels, rows, cols, maps, kernel, elu;
+    const float *packed, *bias;
+} Conv;
+
 /* AdamW's settings at this step; correction1 and correction2 are 1 - beta^t. */
 typedef struct { double lr, beta1, beta2, eps, decay, correction1, correction2; } Adam;
 
@@ -99,6 +108,10 @@ typedef struct {
     void (*scatter)(int64_t, int64_t, const int32_t *, const float *, int64_t, float *);
     double (*squares)(int64_t, const float *);
     void (*adam)(const Adam *, int64_t, float *, const float *, float *, float *);
+    void (*down)(const Conv *, const float *, float *, float *);
+    void (*up)(const Conv *, const float *, float *, float *);
+    void (*weight)(const Conv *, const float *, const float *, float *, float *);
+    void (*elu_back)(int64_t, int64_t, const float *, const float *, float *, float *);
 } Kernels;
 
 #define FN(name) plain_##name
@@ -159,13 +172,11 @@ int64_t reverie_best(void) {
 void reverie_sizes(int64_t *sizes) {
     sizes[0] = sizeof(Rssm), sizes[1] = sizeof(Step), sizes[2] = sizeof(BackWeights), sizes[3] = sizeof(Back);
     sizes[4] = sizeof(Layer), sizes[5] = sizeof(LayerKept), sizes[6] = sizeof(LayerBack);
-    sizes[7] = sizeof(Adam), sizes[8] = sizeof(Learned);
+    sizes[7] = sizeof(Adam), sizes[8] = sizeof(Learned), sizes[9] = sizeof(Conv);
 }
 
 /* to[c, r] = from[r, c]: (rows, cols) to (cols, rows). Four by four: each cache line is read and written a few times only. */
 static void turn(int64_t rows, int64_t cols, const float *from, int64_t from_step, float *to, int64_t to_step) {
-    typedef float four __attribute__((vector_size(16)));
-    typedef float loose __attribute__((vector_size(16), aligned(4), may_alias));
     int64_t r = 0;
     for (; r + 4 <= rows; r += 4) {
         const float *at = from + r * from_step;
@@ -304,4 +315,21 @@ void reverie_adam(int64_t level, int64_t count, const Learned *learned, const Ad
         *x->count += 1;
         LEVELS[level]->adam(adam, x->size, x->weight, x->gradient, x->mean, x->square);
     }
+}
+
+/* Convolutions; room: BLOCK patches. */
+void reverie_down(int64_t level, const Conv *conv, const float *big, float *small, float *room) {
+    LEVELS[level]->down(conv, big, small, room);
+}
+
+void reverie_up(int64_t level, const Conv *conv, const float *small, float *big, float *room) {
+    LEVELS[level]->up(conv, small, big, room);
+}
+
+void reverie_weight(int64_t level, const Conv *conv, const float *big, const float *small, float *weight, float *room) {
+    LEVELS[level]->weight(conv, big, small, weight, room);
+}
+
+void reverie_elu_back(int64_t level, int64_t rows, int64_t channels, const float *g, const float *y, float *to, float *bias) {
+    LEVELS[level]->elu_back(rows, channels, g, y, to, bias);
 }

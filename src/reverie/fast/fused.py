@@ -82,6 +82,10 @@ class _LayerBack(ctypes.Structure):
     _fields_ = (*_fields("", "packed columns weight scattered"), ("sums", _Sums))
 
 
+class _Conv(ctypes.Structure):
+    _fields_ = _fields("count height width channels rows cols maps kernel elu", "packed bias")
+
+
 class _Adam(ctypes.Structure):
     _fields_ = tuple((x, c_double) for x in ("lr", "beta1", "beta2", "eps", "decay", "correction1", "correction2"))
 
@@ -95,6 +99,10 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "step": [c_int64, POINTER(_Rssm), POINTER(_Step)],
     "scan": [c_int64, POINTER(_Rssm), POINTER(_Step), c_int64],
     "back": [c_int64, POINTER(_Rssm), POINTER(_BackWeights), POINTER(_Back)],
+    "down": [c_int64, POINTER(_Conv), c_void_p, c_void_p, c_void_p],
+    "up": [c_int64, POINTER(_Conv), c_void_p, c_void_p, c_void_p],
+    "weight": [c_int64, POINTER(_Conv), c_void_p, c_void_p, c_void_p, c_void_p],
+    "elu_back": [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p],
     "norms": [c_int64, c_int64, POINTER(_Learned), POINTER(c_float)],
     "adam": [c_int64, c_int64, POINTER(_Learned), POINTER(_Adam)],
     "scatter": [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p],
@@ -143,7 +151,7 @@ class Library:
         library.reverie_best.restype = c_int64
         self.best = int(library.reverie_best())
         self.level = self.best if level is None else level
-        kinds = (_Rssm, _Step, _BackWeights, _Back, _Layer, _LayerKept, _LayerBack, _Adam, _Learned)
+        kinds = (_Rssm, _Step, _BackWeights, _Back, _Layer, _LayerKept, _LayerBack, _Adam, _Learned, _Conv)
         sizes = (c_int64 * len(kinds))()
         library.reverie_sizes(sizes)
         if list(sizes) != [ctypes.sizeof(kind) for kind in kinds]:
@@ -158,6 +166,10 @@ class Library:
     outer: Any
     norms: Any
     adam: Any
+    down: Any
+    up: Any
+    weight: Any
+    elu_back: Any
     scatter: Any
 
 
@@ -468,6 +480,53 @@ def _kept(found: Sequence[tuple[Tensor, ...]]) -> Any:
         if normed:
             place.before, place.mean, place.rstd = (x.data_ptr() for x in normed)
     return structs
+
+
+class Conv(NamedTuple):
+    """The sizes of a convolution of stride 2 between big images (N, H, W, C) and small ones (N, h, w, M)."""
+
+    images: int
+    height: int
+    width: int
+    channels: int
+    rows: int
+    cols: int
+    maps: int
+    kernel: int
+
+    def _call(self, name: str, packed: Tensor | None, bias: Tensor | None, elu: bool, *tensors: Tensor) -> None:
+        lib, patches = library(), room(BLOCK * self.kernel**2 * self.channels)
+        places = (x.data_ptr() for x in (*tensors, patches))
+        getattr(lib, name)(lib.level, _Conv(*self, elu, address(packed), address(bias)), *places)
+
+    def down(self, big: Tensor, packed: Tensor, bias: Tensor | None, *, elu: bool) -> Tensor:
+        """elu(W patch + b) of each patch. big (N, H, W, C), dense; W (M, k * k * C), packed for the way forward
+        -> (N, h, w, M)."""
+        small = room(self.images, self.rows, self.cols, self.maps)
+        self._call("down", packed, bias, elu, big, small)
+        return small
+
+    def up(self, small: Tensor, packed: Tensor, bias: Tensor | None, *, elu: bool) -> Tensor:
+        """The transpose of `down`: elu(sum of W' m over pixels + b). small (N, h, w, M), dense; W packed for the way
+        back -> (N, H, W, C)."""
+        big = room(self.images, self.height, self.width, self.channels)
+        self._call("up", packed, bias, elu, small, big)
+        return big
+
+    def weight(self, big: Tensor, small: Tensor) -> Tensor:
+        """Gradient of W, where big (N, H, W, C) or small (N, h, w, M), both dense, is one. -> (M, k, k, C)."""
+        found = torch.zeros(self.maps, self.kernel, self.kernel, self.channels, dtype=torch.float32, device="cpu")
+        self._call("weight", None, None, False, big, small, found)
+        return found
+
+
+def elu_back(g: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The way back of elu, y its value (None: there was none), and of a bias before it. g (..., n) of y, dense
+    -> (..., n) and (n,)."""
+    lib, channels, to, bias = library(), g.shape[-1], torch.empty_like(g), room(g.shape[-1])
+    rows = g.numel() // channels
+    lib.elu_back(lib.level, rows, channels, g.data_ptr(), address(y), to.data_ptr(), bias.data_ptr())
+    return to, bias
 
 
 class AdamStep:

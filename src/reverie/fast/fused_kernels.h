@@ -73,7 +73,8 @@ static INLINE vec FN(elu)(vec x) { return FN(pick)(x > 0.0f, x, FN(exp)(x) - 1.0
 #define STORE(p, x)                                                        \
     do {                                                                   \
         vec stored = (x);                                                  \
-        if (left) memcpy((p) + i, &stored, (size_t)left * sizeof(float));  \
+        if (left == LANES / 2) memcpy((p) + i, &stored, BYTES / 2);        \
+        else if (left) memcpy((p) + i, &stored, (size_t)left * sizeof(float)); \
         else FN(store)((p) + i, stored);                                   \
     } while (0)
 #define WHOLE(body) { const int64_t left = 0; body }
@@ -82,23 +83,23 @@ static INLINE vec FN(elu)(vec x) { return FN(pick)(x > 0.0f, x, FN(exp)(x) - 1.0
 /* ------------------------------------------------------------------------------------------------------- products */
 
 /* `rows` (a constant after inlining) rows of one panel: out[r, 0:width] = start + in[r, :] * panel. Element (r, k) of `in`
-   is in[r * in_step + k * k_step]. */
-static INLINE void FN(tile)(const int rows, int64_t depth, const float *in, int64_t in_step, int64_t k_step, const float *panel,
-                            const float *bias, int add, float *out, int64_t out_step, int64_t width) {
+   is in[r * in_step + k * k_step], row k of the panel begins at panel + k * panel_step. */
+static INLINE void FN(tile_of)(const int rows, const int vecs, int64_t depth, const float *in, int64_t in_step, int64_t k_step, const float *panel,
+                            int64_t panel_step, const float *bias, int add, float *out, int64_t out_step, int64_t width) {
     vec sum[TILE][VECS];
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < VECS; v++) sum[r][v] = (vec){0};
+        for (int v = 0; v < vecs; v++) sum[r][v] = (vec){0};
     for (int64_t k = 0; k < depth; k++) {
         vec weights[VECS];
-        for (int v = 0; v < VECS; v++) weights[v] = FN(load)(panel + k * PANEL + v * LANES);
+        for (int v = 0; v < vecs; v++) weights[v] = FN(load)(panel + k * panel_step + v * LANES);
         for (int r = 0; r < rows; r++) {
             const float x = in[r * in_step + k * k_step];
-            for (int v = 0; v < VECS; v++) sum[r][v] += x * weights[v];
+            for (int v = 0; v < vecs; v++) sum[r][v] += x * weights[v];
         }
     }
     for (int r = 0; r < rows; r++) {
         float *to = out + r * out_step;
-        for (int v = 0; v < VECS; v++) {
+        for (int v = 0; v < vecs; v++) {
             const int64_t i = v * LANES;
             if (i >= width) break;
             const int64_t left = i + LANES <= width ? 0 : width - i;
@@ -110,6 +111,13 @@ static INLINE void FN(tile)(const int rows, int64_t depth, const float *in, int6
     }
 }
 
+/* Half of a panel and less is done with the first vector alone. */
+static INLINE void FN(tile)(const int rows, int64_t depth, const float *in, int64_t in_step, int64_t k_step, const float *panel,
+                            int64_t panel_step, const float *bias, int add, float *out, int64_t out_step, int64_t width) {
+    if (width <= LANES) FN(tile_of)(rows, 1, depth, in, in_step, k_step, panel, panel_step, bias, add, out, out_step, width);
+    else FN(tile_of)(rows, VECS, depth, in, in_step, k_step, panel, panel_step, bias, add, out, out_step, width);
+}
+
 /* out (rows, outs) = in (rows, depth) * packed, + bias, + what stands there if `add`. packed: see `pack` in fused.c. */
 static void FN(product)(int64_t rows, int64_t depth, int64_t outs, const float *in, int64_t in_step, const float *packed,
                         const float *bias, int add, float *out, int64_t out_step) {
@@ -118,28 +126,47 @@ static void FN(product)(int64_t rows, int64_t depth, int64_t outs, const float *
         const float *b = bias ? bias + n : 0;
         int64_t r = 0;
         for (; r + ROWS <= rows; r += ROWS)
-            FN(tile)(ROWS, depth, in + r * in_step, in_step, 1, packed, b, add, out + r * out_step + n, out_step, width);
+            FN(tile)(ROWS, depth, in + r * in_step, in_step, 1, packed, PANEL, b, add, out + r * out_step + n, out_step, width);
         for (; ROWS > 2 && r + 2 <= rows; r += 2)
-            FN(tile)(2, depth, in + r * in_step, in_step, 1, packed, b, add, out + r * out_step + n, out_step, width);
+            FN(tile)(2, depth, in + r * in_step, in_step, 1, packed, PANEL, b, add, out + r * out_step + n, out_step, width);
         for (; r < rows; r++)
-            FN(tile)(1, depth, in + r * in_step, in_step, 1, packed, b, add, out + r * out_step + n, out_step, width);
+            FN(tile)(1, depth, in + r * in_step, in_step, 1, packed, PANEL, b, add, out + r * out_step + n, out_step, width);
     }
+}
+
+/* Short runs of numbers, whose lengths are often multiples of four. */
+static INLINE void FN(copy)(int64_t size, const float *from, float *to) {
+    int64_t i = 0;
+    for (; i + LANES <= size; i += LANES) FN(store)(to + i, FN(load)(from + i));
+    for (; i + 4 <= size; i += 4) memcpy(to + i, from + i, 4 * sizeof(float));
+    for (; i < size; i++) to[i] = from[i];
+}
+
+static INLINE void FN(add)(int64_t size, const float *from, float *to) {
+    int64_t i = 0;
+    for (; i + LANES <= size; i += LANES) FN(store)(to + i, FN(load)(to + i) + FN(load)(from + i));
+    for (; i + 4 <= size; i += 4) *(loose *)(to + i) += *(const loose *)(from + i);
+    for (; i < size; i++) to[i] += from[i];
 }
 
 /* Gradient of a weight: out (outs, ins) += g' x, over the rows of g (rows, outs) and x (rows, ins). */
 static void FN(outer)(int64_t rows, int64_t outs, int64_t ins, const float *g, int64_t g_step, const float *x, int64_t x_step,
                       float *out, int64_t out_step) {
-    float panel[BLOCK * PANEL];
+    float rest[BLOCK * PANEL]; /* the last panel, where it is narrower: filled up with zeros */
     for (int64_t k = 0; k < rows; k += BLOCK, g += BLOCK * g_step, x += BLOCK * x_step) {
         const int64_t depth = rows - k < BLOCK ? rows - k : BLOCK;
         for (int64_t n = 0; n < ins; n += PANEL) {
             const int64_t width = ins - n < PANEL ? ins - n : PANEL;
-            if (width < PANEL) memset(panel, 0, sizeof panel);
-            for (int64_t i = 0; i < depth; i++) memcpy(panel + i * PANEL, x + i * x_step + n, (size_t)width * sizeof(float));
-            int64_t r = 0;
+            const float *panel = x + n;
+            int64_t step = x_step, r = 0;
+            if (width < PANEL) {
+                memset(rest, 0, sizeof rest);
+                for (int64_t i = 0; i < depth; i++) FN(copy)(width, x + i * x_step + n, rest + i * PANEL);
+                panel = rest, step = PANEL;
+            }
             for (; r + ROWS <= outs; r += ROWS)
-                FN(tile)(ROWS, depth, g + r, 1, g_step, panel, 0, 1, out + r * out_step + n, out_step, width);
-            for (; r < outs; r++) FN(tile)(1, depth, g + r, 1, g_step, panel, 0, 1, out + r * out_step + n, out_step, width);
+                FN(tile)(ROWS, depth, g + r, 1, g_step, panel, step, 0, 1, out + r * out_step + n, out_step, width);
+            for (; r < outs; r++) FN(tile)(1, depth, g + r, 1, g_step, panel, step, 0, 1, out + r * out_step + n, out_step, width);
         }
     }
 }
@@ -413,6 +440,91 @@ static void FN(layer_back)(const Layer *l, const LayerBack *b, int64_t rows, flo
     if (to_probs) FN(product)(rows, outs, l->classes, g, outs, b->columns, 0, 0, to_probs, l->classes);
 }
 
+/* --------------------------------------------------------------------------------------------------- convolutions */
+
+/* The patches of some pixels of the small images, or, the other way, patches added to the big images. */
+static INLINE void FN(patches)(const Conv *c, int64_t first, int64_t count, float *big, float *room, const int add) {
+    const int64_t run = c->kernel * c->channels, line = c->width * c->channels, pixels = c->rows * c->cols;
+    int64_t image = first / pixels, y = first % pixels / c->cols, x = first % c->cols;
+    for (int64_t r = 0; r < count; r++) {
+        float *at = big + (image * c->height + 2 * y) * line + 2 * x * c->channels;
+        for (int64_t k = 0; k < c->kernel; k++, at += line, room += run) {
+            if (add) FN(add)(run, room, at);
+            else FN(copy)(run, at, room);
+        }
+        if (++x < c->cols) continue;
+        x = 0;
+        if (++y < c->rows) continue;
+        y = 0, image++;
+    }
+}
+
+/* elu in place. */
+static INLINE void FN(activate)(int64_t size, float *x) {
+    EACH(size, { STORE(x, FN(elu)(LOAD(x))); });
+}
+
+/* small = elu(W patches of big + b). */
+static void FN(down)(const Conv *c, const float *big, float *small, float *room) {
+    const int64_t depth = c->kernel * c->kernel * c->channels, all = c->count * c->rows * c->cols, M = c->maps;
+    for (int64_t r = 0; r < all; r += BLOCK) {
+        const int64_t some = all - r < BLOCK ? all - r : BLOCK;
+        FN(patches)(c, r, some, (float *)big, room, 0);
+        FN(product)(some, depth, M, room, depth, c->packed, c->bias, 0, small + r * M, M);
+        if (c->elu) FN(activate)(some * M, small + r * M);
+    }
+}
+
+/* big = elu(W' small, patches added up, + b). */
+static void FN(up)(const Conv *c, const float *small, float *big, float *room) {
+    const int64_t width = c->kernel * c->kernel * c->channels, all = c->count * c->rows * c->cols, M = c->maps;
+    const int64_t size = c->count * c->height * c->width, C = c->channels;
+    memset(big, 0, (size_t)(size * C) * sizeof(float));
+    for (int64_t i = 0; c->bias && i < size; i++) FN(copy)(C, c->bias, big + i * C);
+    for (int64_t r = 0; r < all; r += BLOCK) {
+        const int64_t some = all - r < BLOCK ? all - r : BLOCK;
+        FN(product)(some, M, width, small + r * M, M, c->packed, 0, 0, room, width);
+        FN(patches)(c, r, some, big, room, 1);
+    }
+    if (c->elu) FN(activate)(size * C, big);
+}
+
+/* Gradient of W: weight (maps, kernel, kernel, channels), zeros before; of the big images and the small ones one is a gradient. */
+static void FN(weight)(const Conv *c, const float *big, const float *small, float *weight, float *room) {
+    const int64_t width = c->kernel * c->kernel * c->channels, all = c->count * c->rows * c->cols, M = c->maps;
+    for (int64_t r = 0; r < all; r += BLOCK) {
+        const int64_t some = all - r < BLOCK ? all - r : BLOCK;
+        FN(patches)(c, r, some, (float *)big, room, 0);
+        FN(outer)(some, M, width, small + r * M, M, room, width, weight, width);
+    }
+}
+
+/* g (rows, channels) of elu(x), whose value is y (null: no elu) -> `to` of x, and its sums over rows: bias (channels,). */
+static void FN(elu_back)(int64_t rows, int64_t channels, const float *g, const float *y, float *to, float *bias) {
+    const int64_t size = rows * channels;
+    EACH(size, {
+        vec d = LOAD(g);
+        if (y) {
+            vec out = LOAD(y);
+            d = FN(pick)(out > 0.0f, d, d * (out + 1.0f));
+        }
+        STORE(to, d);
+    });
+    memset(bias, 0, (size_t)channels * sizeof(float));
+    if (channels >= LANES) {
+        for (int64_t r = 0; r < rows; r++) FN(add)(channels, to + r * channels, bias);
+        return;
+    }
+    vec sums[LANES]; /* LANES rows are `channels` vectors; number i of them belongs to channel i % channels */
+    memset(sums, 0, sizeof sums);
+    int64_t r = 0;
+    for (; r + LANES <= rows; r += LANES)
+        for (int64_t k = 0; k < channels; k++) sums[k] += FN(load)(to + r * channels + k * LANES);
+    for (int64_t i = 0; i < channels * LANES; i++) bias[i % channels] += sums[i / LANES][i % LANES];
+    for (; r < rows; r++)
+        for (int64_t k = 0; k < channels; k++) bias[k] += to[r * channels + k];
+}
+
 /* ----------------------------------------------------------------------------------------------------- optimizers */
 
 /* The sum of squares of `size` numbers. */
@@ -447,7 +559,8 @@ static void FN(adam)(const Adam *a, int64_t size, float *w, const float *g, floa
     });
 }
 
-static const Kernels FN(kernels) = {FN(advance), FN(back), FN(layer), FN(layer_back), FN(outer), FN(scatter), FN(squares), FN(adam)};
+static const Kernels FN(kernels) = {FN(advance), FN(back), FN(layer), FN(layer_back), FN(outer), FN(scatter), FN(squares), FN(adam),
+                                   FN(down), FN(up), FN(weight), FN(elu_back)};
 
 #undef vec
 #undef ints
