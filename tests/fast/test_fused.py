@@ -306,6 +306,40 @@ def test_the_gradient_of_a_classs_weights_is_the_sum_over_its_states(at_level, l
     torch.testing.assert_close(fused.rows_gradient(index.reshape(-1, 4), g, 20), expected, rtol=1e-5, atol=1e-6)
 
 
+@there
+def test_a_state_is_seen_to_be_one_hot_or_not():
+    index = (torch.randint(5, (7, 4)) + torch.arange(0, 20, 5)).int()
+    z = OneHots(index, None, 20).dense()
+    assert torch.equal(fused.ones(z, 4), index)
+    for value in (0.0, 0.5, 2.0, float("nan")):  # a categorical without a one, or with other numbers
+        odd = z.clone()
+        odd[3, index[3, 2].long()] = value
+        assert fused.ones(odd, 4) is None
+    two = z.clone()
+    two[2, :10] = 1
+    assert fused.ones(two, 4) is None
+
+
+@there
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("hot", [True, False])
+def test_filtering_one_step_is_that_of_the_loops_in_python(at_level, level, hot):
+    """From states that are one-hot and from others; where an episode begins nothing of them is left."""
+    at_level(level)
+    found = []
+    for on in (True, False):
+        rssm = rssm_of(on, classes=5)
+        torch.manual_seed(3)
+        index = torch.randint(5, (9, 4)) + torch.arange(0, 20, 5)
+        stoch = OneHots(index.int(), None, 20).dense() if hot else torch.rand(9, 20)
+        state, first = State(torch.randn(9, 12), stoch, torch.zeros(9, 20)), torch.rand(9) < 0.4
+        action = torch.randn(9, 3).masked_fill(first[:, None], float("nan"))
+        with torch.no_grad():
+            found.append(rssm.observe(state, action, torch.randn(9, 11), first, torch.rand(9, 4)))
+    assert_equal(*found)
+    assert torch.equal(found[0].stoch, found[1].stoch)
+
+
 def optimizers(clip, *, decay=1e-2):
     """Two of the same, by torch and by compiled code; sizes that fill vectors and sizes that do not."""
     made = []

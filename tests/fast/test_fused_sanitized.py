@@ -45,7 +45,7 @@ def sanitized(monkeypatch, folder, edit=lambda text: text):
 
 def equality_tests(environment):
     chosen = "filtering or gradients_of or dreams or dense_layers or classs or finite or exp_ or threads or acting"
-    chosen += " or convolutions or packed or adams or weight_is"
+    chosen += " or convolutions or packed or adams or weight_is or one_hot"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-s", "-p", "no:cacheprovider", "-k", chosen]
     command += [str(HERE / "test_fused.py")]
     return subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, check=False)

@@ -204,16 +204,15 @@ def _fused(module: nn.Module, x: Tensor, size: tuple[int, int] | None, elu: bool
 
 def _packed(module: nn.Module, *, back: bool) -> Tensor:
     """A kernel as compiled code wants it, from patches to maps or `back`; kept until it changes."""
-    weight = cast(Tensor, module.weight)
-    flat = weight.detach().permute(0, 2, 3, 1).flatten(1)
+    weight = cast(Tensor, module._parameters["weight"])
     if weight.is_inference():
-        return fused.pack(flat, back=back)
+        return fused.pack(weight.permute(0, 2, 3, 1).flatten(1), back=back)
     key, kept = (weight._version, weight.data_ptr()), module.__dict__.get("_packed")
     if kept is None or kept[0] != key or kept[1] is not weight:
         kept = module.__dict__["_packed"] = (key, weight, dict[bool, Tensor]())
     made: dict[bool, Tensor] = kept[2]
     if back not in made:
-        made[back] = fused.pack(flat, back=back)
+        made[back] = fused.pack(weight.detach().permute(0, 2, 3, 1).flatten(1), back=back)
     return made[back]
 
 

@@ -59,7 +59,8 @@ class Prepared:
         return self._kept(key, lambda: fused.pack(self.layer.weight.detach()[:, columns], back=back))
 
     def _kept(self, name: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        weight, bias = self.layer.weight, self.layer.bias
+        found = self.layer._parameters  # not `layer.weight`: that is a search, several of them for each step of acting
+        weight, bias = cast(Tensor, found["weight"]), cast(Tensor, found["bias"])
         if weight.is_inference():  # made under inference_mode: it has no version, and nothing changes it
             return make()
         key = (weight._version, bias._version, weight.data_ptr())
@@ -67,10 +68,10 @@ class Prepared:
             self.source, self.key = weight, (-1, -1, -1)
         if key != self.key or weight.device.type != "cpu":  # a captured CUDA graph must make them itself, every time
             self.key, self.made = key, {}
-        found = self.made.get(name)
-        if found is None:
-            found = self.made[name] = make()
-        return found
+        made = self.made.get(name)
+        if made is None:
+            made = self.made[name] = make()
+        return made
 
     def _make(self, dtype: torch.dtype, size: int) -> Weights:
         weight = self.layer.weight.detach()
@@ -175,6 +176,37 @@ class Unit:
         return cast(Tensor, _Dense.apply(x, probs, self.layer.weight, self.layer.bias, gamma, beta, feat, self))
 
 
+def signature(part: nn.Module) -> list[tuple[Any, ...]]:
+    """What may be changed about a part between two calls, but for its numbers: modules, their types, hooks, options.
+
+    Two of them are equal where all is as it was; taken in a few microseconds, as acting needs it.
+    """
+    found: list[tuple[Any, ...]] = []
+    rest = [part]
+    while rest:
+        module = rest.pop()
+        own = module.__dict__
+        hooked = (
+            own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+        )
+        options = own.get("alpha"), own.get("eps"), own["_parameters"].get("bias") is None
+        found.append((module, module.__class__, bool(hooked), "forward" in own, options))
+        rest += own["_modules"].values()
+    return found
+
+
+def is_float32(part: nn.Module) -> bool:
+    """Are all parameters of a part float32? As `part.parameters()`, in a tenth of the time."""
+    rest = [part]
+    while rest:
+        own = rest.pop().__dict__
+        for parameter in own["_parameters"].values():
+            if parameter is not None and parameter.dtype != torch.float32:
+                return False
+        rest += own["_modules"].values()
+    return True
+
+
 def is_hooked(part: nn.Module) -> bool:
     """Would calling the module do more than its class says?"""
     hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
@@ -222,32 +254,55 @@ def worth_fusing(rows: int, weight: Tensor) -> bool:
 
 
 def can_fuse(found: Sequence[Any], x: Tensor | Feat) -> bool:
-    """Can compiled code compute these layers at once: all of them `Unit`s, and one-hots for the first one only?"""
+    """Can compiled code compute these `Unit`s at once: numbers of float32, and not too many for one thread?"""
     number = x.deter if isinstance(x, Feat) else x
-    kinds = {type(unit) for unit in found}
-    if kinds != {Unit} or {number.dtype, *(unit.layer.weight.dtype for unit in found)} != {torch.float32}:
+    if number.dtype != torch.float32:
         return False
-    widest = max((unit.layer.weight for unit in found), key=Tensor.numel)
-    return worth_fusing(number.numel() // max(1, number.shape[-1]), widest)
+    weights = [cast(Tensor, unit.layer._parameters["weight"]) for unit in found]
+    if any(weight.dtype != torch.float32 for weight in weights):
+        return False
+    if torch.get_num_threads() == 1:
+        return True
+    return worth_fusing(number.numel() // max(1, number.shape[-1]), max(weights, key=Tensor.numel))
 
 
 class FusedNet:
-    """Layers that compiled code computes in one call, both ways."""
+    """Layers that compiled code computes in one call, both ways; prepared again whenever one of them has changed."""
 
     def __init__(self, found: Sequence[Unit]) -> None:
         self.units = found
+        self._key: list[tuple[int, int, int]] = []
+        self._held: list[Tensor | None] = []  # what `_key` was made of: no other lies at its address
+        self._made: dict[tuple[int, int, bool], fused.Net] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of copies: pointers are not copied."""
+        return {"units": self.units, "_key": [], "_held": [], "_made": {}}
 
     def weights(self) -> list[Tensor | None]:
         """Weight, bias, norm's weight and bias of each layer, None for those of no norm."""
         found: list[Tensor | None] = []
         for unit in self.units:
-            gamma, beta = (None, None) if unit.norm is None else (unit.norm.weight, unit.norm.bias)
-            found += [unit.layer.weight, unit.layer.bias, gamma, beta]
+            of_norm: Any = {} if unit.norm is None else unit.norm._parameters
+            of_layer = unit.layer._parameters
+            found += [of_layer["weight"], of_layer["bias"], of_norm.get("weight"), of_norm.get("bias")]
         return found
 
     def net(self, feat: Feat | None, *, back: bool = False) -> fused.Net:
         """Prepared for inputs with z or without."""
         size, count = (0, 0) if feat is None else (feat.stoch.size, feat.stoch.index.shape[-1])
+        held, name = self.weights(), (size, count, back)
+        if cast(Tensor, held[0]).is_inference():  # it has no version, and nothing changes it
+            return self._make(*name)
+        key = [(id(x), x._version, x.data_ptr()) for x in held if x is not None]
+        if key != self._key:
+            self._key, self._held, self._made = key, held, {}
+        made = self._made.get(name)
+        if made is None:
+            made = self._made[name] = self._make(*name)
+        return made
+
+    def _make(self, size: int, count: int, back: bool) -> fused.Net:
         return fused.Net([unit.dense(0 if at else size, back=back) for at, unit in enumerate(self.units)], count)
 
     def __call__(self, x: Tensor | Feat) -> Tensor:
@@ -308,23 +363,16 @@ class FastMLP(MLP):
     def forward(self, x: Tensor | Feat) -> Tensor:
         # Other devices multiply one-hots fast, and choosing by size is not needed there.
         own = self.__dict__
-        form = [(x, type(x), x.__dict__.get("alpha"), x._parameters.get("bias") is None) for x in self]
+        form = signature(self)
         mode = form, self.runs_fused, self.product_dtype
         if own.get("_form") != mode:  # the first call, or a layer was replaced or changed
             own["_form"] = mode
             own["_units"] = units(self, self.product_dtype, runs_fused=self.runs_fused)
             own["_net"] = FusedNet(own["_units"]) if {type(unit) for unit in own["_units"]} == {Unit} else None
-            layers: list[nn.Module] = list(self)
-            own["_hooks"] = [
-                hooks
-                for x in layers
-                for hooks in (x._forward_hooks, x._forward_pre_hooks, x._backward_hooks, x._backward_pre_hooks)
-            ]
-            own["_owns"] = [vars(layer) for layer in layers]
-        hooked = any(own["_hooks"]) or [names for names in own["_owns"] if "forward" in names]
-        if hooked or x.device.type != "cpu" or not WATCH.intact():
+            own["_hooked"] = any(hooked or forward for _, _, hooked, forward, _ in form[1:])  # torch calls its own ones
+        if own["_hooked"] or x.device.type != "cpu" or not WATCH.intact():
             return super().forward(x.dense() if isinstance(x, Feat) else x)
-        if self.runs_fused and can_fuse(own["_units"], x):
+        if self.runs_fused and own["_net"] is not None and can_fuse(own["_units"], x):
             return cast(Tensor, own["_net"](x))
         for unit in own["_units"]:
             x = unit(x)

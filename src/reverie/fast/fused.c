@@ -333,3 +333,14 @@ void reverie_weight(int64_t level, const Conv *conv, const float *big, const flo
 void reverie_elu_back(int64_t level, int64_t rows, int64_t channels, const float *g, const float *y, float *to, float *bias) {
     LEVELS[level]->elu_back(rows, channels, g, y, to, bias);
 }
+
+/* z (rows, count * classes) as the indices of its ones, (rows, count). -> 1, or 0 if it is not exactly one-hot. */
+int64_t reverie_ones(int64_t rows, int64_t count, int64_t classes, const float *z, int32_t *index) {
+    for (int64_t r = 0; r < rows * count; r++, z += classes) {
+        int64_t found = 0, others = 0;
+        for (int64_t j = 0; j < classes; j++) found += z[j] == 1.0f ? j + 1 : 0, others += z[j] != 1.0f && z[j] != 0.0f;
+        if (found < 1 || found > classes || others || z[found - 1] != 1.0f) return 0;
+        index[r] = (int32_t)(r % count * classes + found - 1);
+    }
+    return 1;
+}

@@ -103,6 +103,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "up": [c_int64, POINTER(_Conv), c_void_p, c_void_p, c_void_p],
     "weight": [c_int64, POINTER(_Conv), c_void_p, c_void_p, c_void_p, c_void_p],
     "elu_back": [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p],
+    "ones": [c_int64, c_int64, c_int64, c_void_p, c_void_p],
     "norms": [c_int64, c_int64, POINTER(_Learned), POINTER(c_float)],
     "adam": [c_int64, c_int64, POINTER(_Learned), POINTER(_Adam)],
     "scatter": [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p],
@@ -146,7 +147,7 @@ class Library:
         library = open_library()
         for name, arguments in _ARGUMENTS.items():
             function = getattr(library, f"reverie_{name}")
-            function.argtypes, function.restype = arguments, None
+            function.argtypes, function.restype = arguments, c_int64 if name == "ones" else None
             setattr(self, name, function)
         library.reverie_best.restype = c_int64
         self.best = int(library.reverie_best())
@@ -164,6 +165,7 @@ class Library:
     layers: Any
     layers_back: Any
     outer: Any
+    ones: Any
     norms: Any
     adam: Any
     down: Any
@@ -249,20 +251,28 @@ def scan(
     noise: Tensor,
     *,
     deter: Tensor | None = None,
+    index: Tensor | None = None,
     from_z: Tensor | None = None,
 ) -> Kept:
     """Filter sequences. action (B, T, A), first (B, T) of bool, noise (B, T, S); look (B, T, Y), W_e e + b, is
-    overwritten; deter (B, D) and from_z (B, X), W_z z, are the state before, zeros without them. All dense."""
+    overwritten; deter (B, D) and z as index (B, S) or from_z (B, X), W_z z, are the state before, zeros without them.
+    All dense."""
     lib, (batch, length) = library(), first.shape
     kept = empty_kept(parts, batch, length)._replace(look=look)
     normed = room(3 * parts.sizes[2])
     tensors = [kept.pre, kept.joined, kept.gates, kept.mean, kept.rstd, kept.parts, look, kept.seen, kept.stats,
                kept.probs, kept.deter, kept.drawn, normed]  # fmt: skip
-    state = (address(deter), parts.sizes[2], None, 0, address(from_z))
+    state = (address(deter), parts.sizes[2], address(index), parts.sizes[4], address(from_z))
     given = (first.data_ptr(), length, noise.data_ptr(), length * noise.shape[-1])
     step = _Step(batch, length, action.data_ptr(), length * action.shape[-1], *state, *given, *map(address, tensors), 1)
     lib.scan(lib.level, parts.struct(), step, length)
     return kept
+
+
+def ones(z: Tensor, count: int) -> Tensor | None:
+    """z (N, S * K), dense, as the indices (N, S) of its ones; None if it is not exactly one-hot."""
+    lib, index = library(), room(len(z), count, dtype=torch.int32)
+    return index if lib.ones(len(z), count, z.shape[1] // count, z.data_ptr(), index.data_ptr()) else None
 
 
 def transition(parts: Parts, deter: Tensor, index: Tensor, action: Tensor, noise: Tensor) -> Kept:

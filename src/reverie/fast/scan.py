@@ -25,7 +25,7 @@ from ..ops import reset_where
 from ..rssm import DiscreteRSSM, Dream, State
 from . import fused
 from .definitions import PARTS, Watch, changed
-from .dense import LINEAR, FastMLP, Prepared, Weights, is_hooked, is_standard, worth_fusing
+from .dense import LINEAR, FastMLP, Prepared, Weights, is_float32, is_hooked, is_standard, signature, worth_fusing
 from .products import layer_dtype, linear, outer, product_dtype
 from .rows import Feat, OneHots, by_class, rows_gradient
 from .steps import Kept, Normed, NormElu, Product, Recurrence, norm_of
@@ -33,6 +33,9 @@ from .steps import Kept, Normed, NormElu, Product, Recurrence, norm_of
 #: What is not called here: replaced on one instance, it must take effect.
 INNER = {"initial", "recurrent_step", "prior", "posterior", "_state", "observe"}
 LATENT = {"sample", "logits", "noise"}
+#: Which module of the RSSM a layer is in, and at which place there.
+LAYERS = {"input": ("input_net", 0), "gates": ("gru", 0), "look": ("posterior_net", 0), "answer": ("posterior_net", -1),
+          "foresee": ("prior_net", 0), "foretell": ("prior_net", -1)}  # fmt: skip
 MLP_FORWARD = vars(FastMLP)["forward"]
 WATCH = Watch(PARTS["DiscreteRSSM"])
 
@@ -45,10 +48,9 @@ class FastRSSM(DiscreteRSSM):
 
     def prepared(self, name: str) -> Prepared:
         """Of a layer, by its name here."""
-        layers = {"input": self.input_net, "look": self.posterior_net, "answer": self.posterior_net,
-                  "foresee": self.prior_net, "foretell": self.prior_net}  # fmt: skip
-        at = -1 if name in ("answer", "foretell") else 0
-        layer = cast(NormGRUCell, self.gru).gates if name == "gates" else cast(nn.Linear, layers[name][at])
+        net, at = LAYERS[name]
+        layers = list(self._modules[net]._modules.values())  # type: ignore[union-attr]
+        layer = cast(nn.Linear, layers[at])
         known = self.__dict__.setdefault("_prepared", {})
         prepared = known.get(name)
         if prepared is None or prepared.layer is not layer:  # the first call, or the layer was replaced
@@ -62,7 +64,7 @@ class FastRSSM(DiscreteRSSM):
 
     def is_fused(self, x: Tensor) -> bool:
         """Are the loops run by compiled code (fused.py), where this file is used at all? x (N, ...): of each row."""
-        if not self.runs_fused or x.device.type != "cpu" or any(p.dtype != torch.float32 for p in self.parameters()):
+        if not self.runs_fused or x.device.type != "cpu" or not is_float32(self):
             return False
         return worth_fusing(len(x), self.prepared("gates").layer.weight)
 
@@ -120,7 +122,18 @@ class FastRSSM(DiscreteRSSM):
 
     def fits(self) -> bool:
         """Is it computed by this file? What stops it later than at the start is reported once."""
+        latent, own = self.latent, self.__dict__
+        now = (
+            signature(self),
+            latent,
+            vars(latent).copy(),
+            INNER.isdisjoint(own),
+            [vars(FastRSSM).get(x) for x in INNER],
+        )
+        if own.get("_fitting") == now and vars(FastMLP)["forward"] is MLP_FORWARD and WATCH.intact():
+            return True
         reason = self.misfit()
+        own["_fitting"] = None if reason else now
         if reason and not self.__dict__.get("_said") and not WATCH.intact():
             self.__dict__["_said"] = True
             warnings.warn(f"{reason}: plain arithmetic for the RSSM from now on", stacklevel=3)
@@ -134,11 +147,31 @@ class FastRSSM(DiscreteRSSM):
             return super().observe(state, action, embed, is_first, noise)
         if noise is None:
             noise = self.latent.noise(len(embed), device=embed.device)
-        past = reset_where(is_first, action).unsqueeze(1)
-        scan = self.scan_of(embed)(self, past, is_first.unsqueeze(1), noise.unsqueeze(1))
+        past = reset_where(is_first, action)
+        if self.is_fused(embed):
+            return self._observe_fused(state, past, embed, is_first, noise)
+        scan = _Scan(self, past.unsqueeze(1), is_first.unsqueeze(1), noise.unsqueeze(1))
         deter, stats, _, index = scan.forward(embed.unsqueeze(1), state)
         stoch = OneHots(index.squeeze(1), None, self.latent.stoch_dim).dense()
         return State(deter.squeeze(1), stoch, stats.squeeze(1))
+
+    def _observe_fused(self, state: State, past: Tensor, embed: Tensor, first: Tensor, noise: Tensor) -> State:
+        """past (B, A): the action, zero where an episode begins; the rest as in `observe`."""
+        latent, size = cast(CategoricalLatent, self.latent), self.latent.stoch_dim
+        parts, look = self.parts("look", "answer"), self.prepared("look")
+        packed = look.packed(slice(self.rnn_hidden_dim, None))
+        sizes = look.layer.in_features - self.rnn_hidden_dim, look.layer.out_features
+        layer = fused.Dense(*sizes, packed, cast(Tensor, look.layer.bias), None, None, False)
+        seen = fused.Net([layer], 0).forward(embed.float().contiguous(), None)[0]
+        z, deter = (x.float().contiguous() for x in (state.stoch, state.deter))
+        index = fused.ones(z, latent.num_categoricals)
+        from_z = (
+            linear(z, self.prepared("input")(torch.float32, size).columns.t()).contiguous() if index is None else None
+        )
+        given = (past.float().contiguous(), seen, first.unsqueeze(1).contiguous(), noise.float().contiguous())
+        found = fused.scan(parts, *given, deter=deter, index=index, from_z=from_z)
+        stoch = OneHots(found.drawn.squeeze(1), None, size).dense()
+        return State(found.deter.squeeze(1), stoch, found.stats.squeeze(1))
 
     def rollout_observation(
         self,
@@ -486,15 +519,12 @@ class _FusedScan(_Scan):
         return fused.rows_gradient(index, g, self.step.size).t()
 
     def forward(self, embed: Tensor, state: State | None = None) -> tuple[Tensor, ...]:
-        """As `_Scan.forward`."""
+        """As `_Scan.forward`, from the beginning."""
         batch, length = embed.shape[:2]
         look = self.embed(embed.reshape(batch * length, -1)).reshape(batch, length, -1).contiguous()
-        deter = from_z = None
-        if state is not None:
-            deter, from_z = state.deter.float().contiguous(), self.step.of_stoch(state.stoch.float()).contiguous()
         self.action, self.noise = self.action.float().contiguous(), self.noise.float().contiguous()
         self.is_first, self.parts = self.is_first.contiguous(), self.rssm.parts("look", "answer")
-        found = fused.scan(self.parts, self.action, look, self.is_first, self.noise, deter=deter, from_z=from_z)
+        found = fused.scan(self.parts, self.action, look, self.is_first, self.noise)
         # what is returned gets a history that leads here: kept as it is, neither could ever be freed
         ours = {name: getattr(found, name).detach() for name in ("deter", "stats", "probs", "drawn")}
         self.found = found._replace(**ours)
