@@ -20,7 +20,7 @@ from reverie.fast.dense import worth_fusing
 from reverie.fast.fused_build import NotBuilt, open_library
 from reverie.fast.modes import pick_fused
 from reverie.layers import MLP, MLPOptions, frozen
-from reverie.optim import Optimizer
+from reverie.optim import Optimizer, Optimizers
 from reverie.rssm import DiscreteRSSM, State
 from tests.fast.test_definitions import CHANGES
 from tests.fast.test_fast import BOX, DISCRETE, MIXED, agent_of, batch_of, off, updates
@@ -412,6 +412,12 @@ def test_the_norm_of_running_means_is_seen_before_a_step():
     mine.torch.state[mine.parameters[0]]["exp_avg_sq"][3, 2] = float("nan")
     mine.clip()
     assert not mine.moments_norm.isfinite()
+    seen = []
+    loss = sum((p**2).sum() for p in mine.parameters)
+    Optimizers({"a": mine}).step({"a": loss}, lambda *given: seen.append(given))
+    ((numbers, others),) = seen
+    assert [bool(number.isfinite()) for number in numbers] == [True, True, False]  # loss, gradients, means
+    assert others == []
 
 
 @there

@@ -1,6 +1,6 @@
-/* The recurrent loops of scan.py as compiled code: filtering forward and backward, dreaming without gradients, and dense
-   layers without gradients. float32. The arithmetic is that of scan.py and steps.py, which are easier to read; the names
-   are theirs. fused.py calls this through ctypes: plain C, no torch, no memory of its own, nothing kept between calls, so
+/* As compiled code, float32: the recurrent loops of scan.py (filtering forward and backward, dreaming), dense layers and
+   convolutions of few channels both ways, norms and steps of Adam. The arithmetic is that of scan.py, steps.py, dense.py and
+   convs.py, which are easier to read; the names are theirs. fused.py calls this through ctypes: plain C, no torch, no memory of its own, nothing kept between calls, so
    any number of threads may be in it at once.
 
    Every exported function takes the instruction set to use: 0 plain, 1 AVX2 and FMA, 2 AVX-512; `reverie_best` tells which

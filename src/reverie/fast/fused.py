@@ -1,4 +1,4 @@
-"""The recurrent loops and dense layers of this folder as compiled code (fused.c): tensors in, one call, tensors out.
+"""Loops, layers and Adam's steps as compiled code (fused.c): tensors in, one call, tensors out.
 
 Many small operations are then one: a step of a dream is 1 call instead of some thirty. float32 on a CPU, without
 autograd; `scan.py` says what is computed and when this is used. Shapes as there.
