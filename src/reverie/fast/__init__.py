@@ -9,7 +9,7 @@ Read the plain definitions first (`networks.py`, `rssm.py`, `layers.py`, `latent
     rows.py         products with one-hot vectors as sums of rows
     dense.py        dense layers, float32 or bfloat16 by their size
     scan.py         the recurrent loops, with everything taken out of them that need not be in them
-    fused.py        the same loops, dense layers, convolutions and Adam's steps by compiled code (fused.c, fused_kernels.h)
+    fused.py        these loops, layers and Adam's steps by compiled code (fused.c, fused_kernels.h)
     fused_build.py  from fused.c to a library in the user's cache folder
     modes.py        from settings and hardware to a mode and a number type
     cuda_graph.py   a whole update as one CUDA graph
