@@ -101,13 +101,13 @@ class Optimizer:
         """Clip the gradients in place. -> their global norm before, ()."""
         if self.adaptive_clip:
             return clip_adaptive_(self.parameters, self.adaptive_clip)
-        self.moments_norm = None
+        limit, self.moments_norm = self.max_norm, None
         if self.quick is not None and self.quick.fits():
             norm, self.moments_norm = self.quick.norms()
-            if float(norm) + 1e-6 > self.max_norm:  # as in torch's; below, gradients would be multiplied by 1
-                nn.utils.clip_grads_with_norm_(self.parameters, self.max_norm, norm)
+            if float(norm) + 1e-6 > limit:  # as in torch's; below, gradients would be multiplied by 1
+                nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
             return norm
-        return nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+        return nn.utils.clip_grad_norm_(self.parameters, limit)
 
     def step(self) -> None:
         """One step along the gradients."""

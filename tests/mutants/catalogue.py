@@ -253,7 +253,7 @@ MUTANTS = [
        "The first layer of heads learns from h alone.", "ours"),
     _m("fused-adam-without-new-squares", "fast/fused_kernels.h < test_fused", ": rest2 * d * d + old * beta2", ": old * beta2",
        "Adam divides by a variance that only falls: steps explode.", "ours"),
-    _m("fused-clip-left-out", "optim.py < test_fused", "if float(norm) + 1e-6 > self.max_norm:", "if float(norm) < 0:",
+    _m("fused-clip-left-out", "optim.py < test_fused", "if float(norm) + 1e-6 > limit:", "if float(norm) < 0:",
        "Compiled steps follow gradients of any length.", "ours"),
     _m("fused-moments-unseen", "optim.py < test_fused", "[*losses.values(), *norms, *known]", "[*losses.values(), *norms]",
        "A broken running mean breaks the weights with compiled steps.", "ours"),
