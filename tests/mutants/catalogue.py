@@ -168,7 +168,7 @@ MUTANTS = [
     _m("weight-decay-times-lr", "optim.py < test_train",
        'weight_decay = self.weight_decay / lr if self.weight_decay_mode == "per_update" else self.weight_decay',
        "weight_decay = self.weight_decay", "1e-6 x lr: no decay at all.", "jurgisp/pydreamer, Eclectic-Sheep/sheeprl; implementation-details.md#b12"),
-    _m("no-clipping", "optim.py < test_train", "nn.utils.clip_grad_norm_(self.parameters, self.max_norm)",
+    _m("no-clipping", "optim.py < test_train", "nn.utils.clip_grad_norm_(self.parameters, limit)",
        "nn.utils.get_total_norm([p.grad for p in self.parameters])", "One bad batch throws the model away.", "ours"),
     _m("gru-no-update-bias", "layers.py < test_networks", "update = torch.sigmoid(update - 1)", "update = torch.sigmoid(update)",
        "A new cell forgets half of its state at every step.", "implementation-details.md#b13"),
