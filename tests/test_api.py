@@ -395,3 +395,21 @@ def test_a_long_evaluation_says_how_far_it_is(tmp_path, monkeypatch, capsys, qui
     message = capsys.readouterr().err
     assert message.count("evaluation: 0 of 1 episodes are done") == 1
     assert "env.time_limit" in message
+
+
+class OutOfMemory(CountingEnv):
+    """Cannot be made again once the agent has learnt."""
+
+    full = False
+
+    def __init__(self):
+        super().__init__()
+        if OutOfMemory.full:
+            raise MemoryError("no memory")
+
+
+def test_an_evaluation_that_memory_is_too_small_for_says_so(tmp_path, monkeypatch):
+    agent = reverie.Dreamer(OutOfMemory, preset="debug", run=tmp_path / "run", **TINY).learn(quiet=True)
+    monkeypatch.setattr(OutOfMemory, "full", True)
+    with pytest.raises(UserError, match="memory"):
+        agent.evaluate(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,19 +147,21 @@ class Dreamer:
         """
         from .envs import is_instance
         from .envs.repeatable import require_seed
+        from .guard.memory import enough_memory
         from .run.evaluation import SlowEvaluation, evaluate
         from .run.tasks import copy_env, make_envs, spec_of
 
         require_seed(seed)
         count = 1 if is_instance(self.env) else min(8, episodes)
-        envs = make_envs(self.config, copy_env(self.env), count, backend="sync")  # whose frames can be recorded
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(enough_memory(self.config, self.run, lambda: self.agent))
+            # whose frames can be recorded
+            envs = make_envs(self.config, copy_env(self.env), count, backend="sync")
+            stack.callback(envs.close)
             self._trained().spec.require_same_task(spec_of(envs))
             player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)
             report = SlowEvaluation(episodes, lambda text: print(f"note: {text}", file=sys.stderr))
             return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, video=film, report=report)
-        finally:
-            envs.close()
 
     def make_env(self) -> gym.Env:
         """The task as the agent was trained on it: its action subset, repeat, time limit. For your own loop."""

@@ -16,7 +16,7 @@ from gymnasium.vector.utils import CloudpickleWrapper
 
 from reverie import check_env
 from reverie.envs import AgentView, make_env, make_vector
-from reverie.envs.border import EnvironmentFailed, Notes, episode_log, image_of, number_of
+from reverie.envs.border import EnvironmentFailed, Notes, episode_log, image_of, is_bright, number_of
 from reverie.envs.spaces import Spec
 from reverie.envs.vector.worker_process import EnvSlice, SharedArrays, WorkerTask, _fault, anonymous_file
 from reverie.errors import UserError
@@ -628,3 +628,21 @@ def test_an_action_of_too_many_numbers_is_a_sentence(vector):
 def test_a_choice_of_too_many_values_is_a_sentence(vector, part, huge):
     with pytest.raises(UserError, match=r"(the action|observation).* has [\d,]+ values, each of which"):
         vector(partial(Task, **{part: huge}))
+
+
+@pytest.mark.parametrize(
+    ("image", "bright"),
+    [
+        (np.full((4, 4, 3), np.nan), False),
+        (np.where(np.eye(4) > 0, np.nan, 0.5), False),
+        (np.where(np.eye(4) > 0, np.nan, 200.0), True),
+        ([np.full((4, 4, 3), np.inf)], True),
+        (np.zeros((0, 4, 3)), False),
+        (np.full((4, 4, 3), 255, np.uint8), False),
+        (None, False),
+        ([[1.0], [2.0, 3.0]], True),
+    ],
+)
+def test_drawings_of_floats_are_bright_beyond_1_whatever_else_they_hold(image, bright):
+    with np.errstate(all="raise"):
+        assert is_bright(image) == bright

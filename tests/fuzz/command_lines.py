@@ -201,9 +201,9 @@ TINY = {
 }  # fmt: skip
 CAPS = {f"{key}={value}" for key, value in TINY.items()}
 #: Settings that make a run long or large: of these only SMALL values are tried.
-LONG = {*TINY, "env.action_repeat", "env.worker_timeout", "train.eval_every", "behavior.imagination_starts"}
-#: Settings that would start other programs, or reach out of this machine.
-NEVER = {"log.wandb", "compute.compile", "compute.mode"}
+LONG = {*TINY, "env.action_repeat", "env.worker_timeout", "behavior.imagination_starts"}
+#: Settings that would start other programs, reach out of this machine, or play whole episodes at every step.
+NEVER = {"log.wandb", "compute.compile", "compute.mode", "train.eval_every"}
 FLAGS = {"--seed": NUMBERS, "--env-steps": SMALL, "--minutes": SMALL, "--env": ENVS, "--run": RUNS}
 
 

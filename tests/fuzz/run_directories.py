@@ -294,7 +294,11 @@ def change(case: Case) -> None:
     if case.rng.random() < 0.7:
         for path in sorted(case.run.rglob(MANIFEST)):
             with contextlib.suppress(Exception):
-                if not path.is_symlink() and sum(p.stat().st_size for p in path.parent.iterdir()) < 2**28:
+                if (
+                    path.is_file()
+                    and not path.is_symlink()
+                    and sum(p.stat().st_size for p in path.parent.iterdir()) < 2**28
+                ):
                     path.write_text(manifest_of(path.parent))
         case.note("manifests fit")
     if case.rng.random() < 0.1:

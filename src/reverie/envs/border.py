@@ -358,7 +358,7 @@ def is_bright(value: Any) -> bool:
     """Whether an image is one of floats that are not within 0 and 1."""
     try:
         array = np.asarray(value[-1] if isinstance(value, list | tuple) else value)
-        return bool(array.dtype.kind == "f" and array.size and np.nanmax(array) > 1)
+        return bool(array.dtype.kind == "f" and (array > 1).any())
     except Exception:  # no image at all: `image_of` says so
         return False
 
