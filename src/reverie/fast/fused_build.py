@@ -26,7 +26,7 @@ from pathlib import Path
 SOURCES = ("fused.c", "fused_kernels.h")
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fvisibility=default", "-w")
 COMPILERS = ("cc", "gcc", "clang")
-#: Seconds that a compiler may take; it takes two.
+#: Seconds that a compiler may take; it takes three.
 LIMIT = 60.0
 
 
