@@ -419,7 +419,7 @@ def fault_of(words: list[str]) -> str:
         return f"control characters: {shown[-500:]!r}"
     if code not in (0, 1, 2):
         return f"exit code {code!r}: {shown[-500:]}"
-    if "Warning: " in shown:
+    if "Warning: " in shown.replace("DeprecationWarning: \x1b[33mWARN: The environment", ""):  # Gymnasium's, of old ids
         return f"a warning of Python: {shown[-1500:]}"
     return f"no sentence: {shown[-500:]}" if code == 2 and not errors else ""
 
