@@ -376,7 +376,7 @@ def garbled(rng: random.Random, words: list[str]) -> list[str]:
 def kept_tiny(words: list[str]) -> list[str]:
     """With settings and options that keep the command short, unless the words have them."""
     command = next((word for word in words if not word.startswith("-")), "")
-    if command == "watch" and words[1:2] in (["run"], [""], ["."]) and "--port" not in words:
+    if command == "watch" and any(os.path.isdir(word or ".") for word in words[1:]):  # it would serve until Ctrl-C
         return ["watch", "absent"]
     if command == "selftest":
         return [*words, "--only", "KL"] if "--only" not in words else words
