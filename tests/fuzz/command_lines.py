@@ -419,7 +419,9 @@ def fault_of(words: list[str]) -> str:
         return f"control characters: {shown[-500:]!r}"
     if code not in (0, 1, 2):
         return f"exit code {code!r}: {shown[-500:]}"
-    if "Warning: " in shown.replace("DeprecationWarning: \x1b[33mWARN: The environment", ""):  # Gymnasium's, of old ids
+    if any(
+        "Warning: " in line and "registration.py" not in line for line in shown.splitlines()
+    ):  # Gymnasium's own, of ids
         return f"a warning of Python: {shown[-1500:]}"
     return f"no sentence: {shown[-500:]}" if code == 2 and not errors else ""
 
