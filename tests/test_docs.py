@@ -99,12 +99,20 @@ def test_every_function_named_in_the_documents_exists(document, name):
     assert callable(resolve(name))
 
 
+#: Settings that make no sense alone, and what they need.
+NEEDED = {
+    "behavior.explore": {"ensemble.members": 5},
+    "behavior.uncertainty_penalty": {"ensemble.members": 5},
+    "ensemble.collect": {"ensemble.members": 5, "behavior.explore": "ensemble"},
+}
+
+
 @pytest.mark.parametrize(("document", "setting"), found(SETTING))
 def test_every_setting_named_in_the_documents_exists_and_takes_that_value(document, setting):
     key, value = setting
     assert key in SETTINGS
     if value:
-        build({key: value})
+        build(NEEDED.get(key, {}) | {key: value})
 
 
 def test_defaults_are_called_defaults():

@@ -33,7 +33,7 @@ def test_equation(check):
 
 
 def test_fixtures_are_small():
-    assert sum(path.stat().st_size for path in generate.GOLDEN.iterdir()) < 300_000
+    assert sum(path.stat().st_size for path in generate.GOLDEN.iterdir()) < 320_000
 
 
 def test_every_number_of_every_fixture_is_looked_at():
@@ -163,6 +163,9 @@ OPS, NET, SCALARS, RSSM, AC = (
 )
 KL, WORLD, BEHAVIOR = f"{RSSM}DiscreteRSSM.kl_loss", "reverie.world_model:WorldModel.", "reverie.behavior:Behavior."
 UPDATE = f"{BEHAVIOR}losses"
+ENSEMBLE = "reverie.extensions.ensemble:"
+PRIORS_LEARN, PRIORS_SCORE = "ensemble: loss of priors", "ensemble: priors score states"
+HEADS_LEARN, HEADS_SCORE = "ensemble: loss of one-step heads", "ensemble: one-step heads score actions"
 
 KLS = ["KL balanced", "KL bidirectional", "KL forward", "KL plain", "KL separate"]
 GRUS = ["GRU step, layer norm", "GRU step, no norm", "GRU step, RMS norm"]
@@ -208,9 +211,10 @@ FAULTS = [
     (KL, "kl(posterior, prior.detach())", "kl(posterior, prior)", ["KL balanced", MODEL[1]]),
     (f"{OPS}free_bits", "nats.mean().clamp(min=free_nats)", "nats.mean()", KLS),
     (f"{OPS}free_bits", "nats.mean().clamp(min=free_nats)", "nats.clamp(min=free_nats).mean()", KLS),
-    (f"{RSSM}CategoricalLatent.kl", "left_log.exp() *", "right_log.exp() *", [*KLS, *MODEL]),
+    (f"{RSSM}CategoricalLatent.kl", "left_log.exp() *", "right_log.exp() *",
+     [*KLS, *MODEL, PRIORS_LEARN]),
     (f"{RSSM}GaussianLatent.mean_std", "+ 0.1", "+ 0.0",
-     ["Gaussian latent", "filtering", *PREDICTED, "dream", *DREAMT]),
+     ["Gaussian latent", "filtering", *PREDICTED, "dream", *DREAMT, "ensemble: disagreement, Gaussian"]),
     ("reverie.distributions:TruncatedNormalPolicy.log_prob", " - torch.log(self.mass)", "",
      ["policy, truncated normal", RELEASED, "actor loss, reinforce", "actor loss, both"]),
     ("reverie.distributions:ReleasedTruncatedNormalPolicy._scaled", ".detach()", "", [RELEASED]),
@@ -268,7 +272,8 @@ FAULTS = [
     (UPDATE, "dream.feat[:, :-1].detach()", "dream.feat[:, :-1]", [ACTOR]),
     (UPDATE, 'self.actor_grad != "reinforce"', "False", [ACTOR]),
     # put together wrongly
-    (f"{RSSM}State.feat", "[self.stoch, self.deter]", "[self.deter, self.stoch]", [*PREDICTED, "dream", *DREAMT]),
+    (f"{RSSM}State.feat", "[self.stoch, self.deter]", "[self.deter, self.stoch]",
+     [*PREDICTED, "dream", *DREAMT, HEADS_LEARN]),
     ("reverie.observations:preprocess", ".sub_(0.5)", "", ["filtering", *PREDICTED]),
     (f"{WORLD}loss", "self.kl_scale * kl_loss", "kl_loss", MODEL),
     (UPDATE, 'online if options.baseline == "online"', 'online if options.baseline == "slow"', [ACTOR]),
@@ -277,6 +282,21 @@ FAULTS = [
      ["slow critic's schedule", *DREAMT, "behaviour's update changes actor and critic only"]),
     (f"{BEHAVIOR}critic_nll", "weight * self.critic.nll", "self.critic.nll", [CRITIC]),
     (f"{BEHAVIOR}entropy_scale", "updates / options.entropy_decay", "0", [ACTOR]),
+    # ensembles
+    ("reverie.latents:CategoricalLatent.disagreement", "of_all - of_each", "of_all",
+     ["ensemble: disagreement, categorical", PRIORS_SCORE]),
+    ("reverie.latents:GaussianLatent.disagreement", "correction=0", "correction=1",
+     ["ensemble: disagreement, Gaussian"]),
+    (f"{ENSEMBLE}PriorEnsemble.loss", "posterior.stats.detach()", "posterior.stats", [PRIORS_LEARN]),
+    (f"{ENSEMBLE}PriorEnsemble.loss", "posterior.deter.detach()", "posterior.deter", [PRIORS_LEARN]),
+    (f"{ENSEMBLE}PriorEnsemble.loss", "self.weights * nats", "nats", [PRIORS_LEARN]),
+    (f"{ENSEMBLE}PriorEnsemble.of_states", ":-1, :", "1:, :", [PRIORS_SCORE]),
+    (f"{ENSEMBLE}OneStepEnsemble.loss", "batch.action[:, 1:]", "batch.action[:, :-1].nan_to_num()", [HEADS_LEARN]),
+    (f"{ENSEMBLE}OneStepEnsemble.loss", "inside * (nats", "1.0 * (nats", [HEADS_LEARN]),
+    (f"{ENSEMBLE}OneStepEnsemble.loss", "posterior.stoch.detach()", "posterior.stoch", [HEADS_LEARN]),
+    (f"{ENSEMBLE}OneStepEnsemble.of_arrivals", ":-1, :", "1:, :", [HEADS_SCORE]),
+    ("reverie.extensions.explore:RunningDeviation.forward", "new.lerp(self.value, self.momentum)", "new",
+     ["ensemble: rewards"]),
 ]  # fmt: skip
 
 

@@ -7,8 +7,7 @@ Shapes and times as in `actor_critic.py`; the drawing is in `replay.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +31,21 @@ from .rssm import Dream, State
 from .world_model import WorldModel
 
 Metrics = dict[str, Tensor]
-#: What a behaviour is rewarded with: from a dream and the rewards predicted in it (N, H) -> rewards (N, H), metrics.
-RewardSource = Callable[[Dream, Tensor], tuple[Tensor, Metrics]]
+
+
+class RewardSource(Protocol):
+    """What a behaviour is rewarded with instead of the rewards that the world model predicts."""
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """What checkpoints keep of it."""
+
+    @property
+    def scales(self) -> list[Tensor]:
+        """Small buffers () that computing changes."""
+
+    def __call__(self, dream: Dream, predicted: Tensor) -> tuple[Tensor, Metrics]:
+        """A dream and the rewards predicted in it (N, H) -> rewards (N, H), metrics."""
 
 
 class Behavior:
@@ -55,11 +67,12 @@ class Behavior:
         prefix: str = "",
         share: float = 1.0,
         reward: RewardSource | None = None,
+        learns: bool = True,
     ) -> None:
         """actor_grad: as `compute_actor_loss` takes it. is_choice (A,): which numbers of an action are one-hot.
 
         prefix: in front of every name, "" for the task's behaviour. share: the part of the batch's states that start
-        its dreams. reward: None for the rewards that the world model predicts.
+        its dreams. reward: None for the rewards that the world model predicts. learns: False for one that is only kept.
         """
         self.world_model = world_model
         self.actor = actor
@@ -71,6 +84,7 @@ class Behavior:
         self.prefix = prefix
         self.share = share
         self.reward = reward
+        self.learns = learns
         self.return_scale = ReturnScale()
         self.auto_entropy: EntropyWeight | None = None
         if options.entropy_target:
@@ -82,18 +96,19 @@ class Behavior:
     @property
     def stage(self) -> str:
         """The name of its share of an update."""
-        return f"{self.prefix.replace('_', ' ')}behaviour"
+        return f"{self.prefix.rstrip('_')} behaviour".strip()
 
     @property
     def parts(self) -> dict[str, nn.Module]:
         """All that it keeps, by the names of checkpoints."""
-        found = {
+        found: dict[str, nn.Module] = {
             "actor": self.actor,
             "critic": self.critic,
             "slow_critic": self.slow_critic,
             "return_scale": self.return_scale,
         }
         found |= {} if self.auto_entropy is None else {"auto_entropy": self.auto_entropy}
+        found |= {} if self.reward is None else self.reward.parts
         return {self.prefix + name: part for name, part in found.items()}
 
     @property
@@ -104,8 +119,9 @@ class Behavior:
     @property
     def scales(self) -> list[Tensor]:
         """Small buffers that computing the losses changes, each ()."""
-        own = [self.return_scale.low, self.return_scale.high]
-        return own if self.auto_entropy is None else [*own, self.auto_entropy.log_weight]
+        found = [self.return_scale.low, self.return_scale.high]
+        found += [] if self.auto_entropy is None else [self.auto_entropy.log_weight]
+        return found + ([] if self.reward is None else self.reward.scales)
 
     def prepare(self, updates: int) -> None:
         """The host's share before an update, after so many: the slow critic, the entropy's weight."""

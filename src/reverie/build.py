@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from .actor_critic import Actor, Critic
-from .behavior import Behavior
+from .behavior import Behavior, RewardSource
 from .config import Config
 from .distributions import Part
 from .envs.spaces import MASK, Spec
 from .errors import UserError
+from .extensions.ensemble import Ensemble, OneStepEnsemble, PriorEnsemble
+from .extensions.explore import DisagreementReward, PenalizedReward
 from .latents import LATENTS
 from .layers import MLP, MLPOptions, Norm
 from .networks import (
@@ -211,13 +214,84 @@ def build_critic(config: Config, feat_dim: int) -> Critic:
     )
 
 
-def build_behaviors(config: Config, spec: Spec, world_model: WorldModel) -> list[Behavior]:
+def build_ensemble(config: Config, spec: Spec, world_model: WorldModel) -> Ensemble | None:
+    """The ensemble, with weights from a generator of its own: the rest of the agent is as without. None: off."""
+    options, rssm = config.ensemble, world_model.rssm
+    if not options.members:
+        return None
+    common: dict[str, Any] = {
+        "members": options.members,
+        "layers": options.member_layers,
+        "hidden_dim": options.member_dim,
+        "norm": options.member_norm,
+        "activation": config.model.activation,
+        "bootstrap": options.bootstrap,
+        "generator": torch.Generator().manual_seed(config.train.seed + 7),
+    }
+    if options.kind == "one_step":
+        return OneStepEnsemble(rssm.feat_dim, spec.action.size, rssm.latent.stoch_dim, **common)
+    return PriorEnsemble(rssm.latent, rssm.rnn_hidden_dim, measure=options.measure, **common)
+
+
+def build_behaviors(
+    config: Config, spec: Spec, world_model: WorldModel, ensemble: Ensemble | None = None
+) -> list[Behavior]:
     """The behaviours that an agent learns; the first is the task's."""
-    return [build_behavior(config, spec, world_model)]
+    behavior, options = config.behavior, config.ensemble
+    if ensemble is None:
+        return [build_behavior(config, spec, world_model)]
+    penalty: RewardSource | None = None
+    if behavior.uncertainty_penalty:
+        penalty = PenalizedReward(ensemble, weight=behavior.uncertainty_penalty, reward_index=behavior.reward_index)
+    if behavior.explore == "none":
+        return [build_behavior(config, spec, world_model, reward=penalty)]
+    learns, share = options.collect == "explore", options.start_share
+    rest = 1 - share if learns and share < 1 else 1.0
+    curiosity = DisagreementReward(
+        ensemble,
+        reward_index=behavior.reward_index,
+        intrinsic=options.intrinsic_weight,
+        extrinsic=options.extrinsic_weight,
+        momentum=options.reward_momentum,
+    )
+    # Its rewards are never negative and change their meaning from update to update, so its critic is always late:
+    # advantages are centred, and divided by the range of returns. No one weight of the entropy fits early and late.
+    bold = replace(
+        behavior,
+        entropy_scale=1e-4,  # at least; the released code's weight
+        entropy_final=1e-4,
+        entropy_decay=0,
+        entropy_target=options.explore_entropy,
+        entropy_target_final=options.explore_entropy,
+        zero_policy=True,
+        advantage_center="depth",
+        return_norm="percentile",
+    )
+    return [
+        build_behavior(config, spec, world_model, reward=penalty, share=rest),
+        build_behavior(
+            replace(config, behavior=bold),
+            spec,
+            world_model,
+            prefix="explore_",
+            reward=curiosity,
+            share=share,
+            learns=learns,
+        ),
+    ]
 
 
-def build_behavior(config: Config, spec: Spec, world_model: WorldModel, *, prefix: str = "") -> Behavior:
-    """A behaviour with networks of its own, whose names begin with `prefix`."""
+def build_behavior(
+    config: Config,
+    spec: Spec,
+    world_model: WorldModel,
+    *,
+    prefix: str = "",
+    reward: RewardSource | None = None,
+    share: float = 1.0,
+    learns: bool = True,
+) -> Behavior:
+    """A behaviour with networks of its own, whose names begin with `prefix`; the rest as `Behavior` takes it."""
     actor_grad: str = config.behavior.actor_grad
     if actor_grad == "auto":
         actor_grad = {"discrete": "reinforce", "box": "dynamics", "mixed": "per_part"}[spec.action.kind]
@@ -231,6 +305,9 @@ def build_behavior(config: Config, spec: Spec, world_model: WorldModel, *, prefi
         actor_grad=actor_grad,
         is_choice=torch.from_numpy(spec.action.is_choice),
         prefix=prefix,
+        share=share,
+        reward=reward,
+        learns=learns,
     )
 
 
@@ -240,7 +317,10 @@ def _behavior_mlp(config: Config) -> MLPOptions:
 
 
 def build_optimizers(config: Config, modules: Mapping[str, nn.Module], *, on_device: bool = False) -> Optimizers:
-    """An optimizer for each of {"world_model", "actor", "critic"}. on_device: for a captured CUDA graph."""
+    """An optimizer for each of {"world_model", "ensemble", "actor", "critic"}, prefixes left out of account.
+
+    on_device: for a captured CUDA graph.
+    """
     from .optim import Optimizer, Optimizers  # a player that only acts does without
 
     train = config.train
@@ -248,12 +328,13 @@ def build_optimizers(config: Config, modules: Mapping[str, nn.Module], *, on_dev
         "world_model": config.model.world_model_lr,
         "actor": config.behavior.actor_lr,
         "critic": config.behavior.critic_lr,
+        "ensemble": config.ensemble.ensemble_lr,
     }
     return Optimizers(
         {
             name: Optimizer(
                 module.parameters(),
-                lr=rates[name],
+                lr=rates[name.removeprefix("explore_")],
                 kind=train.optimizer,
                 beta2=train.adam_beta2,
                 eps=train.adam_eps,

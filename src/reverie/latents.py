@@ -47,6 +47,16 @@ class Latent:
         """In nats, summed over the variables. (..., P) -> (...)."""
         raise NotImplementedError
 
+    # What follows is for ensembles (extensions/ensemble.py): M predictions of the same state, stats (M, ..., P).
+
+    def disagreement(self, stats: Tensor) -> Tensor:
+        """What is to be learnt about z by finding out which member is right, in nats. (M, ..., P) -> (...)."""
+        raise NotImplementedError(f"{type(self).__name__} has no disagreement of an ensemble")
+
+    def distance(self, stats: Tensor) -> Tensor:
+        """How far the members are from each other, in no unit. (M, ..., P) -> (...)."""
+        raise NotImplementedError(f"{type(self).__name__} has no distance of an ensemble")
+
     # What follows is for the log only; a latent without it has fewer numbers there.
 
     metrics_doc: ClassVar[Mapping[str, MetricDoc]] = {}  #: what `reverie explain` says of the numbers of `summary`
@@ -117,6 +127,23 @@ class CategoricalLatent(Latent):
         """Summed over variables, in nats; at most S ln K (110.9 for 32x32). (..., P) -> (...)."""
         log_probs = self.logits(stats).log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum((-2, -1))
+
+    def disagreement(self, stats: Tensor) -> Tensor:
+        """Mutual information of z and the member: sum_s H(mean_m p_ms) - mean_m H(p_ms), 0 to S ln M nats.
+
+        (M, ..., P) -> (...).
+        """
+        log_probs = self.logits(stats).log_softmax(-1)
+        probs = log_probs.exp()
+        of_each = -(probs * log_probs).sum((-2, -1)).mean(0)
+        mean = probs.mean(0)
+        of_all = -(mean * mean.clamp(min=1e-30).log()).sum((-2, -1))
+        return (of_all - of_each).clamp(min=0)
+
+    def distance(self, stats: Tensor) -> Tensor:
+        """mean_m |p_m - mean_m p_m|_2 over all classes: the penalty of Offline DreamerV2. (M, ..., P) -> (...)."""
+        probs = self.logits(stats).softmax(-1).flatten(-2)
+        return torch.linalg.vector_norm(probs - probs.mean(0), dim=-1).mean(0)
 
     def class_probs(self, stats: Tensor) -> Tensor:
         """(..., P) -> (..., S, K)."""
@@ -211,6 +238,15 @@ class GaussianLatent(Latent):
     def entropy(self, stats: Tensor) -> Tensor:
         """Differential entropy, summed over dimensions, in nats. (..., 2Z) -> (...)."""
         return (torch.log(self.mean_std(stats)[1]) + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def disagreement(self, stats: Tensor) -> Tensor:
+        """sum_d 0.5 ln(1 + Var_m(mean) / mean_m(std^2)), as if the mixture were a Gaussian. (M, ..., 2Z) -> (...)."""
+        mean, std = self.mean_std(stats)
+        return 0.5 * torch.log1p(mean.var(0, correction=0) / std.square().mean(0)).sum(-1)
+
+    def distance(self, stats: Tensor) -> Tensor:
+        """Standard deviation of the members' means, mean over dimensions. (M, ..., 2Z) -> (...)."""
+        return self.mean_std(stats)[0].var(0, correction=0).clamp(min=1e-12).sqrt().mean(-1)
 
     def information(self, stats: Tensor) -> Tensor:
         """As if the mixture over states were a Gaussian: an upper bound. (..., 2Z) -> ()."""

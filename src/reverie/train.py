@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from .actor_critic import Actor, Critic, ReturnScale
 from .behavior import Behavior, Metrics
-from .build import build_behaviors, build_optimizers, build_world_model, pick_device
+from .build import build_behaviors, build_ensemble, build_optimizers, build_world_model, pick_device
 from .config import Config
 from .data.replay import Batch
 from .distributions import Policy
 from .envs.spaces import Spec
+from .extensions.learner import StateLearner
 from .fast import fused_step, plain_parts, set_types
 from .fast.cuda_graph import CapturedUpdate
 from .fast.modes import Fused, Precision, apply_mode, autocast, pick_dtype, pick_fused, pick_mode, pick_precision
@@ -55,7 +56,9 @@ class DreamerV2(nn.Module):
         self.spec = spec
         self.device = pick_device(config.compute.device)
         self.world_model = build_world_model(config, spec)
-        self.behaviors: list[Behavior] = build_behaviors(config, spec, self.world_model)
+        self.ensemble = build_ensemble(config, spec, self.world_model)
+        self.learners: list[StateLearner] = [] if self.ensemble is None else [self.ensemble]
+        self.behaviors: list[Behavior] = build_behaviors(config, spec, self.world_model, self.ensemble)
         for behavior in self.behaviors:
             for name, part in behavior.parts.items():
                 self.add_module(name, part)
@@ -65,7 +68,8 @@ class DreamerV2(nn.Module):
         self.use(pick_precision(config, self.mode, self.device, (self.world_model, self.actor)))
         graph = self.mode == "graph"
         learning: dict[str, nn.Module] = {"world_model": self.world_model}
-        scales: list[Tensor] = []
+        learning |= {learner.name: learner.module for learner in self.learners}
+        scales = [scale for learner in self.learners for scale in learner.scales]
         for behavior in self.behaviors:
             learning |= behavior.learning
             scales += behavior.scales
@@ -74,13 +78,29 @@ class DreamerV2(nn.Module):
                 behavior.entropy_weight = torch.zeros((), device=self.device)
         self.optimizers = build_optimizers(config, learning, on_device=graph)
         self.optimizers.set_quick(fused_step if self.fused.on else None)
-        self.guard = FiniteGuard(self.device, scales, [behavior.stage for behavior in self.behaviors])
+        stages = [*(learner.name for learner in self.learners), *(behavior.stage for behavior in self.behaviors)]
+        self.guard = FiniteGuard(self.device, scales, stages)
         self._captured: dict[bool, CapturedUpdate] = {}  # {with the actor's step: the update}
 
     @property
     def task(self) -> Behavior:
         """The behaviour that learns to do the task."""
         return self.behaviors[0]
+
+    @property
+    def learning(self) -> list[Behavior]:
+        """The behaviours that are not only kept."""
+        return [behavior for behavior in self.behaviors if behavior.learns]
+
+    @property
+    def collecting(self) -> Behavior:
+        """The behaviour that acts while training: one that explores, if there is one."""
+        return self.learning[-1]
+
+    @property
+    def generators(self) -> dict[str, torch.Generator]:
+        """Random streams of its own by name; all else is drawn from torch's."""
+        return {name: stream for learner in self.learners for name, stream in learner.generators.items()}
 
     @property
     def notes(self) -> list[str]:
@@ -125,7 +145,7 @@ class DreamerV2(nn.Module):
     @property
     def updates(self) -> int:
         """Complete updates so far: of the world model and of all that follows it."""
-        return next(reversed(self.optimizers.values())).updates
+        return self.optimizers[list(self.learning[-1].learning)[-1]].updates
 
     @updates.setter
     def updates(self, count: int) -> None:
@@ -146,10 +166,13 @@ class DreamerV2(nn.Module):
         """One update of everything. Batch of tensors (B, T, ...) -> metrics, tensors () on the device."""
         if self.mode != "graph":
             posterior, metrics = self.train_world_model(batch)
+            metrics |= self.train_learners(posterior, batch)
             metrics |= self.train_actor_critic(posterior, batch.is_terminal)
         else:  # the same as one CUDA graph
             self.guard.begin("world model", batch)
             self.prepare(*self.optimizers)
+            for learner in self.learners:
+                learner.prepare(len(batch.reward))
             if self.actor_learns not in self._captured:  # another graph when the actor begins to learn
                 self._captured = {self.actor_learns: CapturedUpdate(self.compute_update)}
             metrics = self._captured[self.actor_learns](batch)
@@ -160,14 +183,16 @@ class DreamerV2(nn.Module):
     def compute_update(self, batch: Batch) -> Metrics:
         """The device's share of an update; nothing in it waits. Batch of (B, T, ...) -> metrics."""
         posterior, metrics = self._update_world_model(batch)
-        for behavior in self.behaviors:
+        for learner in self.learners:
+            metrics |= self._update_learner(learner, posterior, batch)
+        for behavior in self.learning:
             metrics |= self._update_behavior(behavior, posterior, batch.is_terminal)
         return metrics
 
     def prepare(self, *names: str) -> None:
         """The host's share before an update of these optimizers: schedules, and what behaviours do before theirs."""
         self.optimizers.schedule(*names)
-        for behavior in self.behaviors:
+        for behavior in self.learning:
             if behavior.learning.keys() <= set(names):
                 behavior.prepare(self.updates)
 
@@ -195,6 +220,29 @@ class DreamerV2(nn.Module):
             loss, posterior, metrics = self.world_model.loss(batch)
         return loss, posterior, {f"world_model/{key}": value for key, value in metrics.items()}
 
+    # --------------------------------------------------------------------------------- what learns beside (extensions/)
+
+    def train_learners(self, posterior: State, batch: Batch) -> Metrics:
+        """One update of each network that learns from the states of a batch. posterior and batch of (B, T, ...)."""
+        metrics: Metrics = {}
+        for learner in self.learners:
+            self.guard.begin(learner.name, batch, posterior=posterior, is_terminal=batch.is_terminal)
+            self.optimizers.schedule(learner.name)
+            learner.prepare(len(batch.reward))
+            metrics |= self._update_learner(learner, posterior, batch)
+            self.optimizers.count(learner.name)
+        return metrics
+
+    def _update_learner(self, learner: StateLearner, posterior: State, batch: Batch) -> Metrics:
+        loss, metrics = self.learner_loss(learner, posterior, batch)
+        return metrics | self._step(learner.name, {learner.name: loss})
+
+    def learner_loss(self, learner: StateLearner, posterior: State, batch: Batch) -> tuple[Tensor, Metrics]:
+        """`StateLearner.loss`. posterior and batch of (B, T, ...) -> loss (), metrics."""
+        with self.autocast():
+            loss, metrics = learner.loss(posterior, batch)
+        return loss, {f"{learner.name}/{key}": value for key, value in metrics.items()}
+
     # ----------------------------------------------------------------------------------------------------- behaviours
 
     def train_actor_critic(self, posterior: State, is_terminal: Tensor) -> Metrics:
@@ -204,7 +252,7 @@ class DreamerV2(nn.Module):
         nothing to act for, so those starts train the critic only. Each further behaviour does the same in its dreams.
         """
         metrics: Metrics = {}
-        for behavior in self.behaviors:
+        for behavior in self.learning:
             self.guard.begin(behavior.stage, posterior=posterior, is_terminal=is_terminal)
             self.prepare(*behavior.learning)
             metrics |= self._update_behavior(behavior, posterior, is_terminal)
@@ -251,7 +299,7 @@ class DreamerV2(nn.Module):
         options = self.config.behavior
         return Player(
             self.world_model,
-            self.actor,
+            self.collecting.actor if mode == "explore" else self.actor,
             self.spec,
             num_envs=num_envs,
             mode=mode,

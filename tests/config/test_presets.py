@@ -167,7 +167,7 @@ def test_the_presets_of_the_plan_exist():
     assert set(NAMES) == {
         "default", "atari", "atari-paper", "atari100k", "dmc-vision", "dmc-proprio", "crafter", "minigrid",
         "demo", "small", "vector", "debug", "seed", "dreamerv1", "dreamerv2", "dreamerv3", "minatar", "dmc-small",
-        "auto",
+        "auto", "explore",
     }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ RUNS = {
     "hybrid": (hybrid, "debug", {}),
     "gaussian": (CountingEnv, "debug", {"latents": "gaussian", "on_nonfinite": "skip", "predict_continue": False}),
     "v3": (CountingEnv, "dreamerv3+small", SMALL),
+    "explore": (CountingEnv, "debug", {"members": 3, "behavior.explore": "ensemble", "uncertainty_penalty": 0.1}),
     "deterministic": (CountingEnv, "debug", {"deterministic": True, "log_steps": 10}),
 }
 

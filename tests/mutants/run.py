@@ -30,7 +30,7 @@ CONTROL_LIMIT = 10 * LIMIT  # seconds for all tests, when nothing is wrong
 
 #: The fast tests of the algorithm and of the data that it sees, quick and sharp ones first.
 TESTS = ["actor_critic", "rssm", "world_model", "train", "alignment", "networks", "ops", "options", "collect", "replay",
-         "player", "parity"]  # fmt: skip
+         "player", "parity", "ensemble"]  # fmt: skip
 
 
 def path_of(name: str) -> Path:

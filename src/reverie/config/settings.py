@@ -258,6 +258,60 @@ class BehaviorConfig:
         "share of the last environment's time that goes to stretches of one random action, `explore_hold` steps long",
         "none; Dabney et al. 2021",
     )
+    explore: Literal["none", "ensemble"] = opt(
+        "none",
+        "ensemble: a second policy, which goes where the members of `ensemble` disagree, acts while training",
+        "V2: none; Plan2Explore: ensemble",
+    )
+    uncertainty_penalty: float = opt(
+        0.0, "weight of the ensemble's disagreement, taken off dreamed rewards", "none; Offline DreamerV2: 10"
+    )
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """Several predictors of the same: where they disagree, the model has not been (docs/ensembles.md)."""
+
+    members: int = opt(0, "how many; 0: no ensemble", "V2: none; Plan2Explore: 5 to 10, Offline DreamerV2: 7")
+    kind: Literal["prior", "one_step"] = opt(
+        "prior",
+        "prior: further priors, which score states; one_step: Plan2Explore's heads, which score actions",
+        "Offline DreamerV2; Plan2Explore: one_step",
+    )
+    member_layers: int = opt(1, "hidden layers of a member", "as the prior; Plan2Explore's code: 4")
+    member_dim: int = opt(200, "units of a hidden layer of a member", "ours: cheap; Plan2Explore's code: 400")
+    member_norm: bool = opt(True, "LayerNorm in the members", "as the prior; Plan2Explore's code: none")
+    ensemble_lr: float = opt(3e-4, "learning rate", "released code")
+    bootstrap: bool = opt(
+        True, "each member sees each sequence of a batch Poisson(1) times; off: all see the same", "Plan2Explore"
+    )
+    measure: Literal["information", "distance"] = opt(
+        "information",
+        "of kind prior: information: what is to be learnt, in nats; distance: of class probabilities, or of means",
+        "Plan2Explore; Offline DreamerV2: distance",
+    )
+    start_share: float = opt(
+        0.5,
+        "exploring: share of the start states for dreams of the exploring policy, the task's get the rest; 1: all",
+        "ours; Plan2Explore's code: 1",
+    )
+    intrinsic_weight: float = opt(1.0, "exploring: weight of the disagreement, in its deviations", "released code")
+    extrinsic_weight: float = opt(0.0, "exploring: weight of the predicted reward", "Plan2Explore: none")
+    explore_entropy: float = opt(
+        0.3,
+        "exploring: least randomness of the policy, as a share of what is possible; the entropy's weight follows by "
+        "itself",
+        "ours; URLB: none, released code: a weight of 1e-4",
+    )
+    reward_momentum: float = opt(
+        0.95, "exploring: momentum of the deviation that the disagreement is divided by", "URLB"
+    )
+    collect: Literal["explore", "task"] = opt(
+        "explore",
+        "exploring: whose policy acts while training; task: the exploring one is kept and learns no more "
+        "(`reverie train --adapt`)",
+        "Plan2Explore",
+    )
 
 
 @dataclass(frozen=True)
@@ -345,6 +399,7 @@ class Config:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -99,6 +99,10 @@ _POSITIVE = [
     "behavior.slow_critic_every",
     "behavior.slow_critic_fraction",
     "behavior.actor_critic_layers",
+    "ensemble.member_layers",
+    "ensemble.member_dim",
+    "ensemble.ensemble_lr",
+    "ensemble.start_share",
     "train.env_steps",
     "train.train_ratio",
     "train.batch_size",
@@ -121,6 +125,8 @@ _UNIT = [
     "behavior.policy_unimix",
     "behavior.entropy_target",
     "behavior.entropy_target_final",
+    "ensemble.explore_entropy",
+    "ensemble.reward_momentum",
     "train.adam_beta2",
 ]
 #: More than is ever meant; a hostile configuration may ask for it.
@@ -130,13 +136,16 @@ _MOST = {
     "model.layers": 1000,
     "behavior.actor_critic_layers": 1000,
     "behavior.imagination_horizon": 100_000,
+    "ensemble.members": 1000,
+    "ensemble.member_layers": 1000,
+    "ensemble.member_dim": 1_000_000,
     "log.keep_checkpoints": 1_000_000,
     "log.keep_videos": 1_000_000,
     "train.seed": 2**32 - 1,  # what NumPy's old generators take, and with them many environments
 }
 _WIDTHS = ("num_categories", "num_categoricals", "gaussian_dim", "rnn_hidden_dim", "hidden_dim", "cnn_depth")
 _MOST |= {f"model.{name}": 1_000_000 for name in (*_WIDTHS, "rssm_hidden_dim")}
-_BELOW_ONE = ("model.unimix", "behavior.policy_unimix", "train.adam_beta2")
+_BELOW_ONE = ("model.unimix", "behavior.policy_unimix", "train.adam_beta2", "ensemble.reward_momentum")
 _HEADS = ("obs", "reward", "continue")
 
 
@@ -154,10 +163,9 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
     faults += [f"'{key}' must be at most {most:,}, got {values[key]}" for key, most in large]
     infinite = [k for k, v in values.items() if isinstance(v, float) and v in (float("inf"), float("-inf"))]
     faults += [f"'{key}' must be finite" for key in infinite]
-    if values["behavior.slow_critic_fraction"] > 1:
-        faults.append(
-            f"'behavior.slow_critic_fraction' must be at most 1, got {values['behavior.slow_critic_fraction']}"
-        )
+    at_most_one = ("behavior.slow_critic_fraction", "ensemble.start_share")
+    faults += [f"'{key}' must be at most 1, got {values[key]}" for key in at_most_one if values[key] > 1]
+    faults += _of_ensembles(values)
     faults += [
         f"'model.detached_heads' may hold {', '.join(_HEADS)}, got '{name}'"
         for name in values["model.detached_heads"]
@@ -190,10 +198,31 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
     return faults
 
 
+def _of_ensembles(values: Mapping[str, Any]) -> list[str]:
+    """What contradicts itself about the ensemble and who uses it, as sentences."""
+    members, faults = values["ensemble.members"], []
+    if members == 1:
+        faults.append("'ensemble.members' 1 cannot disagree with itself: set at least 2, or 0 for no ensemble")
+    users = {
+        "behavior.explore=ensemble": values["behavior.explore"] == "ensemble",
+        "behavior.uncertainty_penalty": values["behavior.uncertainty_penalty"] > 0,
+    }
+    faults += [
+        f"'{key}' needs an ensemble: set 'ensemble.members' 5" for key, on in users.items() if on and not members
+    ]
+    if values["ensemble.collect"] == "task" and values["behavior.explore"] == "none":
+        faults.append("'ensemble.collect' is about a run that explores: leave it, or set 'behavior.explore' ensemble")
+    if values["behavior.explore"] == "ensemble" and not (
+        values["ensemble.intrinsic_weight"] or values["ensemble.extrinsic_weight"]
+    ):
+        faults.append("'ensemble.intrinsic_weight' and 'ensemble.extrinsic_weight' are both 0: nothing to explore for")
+    return faults
+
+
 #: Settings that may differ when a run is continued; everything else makes it another run.
 MAY_CHANGE = (
     "train.env_steps", "train.minutes", "train.eval_", "train.random_baseline", "train.checkpoint_", "train.log_",
-    "train.on_nonfinite",
+    "train.on_nonfinite", "ensemble.collect",
     "compute.", "log.",
 )  # fmt: skip
 

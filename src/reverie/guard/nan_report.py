@@ -177,15 +177,23 @@ def _again(agent: DreamerV2, case: FailedUpdate) -> tuple[dict[str, Tensor], dic
     for behavior in agent.behaviors:
         behavior.entropy_weight = behavior.entropy_scale(agent.updates)
     if case.posterior is not None and case.is_terminal is not None:
+        for learner in agent.learners:
+            if learner.name == case.stage and case.batch is not None:
+                loss, metrics = agent.learner_loss(learner, case.posterior, case.batch)
+                return {learner.name: loss}, metrics
         behavior = next(behavior for behavior in agent.behaviors if behavior.stage == case.stage)
         return agent.behavior_losses(behavior, case.posterior, case.is_terminal)
     if case.batch is None:
         raise ValueError("a failed update needs a batch or a posterior")
     loss, posterior, metrics = agent.world_model_loss(case.batch)
     losses = {"world_model": loss}
-    stages = [behavior.stage for behavior in agent.behaviors]
-    if case.stage in stages:  # a whole update was captured as one
-        for behavior in agent.behaviors[: stages.index(case.stage) + 1]:
+    wanted = agent.guard.stages[: agent.guard.stages.index(case.stage) + 1]  # a whole update was captured as one
+    for learner in agent.learners:
+        if learner.name in wanted:
+            losses[learner.name], others = agent.learner_loss(learner, posterior.detach(), case.batch)
+            metrics |= others
+    for behavior in agent.learning:
+        if behavior.stage in wanted:
             more, others = agent.behavior_losses(behavior, posterior.detach(), case.batch.is_terminal)
             losses, metrics = losses | more, metrics | others
     return losses, metrics

@@ -145,7 +145,7 @@ ENTRIES: tuple[Entry, ...] = (
        "Well above 0.", "0: all actions seem equal to the actor; see reward/explained, and whether the task has rewards at all."),
     _e("actor/grad_norm", "train.py:_step", "norm", "Gradient norm of the actor before clipping.", "Below train.grad_clip.",
        "Above it for long: large rewards or advantages; behavior.return_norm=percentile."),
-    _e("critic/loss", "train.py:behavior_losses", "reward squared or nats", "The critic's loss.", "Falls, with bumps.",
+    _e("critic/loss", "behavior.py:losses", "reward squared or nats", "The critic's loss.", "Falls, with bumps.",
        "Growing: critic diverges; behavior.critic_lr down, slow critic on."),
     _e("critic/value", "actor_critic.py:compute_critic_loss", "reward", "Mean value of dreamed states.",
        "Within the range of possible returns.", "Beyond any possible return: diverging; see critic/bias."),
@@ -166,18 +166,44 @@ ENTRIES: tuple[Entry, ...] = (
        "Between -7 and 7.", "Beyond: returns in the thousands; behavior.critic_transform=symlog."),
     _e("critic/symlog_max", "run/health.py:snapshot", "symlog reward", "Largest value in a batch, through symlog.",
        "Between -7 and 7.", "See critic/symlog_min."),
-    _e("imagination/reward", "train.py:behavior_losses", "reward", "Mean predicted reward in dreams.",
+    _e("imagination/reward", "behavior.py:losses", "reward", "Mean predicted reward in dreams.",
        "Near the mean reward of recent episodes, or above.", "Far above: dreams promise too much (`reverie drift`)."),
-    _e("imagination/continue", "train.py:behavior_losses", "probability", "Mean predicted probability of continuing in dreams.",
+    _e("imagination/continue", "behavior.py:losses", "probability", "Mean predicted probability of continuing in dreams.",
        "About 1 - 1/length of an episode.", "Much lower: dreams end too early; continue/ece."),
+    # --------------------------------------------------------------------------------------------------------- ensembles
+    _e("ensemble/loss", "extensions/ensemble.py:loss", "nats", "Loss of the ensemble's members, weighted by the bootstrap "
+       "(docs: ensembles).", "Falls with world_model/kl.", "Flat: ensemble.ensemble_lr, ensemble.member_dim."),
+    _e("ensemble/grad_norm", "train.py:_step", "norm", "Gradient norm of the ensemble before clipping.",
+       "Below train.grad_clip.", "Above it for long: lower ensemble.ensemble_lr."),
+    _e("ensemble/disagreement", "extensions/ensemble.py:loss", "nats (kind one_step, or measure distance: no unit)",
+       "How much the members disagree, mean over a batch of the replay.", "Falls while learning; rises where new things are met.",
+       "Flat from the start: the members are too alike (ensemble.bootstrap) or learn nothing."),
+    _e("ensemble/disagreement_p99", "extensions/ensemble.py:follow", "as ensemble/disagreement",
+       "Its 99 % quantile over the batch: the strangest states that the replay holds.", "Well above the mean.",
+       "Near the mean: disagreement says the same of all states."),
+    _e("imagination/disagreement", "extensions/explore.py:__call__", "as ensemble/disagreement",
+       "Mean disagreement in the exploring policy's dreams, before it is divided by its deviation.",
+       "Above ensemble/disagreement: the policy finds what is new.", "Below it: the policy does not seek; ensemble.explore_entropy."),
+    _e("actor/entropy_weight", "behavior.py:actor_loss", "reward per nat", "Weight of the entropy, where it follows a target "
+       "(behavior.entropy_target, ensemble.explore_entropy).", "Low while the policy is random enough.",
+       "At 10 for long: the target cannot be reached; lower it."),
+    _e("imagination/predicted_reward", "extensions/explore.py:__call__", "reward",
+       "Mean predicted reward in the exploring policy's dreams.", "Anything.", "See imagination/reward of the task's policy."),
+    _e("imagination/penalty", "extensions/explore.py:__call__", "reward", "Mean of what behavior.uncertainty_penalty takes off "
+       "dreamed rewards.", "Below the spread of rewards.", "Larger: nothing but the penalty counts; behavior.uncertainty_penalty."),
 )  # fmt: skip
 
 _PATTERNS = [(re.compile(re.sub(r"<[^>]+>", "(.+)", re.escape(entry.key).replace(r"\<", "<").replace(r"\>", ">"))), entry)
              for entry in ENTRIES]  # fmt: skip
 
 
+#: In front of the names of all that the exploring behaviour logs: the same numbers of another policy.
+EXPLORING = "explore_"
+
+
 def find(key: str) -> Entry | None:
     """The entry of a logged key, or None; for keys without one here, what a head or latent says of its numbers."""
+    key = key.removeprefix(EXPLORING)
     known = next((entry for pattern, entry in _PATTERNS if pattern.fullmatch(key)), None)
     return known or _brought(key)
 

@@ -64,7 +64,7 @@ def state_of(run: RunState) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def generators_of(run: RunState) -> dict[str, torch.Generator]:
     """torch's random streams by name."""
-    found = {"torch": torch.default_generator, "player": run.player.generator}
+    found = {"torch": torch.default_generator, "player": run.player.generator} | run.agent.generators
     if run.agent.device.type == "cuda":
         found["cuda"] = torch.cuda.default_generators[run.agent.device.index or torch.cuda.current_device()]
     return found
