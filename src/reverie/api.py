@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import checkpoint
-from .build import build_actor, build_world_model, require_device
+from .build import build_actor, build_ensemble, build_world_model, require_device
 from .config import build
 from .config.presets import load_preset
 from .config.validation import names_code
@@ -148,7 +148,7 @@ class Dreamer:
         from .envs import is_instance
         from .envs.repeatable import require_seed
         from .guard.memory import enough_memory
-        from .run.evaluation import SlowEvaluation, evaluate
+        from .run.evaluation import SlowEvaluation, Warned, evaluate
         from .run.tasks import copy_env, make_envs, spec_of
 
         require_seed(seed)
@@ -161,7 +161,9 @@ class Dreamer:
             self._trained().spec.require_same_task(spec_of(envs))
             player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)
             report = SlowEvaluation(episodes, lambda text: print(f"note: {text}", file=sys.stderr))
-            return evaluate(envs, player.act, episodes, seed=20_000 + 1000 * seed, video=film, report=report)
+            warned = Warned(player)
+            found = evaluate(envs, warned.act, episodes, seed=20_000 + 1000 * seed, video=film, report=report)
+            return replace(found, strange=warned.share)
 
     def make_env(self) -> gym.Env:
         """The task as the agent was trained on it: its action subset, repeat, time limit. For your own loop."""
@@ -237,6 +239,9 @@ def load_player(
     actor = build_actor(config, spec, world_model.rssm.feat_dim)
     checkpoint.load_weights(found, world_model, only="world_model")
     checkpoint.load_weights(found, actor, only="actor")
+    ensemble = build_ensemble(config, spec, world_model)
+    if ensemble is not None:
+        checkpoint.load_weights(found, ensemble, only="ensemble")
     place = require_device(device)
     if not compiled and config.compute.mode in ("auto", "fast", "graph"):  # the same sums as during training
         compute = replace(config.compute, fused="auto") if config.compute.fused == "on" else config.compute
@@ -259,6 +264,7 @@ def load_player(
         noise=explore.explore_noise,
         hold=explore.explore_hold,
         wander=explore.explore_wander,
+        ensemble=None if ensemble is None else ensemble.to(place),
     )
     if compiled:
         player.freeze()

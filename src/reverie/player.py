@@ -14,6 +14,7 @@ from .actor_critic import Actor
 from .distributions import entropy_share, make_policy, policy_noise, stats_dim
 from .envs.spaces import Spec, entry
 from .errors import UserError
+from .extensions.ensemble import Ensemble, StepWarning, warn
 from .fast.modes import freezing, usual_switches
 from .ops import renewed
 from .rssm import State
@@ -98,8 +99,12 @@ class Player:
         noise: float = 0.0,
         hold: float = 1.0,
         wander: float = 0.0,
+        ensemble: Ensemble | None = None,
     ) -> None:
-        """noise, hold, wander: for mode "explore", `behavior.explore_noise`, `explore_hold` and `explore_wander`."""
+        """noise, hold, wander: for mode "explore", `behavior.explore_noise`, `explore_hold` and `explore_wander`.
+
+        ensemble: if the agent has one, `last` says after each call how well the model knew what it met.
+        """
         if mode not in MODES:
             raise UserError(f"mode must be one of {', '.join(MODES)}, got '{mode}'.")
         self.world_model, self.actor, self.spec = world_model, actor, spec
@@ -108,6 +113,8 @@ class Player:
         self.wander = wander if mode == "explore" and not world_model.mask_key else 0.0
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.ensemble = ensemble
+        self.last: StepWarning | None = None
         self.choose: Callable[..., tuple[Tensor, State]] = choose_action
         self.reset()
 
@@ -173,6 +180,7 @@ class Player:
         self.fresh = np.zeros(self.count, bool)
         tensors = {key: _to_tensor(value).to(self.device) for key, value in obs.items()}
         noise = self.world_model.rssm.latent.noise(self.count, device=self.device, generator=self.generator)
+        before = self.state, self.action
         self.action, self.state = self.choose(
             self.world_model,
             self.actor,
@@ -188,6 +196,8 @@ class Player:
         )
         if self.wander:
             self.action = self._wandering(self.action, start)
+        if self.ensemble is not None:
+            self.last = warn(self.ensemble, self.world_model.rssm, *before, start, self.state)
         return self.action.cpu().numpy()
 
     def _wandering(self, action: Tensor, start: Tensor) -> Tensor:

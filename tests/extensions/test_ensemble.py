@@ -12,9 +12,9 @@ from reverie.config.presets import load_preset
 from reverie.data.replay import Batch
 from reverie.envs.actions import ActionSpec
 from reverie.envs.spaces import ObsKey, Spec
-from reverie.extensions.ensemble import OneStepEnsemble, PriorEnsemble, Usual
+from reverie.extensions.ensemble import OneStepEnsemble, PriorEnsemble, Usual, dense, spread
 from reverie.extensions.explore import RunningDeviation
-from reverie.insight.alarm import auroc, auroc_interval
+from reverie.insight.alarm import alarm_by_horizon, auroc, auroc_interval
 from reverie.latents import CategoricalLatent, GaussianLatent, Latent
 from reverie.rssm import State
 from reverie.train import DreamerV2
@@ -186,44 +186,6 @@ def half(side, *shape):
     found = torch.rand(*shape, 2) * 2 - 1
     found[..., 0] = side * found[..., 0].abs()
     return found
-
-
-@pytest.mark.parametrize("name", ["categorical", "gaussian"])
-def test_it_knows_the_half_of_the_world_where_it_has_been(name):
-    """h uniform in one half of a square, z a fixed function of h: the other half must score higher."""
-    torch.manual_seed(1)
-    latent = CategoricalLatent(4, 4) if name == "categorical" else GaussianLatent(4)
-    ensemble = PriorEnsemble(latent, 2, members=5, hidden_dim=64, generator=torch.Generator().manual_seed(3))
-    optimizer, mix = torch.optim.Adam(ensemble.parameters(), 3e-3), torch.randn(2, latent.stats_dim)
-    for _ in range(600):
-        seen = half(1, 32, 8)
-        stats = 4 * torch.sin(1.5 * seen @ mix)
-        learn(ensemble, optimizer, State(seen, torch.zeros_like(stats), stats))
-    with torch.no_grad():
-        here, there = (ensemble.disagreement(half(side, 500)) for side in (1, -1))
-        shares = [float(ensemble.usual.share_below(u).mean()) for u in (here, there)]
-    assert auroc(torch.cat([here, there]).numpy(), np.arange(1000) >= 500) >= 0.9
-    assert shares[1] > 0.9 > 0.6 > shares[0]
-
-
-def test_noise_is_no_novelty_once_its_distribution_is_known():
-    """A noisy TV at h = +1 (the posterior is sure of a random class, one of four), a still image at h = -1."""
-    torch.manual_seed(0)
-    latent = CategoricalLatent(1, 4)
-    noisy = torch.rand(32, 16) < 0.5
-    deter = torch.where(noisy, 1.0, -1.0)[..., None] + 0.01 * torch.randn(32, 16, 1)
-    ensemble = PriorEnsemble(
-        latent, 1, members=5, hidden_dim=32, norm=False, generator=torch.Generator().manual_seed(0)
-    )
-    optimizer = torch.optim.Adam(ensemble.parameters(), 1e-2)
-    for _ in range(600):
-        drawn = torch.where(noisy, torch.randint(4, (32, 16)), 0)
-        stats = 8 * torch.nn.functional.one_hot(drawn, 4).float()
-        loss = learn(ensemble, optimizer, State(deter, stats, stats))
-    with torch.no_grad():
-        at = ensemble.disagreement(torch.tensor([[1.0], [-1.0]]))
-    assert float(at[0]) < 0.02 * math.log(5)  # next to nothing of what is possible, though z there is pure chance
-    assert loss > 0.3  # while the loss says that z is not known
 
 
 # ------------------------------------------------------------------------------------------------- one-step heads
@@ -445,3 +407,101 @@ def test_the_interval_of_auroc_draws_episodes_again():
     repeated = auroc_interval(np.repeat(scores, 50), np.repeat(labels, 50), np.repeat(np.arange(20), 50))
     assert once == pytest.approx(repeated)
     assert once[0] < auroc(scores, labels) < once[1]
+
+
+# ------------------------------------------------------------------------------------------------------- being warned
+
+
+@pytest.mark.parametrize("kind", ["prior", "one_step"])
+def test_a_player_says_how_well_the_model_knew_each_step(kind):
+    agent = make_agent(members=3, **{"ensemble.kind": kind})
+    for seed in range(3):
+        agent.update(make_batch(seed=seed))
+    player, rssm = agent.player(num_envs=2, mode="eval"), agent.world_model.rssm
+    rng = np.random.default_rng(0)
+    player.act({"body": rng.normal(size=(2, V)).astype(np.float32)}, np.ones(2, bool))
+    if kind == "one_step":
+        assert not player.last.disagreement.any()  # nothing led to a first step
+    before, action = player.state, player.action
+    player.act({"body": rng.normal(size=(2, V)).astype(np.float32)}, np.array([False, True]))
+    last, state = player.last, player.state
+    with torch.no_grad():
+        surprise = rssm.latent.kl(state.stats, rssm.prior_net(state.deter))
+        if kind == "prior":
+            expected = agent.ensemble.disagreement(state.deter)
+        else:
+            feat = torch.cat([dense(before.stoch), before.deter, action], -1)
+            expected = spread(agent.ensemble.net(feat)) * torch.tensor([1.0, 0.0])
+    torch.testing.assert_close(last.disagreement, expected)
+    torch.testing.assert_close(last.surprise, surprise)
+    torch.testing.assert_close(last.uncertainty, agent.ensemble.usual.share_below(expected))
+
+
+def test_without_an_ensemble_a_player_warns_of_nothing_and_collecting_never_does():
+    for agent, mode in ((make_agent(), "eval"), (make_agent(members=3), "explore")):
+        player = agent.player(num_envs=2, mode=mode)
+        player.act({"body": np.zeros((2, V), np.float32)}, np.ones(2, bool))
+        assert player.last is None
+
+
+def test_an_alarm_is_judged_by_horizon_beside_what_needs_no_ensemble():
+    """Steps that the test calls strange are those with large numbers, which the model has never met."""
+    agent, rng = make_agent(members=3), np.random.default_rng(0)
+    for seed in range(3):
+        agent.update(make_batch(seed=seed))
+    steps, windows = 6, 40
+    strange = torch.from_numpy(rng.random((windows, steps)) < 0.3)
+    body = torch.randn(windows, steps, V) + 20 * strange[..., None]
+    first = torch.zeros(windows, steps, dtype=torch.bool)
+    batch = Batch({"body": body}, torch.eye(3)[torch.randint(3, (windows, steps))], first * 0.0, first, first, first)
+    found = alarm_by_horizon(agent, batch, context=2, horizons=(1, 4), strange=strange)
+    assert list(found) == [1, 4]
+    assert list(found[1]) == ["disagreement", "prior entropy", "surprise"]
+    for scores in found.values():
+        for score in scores.values():
+            assert 0 <= score.low <= score.auroc <= score.high <= 1
+    wrong = alarm_by_horizon(agent, batch, context=2, horizons=(2,))
+    assert list(wrong) == [2]
+    with pytest.raises(UserError, match="has no ensemble"):
+        alarm_by_horizon(make_agent(), batch)
+
+
+# ------------------------------------------------------------------------------------- what it learns, in seconds
+
+
+@pytest.mark.parametrize("name", ["categorical", "gaussian"])
+def test_it_knows_the_half_of_the_world_where_it_has_been(name):
+    """h uniform in one half of a square, z a fixed function of h: the other half must score higher."""
+    torch.manual_seed(1)
+    latent = CategoricalLatent(4, 4) if name == "categorical" else GaussianLatent(4)
+    ensemble = PriorEnsemble(latent, 2, members=5, hidden_dim=64, generator=torch.Generator().manual_seed(3))
+    optimizer, mix = torch.optim.Adam(ensemble.parameters(), 3e-3), torch.randn(2, latent.stats_dim)
+    for _ in range(600):
+        seen = half(1, 32, 8)
+        stats = 4 * torch.sin(1.5 * seen @ mix)
+        learn(ensemble, optimizer, State(seen, torch.zeros_like(stats), stats))
+    with torch.no_grad():
+        here, there = (ensemble.disagreement(half(side, 500)) for side in (1, -1))
+        shares = [float(ensemble.usual.share_below(u).mean()) for u in (here, there)]
+    assert auroc(torch.cat([here, there]).numpy(), np.arange(1000) >= 500) >= 0.9
+    assert shares[1] > 0.9 > 0.6 > shares[0]
+
+
+def test_noise_is_no_novelty_once_its_distribution_is_known():
+    """A noisy TV at h = +1 (the posterior is sure of a random class, one of four), a still image at h = -1."""
+    torch.manual_seed(0)
+    latent = CategoricalLatent(1, 4)
+    noisy = torch.rand(32, 16) < 0.5
+    deter = torch.where(noisy, 1.0, -1.0)[..., None] + 0.01 * torch.randn(32, 16, 1)
+    ensemble = PriorEnsemble(
+        latent, 1, members=5, hidden_dim=32, norm=False, generator=torch.Generator().manual_seed(0)
+    )
+    optimizer = torch.optim.Adam(ensemble.parameters(), 1e-2)
+    for _ in range(600):
+        drawn = torch.where(noisy, torch.randint(4, (32, 16)), 0)
+        stats = 8 * torch.nn.functional.one_hot(drawn, 4).float()
+        loss = learn(ensemble, optimizer, State(deter, stats, stats))
+    with torch.no_grad():
+        at = ensemble.disagreement(torch.tensor([[1.0], [-1.0]]))
+    assert float(at[0]) < 0.02 * math.log(5)  # next to nothing of what is possible, though z there is pure chance
+    assert loss > 0.3  # while the loss says that z is not known

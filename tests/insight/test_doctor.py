@@ -168,6 +168,7 @@ SICK = {
     ),
     "restless": ({"slow_gap": 0.3}, {}, "critic diverging", "WARN", "behavior.critic_lr"),
     "random": ({"randomness": 0.99}, {"entropy_scale": 1.0}, "actor random", "WARN", "behavior.entropy_scale"),
+    "unknown": ({"strange": 0.4}, {}, "acting where the model has never been", "WARN", "train.train_ratio"),
     "drift": ({"drift": drifting(4)}, {}, "imagination drift", "WARN", "behavior.imagination_horizon"),
 }  # fmt: skip
 

@@ -52,6 +52,8 @@ def run_eval(args: argparse.Namespace) -> int:
     else:
         interval = f"{result.spread} (95 % CI)" if result.spread else ""
         print(f"{task}: return {result.mean:.3f}{interval} over {len(result.scores)} episodes, {mode} mode")
+        if result.strange is not None:
+            print(f"{100 * result.strange:.0f} % of the steps were stranger to the model than 99 % of its own replay")
         print(f"lowest {min(result.scores):.3f}, highest {max(result.scores):.3f}; {video or note}")
     if args.video and not video:
         raise UserError(note or "there is no video.", "The scores are printed above.")

@@ -41,6 +41,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="begin again; a run in the directory is kept under another name"
     )
+    parser.add_argument(
+        "--adapt",
+        action="store_true",
+        help="continue a run that explored: the task's policy acts from now on, weights and replay are kept",
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing while training")
     parser.add_argument(
         "--no-doctor",
@@ -114,11 +119,15 @@ def config_of(args: argparse.Namespace, env: NamedMaker | None = None) -> tuple[
         "train.minutes": args.minutes,
     }
     settings = args.settings | {key: value for key, value in named.items() if value is not None}
+    if args.adapt:
+        settings["ensemble.collect"] = "task"
     from ..files import absolute
     from ..run.directory import holds_run, stored_config
 
     if args.run is not None:  # absolute from the start: an environment may change the working directory
         args.run = absolute(args.run)
+    if args.adapt and (args.run is None or not holds_run(args.run)):
+        raise UserError("--adapt continues a run that explored.", "Give its directory with --run.")
     if args.preset is None and args.run is not None and holds_run(args.run):
         if args.env_steps and not args.minutes:
             settings["train.minutes"] = "0"  # that of an earlier command would end this one at once

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from ..data.replay import Batch
 from ..latents import Latent
 from ..layers import ACTIVATIONS, NORM_EPS
 from ..ops import reset_where
-from ..rssm import State
+from ..rssm import DiscreteRSSM, State
 
 #: Points of the table of what is usual: the smallest value, the percentiles, the largest.
 POINTS = 101
@@ -297,6 +298,35 @@ class OneStepEnsemble(Ensemble):
     def of_arrivals(self, feat: Tensor, action: Tensor) -> Tensor:
         """For the step k -> k + 1 by action k. feat (..., H + 1, F), action (..., H, A) -> (..., H)."""
         return spread(self.net(torch.cat([feat[..., :-1, :], action], -1)))
+
+
+class StepWarning(NamedTuple):
+    """How well a model knew a step of acting before it looked, for each environment (N,). One step, not a future."""
+
+    uncertainty: Tensor  # share of the replay's steps about which the members disagreed less: 1 is beyond all of them
+    disagreement: Tensor  # in nats, or without a unit
+    surprise: Tensor  # KL(posterior || prior) in nats: what looking changed
+
+
+@torch.no_grad()
+def warn(
+    ensemble: Ensemble, rssm: DiscreteRSSM, before: State, action: Tensor, is_first: Tensor, state: State
+) -> StepWarning:
+    """before, state of (N, ...), action (N, A) between them, is_first (N,) bool -> StepWarning.
+
+    Nothing leads to a first step: one-step heads say 0 of it.
+    """
+    feat = torch.stack([torch.cat([dense(s.stoch), s.deter], -1) for s in (before, state)], 1)
+    found = ensemble.of_arrivals(feat, reset_where(is_first, action)[:, None])[:, 0]
+    if isinstance(ensemble, OneStepEnsemble):
+        found = reset_where(is_first, found)
+    surprise = rssm.latent.kl(state.stats, rssm.prior_net(state.deter))
+    return StepWarning(ensemble.usual.share_below(found), found, surprise)
+
+
+def dense(stoch: Any) -> Tensor:
+    """z (..., Z), also where the fast path keeps it as indices."""
+    return stoch if isinstance(stoch, Tensor) else stoch.dense()
 
 
 def spread(mean: Tensor) -> Tensor:

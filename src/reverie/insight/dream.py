@@ -41,6 +41,9 @@ class Dreamed:
     value: np.ndarray  # (N, K, T)
     action: np.ndarray  # (N, K, T, A) into each step; NaN where there is none
     images: tuple[str, ...]  # the keys that are images
+    #: (N, K, T) share of the replay's steps that were less strange to the model before looking; NaN for the first.
+    #: None: the agent has no ensemble.
+    uncertainty: np.ndarray | None = None
 
     @property
     def steps(self) -> int:
@@ -61,7 +64,8 @@ class Dreamed:
             key: _plain(np.where(counts, np.nansum(self.error(key).mean(1), 0) / np.maximum(counts, 1), np.nan))
             for key in self.truth
         }
-        return {
+        strange = {} if self.uncertainty is None else {"uncertainty": _plain(self.uncertainty.mean((0, 1)))}
+        return strange | {
             "context": self.context,
             "horizon": self.steps - self.context,
             "actions": self.actions,
@@ -175,7 +179,16 @@ def dream_of(
         value=by_sample(agent.critic(feat) * unit),
         action=by_sample(action),
         images=tuple(agent.spec.images),
+        uncertainty=None if agent.ensemble is None else by_sample(_uncertainty(agent, feat, action)),
     )
+
+
+def _uncertainty(agent: DreamerV2, feat: Tensor, action: Tensor) -> Tensor:
+    """feat (N * K, T, F), action (N * K, T, A) into each step -> (N * K, T), NaN for the first step."""
+    if agent.ensemble is None:
+        raise ValueError("an ensemble is needed")
+    found = agent.ensemble.usual.share_below(agent.ensemble.of_arrivals(feat, action[:, 1:].nan_to_num()))
+    return torch.cat([torch.full_like(found[:, :1], torch.nan), found], 1)
 
 
 def decode(agent: DreamerV2, feat: Tensor) -> dict[str, Tensor]:

@@ -53,6 +53,7 @@ LIMITS: dict[str, float] = {
     "brier": 0.25,  # the score of always predicting 0.5
     "events": 5,  # rewarding or ending steps in the sample that are necessary to judge
     "contrast": 0.2,  # share of a reward that the head predicts in the step that pays it
+    "strange": 0.1,  # share of the newest steps beyond 99 % of the replay's; where nothing is new it is 0.01
     "value": 1.5,  # times the largest return that rewards and discount allow
     "values seen": 0.1,  # of the largest reward: below, the critic has hardly left 0
     "slow gap fail": 0.4,  # healthy slow critics stay within 0.1 of the critic

@@ -64,6 +64,7 @@ class Measurements:
     value: tuple[float, float] = (math.nan, math.nan)  # mean, deviation
     highest_value: float = math.nan  # largest absolute
     slow_gap: float = math.nan  # between critic and slow critic, in shares of the size of values
+    strange: float | None = None  # share of the newest steps that the model knew less than 99 % of its replay
     drift: Drift | None = None
     task: TaskNumbers = field(default_factory=TaskNumbers)
 
@@ -95,6 +96,7 @@ def probe(agent: DreamerV2, experience: Experience, *, seed: int = 0) -> Measure
         values |= _probe_inputs(agent, batch)
         values["task"] = task_numbers(agent, experience, agent.world_model.preprocess(batch.obs))
         values |= _probe_model(agent, batch, _rates(experience), seed)
+        values["strange"] = strange_share(agent, experience, length)
     try:
         values["drift"] = drift_of(agent.world_model, experience, agent.config, similarity=False)
     except UserError:  # no episode is long enough
@@ -179,6 +181,30 @@ def _probe_model(agent: DreamerV2, batch: Batch, terminals: float, seed: int) ->
     values |= _probe_heads(agent, posterior.feat, batch, terminals)
     values |= _probe_behaviour(agent, posterior.feat)
     return values
+
+
+#: The newest steps of each environment, which are asked whether the model knows them.
+NEWEST = 256
+
+
+def strange_share(agent: DreamerV2, experience: Experience, length: int, *, seed: int = 0) -> float | None:
+    """The share of the newest steps about which the ensemble disagrees more than about 99 % of the replay's.
+
+    Where nothing is new it is 0.01. Windows of `length` steps, the first of each left out; None without an ensemble.
+    """
+    windows = []
+    for segment in experience.segments:
+        last = len(segment)
+        windows += [segment.window(at, length) for at in range(last - length, max(0, last - NEWEST) - 1, -length)]
+    if agent.ensemble is None or not windows:
+        return None
+    batch, rssm = to_batch(as_batch(windows), agent.device), agent.world_model.rssm
+    noise = rssm.latent.noise(*batch.reward.shape, generator=private_generator(seed)).to(agent.device)
+    embed = agent.world_model.encoder(agent.world_model.preprocess(batch.obs))
+    found, _ = rssm.rollout_observation(embed, batch.action, batch.is_first, noise=noise)
+    known = agent.ensemble.of_arrivals(with_plain_stoch(found).feat, batch.action[:, 1:].nan_to_num())
+    unusual = (agent.ensemble.usual.share_below(known) > 0.99) & ~batch.is_first[:, 1:]
+    return float(unusual.sum() / (~batch.is_first[:, 1:]).sum().clamp(min=1))
 
 
 def latent_numbers(latent: Any, posterior: Tensor, prior: Tensor, free_nats: float) -> dict[str, Any]:

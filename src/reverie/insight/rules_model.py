@@ -337,3 +337,21 @@ def continue_miscalibrated(facts: RunFacts) -> Finding | None:
             f"raise it from {model.continue_scale:g} to {5 * model.continue_scale:g}",
         )
     return None
+
+
+def never_been(facts: RunFacts) -> Finding | None:
+    """Fault: the agent acts in states that its model has hardly learnt from, and does not explore on purpose."""
+    m, config = facts.measured, facts.config
+    if m is None or m.strange is None or m.strange < LIMITS["strange"]:
+        return None
+    if config.behavior.explore != "none" and config.ensemble.collect == "explore":
+        return None
+    return Finding(
+        "acting where the model has never been",
+        "WARN",
+        f"the members of the ensemble disagree about {100 * m.strange:.0f} % of the newest steps more than about 99 % "
+        "of the replay's",
+        "The policy was learnt in dreams of a model that does not know the states in which it acts now.",
+        "train.train_ratio",
+        f"raise it from {config.train.train_ratio:g} to {2 * config.train.train_ratio:g}; or the task has changed",
+    )

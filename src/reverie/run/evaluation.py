@@ -24,6 +24,7 @@ from ..envs.images import area_resize
 from ..envs.spaces import MASK, Spec
 from ..errors import UserError
 from ..files import write_file
+from ..player import Player
 from ..train import DreamerV2
 from .tasks import make_envs, spec_of
 
@@ -37,6 +38,7 @@ class Evaluation:
     frames: list[np.ndarray] = field(default_factory=list, repr=False)
     note: str = ""  # why there is no video, if one was asked for
     notes: tuple[str, ...] = field(default=(), repr=False)  # what the environments' border left out
+    strange: float | None = None  # share of steps that the model knew less than 99 % of the replay; None: no ensemble
 
     @property
     def mean(self) -> float:
@@ -56,7 +58,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
+        strange = {} if self.strange is None else {"strange": self.strange}
+        return strange | {
             "mean": self.mean,
             "ci95": None if math.isnan(self.interval) else self.interval,
             "episodes": len(self.scores),
@@ -178,6 +181,28 @@ class SlowEvaluation:
         if not done:
             text += f"; it is cut at {MAX_LENGTH:,} steps, set env.time_limit to cut it earlier"
         self.say(text)
+
+
+class Warned:
+    """A player's `act` that counts the steps which the model knew less than 99 % of the run's own replay."""
+
+    def __init__(self, player: Player) -> None:
+        self.player = player
+        self.steps = 0
+        self.strange = 0
+
+    def act(self, obs: Mapping[str, np.ndarray], first: np.ndarray) -> np.ndarray:
+        """As `Player.act`."""
+        action = self.player.act(obs, first)
+        if self.player.last is not None:
+            self.steps += len(first)
+            self.strange += int((self.player.last.uncertainty > 0.99).sum())
+        return action
+
+    @property
+    def share(self) -> float | None:
+        """The share of such steps so far; None without an ensemble."""
+        return self.strange / self.steps if self.steps else None
 
 
 def random_policy(random: Callable[[int, np.ndarray | None], np.ndarray]) -> ActFunction:
