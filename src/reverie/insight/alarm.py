@@ -25,7 +25,7 @@ HORIZONS = (1, 5, 15)
 
 
 class AlarmScore(NamedTuple):
-    """How well one score tells strange steps from usual ones."""
+    """How well one score separates strange steps from usual ones."""
 
     auroc: float
     low: float  # 95 %, over episodes drawn again
