@@ -19,6 +19,7 @@ from . import (
     selftest,
     sweep,
     train,
+    trust,
     watch,
 )
 from . import eval as evaluate
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Command] = {
         watch,
         doctor,
         drift,
+        trust,
         explain,
         dream,
         report,

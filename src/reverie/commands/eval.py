@@ -41,7 +41,7 @@ def run_eval(args: argparse.Namespace) -> int:
         require_video(args.video)  # before hours of playing
     agent = load(args.run, args.env, device=args.device)
     mode = args.mode or agent.config.train.eval_mode
-    _require_env(agent, args.run)
+    require_env(agent, args.run)
     result = agent.evaluate(args.episodes, mode=mode, seed=args.seed, film=True)
     video, note = _video(args, result)  # before the print, which names it
     task = agent.config.env.id
@@ -72,7 +72,7 @@ def _video(args: argparse.Namespace, result: Evaluation) -> tuple[Path | None, s
         return None, f"no video: {error.message}"
 
 
-def _require_env(agent: Dreamer, run: Path) -> None:
+def require_env(agent: Dreamer, run: Path) -> None:
     """Raises UserError where the environment is code: what a run's files name is executed only if the user says so."""
     from ..config.validation import names_code
 

@@ -1,7 +1,7 @@
 """Plots of runs with matplotlib: PNG files, and SVG text for pages (pip install 'reverie-rl[plot]').
 
-Files: `learning_curve`, `usage_map`, `vector_plot`, `drift_plot`. SVG: `returns_svg`, `panels_svg`, `usage_svg`,
-`vector_svg`, `drift_svg`.
+Files: `learning_curve`, `usage_map`, `vector_plot`, `drift_plot`, `trust_plot`. SVG: `returns_svg`, `panels_svg`,
+`usage_svg`, `vector_svg`, `drift_svg`, `trust_svg`.
 """
 
 from __future__ import annotations
@@ -389,3 +389,51 @@ def _returns(axes: Any, drift: Drift) -> None:
     axes.set(xlabel="return of the window", ylabel="the same, imagined")
     axes.set_title(f"{relation}, bias {drift.returns['bias']:.3g}", fontsize=9)
     axes.grid(alpha=0.25)
+
+
+# ---------------------------------------------------------------------------------------------------------------- trust
+
+
+def trust_plot(found: Mapping[str, Any], path: Path) -> Path:
+    """Three panels: returns, the dreamed return beside the real one, errors by depth. -> the path.
+
+    found: `Trust.to_dict`, or what `read_trust` read. Raises UserError when the file cannot be written.
+    """
+    return save(_trust_figure(found), path)
+
+
+def trust_svg(found: Mapping[str, Any]) -> str:
+    """The same as SVG."""
+    return svg(_trust_figure(found))
+
+
+def _trust_figure(found: Mapping[str, Any]) -> Any:
+    figure = new_figure(11, 3.6, dpi=110)
+    left, middle, right = figure.subplots(1, 3)
+    names = {"random": "random", "own": "own policy", "made": "made in dreams"}
+    for place, key in enumerate(names):
+        policy = found["policies"][key]
+        left.errorbar(place, policy["mean"], policy.get("ci95") or 0, fmt="o", capsize=4, color=COLOURS[place])
+        left.text(place, policy["mean"], f"  {policy['mean']:.3g}", fontsize=8)
+    left.set(xticks=range(3), xticklabels=list(names.values()), xlim=(-0.5, 2.7), ylabel="return in the real task")
+    left.grid(alpha=0.25)
+    optimism = found["optimism"]
+    for name, key, colour in (("in the dream", "dream", COLOURS[1]), ("really", "real", COLOURS[0])):
+        for _, steps, values in _known({name: optimism[key]}):
+            middle.plot(steps, values, color=colour, label=name)
+    band = [(k + 1, low, high) for k, (low, high) in enumerate(zip(optimism["low"], optimism["high"], strict=True))
+            if low is not None and high is not None]  # fmt: skip
+    if band:
+        steps, lows, highs = (list(each) for each in zip(*band, strict=True))
+        middle.fill_between(steps, lows, highs, color=COLOURS[3], alpha=0.25, label="gap, 95 %")
+    middle.set(xlabel="steps", ylabel="earned by the made policy")
+    _grid(middle)
+    lines = {("replay", "-"): "replay", ("played", "--"): "made policy"}
+    for (source, line), where in lines.items():
+        for index, (name, steps, values) in enumerate(_known(found["errors"].get(source, {}))):
+            right.plot(steps, values, line, color=COLOURS[index], label=f"{label(name)}, {where}")
+    right.axhline(1, color="0.5", lw=1, ls=":")
+    right.set(xlabel="steps after the last observation", ylabel="squared error / variance", ylim=(0, 2))
+    _grid(right)
+    figure.suptitle(label(found["verdict"][0] if found["verdict"] else ""), fontsize=10)
+    return figure

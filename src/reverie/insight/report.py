@@ -105,6 +105,7 @@ def _run(name: str, path: Path) -> dict[str, Any]:
         "no_dreams": opened.reason,
         "usage": as_html(usage) if usage else None,
         "drift": _or_reason(lambda: _drift(opened.value)) if dreams else None,
+        "trust": _or_reason(lambda: _trust(path)),
         "dream": _or_reason(lambda: _dream(opened.value)) if dreams else None,
         "video": _video(path),
         "settings": list(settings.items()),
@@ -142,6 +143,14 @@ def _drift(opened: RunReader) -> dict[str, Any]:
 
     found = drift(opened)
     return {"svg": as_html(plots.drift_svg(found)), "warning": found.warning}
+
+
+def _trust(path: Path) -> dict[str, Any] | None:
+    """What `reverie trust` found, if it was run."""
+    from .trust import read_trust
+
+    found = read_trust(path)
+    return found and {"svg": as_html(plots.trust_svg(found)), **found}
 
 
 def _dream(opened: RunReader) -> Any:

@@ -127,12 +127,13 @@ def evaluate(
     video: bool = False,
     stopped: Callable[[], bool] = lambda: False,
     report: Callable[[int, int], None] = lambda done, longest: None,
+    follow: Callable[[dict[str, np.ndarray]], None] = lambda row: None,
 ) -> Evaluation:
     """Play exactly `episodes` episodes. Each environment plays a fixed number of them: no preference for short ones.
 
     `stopped` is asked after every step and ends the evaluation early, with the episodes so far. An episode longer than
     MAX_LENGTH is cut there, so that a task without an end does not hang. `report` is called after every step with the
-    number of episodes that are done and the steps of the longest unfinished one.
+    number of episodes that are done and the steps of the longest unfinished one; `follow` with every row.
     """
     collector = Collector(envs, seed=seed)
     quota = np.full(envs.num_envs, episodes // envs.num_envs)
@@ -141,6 +142,7 @@ def evaluate(
     lengths: list[int] = []
     recording = Recording(envs) if video else None
     for row, finished in collector.rows(act):
+        follow(row)
         if recording is not None:
             recording.add(row)
         for episode in finished:
