@@ -17,6 +17,7 @@ from .envs.spaces import MASK, Spec
 from .errors import UserError
 from .extensions.ensemble import Ensemble, OneStepEnsemble, PriorEnsemble
 from .extensions.explore import DisagreementReward, PenalizedReward
+from .extensions.overshooting import Overshooting
 from .latents import LATENTS
 from .layers import MLP, MLPOptions, Norm
 from .networks import (
@@ -84,6 +85,25 @@ def build_world_model(config: Config, spec: Spec) -> WorldModel:
         reward_unit=model.reward_unit,
         mask_key=MASK if spec.masked else "",
         choice_keys=_choice_keys(config, spec),
+        beyond=_build_overshooting(config),
+    )
+
+
+def _build_overshooting(config: Config) -> Overshooting | None:
+    """Losses several steps ahead; None: off."""
+    model = config.model
+    if not (model.overshooting or model.open_loop_heads):
+        return None
+    return Overshooting(
+        kl_weight=model.overshooting,
+        head_weight=model.open_loop_heads,
+        depth=model.overshooting_depth,
+        starts=model.overshooting_starts,
+        growth=model.overshooting_growth,
+        decay=model.overshooting_decay,
+        start_grad=model.overshooting_start_grad,
+        free_nats=model.free_nats,
+        free_avg=model.free_avg,
     )
 
 

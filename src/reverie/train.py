@@ -80,7 +80,7 @@ class DreamerV2(nn.Module):
         self.optimizers.set_quick(fused_step if self.fused.on else None)
         stages = [*(learner.name for learner in self.learners), *(behavior.stage for behavior in self.behaviors)]
         self.guard = FiniteGuard(self.device, scales, stages)
-        self._captured: dict[bool, CapturedUpdate] = {}  # {with the actor's step: the update}
+        self._captured: dict[tuple[bool, int], CapturedUpdate] = {}  # {with the actor's step, steps ahead: the update}
 
     @property
     def task(self) -> Behavior:
@@ -173,9 +173,11 @@ class DreamerV2(nn.Module):
             self.prepare(*self.optimizers)
             for learner in self.learners:
                 learner.prepare(len(batch.reward))
-            if self.actor_learns not in self._captured:  # another graph when the actor begins to learn
-                self._captured = {self.actor_learns: CapturedUpdate(self.compute_update)}
-            metrics = self._captured[self.actor_learns](batch)
+            beyond = self.world_model.beyond
+            kind = (self.actor_learns, beyond.depth_now if beyond is not None else 0)
+            if kind not in self._captured:  # another graph when the actor begins to learn, or dreams get longer
+                self._captured = {kind: CapturedUpdate(self.compute_update)}
+            metrics = self._captured[kind](batch)
             self.optimizers.count(*self.optimizers)
         self.guard.note(metrics)
         return metrics
@@ -192,6 +194,9 @@ class DreamerV2(nn.Module):
     def prepare(self, *names: str) -> None:
         """The host's share before an update of these optimizers: schedules, and what behaviours do before theirs."""
         self.optimizers.schedule(*names)
+        beyond = self.world_model.beyond
+        if beyond is not None and "world_model" in names:
+            beyond.prepare(self.updates)
         for behavior in self.learning:
             if behavior.learning.keys() <= set(names):
                 behavior.prepare(self.updates)

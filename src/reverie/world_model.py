@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,21 @@ from .networks import Head, MaskPredictor
 from .observations import ObservationEncoder, RunningStandardizer, Standardizer, module_name, preprocess
 from .ops import symexp
 from .rssm import DiscreteRSSM, State
+
+
+class BeyondLoss(Protocol):
+    """A loss on what the model predicts several steps ahead."""
+
+    depth_now: int  # how many; may grow during a run
+
+    def prepare(self, updates: int) -> None:
+        """What changes before an update, after so many."""
+
+    def __call__(
+        self, model: WorldModel, posterior: State, batch: Batch, obs: Mapping[str, Tensor], /
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """posterior, batch of (B, T, ...), obs as network inputs -> loss (), metrics."""
+        ...
 
 
 class WorldModel(nn.Module):
@@ -33,6 +48,7 @@ class WorldModel(nn.Module):
         mask_key: str = "",
         choice_keys: Collection[str] = (),
         reward_unit: float = 1.0,
+        beyond: BeyondLoss | None = None,
     ) -> None:
         """scales {head name: weight of its loss}, 1 by default; kl: the options of `DiscreteRSSM.kl_loss`.
 
@@ -40,12 +56,14 @@ class WorldModel(nn.Module):
         mask_key: the observation that says which actions are allowed, "" for none.
         choice_keys: observations that are one-hots and stay so: neither scaled nor squashed.
         reward_unit: rewards are learnt in this unit.
+        beyond: what the model pays for steps further ahead (`extensions.overshooting`); None: nothing.
         """
         super().__init__()
         self.encoder, self.rssm, self.heads = encoder, rssm, nn.ModuleDict(dict(heads))
         self.scales, self.kl_scale, self.kl = dict(scales or {}), kl_scale, dict(kl or {})
         self.vector_transform, self.detached_heads = vector_transform, frozenset(detached_heads)
         self.reward_unit = reward_unit
+        self.beyond = beyond
         self.mask_key, self.choice_keys = mask_key, list(choice_keys)
         self.scaled_keys = [key for key in encoder.vector_keys if key != mask_key and key not in self.choice_keys]
         self.standardizers = nn.ModuleDict()
@@ -108,6 +126,10 @@ class WorldModel(nn.Module):
         kl_loss, metrics = self.rssm.kl_loss(posterior.stats, prior_stats, **self.kl)
         total = self.kl_scale * kl_loss + sum(self.scales.get(name, 1.0) * loss for name, loss in losses.items())
         metrics |= {f"{name}_loss": loss.detach() for name, loss in losses.items()}
+        if self.beyond is not None:
+            further, found = self.beyond(self, posterior, batch, obs)
+            total = total + further
+            metrics |= found
         return total, posterior, metrics | extra | {"loss": total.detach()}
 
     def observe(

@@ -162,6 +162,21 @@ class ModelConfig:
     detached_heads: tuple[str, ...] = opt(
         (), "heads that learn without shaping the state, of obs,reward,continue", "paper's ablations; released: none"
     )
+    overshooting: float = opt(
+        0.0,
+        "weight of the KL of states that are predicted several steps ahead, without observations; 0: off",
+        "V2, released PlaNet code: none; 0.1 is a start",
+    )
+    overshooting_depth: int = opt(15, "how many steps ahead, for this and `open_loop_heads`", "ours: a dream")
+    overshooting_starts: int = opt(
+        500, "states of a batch, drawn at random, that predictions start from; 0: all", "ours: 7 % of an update"
+    )
+    overshooting_growth: int = opt(0, "updates in which the steps ahead grow from 2 to all; 0: none", "ours")
+    overshooting_decay: float = opt(1.0, "each step ahead counts this much of the one before", "PlaNet: 1")
+    overshooting_start_grad: bool = opt(True, "gradients reach the states that predictions start from", "PlaNet")
+    open_loop_heads: float = opt(
+        0.0, "weight of what heads pay for states predicted 1, 2, 4, 8, 15 steps ahead; 0: off", "V2: none"
+    )
     world_model_lr: float = opt(3e-4, "learning rate", "design; Atari: 2e-4")
 
 

@@ -92,6 +92,7 @@ _POSITIVE = [
     "model.layers",
     "model.cnn_depth",
     "model.world_model_lr",
+    "model.overshooting_decay",
     "model.reward_unit",
     "behavior.imagination_horizon",
     "behavior.actor_lr",
@@ -117,6 +118,7 @@ _UNIT = [
     "replay.priority_share",
     "model.kl_balance",
     "model.unimix",
+    "model.overshooting_decay",
     "behavior.gamma",
     "behavior.lambda_",
     "behavior.actor_grad_mix",
@@ -134,6 +136,7 @@ _MOST = {
     "env.num_envs": 100_000,
     "env.image_size": 10_000,
     "model.layers": 1000,
+    "model.overshooting_depth": 100_000,
     "behavior.actor_critic_layers": 1000,
     "behavior.imagination_horizon": 100_000,
     "ensemble.members": 1000,
@@ -184,7 +187,16 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
         faults.append(
             f"'train.weight_decay' must be below 1, got {values['train.weight_decay']}: it shrinks weights to 0"
         )
+    if values["model.overshooting_depth"] < 2:
+        faults.append(f"'model.overshooting_depth' must be at least 2, got {values['model.overshooting_depth']}")
     length, size, streams = values["train.seq_len"], values["env.image_size"], max(1, values["env.num_envs"])
+    if (values["model.overshooting"] or values["model.open_loop_heads"]) and values[
+        "model.overshooting_depth"
+    ] >= length:
+        faults.append(
+            f"'model.overshooting_depth' {values['model.overshooting_depth']} does not fit into sequences of "
+            f"'train.seq_len' {length} steps: set at most {length - 1}"
+        )
     if length < 2:
         faults.append(f"'train.seq_len' must be at least 2, got {length}")
     if size and size < 4:

@@ -24,6 +24,7 @@ from torch.nn.functional import avg_pool2d
 from ..config import Config
 from ..data.replay import Batch
 from ..errors import UserError
+from ..extensions.overshooting import roll_out
 from ..ops import SCALAR_TRANSFORMS
 from ..rssm import State
 from ..train import to_batch
@@ -101,14 +102,7 @@ def open_loop(world_model: WorldModel, state: State, actions: Tensor, noise: Ten
     `data/replay.py`).
     -> State of (N, H, ...): the prior after 1..H steps.
     """
-    rssm, state = world_model.rssm, with_plain_stoch(state)
-    if noise is None:
-        noise = rssm.latent.noise(*actions.shape[:2], device=actions.device)
-    steps = []
-    for action, noise_k in zip(actions.unbind(1), noise.unbind(1), strict=True):
-        state = rssm.prior(rssm.recurrent_step(state, action), noise_k)
-        steps.append(state)
-    return State(*(torch.stack(parts, 1) for parts in zip(*steps, strict=True)))
+    return roll_out(world_model.rssm, with_plain_stoch(state), actions, noise=noise)
 
 
 def ssim(left: Tensor, right: Tensor, *, window: int = 7) -> Tensor:
