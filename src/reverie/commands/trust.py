@@ -174,8 +174,7 @@ def _strips(opened: RunReader, found: Trust, path: Path) -> Path | None:
 
     if found.worst is None or not opened.spec.images:
         return None
-    batch, valid = found.worst
-    context = valid.shape[1] - len(found.optimism.gap)
+    batch, valid, context = found.worst
     dreamed = dream_of(opened.agent, batch, valid, context=context)
     rows = [sheet(dreamed, start=index, columns=12) for index in range(len(valid))]
     return write_image(path, np.concatenate(rows))

@@ -410,7 +410,7 @@ def trust_svg(found: Mapping[str, Any]) -> str:
 def _trust_figure(found: Mapping[str, Any]) -> Any:
     figure = new_figure(11, 3.6, dpi=110)
     left, middle, right = figure.subplots(1, 3)
-    names = {"random": "random", "own": "own policy", "made": "made in dreams"}
+    names = {"random": "random", "own": "own policy", "made": "dream-made"}
     for place, key in enumerate(names):
         policy = found["policies"][key]
         left.errorbar(place, policy["mean"], policy.get("ci95") or 0, fmt="o", capsize=4, color=COLOURS[place])

@@ -112,7 +112,8 @@ class Trust:
     errors: dict[str, dict[str, list[float | None]]]  # "replay", "played" -> reward, continue, value -> by depth
     rewards: Rewards | None
     imagination_horizon: int
-    worst: tuple[Batch, NDArray[np.bool_]] | None = field(default=None, repr=False)  # largest reward errors
+    #: Windows with the largest reward errors: arrays (N, T, ...), valid (N, T), observed steps before the dream.
+    worst: tuple[Batch, NDArray[np.bool_], int] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
     @property
@@ -499,13 +500,17 @@ class Replayed:
         parts = {"reward": self.reward, "continue": self.going, "value": self.value}
         return {name: _shares(*pair, self.valid) for name, pair in parts.items()}
 
-    def worst(self, count: int) -> tuple[Batch, NDArray[np.bool_]]:
-        """The windows with the largest errors of a reward. -> Batch of arrays, valid (count, C + H)."""
+    def worst(self, count: int) -> tuple[Batch, NDArray[np.bool_], int]:
+        """The windows with the largest errors of a reward, as long as the longest. -> arrays, valid (count, T), C."""
         error = np.where(self.valid, np.abs(self.reward[0] - self.reward[1]), -1).max(1)
         rows = np.argsort(error)[::-1][:count]
-        picked = Batch({k: v[rows] for k, v in self.batch.obs.items()}, *(v[rows] for v in self.batch[1:]))
-        seen = np.ones((len(rows), self.batch.reward.shape[1] - self.valid.shape[1]), bool)
-        return picked, np.concatenate([seen, self.valid[rows]], 1)
+        context = self.batch.reward.shape[1] - self.valid.shape[1]
+        steps = context + int(self.valid[rows].sum(1).max())
+        picked = Batch(
+            {k: v[rows, :steps] for k, v in self.batch.obs.items()}, *(v[rows, :steps] for v in self.batch[1:])
+        )
+        seen = np.ones((len(rows), context), bool)
+        return picked, np.concatenate([seen, self.valid[rows]], 1)[:, :steps], context
 
 
 def _shares(predicted: Array, real: Array, valid: NDArray[np.bool_]) -> list[float | None]:
