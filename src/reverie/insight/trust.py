@@ -1,6 +1,6 @@
 """Trust: may a policy be trained in this run's dreams? Measured in the real task, not guessed from model errors.
 
-Errors of predictions can go on falling while policies that learn in the model get worse (arXiv 2607.01736), and a
+Errors of predictions may continue to fall while policies that learn in the model get worse (arXiv 2607.01736), and a
 fresh policy that knows the model only can fail in a model that scores well (2607.15142). So three measurements:
 
     made      a fresh actor and critic learn in the frozen model only, from states of the run's own replay, then play
