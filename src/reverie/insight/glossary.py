@@ -93,11 +93,11 @@ ENTRIES: tuple[Entry, ...] = (
        "higher model.kl_balance."),
     _e("world_model/kl_reverse", "rssm.py:kl_loss", "nats per state", "KL(prior || posterior), the other direction; it is only logged.", "Same order as world_model/kl; larger if the posterior is more certain than the prior.",
        "Many times larger: the posterior is overconfident; model.unimix=0.01 bounds it."),
-    _e("world_model/overshooting_kl", "extensions/overshooting.py:Overshooting", "nats per state", "KL(posterior || prior "
+    _e("world_model/overshooting_kl", "extensions/overshooting.py:by_depth", "nats per state", "KL(posterior || prior "
        "predicted without observations), mean over 2 to model.overshooting_depth steps ahead.",
        "Falls; above world_model/kl.", "Rising while world_model/kl falls: the model only learns to copy; a higher "
        "model.overshooting."),
-    _e("world_model/overshooting_kl_last", "extensions/overshooting.py:Overshooting", "nats per state", "The same at the last step ahead.",
+    _e("world_model/overshooting_kl_last", "extensions/overshooting.py:by_depth", "nats per state", "The same at the last step ahead.",
        "Falls; the largest of all depths.", "See world_model/overshooting_kl."),
     _e("world_model/open_loop_<head>_loss", "extensions/overshooting.py:open_loop_losses", "nats", "What a head pays for states "
        "predicted 1, 2, 4, 8, 15 steps ahead (model.open_loop_heads).", "Falls; above the head's loss on observed states.",

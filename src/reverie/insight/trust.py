@@ -324,9 +324,9 @@ def make_policy_in_dreams(
         fresh = DreamerV2(config, run.spec)
         learnt = {name for behavior in fresh.behaviors for name in behavior.parts}
         kept = {key: value for key, value in run.agent.state_dict().items() if key.split(".")[0] not in learnt}
-        fresh.load_state_dict({**fresh.state_dict(), **kept})
-        fresh.world_model.requires_grad_(False)
+        fresh.load_state_dict(kept, strict=False)
         fresh.behaviors = fresh.behaviors[:1]
+        fresh.world_model = fresh.task.world_model = run.agent.world_model  # the very one: whatever was changed in it
         fresh.optimizers = build_optimizers(config, fresh.task.learning)
         states = _start_states(run, fresh, seed=seed)
         rng, begin = np.random.default_rng(seed), time.monotonic()
