@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ from reverie.config.presets import load_preset
 from reverie.data.collect import Collector
 from reverie.data.replay import Batch
 from reverie.errors import UserError
+from reverie.files import manifest_of
 from reverie.insight.run_reader import MOST_STEPS, RunReader, open_run
 from reverie.insight.trust import (
     Optimism,
@@ -23,7 +25,9 @@ from reverie.insight.trust import (
     Tape,
     Task,
     Trust,
+    _compared,
     _earned_after,
+    _shares,
     better,
     make_policy_in_dreams,
     optimism_of,
@@ -170,6 +174,31 @@ def test_verdicts_name_the_numbers():
     assert "little to compare" in " ".join(verdict(found_with(0.5, 0.5, 0.9)))
 
 
+def test_errors_are_shares_of_what_varies():
+    real = np.tile([[0.0, 2.0]], (10, 1))  # variance 1
+    valid = np.ones((10, 2), bool)
+    assert _shares(real + np.array([0.5, 0.0]), real, valid) == [0.25, 0.0]
+    valid[3:, 1] = False  # too few to say
+    assert _shares(real, real, valid)[1] is None
+    assert _shares(real, np.zeros_like(real), np.ones((10, 2), bool)) == [None, None]
+
+
+def test_intervals_are_over_episodes_and_few_starts_say_nothing():
+    rng = np.random.default_rng(0)
+    episode = np.repeat(np.arange(20), 10)
+    real = rng.normal(size=20)[episode][:, None] * [[1.0, 1.0]]
+    valid = np.ones((200, 2), bool)
+    valid[7:, 1] = False
+    found = _compared(real + 0.5, real, valid, episode)
+    assert found.gap[0] == pytest.approx(0.5)
+    assert found.low[0] == pytest.approx(0.5)
+    assert found.gap[1] is None
+    assert found.episodes == 20
+    noisy = _compared(real * 0, real, valid, episode)
+    half = 1.96 * real[::10, 0].std(ddof=1) / np.sqrt(20)  # of 20 episodes, not of 200 starts
+    assert (noisy.high[0] - noisy.low[0]) / 2 == pytest.approx(half, rel=0.25)
+
+
 def test_rare_rewards():
     real = np.zeros((10, 4))
     real[0, 1] = real[1, 2] = 1.0
@@ -237,7 +266,7 @@ def test_minutes_end_the_training_early(run):
 def test_dreams_that_are_not_finite_are_a_sentence(run):
     opened = open_run(run)
     next(opened.agent.world_model.head("reward").parameters()).fill_(torch.nan)
-    with pytest.raises(UserError, match="dreams of .* are not finite"):
+    with pytest.raises(UserError, match=r"dreams of .* are not finite"):
         make_policy_in_dreams(opened, updates=3, minutes=0, seed=0, report=lambda done, text: None)
 
 
@@ -312,15 +341,24 @@ def test_what_cannot_be_measured_is_a_sentence(run, tmp_path, capsys, words, sen
     assert sentence in err
 
 
-def test_an_environment_that_is_code_is_not_executed(run, tmp_path, capsys):
-    import shutil
+def test_links_in_a_received_run_are_replaced(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "copied")
+    (tmp_path / "mine").write_text("mine")
+    for name in ("trust.json", "trust.png"):
+        (tmp_path / "copied" / name).symlink_to(tmp_path / "mine")
+    assert main(["trust", str(tmp_path / "copied"), "--updates", "1", "--episodes", "2"]) in (0, 1)
+    capsys.readouterr()
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert not any((tmp_path / "copied" / name).is_symlink() for name in ("trust.json", "trust.png"))
 
+
+def test_an_environment_that_is_code_is_not_executed(run, tmp_path, capsys):
     copied = tmp_path / "copied"
     shutil.copytree(run, copied)
     for path in copied.rglob("config.yaml"):
         path.write_text(path.read_text().replace("CartPole-v1", "evil:CartPole-v1"))
     for path in copied.rglob("manifest.json"):
-        path.unlink()
+        path.write_text(manifest_of(path.parent))
     assert main(["trust", str(copied), "--updates", "1"]) == 2
     assert "evil" in capsys.readouterr().err
 
@@ -417,7 +455,7 @@ def test_errors_look_fine_and_trust_says_no():
     assert found.steps == 0
     assert found.optimism.gap[0] > 1
     assert "optimistic" in " ".join(verdict(found))
-    assert MOST_STEPS > len(reader.experience)
+    assert len(reader.experience) < MOST_STEPS
 
 
 # ---------------------------------------------------------------------------------------------------------------- slow
