@@ -169,7 +169,7 @@ class ModelConfig:
     )
     overshooting_depth: int = opt(15, "how many steps ahead, for this and `open_loop_heads`", "ours: a dream")
     overshooting_starts: int = opt(
-        500, "states of a batch, drawn at random, that predictions start from; 0: all", "ours: 7 % of an update"
+        500, "states of a batch, drawn at random, that predictions start from; 0: all", "ours: to save time"
     )
     overshooting_growth: int = opt(0, "updates in which the steps ahead grow from 2 to all; 0: none", "ours")
     overshooting_decay: float = opt(1.0, "each step ahead counts this much of the one before", "PlaNet: 1")
