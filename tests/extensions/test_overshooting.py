@@ -376,8 +376,8 @@ def test_starts_are_those_with_something_ahead_first():
         ({"overshooting": -1.0}, "must not be negative"),
         ({"overshooting_decay": 0.0}, "must be above 0"),
         ({"overshooting_decay": 1.5}, "between 0 and 1"),
-        ({"overshooting": 0.1, "overshooting_depth": 12}, "set at most 11"),
-        ({"open_loop_heads": 0.1, "overshooting_depth": 12}, "set at most 11"),
+        ({"overshooting": 0.1, "overshooting_depth": 12}, "set that depth to 11 at most"),
+        ({"open_loop_heads": 0.1, "overshooting_depth": 12}, "set that depth to 11 at most"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, words):

@@ -190,12 +190,12 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
     if values["model.overshooting_depth"] < 2:
         faults.append(f"'model.overshooting_depth' must be at least 2, got {values['model.overshooting_depth']}")
     length, size, streams = values["train.seq_len"], values["env.image_size"], max(1, values["env.num_envs"])
-    if (values["model.overshooting"] or values["model.open_loop_heads"]) and values[
-        "model.overshooting_depth"
-    ] >= length:
+    depth, ahead = values["model.overshooting_depth"], ("model.overshooting", "model.open_loop_heads")
+    if any(values[key] for key in ahead) and depth >= length:
+        asked = " and ".join(f"'{key}'" for key in ahead if values[key])
         faults.append(
-            f"'model.overshooting_depth' {values['model.overshooting_depth']} does not fit into sequences of "
-            f"'train.seq_len' {length} steps: set at most {length - 1}"
+            f"{asked} with 'model.overshooting_depth' {depth} does not fit into sequences of 'train.seq_len' {length} "
+            f"steps: set that depth to {length - 1} at most"
         )
     if length < 2:
         faults.append(f"'train.seq_len' must be at least 2, got {length}")

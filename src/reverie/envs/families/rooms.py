@@ -23,8 +23,8 @@ from ..family import Request, option
 from ..wrappers import ActionRepeat
 
 PREFIXES = ("rooms",)
-MODULES = ()
-INSTALL = "nothing to install: part of reverie"
+MODULES = ("gymnasium",)
+INSTALL = "pip install reverie-rl (it is part of it)"
 DEBIAN = ""
 EXAMPLE = "Rooms-v0"
 NOTE = "place in the room and the room's color, as 14 numbers or as an image"
