@@ -294,3 +294,15 @@ def test_an_agent_learns_and_acts_with_any_action_space(space, tmp_path):
 def test_a_policy_that_does_not_fit_is_told(policy, space):
     with pytest.raises(reverie.UserError, match=f"behavior.policy={policy} does not fit"):
         DreamerV2(load_preset("debug", {"policy": policy}), make_spec(SpaceEnv(spaces.Box(-1, 1, (2,)), space)))
+
+
+@pytest.mark.parametrize(("numbers", "action_mask"), [(3, "auto"), (5, "none")])
+def test_an_observation_that_is_only_called_so_is_no_mask(make_run, tmp_path, numbers, action_mask):
+    """Of another size than the choices, or not wanted as a mask: it is seen, and forbids nothing."""
+    seen = spaces.Dict({"action_mask": spaces.Box(0, 1, (numbers,), np.int8)})
+    task = lambda: SpaceEnv(seen, spaces.Discrete(5))  # noqa: E731
+    run = make_run(tmp_path / "run", task, env_steps=60, action_mask=action_mask)
+    run.train()
+    assert not run.spec.masked
+    assert list(run.spec.obs) == ["action_mask_"]
+    assert len(set(run.replay.contents(["action"])["action"].argmax(-1).tolist())) == 5

@@ -235,6 +235,12 @@ def name_of(path: Path) -> str:
     return "/".join(map(str, path)) or "observation"
 
 
+def _agent_name(item: ObsKey) -> str:
+    """What the agent calls an observation: `MASK` is the mask's name alone, also where something else is called so."""
+    name = name_of(item.path)
+    return MASK if item.kind == "mask" else f"{name}_" if name == MASK else name
+
+
 def make_spec(
     env: gym.Env,
     *,
@@ -277,7 +283,7 @@ def make_spec(
             item = _obs_key(space, path, as_image=_matches(key, images), as_vector=_matches(key, vectors))
             notes += notes_on_image(item, image_size, grayscale)
             items.append(with_target_size(item, image_size, grayscale))
-    obs = {MASK if item.kind == "mask" else name_of(item.path): item for item in items}
+    obs = {_agent_name(item): item for item in items}
     if len({key.replace("/", "-").replace(".", "_") for key in obs}) < len(items):
         raise UserError(
             f"two observations have names that are too similar: {', '.join(name_of(item.path) for item in items)}.",
