@@ -8,19 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import torch
-from leads import SUBJECTS, T
+from precision import CASES, in_turns, ratio
 
-from reverie.bench.subject import make_subject, random_batches
-from reverie.config import build
 from reverie.fast.choose import processor
 from reverie.fast.modes import keep_memory
-from reverie.train import DreamerV2, to_batch
 
 EXPLORE = {"behavior.explore": "ensemble", "ensemble.members": 5, "ensemble.member_dim": 200}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -30,35 +25,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "explore, starts shared out": EXPLORE | {"ensemble.start_share": 0.5},
     "explore, all starts for both": EXPLORE | {"ensemble.start_share": 1.0},
 }
-CASES: dict[str, dict[str, Any]] = {
-    "demo": {"preset": "demo", "overrides": {}, "shape": (28, 28, 3), "actions": 7},
-    "T": SUBJECTS["T"] | {"overrides": T},
-    "A": SUBJECTS["A"],
-}
+NAMES = ("demo", "T", "A")
 
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """CPU seconds of an update by each setting, and the ratios to the one without in the same turn."""
-    subject = make_subject(**CASES[name])
-    agents = {}
-    for setting, values in SETTINGS.items():
-        torch.manual_seed(0)
-        given = {"compute.device": "cpu", "compute.precision": "float32", "behavior.actor_warmup": 0}
-        agents[setting] = DreamerV2(build(given | values, base=subject.config), subject.spec)
-    batches = cycle([to_batch(batch, torch.device("cpu")) for batch in random_batches(subject)])
-    times: dict[str, list[float]] = {setting: [] for setting in agents}
-    for turn in range(rounds + 1):
-        batch = next(batches)
-        for setting, agent in agents.items():
-            start = time.process_time()
-            float(agent.update(batch)["critic/loss"])
-            if turn:  # the first warms up
-                times[setting].append(time.process_time() - start)
-    ratios = {
-        setting: statistics.median(a / b for a, b in zip(each, times["without"], strict=True))
-        for setting, each in times.items()
+    settings = {key: {"compute.precision": "float32"} | values for key, values in SETTINGS.items()}
+    _, times = in_turns(CASES[name], settings, 0, rounds)
+    return {
+        "case": name,
+        "cpu_s": {key: statistics.median(each) for key, each in times.items()},
+        "ratio": {key: ratio(each, times["without"]) for key, each in times.items()},
     }
-    return {"case": name, "cpu_s": {key: statistics.median(each) for key, each in times.items()}, "ratio": ratios}
 
 
 def main() -> None:
@@ -69,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_memory()
     rows = []
-    for name in CASES:
+    for name in NAMES:
         rows.append(measure(name, args.rounds))
         print(json.dumps(rows[-1]))
     if args.out:

@@ -15,6 +15,7 @@ import shlex
 import statistics
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,16 @@ SETTINGS = {
 BAR = 1.03
 
 
-def measure(name: str, seconds: float, rounds: int) -> dict[str, Any]:
-    """CPU seconds of an update by each setting: so many rounds at least, more as long as there is time."""
-    subject = make_subject(**CASES[name])
+def in_turns(
+    case: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]], seconds: float, rounds: int
+) -> tuple[dict[str, DreamerV2], dict[str, list[float]]]:
+    """CPU seconds of updates by agents of a case with each of some settings, in turns.
+
+    So many rounds at least, more as long as there is time. -> {setting: agent}, {setting: seconds of each round}.
+    """
+    subject = make_subject(**case)
     agents = {}
-    for setting, values in SETTINGS.items():
+    for setting, values in settings.items():
         torch.manual_seed(0)
         config = build({"compute.device": "cpu", "behavior.actor_warmup": 0} | values, base=subject.config)
         agents[setting] = DreamerV2(config, subject.spec)
@@ -65,6 +71,17 @@ def measure(name: str, seconds: float, rounds: int) -> dict[str, Any]:
             if turn:  # the first warms up
                 times[setting].append(time.process_time() - start)
         turn += 1
+    return agents, times
+
+
+def ratio(left: Sequence[float], right: Sequence[float]) -> float:
+    """In each turn both met the same load, so the ratio of neighbours moves less than that of medians."""
+    return statistics.median(a / b for a, b in zip(left, right, strict=True))
+
+
+def measure(name: str, seconds: float, rounds: int) -> dict[str, Any]:
+    """CPU seconds of an update of a case by each of `SETTINGS`."""
+    agents, times = in_turns(CASES[name], SETTINGS, seconds, rounds)
     median = {setting: statistics.median(each) for setting, each in times.items()}
     precision = agents["auto"].precision
     return {
@@ -73,11 +90,9 @@ def measure(name: str, seconds: float, rounds: int) -> dict[str, Any]:
         "why": precision.why,
         "cpu_s": median,
         "least_cpu_s": {setting: min(each) for setting, each in times.items()},
-        "updates_each": turn - 1,
-        # in each turn the settings meet the same load: the ratio of neighbours moves less than that of medians
+        "updates_each": len(times["auto"]),
         "auto_over": {
-            setting: statistics.median(a / b for a, b in zip(times["auto"], times[setting], strict=True))
-            for setting in ("reference", "float32", "bfloat16")
+            setting: ratio(times["auto"], times[setting]) for setting in ("reference", "float32", "bfloat16")
         },
     }
 

@@ -94,6 +94,18 @@ class _Learned(ctypes.Structure):
     _fields_ = _fields("size", "weight gradient mean square count")
 
 
+#: Of `layers`, and first of `layers_back`.
+_LAYERS: list[Any] = [
+    c_int64,
+    c_int64,
+    POINTER(_Layer),
+    c_int64,
+    c_void_p,
+    c_int64,
+    c_void_p,
+    c_int64,
+    POINTER(_LayerKept),
+]
 _ARGUMENTS: dict[str, list[Any]] = {
     "pack": [c_int64, c_int64, c_void_p, c_int64, c_int64, c_void_p],
     "step": [c_int64, POINTER(_Rssm), POINTER(_Step)],
@@ -107,27 +119,9 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "norms": [c_int64, c_int64, POINTER(_Learned), POINTER(c_float)],
     "adam": [c_int64, c_int64, POINTER(_Learned), POINTER(_Adam)],
     "scatter": [c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p],
-    "layers": [
-        c_int64,
-        c_int64,
-        POINTER(_Layer),
-        c_int64,
-        c_void_p,
-        c_int64,
-        c_void_p,
-        c_int64,
-        POINTER(_LayerKept),
-    ],
+    "layers": [*_LAYERS],
     "layers_back": [
-        c_int64,
-        c_int64,
-        POINTER(_Layer),
-        c_int64,
-        c_void_p,
-        c_int64,
-        c_void_p,
-        c_int64,
-        POINTER(_LayerKept),
+        *_LAYERS,
         POINTER(_LayerBack),
         c_void_p,
         c_void_p,

@@ -322,9 +322,9 @@ def make_policy_in_dreams(
     config = build({"behavior.entropy_decay": decay, "behavior.actor_warmup": 0}, base=run.agent.config)
     with _own_randomness(seed):
         fresh = DreamerV2(config, run.spec)
-        learnt = {name for behavior in fresh.behaviors for name in behavior.parts}
-        kept = {key: value for key, value in run.agent.state_dict().items() if key.split(".")[0] not in learnt}
-        fresh.load_state_dict(kept, strict=False)
+        own = {"world_model"}.union(*(behavior.parts for behavior in fresh.behaviors))
+        kept = {key: value for key, value in run.agent.state_dict().items() if key.split(".")[0] not in own}
+        fresh.load_state_dict(fresh.state_dict() | kept)
         fresh.behaviors = fresh.behaviors[:1]
         fresh.world_model = fresh.task.world_model = run.agent.world_model  # the very one: whatever was changed in it
         fresh.optimizers = build_optimizers(config, fresh.task.learning)

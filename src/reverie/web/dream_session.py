@@ -19,7 +19,6 @@ from ..data.replay import Batch
 from ..distributions import CompositePolicy, OneHotPolicy, Policy
 from ..errors import UserError
 from ..insight.run_reader import RunReader
-from ..observations import module_name
 from ..rssm import State
 from ..train import DreamerV2
 
@@ -193,7 +192,7 @@ def predict(agent: DreamerV2, state: State) -> Prediction:
     unit = model.reward_unit
     return Prediction(
         images={key: value.numpy() for key, value in model.reconstruct(feat).items()},
-        vectors=_vectors(agent, feat),
+        vectors={key: value.numpy() for key, value in agent.world_model.reconstruct_vectors(feat).items()},
         reward=(model.heads["reward"](feat) * unit).float().numpy(),
         continues=model.continues(feat).clamp(0, 1).float().numpy(),
         value=(agent.critic(feat) * unit).float().numpy(),
@@ -201,12 +200,6 @@ def predict(agent: DreamerV2, state: State) -> Prediction:
         classes=classes,
         chosen=chosen,
     )
-
-
-def _vectors(agent: DreamerV2, feat: Tensor) -> dict[str, np.ndarray]:
-    model = agent.world_model
-    keys = [key for key in model.encoder.vector_keys if key != model.mask_key and module_name(key) in model.heads]
-    return {key: model.in_units(key, model.heads[module_name(key)](feat).float()).numpy() for key in keys}
 
 
 def _policy_numbers(policy: Policy, lanes: int) -> list[list[dict[str, Any]]]:
