@@ -49,9 +49,9 @@ def summary(
         "ended_by": ended_by,
         "env_steps": last["env_steps"],
         "updates": last["updates"],
-        "cpu_seconds": round(spent["cpu"], 1),
+        "cpu_seconds": round(spent["cpu"], 3),
         "wall_seconds": round(spent["wall"], 1),
-        "evaluation_cpu_seconds": round(spent["evaluation_cpu"], 1),
+        "evaluation_cpu_seconds": round(spent["evaluation_cpu"], 3),
         "evaluation_wall_seconds": round(spent["evaluation_wall"], 1),
         "evaluations": [mark(line) for line in marks],
     }
@@ -64,7 +64,7 @@ def mark(line: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "env_steps": line["env_steps"],
         "updates": line["updates"],
-        "cpu_seconds": round(line["spent"]["cpu"], 1),
+        "cpu_seconds": round(line["spent"]["cpu"], 3),
         "wall_seconds": round(line["spent"]["wall"], 1),
         "mean": round(line["mean"], 5),
         "ci95": round(half, 5),
