@@ -215,8 +215,9 @@ def _ragged(value: Any) -> Any:
 
 #: Forms in which an observation may come. (must be taken, change of an array)
 FORMS: list[tuple[bool, Callable[[np.ndarray], Any]]] = [
-    (True, lambda x: x.tolist()), (True, lambda x: np.asfortranarray(x)), (True, lambda x: x.astype(x.dtype)),
-    (True, torch.from_numpy), (True, lambda x: np.lib.stride_tricks.as_strided(x, x.shape, x.strides, writeable=False)),
+    (True, lambda x: x.tolist()), (True, lambda x: np.asarray(x, order="F")), (True, lambda x: x.astype(x.dtype)),
+    (True, lambda x: x if x.dtype.kind in "US" else torch.from_numpy(x)),  # torch has no strings
+    (True, lambda x: np.lib.stride_tricks.as_strided(x, x.shape, x.strides, writeable=False)),
     (True, lambda x: x.astype(np.float64)), (True, lambda x: x.astype(x.dtype.newbyteorder())),
     (False, lambda x: x.astype(object)), (False, lambda x: x[None]), (False, lambda x: x.reshape(-1)[:0]),
     (False, lambda x: x.astype(complex)), (False, lambda x: x.astype(str)), (False, _ragged), (False, lambda x: None),
