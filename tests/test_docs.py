@@ -16,7 +16,11 @@ from reverie.data import replay
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "reverie"
-DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+DOCS = {
+    path.relative_to(ROOT / "docs").as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if path.parent.name != "reference"  # made of the source
+}
 GROUPS = "|".join(sorted({key.split(".")[0] for key in SETTINGS}))
 FUNCTION = re.compile(r"\breverie(?:\.\w+)*:\w+(?:\.\w+)*")
 HEADING = re.compile(r"^#+ (.*)$", re.M)
@@ -133,7 +137,7 @@ NOT_DEFAULT_FIRST = {"| KL at balance 0.5", "| mixed gradient", "| which windows
 def test_links_in_the_documents_lead_somewhere():
     for name, text in DOCS.items():
         for target in re.findall(r"\]\((?!http)([^)#]+)", text):
-            assert (ROOT / "docs" / target).exists(), f"{name}: {target}"
+            assert ((ROOT / "docs" / name).parent / target).exists(), f"{name}: {target}"
 
 
 def anchors(text):
@@ -146,7 +150,8 @@ def anchors(text):
 def test_fragments_in_the_documents_lead_to_an_anchor():
     for name, text in DOCS.items():
         for target, fragment in re.findall(r"\]\((?!http)([^)#]*)#([\w-]+)\)", text):
-            found = (ROOT / "docs" / target) if target else (ROOT / "docs" / name)
+            page = ROOT / "docs" / name
+            found = (page.parent / target) if target else page
             assert fragment in anchors(found.read_text(encoding="utf-8")), f"{name}: {target}#{fragment}"
 
 

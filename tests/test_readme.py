@@ -82,7 +82,14 @@ def test_the_readme_is_short():
     assert len(README.split()) < 900
 
 
-COMMANDS = [line.split("#")[0].strip() for line in (README + COMMANDS_PAGE).splitlines() if line.startswith("reverie ")]
+GUIDES = "".join(
+    path.read_text(encoding="utf-8")
+    for folder in ("tutorials", "guide")
+    for path in (ROOT / "docs" / folder).glob("*.md")
+)
+COMMANDS = [
+    line.split("#")[0].strip() for line in (README + COMMANDS_PAGE + GUIDES).splitlines() if line.startswith("reverie ")
+]
 
 
 @pytest.mark.parametrize("command", [c for line in COMMANDS for c in re.split(r"\s{3,}", line)])
