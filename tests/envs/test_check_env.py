@@ -431,3 +431,22 @@ def test_modules_of_this_directory_and_names_of_theirs(tmp_path, monkeypatch, ca
 def test_an_id_that_does_not_exist_is_a_finding(capsys):
     assert cli.main(["check-env", "NoSuchTask-v0"]) == 1
     assert "Gymnasium cannot make 'NoSuchTask-v0'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "good"),
+    [
+        (spaces.MultiDiscrete([4, 4, 3]), [2.0, 3.0, 0.0], True),
+        (spaces.MultiDiscrete([4, 4, 3]), [2.0, 4.0, 0.0], False),
+        (spaces.MultiDiscrete([4, 4, 3]), [2.5, 3.0, 0.0], False),
+        (spaces.MultiDiscrete([4, 4, 3]), [np.nan, 3.0, 0.0], False),
+        (spaces.MultiDiscrete([4, 4, 3]), [1e300, 3.0, 0.0], False),
+        (spaces.Discrete(3, start=-1), 1.0, True),
+        (spaces.Discrete(3, start=-1), 2.0, False),
+        (spaces.MultiBinary(2), [1.0, 0.0], True),
+        (spaces.MultiBinary(2), [1.0, 2.0], False),
+    ],
+)
+def test_choices_may_come_as_whole_floats(space, value, good):
+    """Seed 7001981 of the fuzz: a sound environment was refused, whose choices were float64."""
+    assert observations._contains(space, np.asarray(value, np.float64)) is good

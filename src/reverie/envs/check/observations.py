@@ -201,8 +201,12 @@ def _keep(array: np.ndarray, key: str, seen: Seen, first: bool) -> None:
 
 
 def _contains(space: spaces.Space, array: np.ndarray) -> bool:
+    """Whether these are choices of the space, in any type: 2.0 is 2, as where observations are stored."""
     try:
-        array = array.astype(int) if array.dtype.kind == "b" else array
+        whole = array.dtype.kind == "b" or (
+            array.dtype.kind == "f" and bool((np.abs(array) < 2**53).all() and (array == np.round(array)).all())
+        )
+        array = array.astype(int) if whole else array
         value = array if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary) else array[()]
         return bool(space.contains(value))
     except Exception:
