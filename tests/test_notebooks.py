@@ -16,8 +16,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs(path, tmp_path, monkeypatch):
-    """With 300 steps instead of thousands: what is learnt does not matter here, that it runs to the end does."""
-    monkeypatch.setenv("STEPS", "300")
+    """With 400 steps instead of thousands: what is learnt does not matter here, that it runs to the end does."""
+    monkeypatch.setenv("STEPS", "400")
+    monkeypatch.setenv("PRESET", "demo+debug")
     monkeypatch.setenv("UPDATES", "5")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(path, as_version=4)
