@@ -71,6 +71,19 @@ def test_imitation_is_the_mean_over_steps_that_an_action_led_into(parts):
     assert nothing == 0
 
 
+def test_imitation_of_choices_in_numpy():
+    """An independent reference: log-softmax by hand in float64."""
+    rng = np.random.default_rng(0)
+    logits, first = rng.normal(size=(6, 4)), np.array([True, False, False, True, False, False])
+    taken = rng.integers(0, 4, 6)
+    action = np.where(first[:, None], np.nan, np.eye(4)[taken])
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    wanted = -logs[np.arange(6), taken][~first].mean()
+    policy = make_policy(torch.from_numpy(logits).float(), (Part("onehot", 4),))
+    found = compute_imitation_loss(policy, torch.from_numpy(action).float(), torch.from_numpy(first))
+    assert float(found) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_the_action_that_leaves_a_state_is_the_next_rows():
     """An actor that reads z as the next stored action: only the right shift gives loss 0."""
 

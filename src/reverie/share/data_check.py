@@ -95,7 +95,7 @@ def _of_numbers(values: np.ndarray, at: int) -> Iterator[str]:
     """values (N, size) in [-1, 1]."""
     low, high = values.min(0), values.max(0)
     for index in np.flatnonzero(high == low):
-        yield f"number {at + index} of the action is always {low[index]:.3g}."
+        yield f"number {at + index} of the action is always {low[index] + 0.0:.3g}."
     moves = high > low
     narrow = moves & (np.abs(values).max(0) <= NARROW)
     if narrow.any():
