@@ -141,6 +141,8 @@ class Dreamer:
         from .share.data_set import read_data
         from .share.offline import learn_offline, offline_config
 
+        if self.agent is not None:
+            raise UserError("learning from data begins with new weights; this agent has some.", "Make a new Dreamer.")
         found = read_data(data)
         if self._config is None:
             self._config = offline_config(*self._asked, found)

@@ -14,6 +14,8 @@ from ..envs.spaces import MASK, ObsKey, Spec
 #: Characters that a number of an observation may have in JSON, on average, spaces included.
 CHARACTERS = 32
 SPARE_CHARACTERS = 100_000
+#: Numbers of an observation are at most this large: the squares of larger ones may not be numbers in a network.
+LARGEST = 1e9
 
 Schema = dict[str, Any]
 
@@ -75,7 +77,7 @@ def _leaf(item: ObsKey) -> Schema:
     if item.kind == "mask":
         return nested_array(item.raw_shape, {"type": "integer", "minimum": 0, "maximum": 1})
     if not item.choices:
-        return nested_array(item.raw_shape, {"type": "number", "minimum": -1e30, "maximum": 1e30})
+        return nested_array(item.raw_shape, {"type": "number", "minimum": -LARGEST, "maximum": LARGEST})
     limits = [
         {"type": "integer", "minimum": start, "maximum": start + count - 1}
         for start, count in zip(item.starts, item.choices, strict=True)

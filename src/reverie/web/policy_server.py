@@ -20,7 +20,7 @@ from starlette.routing import Route
 from ..errors import UserError
 from ..share.policy_graph import PolicyGraph
 from .access import AccessControl, Scope
-from .policy_schema import largest_body, openapi
+from .policy_schema import LARGEST, largest_body, openapi
 from .policy_sessions import Asked, Batcher, Full, Gone, Sessions
 from .server import bind, configured, is_loopback, own_names, shown_name
 
@@ -105,9 +105,10 @@ class PolicyApp:
         except (ValueError, TypeError, OverflowError, KeyError, IndexError) as error:
             raise UserError(f"the observation does not fit ({error})."[:200], "See /openapi.json.") from error
         for key, value in encoded.items():
-            if value.shape != self.spec.obs[key].shape or not np.isfinite(value).all():
+            item = self.spec.obs[key]
+            if value.shape != item.shape or not np.isfinite(value).all() or np.abs(value).max() > LARGEST:
                 raise UserError(
-                    f"the observation '{key}' must be finite and of shape {list(self.spec.obs[key].raw_shape)}.",
+                    f"the observation '{key}' must have numbers up to {LARGEST:g} in shape {list(item.raw_shape)}.",
                     "See /openapi.json.",
                 )
         return encoded
