@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "data": "files",  # and no torch
     "envs": "config data",  # and no torch
     "world_model": "data networks observations ops rssm",
-    "behavior": f"{ALGORITHM} world_model config",
+    "behavior": f"{ALGORITHM} world_model config data",
     "extensions": f"{ALGORITHM} world_model data",
     "finite": "data optim rssm",
     "fast": f"{ALGORITHM} observations world_model config data",
@@ -51,12 +51,13 @@ MAY_IMPORT = {
     "guard": LEARNER,
     "selftest": LEARNER,
     "run": f"{LEARNER} guard",
-    "api": RUN,
+    "share": RUN,
+    "api": f"{RUN} share",
     "bench": RUN,
     "insight": RUN,
-    "web": f"{RUN} insight bench",
+    "web": f"{RUN} share insight bench",
     "evidence": f"{RUN} insight bench",
-    "commands": f"{RUN} selftest api bench insight web evidence",
+    "commands": f"{RUN} share selftest api bench insight web evidence",
     "cli": "commands config",
     "__init__": "",
 }
@@ -187,6 +188,7 @@ def test_the_algorithm_sees_no_configuration_batch_or_environment():
     [
         ("world_model.py", "data", {"Batch"}),
         ("extensions", "data", {"Batch"}),
+        ("behavior.py", "data", {"Batch"}),
         ("envs", "config", {"coerce"}),
         ("envs", "data", None),
     ],

@@ -25,6 +25,14 @@ SHORTER = {
         'preset="vector"': 'preset="debug"',
         "eval_every=500": "eval_every=100",
     },
+    "export_policy": {"env_steps=1500": "env_steps=150", 'preset="vector"': 'preset="debug"'},
+    "learn_offline": {
+        "episodes=100": "episodes=8",
+        'preset="vector"': 'preset="debug"',
+        "updates=1000": "updates=3",
+        "agent.evaluate(10)": "agent.evaluate(1)",
+        "cloning.evaluate(10)": "cloning.evaluate(1)",
+    },
     "custom_latent": {"else 150": "else 31"},
     "custom_head": {"else 200": "else 101"},
 }
@@ -74,6 +82,20 @@ def test_mixed_observations(run):
         "position": "vector",
     }
     assert "return with the camera" in out
+
+
+def test_export_policy(run, tmp_path):
+    names, out = run("export_policy")
+    assert "observation  obs          float32 [4]" in out
+    assert 8 <= names["score"] <= 500
+    written = {path.name for path in (tmp_path / "exported").iterdir()}
+    assert written == {"policy.onnx", "policy.json", "policy_player.py"}
+
+
+def test_learn_offline(run):
+    names, out = run("learn_offline")
+    assert len(names["recorded"].episodes()) == 8
+    assert "imitation alone:" in out
 
 
 def test_use_agent(run, tmp_path):

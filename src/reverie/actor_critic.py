@@ -101,6 +101,13 @@ class Critic(nn.Module):
             mine.copy_(theirs) if fraction == 1 else mine.lerp_(theirs, fraction)
 
 
+def compute_imitation_loss(policy: Policy, action: Tensor, is_first: Tensor) -> Tensor:
+    """Behaviour cloning: -log pi(a | f), mean over the steps that an action led into. policy over (..., A) at the state
+    before, action (..., A), is_first (...) of the step that it led into -> (), nats; 0 where there is no such step."""
+    nll = -policy.log_prob(torch.where(is_first[..., None], torch.zeros_like(action), action))
+    return torch.where(is_first, torch.zeros_like(nll), nll).sum() / (~is_first).sum().clamp(min=1)
+
+
 class ReturnScale(nn.Module):
     """The range of returns, by which DreamerV3 divides advantages: one entropy weight then fits all tasks.
 

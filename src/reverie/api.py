@@ -93,15 +93,27 @@ class Dreamer:
         minutes: float | None = None,
         fresh: bool = False,
         quiet: bool = False,
+        data: str | Path | None = None,
+        updates: int = 20_000,
+        offline: str = "agent",
     ) -> Dreamer:
         """Train until the run has seen `env_steps` steps in all, or for `minutes` of training time in all.
 
         The run is kept in its directory: the same call again finds it done, a larger number continues it. fresh: begin
         again, for instance after an edit of the environment; the old run is kept under another name. -> self.
 
+        data: learn from recorded data alone (docs/offline.md), with `updates` updates: offline "agent", or
+        "world_model", which learns no policy in dreams. An imitating policy is always learnt beside it.
+
         Ctrl-C, SIGTERM and SIGHUP end the training with a checkpoint and then the program: KeyboardInterrupt for
         Ctrl-C, SystemExit for the others. Catch it to use the agent as far as it is; `learn` again continues the run.
         """
+        if data is not None:
+            if env_steps is not None or minutes is not None or fresh:
+                raise UserError(
+                    "learning from data takes updates, not env_steps, minutes or fresh.", "learn(data=...)."
+                )
+            return self._learn_offline(absolute(data), updates, offline, quiet=quiet)
         self._fresh = self._fresh or fresh
         limits = {"train.env_steps": env_steps, "train.minutes": minutes}
         given = {key: value for key, value in limits.items() if value is not None}
@@ -124,11 +136,39 @@ class Dreamer:
             end_program(run.state.stopping.signal, self.run)
         return self
 
+    def _learn_offline(self, data: Path, updates: int, what: str, *, quiet: bool) -> Dreamer:
+        from .guard.interrupts import Stopping, end_program
+        from .share.data_set import read_data
+        from .share.offline import learn_offline, offline_config
+
+        if self.agent is not None:
+            raise UserError("learning from data begins with new weights; this agent has some.", "Make a new Dreamer.")
+        found = read_data(data)
+        if self._config is None:
+            self._config = offline_config(*self._asked, found)
+        stopping, say = Stopping(), (lambda line: None) if quiet else print
+        self.agent = learn_offline(self.config, found, self.run, updates=updates, what=what, say=say, stopping=stopping)
+        if stopping.signal:
+            end_program(stopping.signal, self.run)
+        return self
+
     def save(self, path: str | Path) -> Path:
         """Write the agent (settings, spaces, weights; no replay) to a directory that `load` reads. -> the directory."""
         path = absolute(path)
         checkpoint.save_agent(path, self._trained())
         return path
+
+    def export(self, path: str | Path, *, mode: str = "eval") -> Path:
+        """Write the policy as a file that needs neither Reverie nor, for .onnx, torch; .pt2: for torch. -> the path.
+
+        Beside it NAME.json, what goes in and out, and NAME_player.py, which plays it (docs/export.md). mode "eval"
+        draws z, as `evaluate` does, "train" the action too, "deterministic" nothing. Raises UserError.
+        """
+        from .share.export import KINDS, export_policy
+
+        path, agent = absolute(path), self._trained()
+        kind = next((kind for kind, suffix in KINDS.items() if suffix == path.suffix), "onnx")
+        return export_policy(agent.config, agent.spec, agent.world_model, agent.actor, path, kind=kind, mode=mode)
 
     def player(self, *, num_envs: int | None = None, mode: str | None = None, seed: int = 0) -> Player:
         """A stateful function from observations to actions, for your own loop; see `Player`.

@@ -21,10 +21,12 @@ from .actor_critic import (
     compute_actor_loss,
     compute_critic_loss,
     compute_discount_weights,
+    compute_imitation_loss,
     compute_lambda_returns,
     released_credit,
 )
 from .config import BehaviorConfig
+from .data.replay import Batch
 from .distributions import Policy, entropy_share
 from .layers import frozen
 from .rssm import Dream, State
@@ -248,6 +250,18 @@ class Behavior:
             metrics["entropy_weight"] = weight
         return loss, metrics
 
+    def add_imitation(self, losses: Metrics, metrics: Metrics, posterior: State, batch: Batch) -> None:
+        """Let the actor also imitate what the batch did (`behavior.bc_scale`); without it, change nothing.
+
+        The action that leaves a stored step is stored with the next one: drawing in `replay.py`. posterior and batch of
+        (B, T, ...); losses and metrics () are changed in place.
+        """
+        if not self.options.bc_scale:
+            return
+        loss = imitation_loss(self.actor, self.world_model.mask_key, posterior, batch)
+        losses[self.prefix + "actor"] = losses[self.prefix + "actor"] + self.options.bc_scale * loss
+        metrics[f"{self.prefix}actor/imitation"] = loss.detach()
+
     def critic_nll(self, states: Tensor, stats: Tensor, targets: Tensor) -> Tensor:
         """What the critic pays per state, its pull towards the slow critic included.
 
@@ -255,3 +269,10 @@ class Behavior:
         """
         nll, weight = self.critic.nll(stats, targets), self.options.critic_regularizer
         return nll + weight * self.critic.nll(stats, self.slow_critic(states)) if weight else nll
+
+
+def imitation_loss(actor: Actor, mask_key: str, posterior: State, batch: Batch) -> Tensor:
+    """`compute_imitation_loss` of stored steps: drawing in `replay.py`. posterior and batch of (B, T, ...) -> ()."""
+    feat = State(*(x[:, :-1] for x in posterior)).feat.detach()
+    policy = actor(feat, batch.obs[mask_key][:, :-1] if mask_key else None)
+    return compute_imitation_loss(policy, batch.action[:, 1:], batch.is_first[:, 1:])

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from .actor_critic import Actor, Critic
-from .behavior import Behavior, RewardSource
+from .behavior import Behavior, RewardSource, imitation_loss
 from .config import Config
 from .distributions import Part
 from .envs.spaces import MASK, Spec
 from .errors import UserError
+from .extensions.cloning import Cloning
 from .extensions.ensemble import Ensemble, OneStepEnsemble, PriorEnsemble
 from .extensions.explore import DisagreementReward, PenalizedReward
 from .extensions.overshooting import Overshooting
@@ -253,6 +254,13 @@ def build_ensemble(config: Config, spec: Spec, world_model: WorldModel) -> Ensem
     return PriorEnsemble(rssm.latent, rssm.rnn_hidden_dim, measure=options.measure, **common)
 
 
+def build_cloning(config: Config, spec: Spec, world_model: WorldModel) -> Cloning | None:
+    """The actor that only imitates; None: off."""
+    if not config.behavior.cloning:
+        return None
+    return Cloning(build_actor(config, spec, world_model.rssm.feat_dim), world_model.mask_key, imitation_loss)
+
+
 def build_behaviors(
     config: Config, spec: Spec, world_model: WorldModel, ensemble: Ensemble | None = None
 ) -> list[Behavior]:
@@ -283,6 +291,7 @@ def build_behaviors(
         entropy_decay=0,
         entropy_target=options.explore_entropy,
         entropy_target_final=options.explore_entropy,
+        bc_scale=0.0,
         zero_policy=True,
         advantage_center="depth",
         return_norm="percentile",
@@ -337,7 +346,7 @@ def _behavior_mlp(config: Config) -> MLPOptions:
 
 
 def build_optimizers(config: Config, modules: Mapping[str, nn.Module], *, on_device: bool = False) -> Optimizers:
-    """An optimizer for each of {"world_model", "ensemble", "actor", "critic"}, prefixes left out of account.
+    """An optimizer for each of {"world_model", "ensemble", "cloning", "actor", "critic"}, prefixes left out of account.
 
     on_device: for a captured CUDA graph.
     """
@@ -349,6 +358,7 @@ def build_optimizers(config: Config, modules: Mapping[str, nn.Module], *, on_dev
         "actor": config.behavior.actor_lr,
         "critic": config.behavior.critic_lr,
         "ensemble": config.ensemble.ensemble_lr,
+        "cloning": config.behavior.actor_lr,
     }
     return Optimizers(
         {

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .actor_critic import Actor, Critic, ReturnScale
 from .behavior import Behavior, Metrics
-from .build import build_behaviors, build_ensemble, build_optimizers, build_world_model, pick_device
+from .build import build_behaviors, build_cloning, build_ensemble, build_optimizers, build_world_model, pick_device
 from .config import Config
 from .data.replay import Batch
 from .distributions import Policy
@@ -62,6 +62,8 @@ class DreamerV2(nn.Module):
         for behavior in self.behaviors:
             for name, part in behavior.parts.items():
                 self.add_module(name, part)
+        self.cloning = build_cloning(config, spec, self.world_model)  # last: the others' weights are drawn before
+        self.learners += [] if self.cloning is None else [self.cloning]
         self.to(self.device)
         self.mode = pick_mode(config.compute, self.device)
         apply_mode(self, self.mode, torch.float32)
@@ -167,7 +169,7 @@ class DreamerV2(nn.Module):
         if self.mode != "graph":
             posterior, metrics = self.train_world_model(batch)
             metrics |= self.train_learners(posterior, batch)
-            metrics |= self.train_actor_critic(posterior, batch.is_terminal)
+            metrics |= self.train_actor_critic(posterior, batch.is_terminal, batch)
         else:  # the same as one CUDA graph
             self.guard.begin("world model", batch)
             self.prepare(*self.optimizers)
@@ -188,7 +190,7 @@ class DreamerV2(nn.Module):
         for learner in self.learners:
             metrics |= self._update_learner(learner, posterior, batch)
         for behavior in self.learning:
-            metrics |= self._update_behavior(behavior, posterior, batch.is_terminal)
+            metrics |= self._update_behavior(behavior, posterior, batch.is_terminal, batch)
         return metrics
 
     def prepare(self, *names: str) -> None:
@@ -250,30 +252,41 @@ class DreamerV2(nn.Module):
 
     # ----------------------------------------------------------------------------------------------------- behaviours
 
-    def train_actor_critic(self, posterior: State, is_terminal: Tensor) -> Metrics:
+    def train_actor_critic(self, posterior: State, is_terminal: Tensor, batch: Batch | None = None) -> Metrics:
         """One update of actor and critic inside a dream, paper Eqs. 3-6. posterior of (B, T, ...), is_terminal (B, T).
 
         The first continue of each dream is known, not predicted: 1 - is_terminal. From an ended episode there is
         nothing to act for, so those starts train the critic only. Each further behaviour does the same in its dreams.
+        batch (B, T, ...): what the states came from, for an actor that also imitates.
         """
         metrics: Metrics = {}
         for behavior in self.learning:
             self.guard.begin(behavior.stage, posterior=posterior, is_terminal=is_terminal)
             self.prepare(*behavior.learning)
-            metrics |= self._update_behavior(behavior, posterior, is_terminal)
+            metrics |= self._update_behavior(behavior, posterior, is_terminal, batch)
             self.optimizers.count(*behavior.learning)
         return metrics
 
-    def _update_behavior(self, behavior: Behavior, posterior: State, is_terminal: Tensor) -> Metrics:
-        losses, metrics = self.behavior_losses(behavior, posterior, is_terminal)
+    def _update_behavior(
+        self, behavior: Behavior, posterior: State, is_terminal: Tensor, batch: Batch | None
+    ) -> Metrics:
+        losses, metrics = self.behavior_losses(behavior, posterior, is_terminal, batch)
         if not self.actor_learns:
             del losses[behavior.prefix + "actor"]
         return metrics | self._step(behavior.stage, losses)
 
-    def behavior_losses(self, behavior: Behavior, posterior: State, is_terminal: Tensor) -> tuple[Metrics, Metrics]:
-        """`Behavior.losses`. posterior of (B, T, ...), is_terminal (B, T) -> {optimizer: loss ()}, metrics."""
+    def behavior_losses(
+        self, behavior: Behavior, posterior: State, is_terminal: Tensor, batch: Batch | None = None
+    ) -> tuple[Metrics, Metrics]:
+        """`Behavior.losses`, and imitation of the batch, if there is one.
+
+        posterior and batch of (B, T, ...), is_terminal (B, T) -> {optimizer: loss ()}, metrics.
+        """
         with self.autocast():
-            return behavior.losses(posterior, is_terminal)
+            losses, metrics = behavior.losses(posterior, is_terminal)
+            if batch is not None:
+                behavior.add_imitation(losses, metrics, posterior, batch)
+            return losses, metrics
 
     def imagine(self, start: State) -> Dream:
         """Dream with the task's policy. start of (N, ...) -> Dream of horizon + 1 states."""

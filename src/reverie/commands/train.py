@@ -13,7 +13,7 @@ from ..config import SETTINGS, Config, build
 from ..config.presets import AUTO, load_preset, preset_names
 from ..config.validation import may_change
 from ..errors import UserError
-from .command import Command, add_json
+from .command import Command, add_json, positive
 from .presets import show
 
 if TYPE_CHECKING:
@@ -46,6 +46,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="continue a run that explored: the task's policy acts from now on, weights and replay are kept",
     )
+    parser.add_argument("--data", type=Path, help="learn from this data set alone, without an environment")
+    parser.add_argument("--updates", type=positive, help="of --data: how many (default: 20000)")
+    parser.add_argument(
+        "--offline",
+        choices=("agent", "world_model"),
+        help="of --data: everything (default), or no policy in dreams; an imitating policy is always learnt beside",
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing while training")
     parser.add_argument(
         "--no-doctor",
@@ -61,7 +68,10 @@ def run_train(args: argparse.Namespace) -> int:
 
     try:
         with ending_at_once():  # outside of `Run.train`, which ends in order
-            _train(args)
+            if args.data is not None or args.updates is not None or args.offline is not None:
+                _train_offline(args)
+            else:
+                _train(args)
     except Stopped as stopped:
         if not args.quiet:
             print(f"stopped by {stopped} with nothing to save; the same command resumes the run", file=sys.stderr)
@@ -87,6 +97,35 @@ def _train(args: argparse.Namespace) -> None:
         result = run.evaluation.to_dict() if run.evaluation else None
         counts = {"env_steps": run.clock.env_steps, "updates": run.clock.updates, "seconds": run.clock.seconds}
         print(json.dumps({"run": str(directory), **counts, "evaluation": result}))
+
+
+def _train_offline(args: argparse.Namespace) -> None:
+    """`--data`. Raises UserError."""
+    from ..files import absolute
+    from ..share.data_check import findings
+    from ..share.data_set import read_data
+    from ..share.offline import learn_offline, offline_config, require_free
+
+    if args.data is None:
+        raise UserError("--updates and --offline are about --data.", "Give --data DATA, or leave them out.")
+    if args.run is None:
+        raise UserError("--data needs a place for what is learnt.", "Give --run DIRECTORY.")
+    if args.env_steps or args.minutes or args.fresh or args.adapt:
+        raise UserError("--data has no environment: it ends by --updates.", "Leave the other limits out.")
+    directory, data = absolute(args.run), read_data(absolute(args.data))
+    require_free(directory)
+    say = (lambda line: None) if args.quiet else print
+    for finding in findings(data):
+        say(f"check     {finding}")
+    named = {"env.id": args.env, "train.seed": args.seed}
+    settings = args.settings | {key: value for key, value in named.items() if value is not None}
+    config = offline_config(args.preset or AUTO, settings, data)
+    learn_offline(config, data, directory, updates=args.updates or 20_000, what=args.offline or "agent", say=say)
+    written = [directory / name for name in ("agent", "cloning") if (directory / name).exists()]
+    if args.json:
+        print(json.dumps({"run": str(directory), "agents": [str(path) for path in written]}))
+    else:
+        say(f"play it   {'; '.join(f'reverie eval {path}' for path in written)}")
 
 
 def live_doctor() -> Callable[[RunState], list[str]]:

@@ -31,12 +31,13 @@ From a machine that you reach by ssh: ssh -L 8770:localhost:8770 MACHINE, then o
 def _arguments(watch: argparse.ArgumentParser) -> None:
     watch.add_argument("runs", nargs="*", type=Path, help="runs, or directories with runs below (default: runs)")
     watch.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    watch.add_argument("--port", type=_port, help="default: the first free one from 8770 on")
+    watch.add_argument("--port", type=port_number, help="default: the first free one from 8770 on")
     add_json(watch, "print one JSON object with the address, then serve")
     watch.add_argument("--open", action="store_true", help="open the page in the browser")
 
 
-def _port(text: str) -> int:
+def port_number(text: str) -> int:
+    """A port, as the type of an argument. Raises ArgumentTypeError."""
     if not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"must be 0 to 65535, got '{text}'")
     return int(text)

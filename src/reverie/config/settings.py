@@ -281,6 +281,14 @@ class BehaviorConfig:
     uncertainty_penalty: float = opt(
         0.0, "weight of the ensemble's disagreement, taken off dreamed rewards", "none; Offline DreamerV2: 10"
     )
+    bc_scale: float = opt(
+        0.0,
+        "weight of imitating the batch's own actions in the actor's loss, in nats per action; for recorded data",
+        "none; as TD3+BC, ours for dreams",
+    )
+    cloning: bool = opt(
+        False, "a second actor learns the batch's actions alone, as a baseline: behaviour cloning", "ours"
+    )
 
 
 @dataclass(frozen=True)

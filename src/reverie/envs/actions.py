@@ -96,6 +96,28 @@ class ActionPart:
         picked = [part.argmax(-1) for part in self.split(vector)]
         return (np.stack(picked, -1) + np.array(self.starts)).astype(self.dtype).reshape(batch + self.shape)
 
+    def encode(self, own: Any) -> np.ndarray:
+        """Inverse of `decode`: the environment's own actions (..., *shape) -> vectors (..., size).
+
+        Numbers outside of the limits are cut off there; a number that can have one value only becomes 0. Raises
+        ValueError for another shape and for a choice that does not exist.
+        """
+        value = np.asarray(own)
+        batch = value.shape[: value.ndim - len(self.shape)]
+        if value.shape[len(batch) :] != self.shape:
+            raise ValueError(f"actions{_quoted(self.path)} have shape {value.shape}, expected (..., {self.shape})")
+        if not self.choices:
+            low, high = self._bounds
+            width = np.where(high > low, high - low, 1.0)
+            numbers = value.reshape((*batch, len(self.low))).astype(np.float64)
+            scaled = np.where(high > low, 2 * (numbers - low) / width - 1, 0.0)
+            return np.clip(scaled, -1, 1).astype(np.float32)
+        offsets = value.reshape((*batch, len(self.choices))) - np.array(self.starts)
+        if not ((offsets >= 0) & (offsets < np.array(self.choices)) & (offsets == np.rint(offsets))).all():
+            raise ValueError(f"the actions{_quoted(self.path)} hold a choice that the space does not have")
+        one_hots = [np.arange(count) == offsets[..., i, None] for i, count in enumerate(self.choices)]
+        return np.concatenate(one_hots, -1).astype(np.float32)
+
     def split(self, vector: np.ndarray) -> list[np.ndarray]:
         """(..., size) -> one array (..., n) for each choice."""
         return np.split(vector, np.cumsum(self.choices)[:-1], axis=-1)
@@ -196,6 +218,13 @@ class ActionSpec:
         """The agent's vector (A,) -> the argument of `env.step`: a plain int for Discrete."""
         own = [_native_value(part, vector[where]) for part, where in zip(self.parts, self._slices, strict=True)]
         return _nested([(part.path, value) for part, value in zip(self.parts, own, strict=True)])
+
+    def encode(self, own: Any) -> np.ndarray:
+        """The environment's own actions, nested as its space, with any leading axes -> the agent's vectors (..., A).
+
+        As `ActionPart.encode`. Raises ValueError, and KeyError or IndexError for a part that is missing.
+        """
+        return np.concatenate([part.encode(_mask_at(own, part.path)) for part in self.parts], -1)
 
     def random(self, rng: np.random.Generator, count: int, mask: np.ndarray | None = None) -> np.ndarray:
         """Uniformly random actions among the allowed ones. mask (count, A) or None -> float32 (count, A)."""

@@ -9,7 +9,7 @@ import numpy as np
 
 
 @lru_cache(maxsize=64)
-def _area_weights(source: int, target: int, channels: int = 1) -> np.ndarray:
+def area_weights(source: int, target: int, channels: int = 1) -> np.ndarray:
     """Weights that average a line of `source` pixels to `target` pixels, for one block of the line.
 
     A line consists of g = gcd(source, target) equal blocks (160 -> 64: 32 blocks of 5 -> 2), which share their weights.
@@ -29,7 +29,7 @@ def area_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     count = image.shape[2]
-    rows, columns = _area_weights(image.shape[0], height), _area_weights(image.shape[1], width, count)
+    rows, columns = area_weights(image.shape[0], height), area_weights(image.shape[1], width, count)
     mixed = image.astype(np.float32).reshape(-1, columns.shape[1]) @ columns.T
     mixed = rows @ mixed.reshape(-1, rows.shape[1], width * count)
     return np.rint(mixed, out=mixed).astype(np.uint8).reshape(height, width, count)

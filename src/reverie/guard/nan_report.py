@@ -182,7 +182,7 @@ def _again(agent: DreamerV2, case: FailedUpdate) -> tuple[dict[str, Tensor], dic
                 loss, metrics = agent.learner_loss(learner, case.posterior, case.batch)
                 return {learner.name: loss}, metrics
         behavior = next(behavior for behavior in agent.behaviors if behavior.stage == case.stage)
-        return agent.behavior_losses(behavior, case.posterior, case.is_terminal)
+        return agent.behavior_losses(behavior, case.posterior, case.is_terminal, case.batch)
     if case.batch is None:
         raise ValueError("a failed update needs a batch or a posterior")
     loss, posterior, metrics = agent.world_model_loss(case.batch)
@@ -194,7 +194,7 @@ def _again(agent: DreamerV2, case: FailedUpdate) -> tuple[dict[str, Tensor], dic
             metrics |= others
     for behavior in agent.learning:
         if behavior.stage in wanted:
-            more, others = agent.behavior_losses(behavior, posterior.detach(), case.batch.is_terminal)
+            more, others = agent.behavior_losses(behavior, posterior.detach(), case.batch.is_terminal, case.batch)
             losses, metrics = losses | more, metrics | others
     return losses, metrics
 

@@ -198,6 +198,12 @@ ENTRIES: tuple[Entry, ...] = (
        "At 10 for long: the target cannot be reached; lower it."),
     _e("imagination/predicted_reward", "extensions/explore.py:__call__", "reward",
        "Mean predicted reward in the exploring policy's dreams.", "Anything.", "See imagination/reward of the task's policy."),
+    _e("cloning/loss", "behavior.py:imitation_loss", "nats", "-log probability of the batch's actions under the actor that only "
+       "imitates them (behavior.cloning).", "Falls, to the entropy of the data's policy.", "Flat: behavior.actor_lr, longer."),
+    _e("cloning/grad_norm", "train.py:_step", "norm", "Gradient norm of the imitating actor before clipping.",
+       "As actor/grad_norm.", "Mostly clipped: lower behavior.actor_lr."),
+    _e("actor/imitation", "behavior.py:add_imitation", "nats", "-log probability of the batch's actions under the actor "
+       "(behavior.bc_scale).", "Near cloning/loss: it stays where the data is.", "Far above: raise behavior.bc_scale."),
     _e("imagination/penalty", "extensions/explore.py:__call__", "reward", "Mean of what behavior.uncertainty_penalty takes off "
        "dreamed rewards.", "Below the spread of rewards.", "Larger: nothing but the penalty counts; behavior.uncertainty_penalty."),
 )  # fmt: skip

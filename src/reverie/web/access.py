@@ -42,6 +42,8 @@ _HEADERS = {
 class AccessControl:
     """`app` behind the checks of this file."""
 
+    reads_only = True  # nothing but jobs is started by POST
+
     def __init__(self, app: App, *, names: Iterable[str] = (), token: str = "", port: int = 0) -> None:
         """names: of this host, besides those of loopback; token: "" for none (loopback only); port: for the cookie."""
         self.app = app
@@ -68,8 +70,8 @@ class AccessControl:
             return 421, "This address is not one of this server's names. Open the URL that reverie watch printed."
         if len(scope["path"]) > LONGEST_PATH or len(scope["query_string"]) > LONGEST_QUERY:
             return 414, "This address is too long."
-        starts = scope["type"] == "http" and scope["method"] == "POST" and "/jobs/" in scope["path"]
-        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and not starts:
+        starts = self.reads_only and scope["type"] == "http" and scope["method"] == "POST" and "/jobs/" in scope["path"]
+        if self.reads_only and scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and not starts:
             return 405, "This page is read-only."
         origin = headers.get("origin")
         asked = origin is not None or scope["type"] == "websocket" or starts

@@ -53,45 +53,54 @@ def prepare(
     For addresses other than loopback, a random token in the URL protects the page.
     Raises UserError for missing packages and for an address that cannot be bound.
     """
-    uvicorn = _uvicorn()
+    require_web("watch")
     from .access import AccessControl
     from .app import Dashboard
-    from .connections import LimitedProtocol
-    from .play_socket import BIGGEST_MESSAGE
 
-    bound = _bind(host, port)
+    bound = bind(host, port)
     number = int(bound.getsockname()[1])
     token = "" if is_loopback(host) else secrets.token_urlsafe(32)
     dashboard = Dashboard(runs, jobs=jobs, seconds=seconds)
-    protected = AccessControl(dashboard.app(), names=_own_names(host), token=token, port=number)
-    config = uvicorn.Config(
-        protected,
-        http=LimitedProtocol,
-        ws="websockets-sansio",
-        ws_max_size=BIGGEST_MESSAGE,
-        ws_max_queue=4,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        lifespan="off",
-        timeout_graceful_shutdown=1,
-    )
-    shown = _shown_name(host)
+    protected = AccessControl(dashboard.app(), names=own_names(host), token=token, port=number)
+    shown = shown_name(host)
     url = f"http://{shown}:{number}/" + (f"?token={token}" if token else "")
-    return DashboardServer(url, bound, uvicorn.Server(config), dashboard)
+    return DashboardServer(url, bound, configured(protected), dashboard)
 
 
-def _uvicorn() -> Any:
+def configured(app: Any) -> Any:
+    """uvicorn's server of an application, with the limits of this package. -> uvicorn.Server."""
+    import uvicorn
+
+    from .connections import LimitedProtocol
+    from .play_socket import BIGGEST_MESSAGE
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=LimitedProtocol,
+            ws="websockets-sansio",
+            ws_max_size=BIGGEST_MESSAGE,
+            ws_max_queue=4,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
+def require_web(command: str) -> None:
+    """Raises UserError where a package of the extra `web` is missing."""
     try:
         import starlette  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
         import websockets  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(
-            f"reverie watch needs a package that is not installed ({error.name}).", "pip install 'reverie-rl[web]'"
+            f"reverie {command} needs a package that is not installed ({error.name}).", "pip install 'reverie-rl[web]'"
         ) from error
-    return uvicorn
 
 
 def is_loopback(host: str) -> bool:
@@ -104,7 +113,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _bind(host: str, port: int | None) -> socket.socket:
+def bind(host: str, port: int | None) -> socket.socket:
+    """A socket that listens; port as in `prepare`. Raises UserError."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -128,7 +138,7 @@ def _bind(host: str, port: int | None) -> socket.socket:
     raise AssertionError("unreachable")
 
 
-def _own_names(host: str) -> set[str]:
+def own_names(host: str) -> set[str]:
     """The names of this machine that may stand in the address bar."""
     if is_loopback(host):
         return {host}
@@ -136,7 +146,8 @@ def _own_names(host: str) -> set[str]:
     return {host, name, f"{name}.local", socket.getfqdn()}
 
 
-def _shown_name(host: str) -> str:
+def shown_name(host: str) -> str:
+    """The host as it stands in a URL that others can open."""
     if host in ("0.0.0.0", "::"):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
