@@ -174,6 +174,7 @@ def test_no_forbidden_action_in_acting(how):
     for mode in ("train", "eval", "explore"):
         player = agent.player(num_envs=2, mode=mode)
         player.explore_noise = 0.5
+        player.action_hold = 3 if mode == "explore" else 1
         _experience(envs, spec, 60, player.act)
 
 

@@ -264,6 +264,7 @@ def load_player(
         noise=explore.explore_noise,
         hold=explore.explore_hold,
         wander=explore.explore_wander,
+        action_hold=explore.action_hold,
         ensemble=None if ensemble is None else ensemble.to(place),
     )
     if compiled:

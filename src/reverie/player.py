@@ -99,9 +99,11 @@ class Player:
         noise: float = 0.0,
         hold: float = 1.0,
         wander: float = 0.0,
+        action_hold: int = 1,
         ensemble: Ensemble | None = None,
     ) -> None:
-        """noise, hold, wander: for mode "explore", `behavior.explore_noise`, `explore_hold` and `explore_wander`.
+        """noise, hold, wander, action_hold: for mode "explore", `behavior.explore_noise`, `explore_hold`,
+        `explore_wander` and `action_hold`.
 
         ensemble: if the agent has one, `last` says after each call how well the model knew what it met.
         """
@@ -111,6 +113,7 @@ class Player:
         self.batched, self.count = num_envs is not None, num_envs or 1
         self.mode, self.explore_noise, self.hold = mode, noise, hold if mode == "explore" else 1.0
         self.wander = wander if mode == "explore" and not world_model.mask_key else 0.0
+        self.action_hold = action_hold if mode == "explore" else 1
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.ensemble = ensemble
@@ -126,12 +129,14 @@ class Player:
         self.fresh = np.ones(self.count, bool)
         self.draw = policy_noise(self.actor.parts, self.count, self.generator) if self.hold > 1 else None
         self.away = torch.zeros(1, self.spec.action.size + 1, device=self.device)  # [is it a stretch, of which action]
+        self.kept = torch.zeros(self.count, dtype=torch.int64, device=self.device)  # steps that actions stay
 
     def memory(self) -> dict[str, Tensor]:
         """All that it remembers of the past, for `recall`; its random numbers are `generator`'s."""
         parts = zip(("deter", "stoch", "stats"), self.state, strict=True)
         found = {**dict(parts), "action": self.action, "fresh": torch.from_numpy(self.fresh)}
         found |= {} if self.draw is None else {"draw": self.draw}
+        found |= {"kept": self.kept} if self.action_hold > 1 else {}
         return found | {"away": self.away} if self.wander else found
 
     def recall(self, memory: Mapping[str, Tensor]) -> None:
@@ -140,6 +145,7 @@ class Player:
         self.state = State(values["deter"], values["stoch"], values["stats"])
         self.action, self.fresh = values["action"], values["fresh"].cpu().numpy()
         self.draw, self.away = values.get("draw"), values.get("away", self.away)
+        self.kept = values.get("kept", self.kept)
 
     @usual_switches()
     def __call__(self, obs: Any, first: Any = False, *, mask: Any = None) -> Any:
@@ -196,6 +202,8 @@ class Player:
         )
         if self.wander:
             self.action = self._wandering(self.action, start)
+        if self.action_hold > 1:
+            self.action = self._kept_action(before[1], self.action, start, tensors)
         if self.ensemble is not None:
             self.last = warn(self.ensemble, self.world_model.rssm, *before, start, self.state)
         return self.action.cpu().numpy()
@@ -213,6 +221,18 @@ class Player:
         self.away = torch.where(over, random, self.away)
         last = torch.where(self.away[:, :1] > 0, self.away[:, 1:], action[-1:])
         return torch.cat([action[:-1], last])
+
+    def _kept_action(self, last: Tensor, new: Tensor, start: Tensor, obs: Mapping[str, Tensor]) -> Tensor:
+        """While exploring: each action is carried out for `action_hold` steps, whatever the policy says in between.
+
+        An option of fixed length: what temporally extended exploration brings without a hierarchy (Nachum et al. 2019).
+        A new episode ends it, and so does an action that is no longer allowed. last, new (N, A), start (N,) bool.
+        """
+        fresh = start | (self.kept == 0)
+        if self.world_model.mask_key:
+            fresh = fresh | forbidden(last, obs[self.world_model.mask_key])
+        self.kept = torch.where(fresh, self.action_hold, self.kept) - 1
+        return torch.where(fresh[:, None], new, last)
 
     def _held_draw(self, start: Tensor) -> Tensor | None:
         """While exploring: chance that stays the same for some steps. The policy is followed all the same: each action
@@ -239,6 +259,11 @@ class Player:
                 self.act(obs, self.fresh)
         self.generator.set_state(before)
         self.reset()
+
+
+def forbidden(action: Tensor, mask: Tensor) -> Tensor:
+    """Does an action choose what is not allowed? action, mask (..., A) -> (...) bool."""
+    return ((action != 0) & (mask == 0)).any(-1)
 
 
 def _to_tensor(array: np.ndarray) -> Tensor:

@@ -312,6 +312,7 @@ class DreamerV2(nn.Module):
             noise=options.explore_noise,
             hold=options.explore_hold,
             wander=options.explore_wander,
+            action_hold=options.action_hold,
             ensemble=self.ensemble if mode != "explore" else None,  # collecting is not made slower
         )
 

@@ -158,6 +158,7 @@ def test_a_run_keeps_its_number_types_on_another_machine(make_run, tmp_path, mon
             "num_envs": 3,
             "explore_hold": 4.0,
             "explore_wander": 0.5,
+            "action_hold": 3,
             "entropy_target": 0.5,
             "entropy_decay": 20,
             "actor_warmup": 5,

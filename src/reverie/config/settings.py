@@ -273,6 +273,11 @@ class BehaviorConfig:
         "share of the last environment's time that goes to stretches of one random action, `explore_hold` steps long",
         "none; Dabney et al. 2021",
     )
+    action_hold: int = opt(
+        1,
+        "steps that each action is carried out while exploring, whatever the policy says in between; 1: one",
+        "none; Nachum et al. 2019, the control for hierarchies",
+    )
     explore: Literal["none", "ensemble"] = opt(
         "none",
         "ensemble: a second policy, which goes where the members of `ensemble` disagree, acts while training",
