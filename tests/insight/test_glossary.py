@@ -35,6 +35,7 @@ RUNS = {
     "gaussian": (CountingEnv, "debug", {"latents": "gaussian", "on_nonfinite": "skip", "predict_continue": False}),
     "v3": (CountingEnv, "dreamerv3+small", SMALL),
     "explore": (CountingEnv, "debug", {"members": 3, "behavior.explore": "ensemble", "uncertainty_penalty": 0.1}),
+    "hierarchy": (CountingEnv, "debug", {"goal_every": 3, "goal_dim": 16, "goal_layers": 1}),
     "deterministic": (CountingEnv, "debug", {"deterministic": True, "log_steps": 10}),
     "far": (CountingEnv, "debug", {"model.overshooting": 0.1, "model.open_loop_heads": 0.1, "overshooting_depth": 4}),
 }

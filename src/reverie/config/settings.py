@@ -335,6 +335,30 @@ class EnsembleConfig:
 
 
 @dataclass(frozen=True)
+class HierarchyConfig:
+    """A manager that sets goals, a worker that reaches them, instead of one policy (docs/hierarchy.md)."""
+
+    goal_every: int = opt(0, "steps that a goal is kept; 0: no hierarchy", "V2: none; Director: 8")
+    windows: int = opt(
+        2,
+        "goals in a dream, which is so many times `goal_every` steps long; `imagination_horizon` is not used",
+        "Director",
+    )
+    goal_variables: int = opt(8, "variables of a goal's code", "Director")
+    goal_classes: int = opt(8, "classes of each", "Director")
+    goal_layers: int = opt(4, "hidden layers between states and codes, each way", "Director")
+    goal_dim: int = opt(512, "units of these layers", "Director")
+    goal_lr: float = opt(1e-4, "their learning rate", "Director")
+    goal_kl: float = opt(
+        10.0, "nats that a code is kept near, measured from a uniform one; its weight follows", "Director"
+    )
+    task_weight: float = opt(1.0, "weight of the task's reward for the manager, in deviations", "Director")
+    novelty_weight: float = opt(0.1, "weight of states that no code gives back, for the manager", "Director")
+    manager_entropy: float = opt(0.5, "randomness of the manager, as a share of what is possible", "Director")
+    worker_entropy: float = opt(0.5, "randomness of the worker, as a share of what is possible", "Director")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """The loop."""
 
@@ -420,6 +444,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     log: LogConfig = field(default_factory=LogConfig)
