@@ -262,6 +262,16 @@ def test_advantages_are_in_their_deviations_and_their_gradient_is_the_returns():
     torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
 
 
+def test_both_policies_begin_with_a_full_weight_of_the_entropy_which_then_follows_its_target():
+    agent = make_agent(actor_lr=1e-2)
+    assert [float(weight()) for weight in agent.task.entropies.values()] == [1.0, 1.0]
+    for seed in range(40):
+        metrics = agent.update(make_batch(seed=seed))
+    assert float(metrics["actor/entropy"]) > 0.35 * np.log(3)
+    assert float(metrics["manager/entropy"]) > 0.35 * 3 * np.log(4)
+    assert float(metrics["actor/entropy_weight"]) < 1
+
+
 # -------------------------------------------------------------------------------------------------------------- acting
 
 

@@ -392,6 +392,8 @@ class Hierarchy(Behavior):
         self.task_weight = task_weight
         self.targets = {"manager": manager_entropy, "actor": worker_entropy}
         self.entropies = nn.ModuleDict({name: EntropyWeight(least_weight=1e-5) for name in self.targets})
+        for weight in self.entropies.buffers():  # advantages are of size 1 from the first update on: begin random
+            weight.fill_(0.0)  # its logarithm
 
     @property
     def parts(self) -> dict[str, nn.Module]:
