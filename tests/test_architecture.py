@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "envs": "config data",  # and no torch
     "world_model": "data networks observations ops rssm",
     "behavior": f"{ALGORITHM} world_model config data",
-    "extensions": f"{ALGORITHM} world_model data",
+    "extensions": f"{ALGORITHM} world_model behavior data",
     "finite": "data optim rssm",
     "fast": f"{ALGORITHM} observations world_model config data",
     "checkpoint": "config envs files",

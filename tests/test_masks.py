@@ -174,7 +174,24 @@ def test_no_forbidden_action_in_acting(how):
     for mode in ("train", "eval", "explore"):
         player = agent.player(num_envs=2, mode=mode)
         player.explore_noise = 0.5
+        player.action_hold = 3 if mode == "explore" else 1
         _experience(envs, spec, 60, player.act)
+
+
+def test_no_forbidden_action_of_a_hierarchy_in_acting_or_dreams():
+    envs, spec, agent = _masked_agent(goal_every=3, goal_dim=16, goal_layers=1)
+    replay = _experience(envs, spec, 60)
+    batch = to_batch(replay.sample(4, 8))
+    metrics = agent.update(batch)
+    assert all(torch.isfinite(value) for value in metrics.values())
+    start = agent.world_model.loss(batch)[1].detach().flatten()
+    with torch.no_grad():
+        dream = agent.task.imagine(start)
+        allowed = agent.world_model.action_mask(dream.feat[:, :-1])
+    assert not ((dream.action != 0) & (allowed == 0)).any()
+    assert (allowed == 0).any()
+    for mode in ("train", "eval", "explore"):
+        _experience(envs, spec, 40, agent.player(num_envs=2, mode=mode).act)
 
 
 @pytest.mark.slow

@@ -163,6 +163,7 @@ OPS, NET, SCALARS, RSSM, AC = (
 )
 KL, WORLD, BEHAVIOR = f"{RSSM}DiscreteRSSM.kl_loss", "reverie.world_model:WorldModel.", "reverie.behavior:Behavior."
 UPDATE = f"{BEHAVIOR}losses"
+DIRECTOR = "reverie.extensions.director:"
 ENSEMBLE = "reverie.extensions.ensemble:"
 PRIORS_LEARN, PRIORS_SCORE = "ensemble: loss of priors", "ensemble: priors score states"
 HEADS_LEARN, HEADS_SCORE = "ensemble: loss of one-step heads", "ensemble: one-step heads score actions"
@@ -297,6 +298,21 @@ FAULTS = [
     (f"{ENSEMBLE}OneStepEnsemble.of_arrivals", ":-1, :", "1:, :", [HEADS_SCORE]),
     ("reverie.extensions.explore:RunningDeviation.forward", "new.lerp(self.value, self.momentum)", "new",
      ["ensemble: rewards"]),
+    # hierarchy
+    (f"{DIRECTOR}GoalAutoencoder.losses", "deter.detach().float()", "deter.float()", ["hierarchy: loss of goals"]),
+    (f"{DIRECTOR}GoalAutoencoder.losses", "torch.zeros_like(stats)", "stats.detach()", ["hierarchy: loss of goals"]),
+    (f"{DIRECTOR}GoalAutoencoder.novelty", ".mean(-1)", ".sum(-1)", ["hierarchy: novelty"]),
+    (f"{DIRECTOR}KLWeight.follow", "nats > target * (1 + self.tolerance)", "nats > target",
+     ["hierarchy: weight of the KL"]),
+    (f"{DIRECTOR}goal_reward", "torch.maximum(*lengths)", "torch.minimum(*lengths)",
+     ["hierarchy: max-cosine", "hierarchy: segments of the worker"]),
+    (f"{DIRECTOR}segments", "states[:, every::every]", "states[:, every - 1 :: every]",
+     ["hierarchy: segments of the worker"]),
+    (f"{DIRECTOR}pursued", "going_on[:, :1].detach() * ", "", ["hierarchy: segments of the worker"]),
+    (f"{DIRECTOR}abstract", "going_on[..., :-1]], -1).cumprod(-1)", "going_on[..., 1:]], -1).cumprod(-1)",
+     ["hierarchy: windows of the manager"]),
+    (f"{DIRECTOR}RunningMoments.forward", "known = (1 - self.decay**self.count)", "known = (1 - 0 * self.count)",
+     ["hierarchy: scale of returns"]),
 ]  # fmt: skip
 
 

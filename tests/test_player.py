@@ -128,6 +128,38 @@ def test_a_new_episode_draws_again_and_other_modes_hold_nothing():
     assert len(set(fresh)) == 4
 
 
+def test_while_exploring_each_action_is_carried_out_for_as_many_steps_as_asked_for():
+    agent = agent_for(SpaceEnv(spaces.Box(-1, 1, (3,)), spaces.Discrete(9)), action_hold=8, zero_policy=True)
+    player, still = agent.player(num_envs=2, mode="explore"), np.zeros((2, 3), np.float32)
+    first = [np.array([t % 16 == 0, t in (0, 3)]) for t in range(80)]
+    actions = np.stack([player(still, first=f) for f in first])
+    blocks = actions[:, 0].reshape(10, 8)
+    assert (blocks == blocks[:, :1]).all()
+    assert len(set(blocks[:, 0])) > 2
+    late = actions[3:75, 1].reshape(9, 8)  # its episode began anew at step 3
+    assert (late == late[:, :1]).all()
+    assert len(set(late[:, 0])) > 2
+    free = agent.player(num_envs=2, mode="train")
+    drawn = np.stack([free(still) for _ in range(80)])
+    assert (drawn[1:] == drawn[:-1]).mean() < 0.3
+
+
+def test_what_is_carried_out_ends_with_the_permission_and_memory_continues_it():
+    last, new = torch.eye(3)[[0, 1]], torch.eye(3)[[2, 2]]
+    agent = agent_for(SpaceEnv(spaces.Box(-1, 1, (3,)), spaces.Discrete(3)), action_hold=4)
+    player, start = agent.player(num_envs=2, mode="explore"), torch.zeros(2, dtype=torch.bool)
+    player.kept[:] = 2
+    assert torch.equal(player._kept_action(last, new, start, {}), last)
+    player.world_model.mask_key = "allowed"
+    found = player._kept_action(last, new, start, {"allowed": torch.tensor([[0.0, 1, 1], [1, 1, 1]])})
+    assert torch.equal(found, torch.eye(3)[[2, 1]])
+    assert player.kept.tolist() == [3, 0]
+    other = agent.player(num_envs=2, mode="explore")
+    other.recall(player.memory())
+    assert other.kept.tolist() == [3, 0]
+    assert "kept" not in agent.player(num_envs=2, mode="eval").memory()
+
+
 def certain(**settings):
     """An agent that always does action 1 of 4, and its task's still observation."""
     agent = agent_for(SpaceEnv(spaces.Box(-1, 1, (3,)), spaces.Discrete(4)), zero_policy=True, **settings)

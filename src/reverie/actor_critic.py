@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from .distributions import POLICIES, SCALARS, Part, Policy, make_policy, stats_dim
 from .layers import MLP, MLPOptions, zero_output
 
+#: What a policy remembers besides the state, for each environment: {name: (N, ...)}. A plain one: nothing.
+Plan = dict[str, Tensor]
+
 
 class Actor(nn.Module):
     """pi(u_k | f_k), Eq. 3: features to a policy. feat (..., F), mask (..., A) or None -> Policy over (..., A).
@@ -51,6 +54,26 @@ class Actor(nn.Module):
 
     def forward(self, feat: Tensor, mask: Tensor | None = None) -> Policy:
         return make_policy(self.mlp(feat).float(), self.parts, mask=mask, unimix=self.unimix)
+
+    def plan(self, count: int) -> Plan:
+        """What it remembers before the first step of so many environments."""
+        return {}
+
+    def follow(
+        self,
+        feat: Tensor,
+        plan: Plan,
+        is_first: Tensor,
+        *,
+        mask: Tensor | None = None,
+        likely: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Policy, Plan]:
+        """The policy of one step of acting, and what is remembered of it. feat (N, F), plan and is_first of (N, ...).
+
+        likely: whatever has to be drawn for the plan is taken as most likely.
+        """
+        return self(feat, mask), plan
 
 
 class Critic(nn.Module):

@@ -188,7 +188,7 @@ class Dreamer:
         from .envs import is_instance
         from .envs.repeatable import require_seed
         from .guard.memory import enough_memory
-        from .run.evaluation import SlowEvaluation, Warned, evaluate
+        from .run.evaluation import GoalStrip, SlowEvaluation, Warned, evaluate
         from .run.tasks import copy_env, make_envs, spec_of
 
         require_seed(seed)
@@ -202,7 +202,15 @@ class Dreamer:
             player = self.player(num_envs=envs.num_envs, mode=mode, seed=seed)
             report = SlowEvaluation(episodes, lambda text: print(f"note: {text}", file=sys.stderr))
             warned = Warned(player)
-            found = evaluate(envs, warned.act, episodes, seed=20_000 + 1000 * seed, video=film, report=report)
+            found = evaluate(
+                envs,
+                warned.act,
+                episodes,
+                seed=20_000 + 1000 * seed,
+                video=film,
+                report=report,
+                beside=GoalStrip(player),
+            )
             return replace(found, strange=warned.share)
 
     def make_env(self) -> gym.Env:
@@ -304,6 +312,7 @@ def load_player(
         noise=explore.explore_noise,
         hold=explore.explore_hold,
         wander=explore.explore_wander,
+        action_hold=explore.action_hold,
         ensemble=None if ensemble is None else ensemble.to(place),
     )
     if compiled:

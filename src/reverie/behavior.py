@@ -7,6 +7,7 @@ Shapes and times as in `actor_critic.py`; the drawing is in `replay.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -119,6 +120,16 @@ class Behavior:
         return {self.prefix + "actor": self.actor, self.prefix + "critic": self.critic}
 
     @property
+    def learners(self) -> list[Any]:
+        """What learns from the states of each batch for it, before it (`extensions.learner.StateLearner`)."""
+        return []
+
+    @property
+    def policies(self) -> list[str]:
+        """The names among `learning` that wait for `behavior.actor_warmup`."""
+        return [self.prefix + "actor"]
+
+    @property
     def scales(self) -> list[Tensor]:
         """Small buffers that computing the losses changes, each ()."""
         found = [self.return_scale.low, self.return_scale.high]
@@ -152,6 +163,25 @@ class Behavior:
         the dynamics.
         """
         return self.world_model.rssm.rollout_imagination(self.dream_action, start, self.options.imagination_horizon)
+
+    def pilot(self, generator: torch.Generator | None = None, *, likely: bool = False) -> Callable[[Tensor], Tensor]:
+        """A policy for a dream from its first state on, feat (N, F) -> action (N, A), without gradients of interest.
+
+        likely: take the most likely action. generator: what is drawn with it is drawn on the CPU.
+        """
+
+        def act(feat: Tensor) -> Tensor:
+            policy = self.policy(feat)
+            return policy.mode() if likely else policy.sample(policy.noise(generator).to(feat.device))
+
+        return act
+
+    def goals_of(self, pilot: Callable[[Tensor], Tensor], feat: Tensor) -> Tensor | None:
+        """The goal in force in each state of a dream, as features, for pictures; None where there are no goals.
+
+        pilot: of `pilot`, which may have acted in it; feat (N, H + 1, F) from its first state on -> (N, H + 1, F).
+        """
+        return None
 
     def dream_action(self, feat: Tensor) -> Tensor:
         """feat (N, F) -> action (N, A); of hybrid actions only the numbers carry gradients (`compute_actor_loss`)."""

@@ -16,6 +16,7 @@ from .distributions import Part
 from .envs.spaces import MASK, Spec
 from .errors import UserError
 from .extensions.cloning import Cloning
+from .extensions.director import GoalActor, GoalAutoencoder, Hierarchy, Judge
 from .extensions.ensemble import Ensemble, OneStepEnsemble, PriorEnsemble
 from .extensions.explore import DisagreementReward, PenalizedReward
 from .extensions.overshooting import Overshooting
@@ -199,7 +200,27 @@ def build_actor(config: Config, spec: Spec, feat_dim: int) -> Actor:
     """The policy that fits the task's actions, or the one that was asked for."""
     parts, unimix = action_parts(config, spec), config.behavior.policy_unimix
     mlp, zero = _behavior_mlp(config), config.behavior.zero_policy
-    return Actor(feat_dim, spec.action.size, parts=parts, unimix=unimix, mlp=mlp, zero_init=zero)
+    options = config.hierarchy
+    if not options.goal_every:
+        return Actor(feat_dim, spec.action.size, parts=parts, unimix=unimix, mlp=mlp, zero_init=zero)
+    size, norm = config.model.rnn_hidden_dim, _norm(config, config.model.norm)
+    goals = GoalAutoencoder(
+        size,
+        variables=options.goal_variables,
+        classes=options.goal_classes,
+        mlp=MLPOptions(options.goal_layers, options.goal_dim, norm, config.model.activation),
+    )
+    return GoalActor(
+        feat_dim,
+        spec.action.size,
+        goals=goals,
+        deter_dim=size,
+        every=options.goal_every,
+        parts=parts,
+        unimix=unimix,
+        mlp=mlp,
+        zero_init=zero,
+    )
 
 
 def action_parts(config: Config, spec: Spec) -> list[Part]:
@@ -222,6 +243,33 @@ def action_parts(config: Config, spec: Spec) -> list[Part]:
     return [
         Part("onehot" if group.kind == "onehot" else numbers, group.size, group.copies) for group in spec.action.groups
     ]
+
+
+def build_hierarchy(config: Config, spec: Spec, world_model: WorldModel) -> Hierarchy:
+    """Manager and worker, as the behaviour of the task."""
+    options, rssm = config.hierarchy, world_model.rssm
+    actor = build_actor(config, spec, rssm.feat_dim)
+
+    def judge(size: int) -> Judge:
+        return Judge(build_critic(config, size), build_critic(config, size))
+
+    return Hierarchy(
+        world_model,
+        actor,
+        build_critic(config, rssm.feat_dim),
+        build_critic(config, rssm.feat_dim),
+        config.behavior,
+        actor_grad=_actor_grad(config, spec),
+        is_choice=torch.from_numpy(spec.action.is_choice),
+        novelty=judge(rssm.feat_dim),
+        reach=judge(rssm.feat_dim + rssm.rnn_hidden_dim),
+        windows=options.windows,
+        task_weight=options.task_weight,
+        novelty_weight=options.novelty_weight,
+        manager_entropy=options.manager_entropy,
+        worker_entropy=options.worker_entropy,
+        kl_target=options.goal_kl,
+    )
 
 
 def build_critic(config: Config, feat_dim: int) -> Critic:
@@ -266,6 +314,8 @@ def build_behaviors(
 ) -> list[Behavior]:
     """The behaviours that an agent learns; the first is the task's."""
     behavior, options = config.behavior, config.ensemble
+    if config.hierarchy.goal_every:
+        return [build_hierarchy(config, spec, world_model)]
     if ensemble is None:
         return [build_behavior(config, spec, world_model)]
     penalty: RewardSource | None = None
@@ -321,9 +371,6 @@ def build_behavior(
     learns: bool = True,
 ) -> Behavior:
     """A behaviour with networks of its own, whose names begin with `prefix`; the rest as `Behavior` takes it."""
-    actor_grad: str = config.behavior.actor_grad
-    if actor_grad == "auto":
-        actor_grad = {"discrete": "reinforce", "box": "dynamics", "mixed": "per_part"}[spec.action.kind]
     feat_dim = world_model.rssm.feat_dim
     return Behavior(
         world_model,
@@ -331,7 +378,7 @@ def build_behavior(
         build_critic(config, feat_dim),
         build_critic(config, feat_dim),
         config.behavior,
-        actor_grad=actor_grad,
+        actor_grad=_actor_grad(config, spec),
         is_choice=torch.from_numpy(spec.action.is_choice),
         prefix=prefix,
         share=share,
@@ -340,13 +387,19 @@ def build_behavior(
     )
 
 
+def _actor_grad(config: Config, spec: Spec) -> str:
+    """`behavior.actor_grad`; auto: what fits the actions."""
+    fits = {"discrete": "reinforce", "box": "dynamics", "mixed": "per_part"}
+    return fits[spec.action.kind] if config.behavior.actor_grad == "auto" else config.behavior.actor_grad
+
+
 def _behavior_mlp(config: Config) -> MLPOptions:
     norm = _norm(config, config.model.norm)
     return MLPOptions(config.behavior.actor_critic_layers, config.model.hidden_dim, norm, config.model.activation)
 
 
 def build_optimizers(config: Config, modules: Mapping[str, nn.Module], *, on_device: bool = False) -> Optimizers:
-    """An optimizer for each of {"world_model", "ensemble", "cloning", "actor", "critic"}, prefixes left out of account.
+    """An optimizer for each of {"world_model", "ensemble", "goals", "cloning", "actor", ...}, whatever their prefix.
 
     on_device: for a captured CUDA graph.
     """
@@ -359,6 +412,10 @@ def build_optimizers(config: Config, modules: Mapping[str, nn.Module], *, on_dev
         "critic": config.behavior.critic_lr,
         "ensemble": config.ensemble.ensemble_lr,
         "cloning": config.behavior.actor_lr,
+        "goals": config.hierarchy.goal_lr,
+        "manager": config.behavior.actor_lr,
+        "novelty_critic": config.behavior.critic_lr,
+        "reach_critic": config.behavior.critic_lr,
     }
     return Optimizers(
         {

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .actor_critic import Actor
+from .actor_critic import Actor, Plan
 from .distributions import entropy_share, make_policy, policy_noise, stats_dim
 from .envs.spaces import Spec, entry
 from .errors import UserError
@@ -41,10 +41,11 @@ def choose_action(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     held: Tensor | None = None,
-) -> tuple[Tensor, State]:
+    plan: Plan | None = None,
+) -> tuple[Tensor, State, Plan]:
     """One step of acting: filter the observation, then choose.
 
-    obs raw {key: (N, *shape)}; state, action (N, A) that led here -> action, State.
+    obs raw {key: (N, *shape)}; state, action (N, A) that led here, plan of `Actor.plan` -> action, State, Plan.
 
     mode "eval" takes the policy's most likely action, the others sample; "explore" replaces each action by a uniformly
     random one with probability `explore_noise`. The posterior is sampled in every mode
@@ -54,9 +55,16 @@ def choose_action(
     if noise is None:
         noise = world_model.rssm.latent.noise(len(is_first), device=is_first.device, generator=generator)
     state = world_model.observe(obs, action, is_first, state, noise)
-    policy = actor(state.feat, obs[world_model.mask_key] if world_model.mask_key else None)
+    policy, plan = actor.follow(
+        state.feat,
+        actor.plan(len(is_first)) if plan is None else plan,
+        is_first,
+        mask=obs[world_model.mask_key] if world_model.mask_key else None,
+        likely=mode == "eval",
+        generator=generator,
+    )
     if mode == "eval":
-        return policy.mode(), state
+        return policy.mode(), state, plan
     draw = policy.noise(generator)
     if held is not None:
         mask = obs[world_model.mask_key] if world_model.mask_key else None
@@ -70,7 +78,7 @@ def choose_action(
     if mode == "explore" and explore_noise > 0:
         random = torch.rand(len(is_first), 1, device=chosen.device, generator=generator) < explore_noise
         chosen = torch.where(random, policy.random(generator), chosen)
-    return chosen, state
+    return chosen, state, plan
 
 
 class Player:
@@ -99,9 +107,11 @@ class Player:
         noise: float = 0.0,
         hold: float = 1.0,
         wander: float = 0.0,
+        action_hold: int = 1,
         ensemble: Ensemble | None = None,
     ) -> None:
-        """noise, hold, wander: for mode "explore", `behavior.explore_noise`, `explore_hold` and `explore_wander`.
+        """noise, hold, wander, action_hold: for mode "explore", `behavior.explore_noise`, `explore_hold`,
+        `explore_wander` and `action_hold`.
 
         ensemble: if the agent has one, `last` says after each call how well the model knew what it met.
         """
@@ -111,11 +121,12 @@ class Player:
         self.batched, self.count = num_envs is not None, num_envs or 1
         self.mode, self.explore_noise, self.hold = mode, noise, hold if mode == "explore" else 1.0
         self.wander = wander if mode == "explore" and not world_model.mask_key else 0.0
+        self.action_hold = action_hold if mode == "explore" else 1
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.ensemble = ensemble
         self.last: StepWarning | None = None
-        self.choose: Callable[..., tuple[Tensor, State]] = choose_action
+        self.choose: Callable[..., tuple[Tensor, State, Plan]] = choose_action
         self.reset()
 
     @usual_switches()
@@ -124,14 +135,18 @@ class Player:
         self.state = self.world_model.rssm.initial(self.count)
         self.action = torch.zeros(self.count, self.spec.action.size, device=self.device)
         self.fresh = np.ones(self.count, bool)
+        self.plan = self.actor.plan(self.count)
         self.draw = policy_noise(self.actor.parts, self.count, self.generator) if self.hold > 1 else None
         self.away = torch.zeros(1, self.spec.action.size + 1, device=self.device)  # [is it a stretch, of which action]
+        self.kept = torch.zeros(self.count, dtype=torch.int64, device=self.device)  # steps that actions stay
 
     def memory(self) -> dict[str, Tensor]:
         """All that it remembers of the past, for `recall`; its random numbers are `generator`'s."""
         parts = zip(("deter", "stoch", "stats"), self.state, strict=True)
         found = {**dict(parts), "action": self.action, "fresh": torch.from_numpy(self.fresh)}
+        found |= {f"plan/{name}": value for name, value in self.plan.items()}
         found |= {} if self.draw is None else {"draw": self.draw}
+        found |= {"kept": self.kept} if self.action_hold > 1 else {}
         return found | {"away": self.away} if self.wander else found
 
     def recall(self, memory: Mapping[str, Tensor]) -> None:
@@ -139,7 +154,9 @@ class Player:
         values = {key: value.to(self.device) for key, value in memory.items()}
         self.state = State(values["deter"], values["stoch"], values["stats"])
         self.action, self.fresh = values["action"], values["fresh"].cpu().numpy()
+        self.plan = {name: values[f"plan/{name}"] for name in self.plan}
         self.draw, self.away = values.get("draw"), values.get("away", self.away)
+        self.kept = values.get("kept", self.kept)
 
     @usual_switches()
     def __call__(self, obs: Any, first: Any = False, *, mask: Any = None) -> Any:
@@ -181,7 +198,7 @@ class Player:
         tensors = {key: _to_tensor(value).to(self.device) for key, value in obs.items()}
         noise = self.world_model.rssm.latent.noise(self.count, device=self.device, generator=self.generator)
         before = self.state, self.action
-        self.action, self.state = self.choose(
+        self.action, self.state, self.plan = self.choose(
             self.world_model,
             self.actor,
             tensors,
@@ -193,9 +210,12 @@ class Player:
             generator=self.generator,
             noise=noise,
             held=self._held_draw(start),
+            plan=self.plan,
         )
         if self.wander:
             self.action = self._wandering(self.action, start)
+        if self.action_hold > 1:
+            self.action = self._kept_action(before[1], self.action, start, tensors)
         if self.ensemble is not None:
             self.last = warn(self.ensemble, self.world_model.rssm, *before, start, self.state)
         return self.action.cpu().numpy()
@@ -214,6 +234,18 @@ class Player:
         last = torch.where(self.away[:, :1] > 0, self.away[:, 1:], action[-1:])
         return torch.cat([action[:-1], last])
 
+    def _kept_action(self, last: Tensor, new: Tensor, start: Tensor, obs: Mapping[str, Tensor]) -> Tensor:
+        """While exploring: each action is carried out for `action_hold` steps, whatever the policy says in between.
+
+        An option of fixed length: what temporally extended exploration brings without a hierarchy (Nachum et al. 2019).
+        A new episode ends it, and so does an action that is no longer allowed. last, new (N, A), start (N,) bool.
+        """
+        fresh = start | (self.kept == 0)
+        if self.world_model.mask_key:
+            fresh = fresh | forbidden(last, obs[self.world_model.mask_key])
+        self.kept = torch.where(fresh, self.action_hold, self.kept) - 1
+        return torch.where(fresh[:, None], new, last)
+
     def _held_draw(self, start: Tensor) -> Tensor | None:
         """While exploring: chance that stays the same for some steps. The policy is followed all the same: each action
         is as likely as it says. start (N,) bool -> as `Policy.noise`; None: nothing is held."""
@@ -228,7 +260,7 @@ class Player:
         """From now on act by machine code with these very weights in it. Raises UserError without a C++ compiler."""
         world_model, actor = self.world_model, self.actor
 
-        def choose(_: WorldModel, __: Actor, *args: Any, **kwargs: Any) -> tuple[Tensor, State]:
+        def choose(_: WorldModel, __: Actor, *args: Any, **kwargs: Any) -> tuple[Tensor, State, Plan]:
             return inspect.unwrap(choose_action)(world_model, actor, *args, **kwargs)
 
         obs = {key: np.zeros((self.count, *shape), dtype) for key, (shape, dtype) in self.spec.shapes.items()}
@@ -239,6 +271,11 @@ class Player:
                 self.act(obs, self.fresh)
         self.generator.set_state(before)
         self.reset()
+
+
+def forbidden(action: Tensor, mask: Tensor) -> Tensor:
+    """Does an action choose what is not allowed? action, mask (..., A) -> (...) bool."""
+    return ((action != 0) & (mask == 0)).any(-1)
 
 
 def _to_tensor(array: np.ndarray) -> Tensor:

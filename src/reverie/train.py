@@ -57,8 +57,9 @@ class DreamerV2(nn.Module):
         self.device = pick_device(config.compute.device)
         self.world_model = build_world_model(config, spec)
         self.ensemble = build_ensemble(config, spec, self.world_model)
-        self.learners: list[StateLearner] = [] if self.ensemble is None else [self.ensemble]
         self.behaviors: list[Behavior] = build_behaviors(config, spec, self.world_model, self.ensemble)
+        self.learners: list[StateLearner] = [] if self.ensemble is None else [self.ensemble]
+        self.learners += [learner for behavior in self.behaviors for learner in behavior.learners]
         for behavior in self.behaviors:
             for name, part in behavior.parts.items():
                 self.add_module(name, part)
@@ -272,7 +273,7 @@ class DreamerV2(nn.Module):
     ) -> Metrics:
         losses, metrics = self.behavior_losses(behavior, posterior, is_terminal, batch)
         if not self.actor_learns:
-            del losses[behavior.prefix + "actor"]
+            losses = {name: loss for name, loss in losses.items() if name not in behavior.policies}
         return metrics | self._step(behavior.stage, losses)
 
     def behavior_losses(
@@ -309,7 +310,10 @@ class DreamerV2(nn.Module):
         mode: "train" samples, "eval" takes the most likely action, "explore" samples and adds `explore_noise`.
         """
         noise = self.config.behavior.explore_noise if mode == "explore" else 0.0
-        return choose_action(self.world_model, self.actor, obs, state, action, is_first, mode=mode, explore_noise=noise)
+        chosen, state, _ = choose_action(
+            self.world_model, self.actor, obs, state, action, is_first, mode=mode, explore_noise=noise
+        )
+        return chosen, state
 
     def player(self, *, num_envs: int | None = None, mode: str | None = None, seed: int = 0) -> Player:
         """A stateful callable for your own loop, in `train.eval_mode` unless `mode` says otherwise; see `Player`."""
@@ -325,6 +329,7 @@ class DreamerV2(nn.Module):
             noise=options.explore_noise,
             hold=options.explore_hold,
             wander=options.explore_wander,
+            action_hold=options.action_hold,
             ensemble=self.ensemble if mode != "explore" else None,  # collecting is not made slower
         )
 

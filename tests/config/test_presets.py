@@ -153,6 +153,9 @@ DEMO = {
     "train.eval_every": 2000,
     "train.eval_episodes": 20,
     "train.eval_mode": "train",
+    "hierarchy.goal_layers": 2,  # sizes of what it does not have: for director+demo
+    "hierarchy.goal_dim": 128,
+    "hierarchy.goal_lr": 1e-3,
 }
 
 
@@ -167,7 +170,7 @@ def test_the_presets_of_the_plan_exist():
     assert set(NAMES) == {
         "default", "atari", "atari-paper", "atari100k", "dmc-vision", "dmc-proprio", "crafter", "minigrid",
         "demo", "small", "vector", "debug", "seed", "dreamerv1", "dreamerv2", "dreamerv3", "minatar", "dmc-small",
-        "auto", "explore",
+        "auto", "explore", "director",
     }  # fmt: skip
 
 

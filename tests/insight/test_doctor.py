@@ -388,6 +388,43 @@ def test_causes_stand_before_effects_and_five_are_enough():
     assert len(RULES) == len(set(RULES))
 
 
+HIERARCHY = {
+    "goals/perplexity": [5.0] * 9,
+    "imagination/goal_start": [0.2] * 9,
+    "imagination/goal_reached": [0.1, 0.2, 0.3] + [0.5] * 6,
+    "imagination/reward": [0.01, 0.02, 0.03] * 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "verdict", "level"),
+    [
+        ("goals/perplexity", [5.0] * 5 + [1.1] * 4, "one goal code in use", "FAIL"),
+        ("imagination/goal_reached", [0.6] * 3 + [0.21] * 6, "goals never reached", "WARN"),
+        ("imagination/reward", [0.1] * 6 + [0.02] * 3, "manager's reward never moves", "WARN"),
+    ],
+)
+def test_faults_of_a_hierarchy_are_found_in_what_it_logs(key, values, verdict, level):
+    def judged(metrics, **settings):
+        at = {name: list(range(100, 1000, 100)) for name in metrics}
+        history = replace(LEARNT, metrics=LEARNT.metrics | metrics, at=LEARNT.at | at)
+        return [(f.verdict, f.level) for f in verdicts(history=history, **settings)]
+
+    assert judged(HIERARCHY, goal_every=8) == [("healthy", "OK")]
+    assert judged(HIERARCHY | {key: values}, goal_every=8) == [(verdict, level)]
+    assert judged(HIERARCHY | {key: values}) == [("healthy", "OK")]
+    assert judged({name: row[-3:] for name, row in (HIERARCHY | {key: values}).items()}, goal_every=8) == [
+        ("healthy", "OK")
+    ]
+
+
+def test_goals_that_begin_nearly_reached_are_no_fault():
+    near = HIERARCHY | {"imagination/goal_start": [0.9] * 9, "imagination/goal_reached": [0.9] * 9}
+    at = {name: list(range(100, 1000, 100)) for name in near}
+    history = replace(LEARNT, metrics=LEARNT.metrics | near, at=LEARNT.at | at)
+    assert verdicts(history=history, goal_every=8)[0].verdict == "healthy"
+
+
 def test_too_early_judges_only_what_needs_no_learning():
     young = replace(LEARNT, updates=int(LIMITS["early updates"]) - 1)
     assert [f.verdict for f in verdicts(replace(SOUND, kl=40.0), young)] == ["too early to tell"]

@@ -36,6 +36,7 @@ RUNS = {
     "v3": (CountingEnv, "dreamerv3+small", SMALL),
     "explore": (CountingEnv, "debug", {"members": 3, "behavior.explore": "ensemble", "uncertainty_penalty": 0.1}),
     "imitating": (CountingEnv, "debug", {"cloning": True, "bc_scale": 0.5}),
+    "hierarchy": (CountingEnv, "debug", {"goal_every": 3, "goal_dim": 16, "goal_layers": 1}),
     "deterministic": (CountingEnv, "debug", {"deterministic": True, "log_steps": 10}),
     "far": (CountingEnv, "debug", {"model.overshooting": 0.1, "model.open_loop_heads": 0.1, "overshooting_depth": 4}),
 }

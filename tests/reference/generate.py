@@ -15,11 +15,17 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from . import agents, cases_behaviour, cases_ensemble, cases_model
+from . import agents, cases_behaviour, cases_ensemble, cases_hierarchy, cases_model
 
 GOLDEN = Path(__file__).parents[2] / "src" / "reverie" / "golden"
 TOLERANCE = 1e-12
-FILES = {"model": cases_model, "behaviour": cases_behaviour, "agents": agents, "ensemble": cases_ensemble}
+FILES = {
+    "model": cases_model,
+    "behaviour": cases_behaviour,
+    "agents": agents,
+    "ensemble": cases_ensemble,
+    "hierarchy": cases_hierarchy,
+}
 
 
 def make():

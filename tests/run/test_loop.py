@@ -79,6 +79,25 @@ def test_the_ratio_is_kept_over_a_stop(make_run, tmp_path):
     assert abs(run.clock.updates - earned) <= 1 + 0.7 * 2
 
 
+def test_random_actions_before_learning_are_carried_out_for_as_many_steps_as_asked_for(make_run, tmp_path):
+    run = make_run(tmp_path / "run", RandomLengthEnv, action_hold=4, prefill=60, env_steps=60, num_envs=2, pretrain=0)
+    run.train()
+    fresh = same = 0
+    for stream in range(2):
+        count = int(run.replay.counts[stream])
+        flags, actions = run.replay.data["is_first"][stream], run.replay.data["action"][stream]
+        step = 0
+        for row in range(1, count):
+            step = 0 if flags[row] else step + 1  # 1: the first action of an episode
+            if step > 1 and step % 4 != 1:
+                assert (actions[row] == actions[row - 1]).all()
+                same += 1
+            elif step > 1:
+                fresh += not (actions[row] == actions[row - 1]).all()
+    assert same > 10
+    assert fresh > 3
+
+
 def test_no_update_before_the_prefill_is_there(make_run, tmp_path):
     run = make_run(tmp_path / "run", prefill=80, env_steps=60)
     before = {key: value.clone() for key, value in run.agent.state_dict().items()}

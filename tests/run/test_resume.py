@@ -158,15 +158,17 @@ def test_a_run_keeps_its_number_types_on_another_machine(make_run, tmp_path, mon
             "num_envs": 3,
             "explore_hold": 4.0,
             "explore_wander": 0.5,
+            "action_hold": 3,
             "entropy_target": 0.5,
             "entropy_decay": 20,
             "actor_warmup": 5,
         },
         {"compute.precision": "float32", "compute.fused": "auto", "num_envs": 2},
         {"members": 3, "behavior.explore": "ensemble", "num_envs": 2},
+        {"goal_every": 4, "goal_dim": 16, "goal_layers": 1, "num_envs": 2},
         {"train_ratio": 0.001, "pretrain": 3},  # an evaluation of the same agent: made once, or again after a stop
     ],
-    ids=["plain", "ring", "pretrain", "other-parts", "workers", "held", "fused", "explore", "unchanged"],
+    ids=["plain", "ring", "pretrain", "other-parts", "workers", "held", "fused", "explore", "hierarchy", "unchanged"],
 )
 @pytest.mark.parametrize("screens", ["stopped", "died"])
 def test_going_on_ends_where_not_stopping_does(make_run, tmp_path, settings, screens):

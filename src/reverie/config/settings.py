@@ -273,6 +273,11 @@ class BehaviorConfig:
         "share of the last environment's time that goes to stretches of one random action, `explore_hold` steps long",
         "none; Dabney et al. 2021",
     )
+    action_hold: int = opt(
+        1,
+        "steps that each action is carried out while exploring, whatever the policy says in between; 1: one",
+        "none; Nachum et al. 2019, the control for hierarchies",
+    )
     explore: Literal["none", "ensemble"] = opt(
         "none",
         "ensemble: a second policy, which goes where the members of `ensemble` disagree, acts while training",
@@ -335,6 +340,30 @@ class EnsembleConfig:
         "(`reverie train --adapt`)",
         "Plan2Explore",
     )
+
+
+@dataclass(frozen=True)
+class HierarchyConfig:
+    """A manager that sets goals, a worker that reaches them, instead of one policy (docs/hierarchy.md)."""
+
+    goal_every: int = opt(0, "steps that a goal is kept; 0: no hierarchy", "V2: none; Director: 8")
+    windows: int = opt(
+        2,
+        "goals in a dream, which is so many times `goal_every` steps long; `imagination_horizon` is not used",
+        "Director",
+    )
+    goal_variables: int = opt(8, "variables of a goal's code", "Director")
+    goal_classes: int = opt(8, "classes of each", "Director")
+    goal_layers: int = opt(4, "hidden layers between states and codes, each way", "Director")
+    goal_dim: int = opt(512, "units of these layers", "Director")
+    goal_lr: float = opt(1e-4, "their learning rate", "Director")
+    goal_kl: float = opt(
+        10.0, "nats that a code is kept near, measured from a uniform one; its weight follows", "Director"
+    )
+    task_weight: float = opt(1.0, "weight of the task's reward for the manager, in deviations", "Director")
+    novelty_weight: float = opt(0.1, "weight of states that no code gives back, for the manager", "Director")
+    manager_entropy: float = opt(0.5, "randomness of the manager, as a share of what is possible", "Director")
+    worker_entropy: float = opt(0.5, "randomness of the worker, as a share of what is possible", "Director")
 
 
 @dataclass(frozen=True)
@@ -423,6 +452,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
     ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    hierarchy: HierarchyConfig = field(default_factory=HierarchyConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -100,10 +100,17 @@ _POSITIVE = [
     "behavior.slow_critic_every",
     "behavior.slow_critic_fraction",
     "behavior.actor_critic_layers",
+    "behavior.action_hold",
     "ensemble.member_layers",
     "ensemble.member_dim",
     "ensemble.ensemble_lr",
     "ensemble.start_share",
+    "hierarchy.windows",
+    "hierarchy.goal_variables",
+    "hierarchy.goal_classes",
+    "hierarchy.goal_layers",
+    "hierarchy.goal_dim",
+    "hierarchy.goal_lr",
     "train.env_steps",
     "train.train_ratio",
     "train.batch_size",
@@ -129,6 +136,8 @@ _UNIT = [
     "behavior.entropy_target_final",
     "ensemble.explore_entropy",
     "ensemble.reward_momentum",
+    "hierarchy.manager_entropy",
+    "hierarchy.worker_entropy",
     "train.adam_beta2",
 ]
 #: More than is ever meant; a hostile configuration may ask for it.
@@ -139,9 +148,16 @@ _MOST = {
     "model.overshooting_depth": 100_000,
     "behavior.actor_critic_layers": 1000,
     "behavior.imagination_horizon": 100_000,
+    "behavior.action_hold": 100_000,
     "ensemble.members": 1000,
     "ensemble.member_layers": 1000,
     "ensemble.member_dim": 1_000_000,
+    "hierarchy.goal_every": 10_000,
+    "hierarchy.windows": 1000,
+    "hierarchy.goal_variables": 10_000,
+    "hierarchy.goal_classes": 10_000,
+    "hierarchy.goal_layers": 1000,
+    "hierarchy.goal_dim": 1_000_000,
     "log.keep_checkpoints": 1_000_000,
     "log.keep_videos": 1_000_000,
     "train.seed": 2**32 - 1,  # what NumPy's old generators take, and with them many environments
@@ -168,7 +184,7 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
     faults += [f"'{key}' must be finite" for key in infinite]
     at_most_one = ("behavior.slow_critic_fraction", "ensemble.start_share")
     faults += [f"'{key}' must be at most 1, got {values[key]}" for key in at_most_one if values[key] > 1]
-    faults += _of_ensembles(values)
+    faults += _of_ensembles(values) + _of_hierarchies(values)
     faults += [
         f"'model.detached_heads' may hold {', '.join(_HEADS)}, got '{name}'"
         for name in values["model.detached_heads"]
@@ -228,6 +244,24 @@ def _of_ensembles(values: Mapping[str, Any]) -> list[str]:
         values["ensemble.intrinsic_weight"] or values["ensemble.extrinsic_weight"]
     ):
         faults.append("'ensemble.intrinsic_weight' and 'ensemble.extrinsic_weight' are both 0: nothing to explore for")
+    return faults
+
+
+def _of_hierarchies(values: Mapping[str, Any]) -> list[str]:
+    """What contradicts itself about a hierarchy, as sentences."""
+    if not values["hierarchy.goal_every"]:
+        return []
+    faults = []
+    if values["hierarchy.goal_every"] == 1:
+        faults.append("'hierarchy.goal_every' 1 is a new goal at each step: set at least 2, or 0 for no hierarchy")
+    if values["hierarchy.goal_classes"] == 1:
+        faults.append("'hierarchy.goal_classes' 1 leaves nothing to choose: set at least 2")
+    others = {"behavior.explore": "none", "behavior.uncertainty_penalty": 0.0}
+    faults += [
+        f"'{key}' is not combined with a hierarchy, whose manager explores: leave it, or set 'hierarchy.goal_every' 0"
+        for key, off in others.items()
+        if values[key] != off
+    ]
     return faults
 
 

@@ -311,9 +311,12 @@ def _explain_overflow(
 def _rate(name: str) -> str:
     """The learning rate that moves a parameter, loss or module."""
     part = name.split(".")[0].split("/")[0]
-    return {"actor": "behavior.actor_lr", "critic": "behavior.critic_lr", "slow_critic": "behavior.critic_lr"}.get(
-        part, "model.world_model_lr"
-    )
+    if part == "goals" or name.startswith("actor.goals."):
+        return "hierarchy.goal_lr"
+    if part in ("actor", "manager"):
+        return "behavior.actor_lr"
+    judging = part.split("_")[0] in ("critic", "slow", "novelty", "reach")
+    return "behavior.critic_lr" if judging else "model.world_model_lr"
 
 
 # ----------------------------------------------------------------------------------------------------------- formatting

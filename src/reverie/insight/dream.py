@@ -10,7 +10,7 @@ N starts, K samples of each (with other latent noise, to show the model's uncert
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,10 @@ class Dreamed:
     #: (N, K, T) share of the replay's steps that were less strange to the model before looking; NaN for the first.
     #: None: the agent has no ensemble.
     uncertainty: np.ndarray | None = None
+    #: {key: (N, K, T, H, W, C)}: the goal that a hierarchy has at each step, decoded; empty without one. Before the
+    #: last observed step there is none: gray.
+    goals: dict[str, np.ndarray] = field(default_factory=dict)
+    goal_every: int = 0  # steps that a goal is kept
 
     @property
     def steps(self) -> int:
@@ -156,7 +160,8 @@ def dream_of(
     looked, _ = DiscreteRSSM.rollout_observation(rssm, embed, seen.action, seen.is_first, noise=noise)
     last = State(*(x[:, -1].repeat_interleave(samples, 0) for x in looked))
     noise = rssm.latent.noise(starts * samples, steps - context, generator=chance).to(device)
-    choose = _chooser(agent, batch, context=context, samples=samples, actions=actions, chance=chance)
+    pilot = agent.task.pilot(chance)
+    choose = _chooser(agent, batch, pilot, context=context, samples=samples, actions=actions, chance=chance)
     dreamt = DiscreteRSSM.rollout_imagination(rssm, choose, last, steps - context, noise)
     feat = torch.cat([looked.feat.repeat_interleave(samples, 0), dreamt.feat[:, 1:]], 1)
     given = torch.from_numpy(batch.action[:, :context]).to(device).repeat_interleave(samples, 0)
@@ -179,6 +184,8 @@ def dream_of(
         value=by_sample(agent.critic(feat) * unit),
         action=by_sample(action),
         images=tuple(agent.spec.images),
+        goals={key: by_sample(x).astype(np.uint8) for key, x in _goals(agent, pilot, dreamt.feat, context).items()},
+        goal_every=agent.config.hierarchy.goal_every,
         uncertainty=None if agent.ensemble is None else by_sample(_uncertainty(agent, feat, action)),
     )
 
@@ -191,6 +198,17 @@ def _uncertainty(agent: DreamerV2, feat: Tensor, action: Tensor) -> Tensor:
     return torch.cat([torch.full_like(found[:, :1], torch.nan), found], 1)
 
 
+def _goals(agent: DreamerV2, pilot: Callable[[Tensor], Tensor], feat: Tensor, context: int) -> dict[str, Tensor]:
+    """Pictures of goals. feat (N * K, H + 1, F), from the last observed state on -> {key: (N * K, T, H, W, C)}."""
+    goals = agent.task.goals_of(pilot, feat)
+    if goals is None:
+        return {}
+    shown = agent.world_model.reconstruct(goals)
+    return {
+        key: torch.cat([x[:, :1].expand(-1, context - 1, *x.shape[2:]) * 0 + 205, x], 1) for key, x in shown.items()
+    }
+
+
 def decode(agent: DreamerV2, feat: Tensor) -> dict[str, Tensor]:
     """Decode features to observations in the environment's units. feat (..., F) -> {key: (..., *shape)}."""
     model = agent.world_model
@@ -198,11 +216,18 @@ def decode(agent: DreamerV2, feat: Tensor) -> dict[str, Tensor]:
 
 
 def _chooser(
-    agent: DreamerV2, batch: Batch, *, context: int, samples: int, actions: str, chance: torch.Generator
+    agent: DreamerV2,
+    batch: Batch,
+    pilot: Callable[[Tensor], Tensor],
+    *,
+    context: int,
+    samples: int,
+    actions: str,
+    chance: torch.Generator,
 ) -> Callable[[Tensor], Tensor]:
     """A policy for `rollout_imagination`: feat (N * K, F) -> the next action (N * K, A)."""
     if actions == "policy":
-        return lambda feat: (policy := agent.policy(feat)).sample(policy.noise(chance).to(feat.device))
+        return pilot
     if actions == "random":
         rng = np.random.default_rng(chance.initial_seed())
         return lambda feat: torch.from_numpy(agent.spec.action.random(rng, len(feat))).to(feat.device)

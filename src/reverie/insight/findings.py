@@ -65,6 +65,10 @@ LIMITS: dict[str, float] = {
     "early collapse updates": 600,  # until then model and critic know little
     "collapsed": 0.02,  # less than one in hundreds of choices differs from the most likely one
     "collapsed early": 0.03,  # the same in the first half of a run, when most is still to be explored
+    "code used": 1.3,  # classes of each variable of a goal's code, as perplexity; at the start 4 and more of 8
+    "goal gain": 0.03,  # by how much states are more alike to the goal at the end of a window
+    "goal near": 0.8,  # or nearly there anyway
+    "manager reward": 1e-3,  # spread of the mean reward in dreams, in shares of the largest reward
     "drift floor": 0.8,  # in shares of guessing; a worse reconstruction cannot serve to judge a dream
 }
 

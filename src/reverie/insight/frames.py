@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..run.evaluation import with_ticks
 from .dream import Dreamed
 
 #: Smallest side of a drawn image, in pixels; smaller ones are enlarged by a whole factor.
@@ -23,19 +24,21 @@ def frames(dreamed: Dreamed, key: str = "") -> list[np.ndarray]:
     """One frame for each step, context first. key: the observation, by default the first image. -> uint8 (H, W, 3)."""
     key = key or dreamed.images[0]
     truth, dream = _coloured(dreamed.truth[key]), _coloured(dreamed.dream[key])
-    return [_frame(dreamed, truth, dream, t) for t in range(dreamed.steps)]
+    return [_frame(dreamed, key, truth, dream, t) for t in range(dreamed.steps)]
 
 
 def sheet(dreamed: Dreamed, key: str = "", *, columns: int = 10, start: int = 0) -> np.ndarray:
     """One image of one start: some steps side by side, rows truth, dreams and error. -> uint8 (H, W, 3)."""
     key = key or dreamed.images[0]
     truth, dream = _coloured(dreamed.truth[key])[start], _coloured(dreamed.dream[key])[start]
+    goal = _coloured(dreamed.goals[key])[start, 0] if dreamed.goals else None
     steps = np.unique(np.linspace(0, dreamed.steps - 1, min(columns, dreamed.steps)).round().astype(int))
     scale, (height, width) = _scale(truth.shape[1:3]), truth.shape[1:3]
-    rows = _rows(len(dream))
+    rows = _rows(len(dream), goal is not None)
     canvas, draw = _canvas(len(steps), len(rows), (height * scale, width * scale), TOP)
     for column, t in enumerate(steps):
         cells = _cells(truth[t], dream[:, t], valid=bool(dreamed.valid[start, t]))
+        cells += [] if goal is None else [with_ticks(goal[t], *_place(dreamed, t))]
         x = LEFT + column * (width * scale + GAP)
         looking = t < dreamed.context
         draw.text((x, 8), _step_label(t, dreamed.context), fill=LOOKING if looking else DREAMING, font=_font())
@@ -45,17 +48,20 @@ def sheet(dreamed: Dreamed, key: str = "", *, columns: int = 10, start: int = 0)
     return np.asarray(canvas)
 
 
-def _frame(dreamed: Dreamed, truth: np.ndarray, dream: np.ndarray, t: int) -> np.ndarray:
+def _frame(dreamed: Dreamed, key: str, truth: np.ndarray, dream: np.ndarray, t: int) -> np.ndarray:
     starts, samples = dream.shape[:2]
     height, width = truth.shape[2:4]
-    scale, rows, looking = _scale((height, width)), _rows(samples), t < dreamed.context
+    goal = _coloured(dreamed.goals[key])[:, 0, t] if dreamed.goals else None
+    scale, rows, looking = _scale((height, width)), _rows(samples, goal is not None), t < dreamed.context
     canvas, draw = _canvas(starts, len(rows), (height * scale, width * scale), TOP + 3 * LINE + 4)
     colour = LOOKING if looking else DREAMING
     phase = "observing" if looking else f"dreaming, actions: {dreamed.actions}"
     draw.text((LEFT, 7), f"step {_step_label(t, dreamed.context)}   {phase}", fill=colour, font=_font())
     for start in range(starts):
         x = LEFT + start * (width * scale + GAP)
-        for row, cell in enumerate(_cells(truth[start, t], dream[start, :, t], valid=bool(dreamed.valid[start, t]))):
+        cells = _cells(truth[start, t], dream[start, :, t], valid=bool(dreamed.valid[start, t]))
+        cells += [] if goal is None else [with_ticks(goal[start], *_place(dreamed, t))]
+        for row, cell in enumerate(cells):
             _paste(canvas, draw, cell, (x, TOP + row * (height * scale + GAP)), (height, width), scale, looking)
         y = TOP + len(rows) * (height * scale + GAP)
         for line, text in enumerate(_numbers(dreamed, start, t)):
@@ -75,8 +81,16 @@ def _step_label(t: int, context: int) -> str:
     return f"{t - context + 1:+d}" if t >= context else f"{t - context + 1}"
 
 
-def _rows(samples: int) -> list[str]:
-    return ["truth", *(f"dream {k + 1}" if samples > 1 else "dream" for k in range(samples)), "error"]
+def _rows(samples: int, goal: bool) -> list[str]:
+    """The last row, if there is one: the goal of the first dream."""
+    dreams = [f"dream {k + 1}" if samples > 1 else "dream" for k in range(samples)]
+    return ["truth", *dreams, "error", *(["goal"] if goal else [])]
+
+
+def _place(dreamed: Dreamed, t: int) -> tuple[int, int]:
+    """(steps of the window that are over, steps of a window); (0, 0) while there is no goal."""
+    over = t - (dreamed.context - 1)
+    return (over % dreamed.goal_every, dreamed.goal_every) if over >= 0 else (0, 0)
 
 
 def _cells(truth: np.ndarray, dreams: np.ndarray, *, valid: bool) -> list[np.ndarray | None]:

@@ -206,6 +206,49 @@ ENTRIES: tuple[Entry, ...] = (
        "(behavior.bc_scale).", "Near cloning/loss: it stays where the data is.", "Far above: raise behavior.bc_scale."),
     _e("imagination/penalty", "extensions/explore.py:__call__", "reward", "Mean of what behavior.uncertainty_penalty takes off "
        "dreamed rewards.", "Below the spread of rewards.", "Larger: nothing but the penalty counts; behavior.uncertainty_penalty."),
+    # --------------------------------------------------------------------------------------------------------- hierarchy
+    _e("goals/loss", "extensions/director.py:loss", "mixed", "Loss of the goal autoencoder: squared error plus weighted KL "
+       "(docs: hierarchy).", "Falls.", "Flat: hierarchy.goal_lr, hierarchy.goal_dim."),
+    _e("goals/error", "extensions/director.py:loss", "share", "Squared error of states given back by their codes, as a share of "
+       "the states' variance in a batch.", "Below 0.5, falling.", "Near 1: codes say nothing; hierarchy.goal_lr, hierarchy.goal_variables."),
+    _e("goals/kl", "extensions/director.py:loss", "nats", "KL of codes from uniform ones.", "Near hierarchy.goal_kl.",
+       "0: no information in the codes; at its maximum: codes without chance."),
+    _e("goals/kl_weight", "extensions/director.py:loss", "weight", "Weight of goals/kl, which follows hierarchy.goal_kl.",
+       "Between its limits 1e-5 and 1.", "At a limit for long: the target cannot be reached; hierarchy.goal_kl."),
+    _e("goals/perplexity", "extensions/director.py:loss", "classes", "How many classes each variable of the code uses over a batch.",
+       "Above half of hierarchy.goal_classes.", "Near 1: one code for all states; hierarchy.goal_lr."),
+    _e("goals/grad_norm", "train.py:_step", "norm", "Gradient norm of the goal autoencoder before clipping.", "Below train.grad_clip.",
+       "Above it for long: lower hierarchy.goal_lr."),
+    _e("manager/loss", "extensions/director.py:policy_loss", "deviations", "The manager's loss. Its size has little meaning.",
+       "Anything finite.", "Look at manager/entropy and critic/value."),
+    _e("manager/entropy", "actor_critic.py:compute_actor_loss", "nats", "Entropy of the manager's codes.",
+       "Falls to hierarchy.manager_entropy of its maximum.", "At its maximum for long: no goal is better than others; manager/task_share."),
+    _e("manager/advantage", "actor_critic.py:compute_actor_loss", "deviations", "Mean of the manager's advantages, both critics together.",
+       "Near 0.", "Far from 0: its critics lag behind; behavior.critic_lr."),
+    _e("manager/advantage_std", "actor_critic.py:compute_actor_loss", "deviations", "Their standard deviation.", "Near 1.",
+       "Far from 1 for long: returns change faster than their scale follows."),
+    _e("manager/entropy_weight", "extensions/director.py:policy_loss", "deviations per nat", "Weight of the manager's entropy.",
+       "Low while the manager is random enough.", "At 10 for long: hierarchy.manager_entropy cannot be reached; lower it."),
+    _e("manager/grad_norm", "train.py:_step", "norm", "Gradient norm of the manager before clipping.", "Below train.grad_clip.",
+       "Above it for long: lower behavior.actor_lr."),
+    _e("manager/task_share", "extensions/director.py:manager_losses", "share", "Share of the task's reward in what drives the manager; "
+       "the rest is novelty.", "Near 0.9 with the weights 1 and 0.1.", "Near 0: advantages of the task are all 0; are there rewards?"),
+    _e("<level>_critic/loss", "extensions/director.py:judge", "reward squared or nats", "Loss of a critic: reach_critic judges what the worker "
+       "reaches, novelty_critic what is new to the goals.", "Falls, with bumps.", "Growing: lower behavior.critic_lr."),
+    _e("<level>_critic/value", "actor_critic.py:compute_critic_loss", "max-cosine, or squared error of h", "Its mean value of dreamed states.",
+       "reach_critic: rises, at most 1 / (1 - gamma).", "See imagination/goal_reached."),
+    _e("<level>_critic/target", "actor_critic.py:compute_critic_loss", "as its value", "Mean lambda-return.", "Near its value.",
+       "Far from it: the critic lags behind; behavior.critic_lr."),
+    _e("<level>_critic/error", "actor_critic.py:compute_critic_loss", "as its value", "Mean distance of values from lambda-returns.",
+       "A small share of the range of values.", "See its loss."),
+    _e("<level>_critic/grad_norm", "train.py:_step", "norm", "Its gradient norm before clipping.", "Below train.grad_clip.",
+       "Above it for long: lower behavior.critic_lr."),
+    _e("imagination/goal_start", "extensions/director.py:worker_losses", "up to 1", "How alike states are to a goal when it is set: max-cosine.",
+       "Below imagination/goal_reached.", "As high as it: goals are what the agent already sees, or are not pursued."),
+    _e("imagination/goal_reached", "extensions/director.py:worker_losses", "up to 1", "The same after hierarchy.goal_every steps of the worker.",
+       "Above imagination/goal_start, rising.", "Not above it: the worker learns nothing; behavior.actor_lr, hierarchy.goal_every."),
+    _e("imagination/novelty", "extensions/director.py:manager_losses", "squared", "Squared error of dreamed states given back by their codes, mean "
+       "over the numbers of h: what the manager explores for.", "Falls while the codes learn.", "Flat and large: see goals/error."),
 )  # fmt: skip
 
 _PATTERNS = [(re.compile(re.sub(r"<[^>]+>", "(.+)", re.escape(entry.key).replace(r"\<", "<").replace(r"\>", ">"))), entry)

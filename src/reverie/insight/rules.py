@@ -17,6 +17,7 @@ from .rules_behavior import (
     imagination_drift,
     one_sided,
 )
+from .rules_hierarchy import goals_not_reached, manager_blind, one_code
 from .rules_model import (
     actions_ignored,
     bad_input_scaling,
@@ -65,6 +66,9 @@ RULES: tuple[Rule, ...] = (
     prior_not_learning,
     continue_miscalibrated,
     never_been,
+    one_code,
+    goals_not_reached,
+    manager_blind,
     critic_diverging,
     one_sided,
     early_collapse,

@@ -325,6 +325,8 @@ def make_policy_in_dreams(
         own = {"world_model"}.union(*(behavior.parts for behavior in fresh.behaviors))
         kept = {key: value for key, value in run.agent.state_dict().items() if key.split(".")[0] not in own}
         fresh.load_state_dict(fresh.state_dict() | kept)
+        for mine, trained in zip(fresh.learners, run.agent.learners, strict=True):  # no policy: goals, ensembles
+            mine.module.load_state_dict(trained.module.state_dict())
         fresh.behaviors = fresh.behaviors[:1]
         fresh.world_model = fresh.task.world_model = run.agent.world_model  # the very one: whatever was changed in it
         fresh.optimizers = build_optimizers(config, fresh.task.learning)
@@ -394,11 +396,7 @@ def optimism_of(
     start = State(*(x[chosen[:, 0], chosen[:, 1]] for x in state))
     generator = private_generator(seed)
     noise = agent.world_model.rssm.latent.noise(len(chosen), horizon, generator=generator).to(agent.device)
-
-    def choose(feat: Tensor) -> Tensor:
-        policy = agent.policy(feat)
-        return policy.mode() if mode == "eval" else policy.sample(policy.noise(generator).to(feat.device))
-
+    choose = agent.task.pilot(generator, likely=mode == "eval")
     dream = DiscreteRSSM.rollout_imagination(agent.world_model.rssm, choose, start, horizon, noise)
     feat, unit = dream.feat[:, 1:], agent.world_model.reward_unit
     alive = agent.world_model.continues(feat).clamp(0, 1).cumprod(1)

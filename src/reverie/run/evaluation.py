@@ -14,6 +14,7 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from ..config import Config
@@ -23,6 +24,7 @@ from ..envs.border import FAULTS, describe_error, require_apart
 from ..envs.images import area_resize
 from ..envs.spaces import MASK, Spec
 from ..errors import UserError
+from ..extensions.director import goal_feat
 from ..files import write_file
 from ..player import Player
 from ..train import DreamerV2
@@ -128,12 +130,14 @@ def evaluate(
     stopped: Callable[[], bool] = lambda: False,
     report: Callable[[int, int], None] = lambda done, longest: None,
     follow: Callable[[dict[str, np.ndarray]], None] = lambda row: None,
+    beside: Callable[[], np.ndarray | None] = lambda: None,
 ) -> Evaluation:
     """Play exactly `episodes` episodes. Each environment plays a fixed number of them: no preference for short ones.
 
     `stopped` is asked after every step and ends the evaluation early, with the episodes so far. An episode longer than
     MAX_LENGTH is cut there, so that a task without an end does not hang. `report` is called after every step with the
-    number of episodes that are done and the steps of the longest unfinished one; `follow` with every row.
+    number of episodes that are done and the steps of the longest unfinished one; `follow` with every row. `beside`
+    gives what frames of the video show on their right (H, W, 3).
     """
     collector = Collector(envs, seed=seed)
     quota = np.full(envs.num_envs, episodes // envs.num_envs)
@@ -144,7 +148,7 @@ def evaluate(
     for row, finished in collector.rows(act):
         follow(row)
         if recording is not None:
-            recording.add(row)
+            recording.add(row, beside)
         for episode in finished:
             if quota[episode.index] > 0 and not episode.crashed:
                 quota[episode.index] -= 1
@@ -212,6 +216,46 @@ def random_policy(random: Callable[[int, np.ndarray | None], np.ndarray]) -> Act
     return lambda obs, is_first: random(len(is_first), obs.get(MASK))
 
 
+class GoalStrip:
+    """What a hierarchy goes for in environment 0, as pictures: the goal of the last action and how old it is."""
+
+    def __init__(self, player: Player) -> None:
+        self.player = player
+
+    def __call__(self) -> np.ndarray | None:
+        """-> uint8 (H, W, 3); None without a hierarchy or without images."""
+        player = self.player
+        goal, every = player.plan.get("goal"), getattr(player.actor, "every", 0)
+        images = player.world_model.encoder.image_keys
+        if goal is None or not images:
+            return None
+        with torch.no_grad():
+            feat = goal_feat(player.world_model.rssm, goal[:1])
+            image = player.world_model.reconstruct(feat)[images[0]][0].cpu().numpy()
+        image = image[..., -3:] if image.shape[-1] % 3 == 0 else image[..., -1:].repeat(3, -1)
+        return with_ticks(image, int(player.plan["step"][0] - 1) % every, every)
+
+
+def with_ticks(image: np.ndarray, over: int, every: int) -> np.ndarray:
+    """A picture with a tick for each step of a window along its lower edge, bright for steps that began. (H, W, 3)."""
+    image, width = image.copy(), image.shape[1]
+    height = max(1, len(image) // 16)
+    for step in range(every):
+        left, right = step * width // every, max(step * width // every + 1, (step + 1) * width // every - 1)
+        image[-height:, left:right] = (255, 200, 0) if step <= over else (60, 60, 60)
+    return image
+
+
+def _beside(frame: np.ndarray, other: np.ndarray | None) -> np.ndarray:
+    """Two pictures side by side, the second made as high as the first, its pixels as squares. uint8 (H, W, 3)."""
+    if other is None:
+        return frame
+    height = len(frame)
+    rows = np.arange(height) * len(other) // height
+    columns = np.arange(max(1, other.shape[1] * height // len(other))) * len(other) // height
+    return np.concatenate([frame, other[rows][:, columns.clip(max=other.shape[1] - 1)]], 1)
+
+
 Camera = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
@@ -224,13 +268,13 @@ class Recording:
         self._stride = 1
         self._seen = 0
 
-    def add(self, row: dict[str, np.ndarray]) -> None:
-        """One more row of the evaluation."""
+    def add(self, row: dict[str, np.ndarray], beside: Callable[[], np.ndarray | None] = lambda: None) -> None:
+        """One more row of the evaluation; beside: what is shown on the right."""
         if self._camera is None:
             return
         if self._seen % self._stride == 0 or row["is_last"][0]:
             try:
-                frame = self._camera(row)
+                frame = _beside(self._camera(row), beside())
                 self.frames.append(frame if not self.frames else area_resize(frame, *self.frames[0].shape[:2]))
             except FAULTS as error:
                 self.frames, self._camera, self.note = [], None, _no_video(error)
@@ -355,7 +399,14 @@ class Evaluator:
         seed, video = 10_000 + 1000 * settings.seed, self.config.log.video
         report = SlowEvaluation(settings.eval_episodes, say)
         return evaluate(
-            envs, player.act, settings.eval_episodes, seed=seed, video=video, stopped=stopped, report=report
+            envs,
+            player.act,
+            settings.eval_episodes,
+            seed=seed,
+            video=video,
+            stopped=stopped,
+            report=report,
+            beside=GoalStrip(player),
         )
 
     def close(self) -> None:

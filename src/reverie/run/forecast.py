@@ -159,7 +159,8 @@ def make_forecast(agent: DreamerV2, directory: Path, *, step_seconds: float = 0.
     update = max(0, highest - now) + (VIDEO if config.log.video else 0)
     per_step = step_seconds + act_seconds + config.train.train_ratio * update_seconds
     fresh = min(rows, int(config.train.checkpoint_every / max(1e-9, per_step)) + 1, _rows_of(config))
-    weights, moments = _bytes(agent), sum(2 * _bytes(agent.get_submodule(name)) for name in agent.optimizers)
+    learning = [x for optimizer in agent.optimizers.values() for x in optimizer.parameters]
+    weights, moments = _bytes(agent), sum(2 * x.numel() * x.element_size() for x in learning)
     disk = rows * row_bytes * (2 if on_disk else 1) + (config.log.keep_checkpoints + 1) * (weights + moments) + weights
     disk += VIDEO_FILE * kept_videos(config)
     return Forecast(

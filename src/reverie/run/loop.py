@@ -370,7 +370,9 @@ class Run:
         player = self.state.player
         self._before = player.memory(), player.generator.get_state(), self.state.rng.bit_generator.state
         if not self.clock.prefilled:
-            action = self.spec.action.random(self.state.rng, len(is_first), obs.get(MASK))
+            action = self._kept_action(
+                self.spec.action.random(self.state.rng, len(is_first), obs.get(MASK)), obs, is_first
+            )
             longest = self.config.behavior.explore_hold
             if longest <= 1 or MASK in obs:  # what was allowed may not be any more
                 return action
@@ -378,6 +380,17 @@ class Run:
             fresh = renewed(draw, longest).numpy() | is_first
             return np.where(fresh[:, None], action, self.state.collector.last_action)
         return player.act(obs, is_first)
+
+    def _kept_action(self, action: np.ndarray, obs: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
+        """`behavior.action_hold` for the random actions before learning. action (N, A) -> (N, A)."""
+        hold, collector = self.config.behavior.action_hold, self.state.collector
+        if hold == 1:
+            return action
+        last = np.nan_to_num(collector.last_action)  # NaN where an episode begins
+        fresh = is_first | (collector.lengths % hold == 0)
+        if MASK in obs:
+            fresh = fresh | ((last != 0) & (obs[MASK] == 0)).any(-1)
+        return np.where(fresh[:, None], action, last)
 
     def _undo_act(self) -> None:
         """Undo the choice of an action whose step failed: a resumed run chooses again."""

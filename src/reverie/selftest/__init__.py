@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import UserError
-from . import behaviour, ensemble, update, world
+from . import behaviour, ensemble, hierarchy, update, world
 from .golden import TOLERANCE, Check, Found, GoldenCase, compare, load_cases
 
 __all__ = ["CHECKS", "Check", "Result", "run_checks", "selftest_command"]
 
-CHECKS: list[Check] = [*world.CHECKS, *behaviour.CHECKS, *update.CHECKS, *ensemble.CHECKS]
+CHECKS: list[Check] = [*world.CHECKS, *behaviour.CHECKS, *update.CHECKS, *ensemble.CHECKS, *hierarchy.CHECKS]
 
 
 class CheckResult(NamedTuple):
