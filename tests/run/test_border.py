@@ -1,5 +1,6 @@
 """Runs on environments that break: what was learnt is kept, and what a run does not need never ends it."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -49,6 +50,22 @@ def fail(*_):
     raise RuntimeError("the simulator is gone")
 
 
+class PanicException(BaseException):
+    """As extensions in Rust raise it."""
+
+
+def panic(*_):
+    raise PanicException("index out of bounds")
+
+
+def cancel(*_):
+    raise asyncio.CancelledError("a task of the environment's")
+
+
+def leave(*_):
+    raise SystemExit("the window was closed")
+
+
 def nan(env, obs, *rest):
     return obs * np.float32(np.nan), *rest
 
@@ -75,11 +92,12 @@ class Lines(Progress):
 
 
 @BOTH
-@pytest.mark.parametrize("fault", [nan, fail])
+@pytest.mark.parametrize("fault", [nan, fail, panic, cancel, leave])
 def test_an_environment_that_breaks_late_costs_nothing(make_run, tmp_path, backend, fault):
     run = make_run(tmp_path / "run", lambda: Odd(since=40, step=fault), backend=backend, **QUICK, env_steps=1000)
     run.state.envs.max_restarts = 0  # of workers
-    with pytest.raises(UserError, match=r"NaN at step 41|the simulator is gone"):
+    words = "NaN at step 41|the simulator is gone|PanicException|CancelledError|SystemExit"
+    with pytest.raises(UserError, match=words):
         run.train()
     assert saved(tmp_path / "run") == [80 if backend == "sync" or fault is nan else run.clock.env_steps]
     back = make_run(tmp_path / "run", long_counting, backend=backend, **QUICK, env_steps=1000)
@@ -145,7 +163,7 @@ def test_a_worker_that_dies_while_it_plays_again_begins_new_episodes(make_run, t
     assert run.clock.env_steps >= 90
 
 
-@pytest.mark.parametrize("fault", [nan, fail])
+@pytest.mark.parametrize("fault", [nan, fail, panic, cancel, leave])
 def test_an_evaluation_that_breaks_does_not_cost_what_was_learnt(make_run, tmp_path, fault):
     made = []
 

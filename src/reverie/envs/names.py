@@ -23,7 +23,7 @@ from typing import Any
 import gymnasium as gym
 
 from ..errors import UserError
-from .border import FAULTS
+from .border import pass_on, text_of
 from .family import family_of, names_function
 from .plain import from_gymnasium
 
@@ -132,7 +132,8 @@ def _importable(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
-    except FAULTS as error:  # of the package around it, which is imported for this
+    except BaseException as error:  # of the package around it, which is imported for this
+        pass_on(error)
         raise _fails(module, error) from error
 
 
@@ -140,7 +141,8 @@ def load_module(where: str) -> Any:
     """The module of a file (an absolute path) or of that name, imported once per process. Raises UserError."""
     try:
         return _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except FAULTS as error:
+    except BaseException as error:
+        pass_on(error)
         if isinstance(error, UserError):
             raise
         raise _fails(where, error) from error
@@ -176,5 +178,5 @@ def _shown(where: str) -> str:
 
 
 def _fails(where: str, error: BaseException) -> UserError:
-    described = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    described = f"{type(error).__name__}: {' '.join(text_of(error).split())[:200]}".removesuffix(": ")
     return UserError(f"importing {_shown(where)} fails ({described}).", "Run it with python first.")

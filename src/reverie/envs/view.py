@@ -12,7 +12,6 @@ from gymnasium import spaces
 
 from ..errors import UserError
 from .border import (
-    FAULTS,
     LARGEST,
     EnvironmentFailed,
     Notes,
@@ -27,6 +26,7 @@ from .border import (
     number_of,
     numbers_in,
     observation_and_info,
+    pass_on,
     plain_metadata,
     require_finite,
     require_spaces,
@@ -95,7 +95,8 @@ class AgentView(gym.Wrapper):
         """The environment's own; None if it is no text."""
         try:
             mode = self.env.render_mode
-        except FAULTS:
+        except BaseException as error:
+            pass_on(error)
             return None
         return mode if isinstance(mode, str) else None
 
@@ -109,7 +110,8 @@ class AgentView(gym.Wrapper):
             result = self.env.reset(**kwargs)
         except (UserError, MemoryError):
             raise
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             raise reset_failure(self.env, error, kwargs, self._when(first=True)) from error
         obs, info = observation_and_info(self.env, result, self._when(first=True))
         return obs, info if isinstance(info, dict) else self._no_info("reset", info)
@@ -124,7 +126,8 @@ class AgentView(gym.Wrapper):
             result: Any = self.env.step(own)
         except (UserError, MemoryError):
             raise
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             raise step_failure(self.env, own, error, self._when()) from error
         if type(result) is not tuple or len(result) != 5:
             result = five_values(result, self._when())
@@ -147,7 +150,8 @@ class AgentView(gym.Wrapper):
     def render(self) -> Any:
         try:
             image = self.env.render()
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             raise EnvironmentFailed(f"render raises {describe_error(error)}.", "Fix it at that line.") from error
         if self.render_mode != "rgb_array":
             return image
@@ -158,7 +162,8 @@ class AgentView(gym.Wrapper):
     def close(self) -> None:
         try:
             self.env.close()
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             self.notes.add(f"close of the environment raises {describe_error(error)}: nothing is lost")
 
     def _when(self, *, first: bool = False) -> str:
@@ -227,7 +232,8 @@ class AgentView(gym.Wrapper):
             own = entry(obs, path) if path else self._mask_of(info) if self._mask_of is not None else None
         except UserError as error:
             raise UserError(f"{error.message.rstrip('.')}{when}.", error.hint) from None
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             raise UserError(
                 f"the action mask is unusable{when}: {describe_error(error)}.",
                 "Give one number per choice, 1: allowed.",
@@ -247,7 +253,8 @@ class AgentView(gym.Wrapper):
             mask, none = action.encode_mask(own), own is not None and not ended and action.forbids_all(own)
         except UserError as error:
             raise UserError(f"{error.message.rstrip('.')}{when}.", error.hint) from None
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             raise UserError(
                 f"the action mask is {kind_of(own)}{when}, not numbers.", "Give one number per choice, 1: allowed."
             ) from error

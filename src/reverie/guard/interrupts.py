@@ -15,16 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..errors import Stopped
+
 #: Seconds that a run has to end by itself before it is interrupted; a checkpoint comes after them.
 PATIENCE = 10.0
 #: Seconds until the next attempt to interrupt a run that is writing a checkpoint.
 AGAIN = 0.5
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
-
-
-class Stopped(BaseException):
-    """A signal ended the program here. Not an Exception: only the end of a run should catch it."""
 
 
 class Stopping:

@@ -23,11 +23,11 @@ from ..data.replay_log import ReplayLog
 from ..envs import EnvLike
 from ..envs.fingerprint import fingerprint
 from ..envs.spaces import MASK, Spec
-from ..errors import UserError
+from ..errors import Stopped, UserError
 from ..fast.modes import seed_everything, usual_switches
 from ..files import absolute, remove_drafts, writing
 from ..finite import NonFinite
-from ..guard.interrupts import Stopped, on_signals
+from ..guard.interrupts import on_signals
 from ..guard.lock import RunLock
 from ..guard.memory import enough_memory
 from ..ops import SCALAR_TRANSFORMS, renewed
