@@ -41,14 +41,14 @@ from reverie.run.logger import Events, Logger, read_lines
 from reverie.run.progress import Progress
 
 
-@pytest.mark.parametrize("name", [function.__name__ for function in QUICK])
+@pytest.mark.parametrize("name", QUICK)
 def test_a_fault_in_a_real_process(name):
     row = run_row(name)
     assert row.ok, row
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [function.__name__ for function in SLOW])
+@pytest.mark.parametrize("name", SLOW)
 def test_a_fault_in_a_real_process_that_takes_longer(name):
     row = run_row(name)
     if row.ok is None:
