@@ -4,9 +4,11 @@ The same in both backends: `EnvSlice` is what a worker process runs, here withou
 """
 
 import asyncio
+import collections
 import enum
 import json
 import pickle
+import re
 import signal
 from functools import partial
 
@@ -449,6 +451,62 @@ def test_an_alarm_of_the_environments_own_is_its_fault():
             env.step(np.zeros(2))
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+class Gone(dict):
+    """An info or a log that another machine holds, which has gone."""
+
+    def _raise(self, *_):
+        raise ConnectionError("gone")
+
+    get = items = __contains__ = __getitem__ = __iter__ = _raise
+
+
+class Proxy:
+    def __getattr__(self, name):
+        raise ConnectionError(f"no {name}")
+
+
+@pytest.mark.parametrize(
+    ("info", "noted"),
+    [
+        (lambda self: Gone(a=1), 2),  # of reset and of step
+        (lambda self: Gone(action_mask=[1, 1]), 2),
+        (lambda self: {"log": Gone(a=1)}, 1),
+        (lambda self: {"log": {"a": Proxy()}}, 1),
+    ],
+)
+def test_infos_that_raise_are_left_out_with_a_note(vector, info, noted):
+    envs = vector(partial(Task, info=info, reset_info=info))
+    found = " ".join(str(news) for news in play(envs, 101))
+    assert found.count(" is left out") == noted
+    assert "raises ConnectionError (gone) in" in found or "is not a finite number" in found
+
+
+def test_an_info_of_a_class_of_its_own_is_read_as_a_dict_is():
+    env = AgentView(Task(info=collections.OrderedDict(log={"a": 1}), reset_info=collections.defaultdict(int)))
+    env.reset(seed=0)
+    assert env.step(np.eye(2)[0])[-1] == {"log": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"reward": lambda self: Proxy()}, "the reward is of type Proxy at step 1, not a number"),
+        ({"ended": lambda self: Proxy()}, "terminated is of type Proxy at step 1, not a bool"),
+        ({"step": lambda self: Proxy()}, "step returns a Proxy, not 5 values at step 1"),
+        ({"obs": lambda self: Proxy()}, "'observation' is of type Proxy at step 1, not numbers"),
+    ],
+)
+def test_a_value_whose_attributes_raise_is_a_sentence(vector, parts, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        play(vector(partial(Task, since=1, **parts)))
+
+
+@pytest.mark.parametrize("mask", [[np.nan, 1], np.array([1, np.nan]), (float("nan"), 0)])
+def test_a_mask_of_nan_is_a_sentence(vector, mask):
+    with pytest.raises(UserError, match="the action mask contains NaN at step 1"):
+        play(vector(partial(Task, reset_info={"action_mask": [1, 1]}, info={"action_mask": mask})))
 
 
 class Unprintable(Exception):

@@ -420,6 +420,21 @@ def test_a_run_that_ends_in_time_is_not_broken_off():
     assert threading.active_count() == threads
 
 
+def test_handlers_that_an_environment_installs_are_replaced_again():
+    stopping, asked = Stopping(), []
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert stopping.keep() == []
+    with on_signals(stopping, lambda: asked.append(1)):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, lambda *_: None)
+        assert stopping.keep() == ["SIGINT", "SIGTERM"]
+        assert stopping.keep() == []
+        send("SIGTERM")
+        assert asked == [1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert stopping.keep() == []
+
+
 def test_nohup_is_respected(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

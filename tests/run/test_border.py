@@ -105,6 +105,34 @@ def test_an_environment_that_breaks_late_costs_nothing(make_run, tmp_path, backe
     back.close()
 
 
+@pytest.mark.parametrize("own", [signal.SIG_IGN, signal.SIG_DFL, lambda *_: None])
+@pytest.mark.parametrize(("since", "phase"), [(5, "prefill"), (40, "training"), (60, "evaluation")])
+def test_an_environment_that_handles_signals_itself_does_not_keep_the_run_from_stopping(
+    make_run, tmp_path, own, since, phase
+):
+    """As simulators with a loop of their own do when they start."""
+    steps = []
+
+    def step(env, *result):
+        steps.append(env)
+        if len(steps) == since:
+            signal.signal(signal.SIGTERM, own)
+        if len(steps) == since + 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    more = {"eval_every": 50} if phase == "evaluation" else {"eval_every": 0}
+    screen = Lines()
+    run = make_run(
+        tmp_path / "run", lambda: Odd(step=step), **QUICK | {"num_envs": 1} | more, prefill=20, env_steps=999
+    )
+    run.train(screen)
+    assert run.state.stopping.signal == "SIGTERM"
+    assert run.clock.env_steps < 80
+    assert saved(tmp_path / "run") == [run.clock.env_steps]
+    assert any("the environment handles SIGTERM itself" in line for line in screen.lines)
+
+
 def test_a_hang_and_sigterm_with_workers_cost_nothing(make_run, tmp_path):
     run = make_run(
         tmp_path / "run",

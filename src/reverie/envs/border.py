@@ -303,12 +303,14 @@ def _fits(env: gym.Env, value: Any) -> bool:
 
 def number_of(reward: Any, when: str) -> float:
     """A reward as a float that is finite where it is stored. Raises UserError."""
-    if getattr(reward, "ndim", 0) != 0 or not (hasattr(reward, "__float__") or isinstance(reward, numbers.Real)):
-        raise UserError(f"the reward is {kind_of(reward)}{when}, not a number.", "Return float(reward).")
     try:
+        if getattr(reward, "ndim", 0) != 0 or not (hasattr(reward, "__float__") or isinstance(reward, numbers.Real)):
+            raise UserError(f"the reward is {kind_of(reward)}{when}, not a number.", "Return float(reward).")
         number = math.nan if reward is np.ma.masked else float(reward)  # NumPy would warn and make it NaN, too
     except OverflowError:  # a whole number of any length
         number = math.inf
+    except UserError:
+        raise
     except BaseException as error:
         pass_on(error)
         raise UserError(
@@ -381,9 +383,9 @@ def require_finite(key: str, array: np.ndarray, when: str) -> None:
 
 def image_of(value: Any, scale: float = 255.0) -> np.ndarray:
     """What `render` returned as uint8 (H, W, C). scale: of floats. Raises UserError."""
-    if isinstance(value, list | tuple) and value and np.ndim(value[-1]) >= 2:
-        value = value[-1]  # of several frames the last one
     try:
+        if isinstance(value, list | tuple) and value and np.ndim(value[-1]) >= 2:
+            value = value[-1]  # of several frames the last one
         array = np.asarray(value)
     except BaseException as error:
         pass_on(error)
@@ -425,8 +427,14 @@ def episode_log(info: Any, notes: Notes) -> dict[str, float]:
     if not isinstance(found, Mapping):
         notes.add(f"info['log'] is {kind_of(found)}, not a dict of numbers: it is left out")
         return {}
+    try:
+        items = list(found.items())
+    except BaseException as error:
+        pass_on(error)
+        notes.add(f"info['log'] raises {describe_error(error)}: it is left out")
+        return {}
     log = {}
-    for key, value in found.items():
+    for key, value in items:
         number = _finite(value)
         if number is None:
             notes.add(f"info['log']['{_printable(key)}'] is not a finite number: it is left out")
@@ -436,9 +444,9 @@ def episode_log(info: Any, notes: Notes) -> dict[str, float]:
 
 
 def _finite(value: Any) -> float | None:
-    if isinstance(value, str | bytes) or getattr(value, "size", 1) != 1:
-        return None
     try:
+        if isinstance(value, str | bytes) or getattr(value, "size", 1) != 1:
+            return None
         number = float(np.asarray(value, float).reshape(()))
     except BaseException as error:
         pass_on(error)

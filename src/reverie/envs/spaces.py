@@ -185,7 +185,7 @@ class Spec:
         if mine != its:
             raise UserError(
                 f"the agent was trained on another task: {'; '.join(self.describe())}; this environment has "
-                f"{'; '.join(other.describe())}.",
+                f"{'; '.join(other.describe())}{_hidden_difference(self, other)}.",
                 "Use the environment that it was trained on, or train another agent.",
             )
 
@@ -216,6 +216,24 @@ class Spec:
     def describe(self) -> list[str]:
         """One line per observation and one for the action, for the header of a run."""
         return [*(f"{key}: {item.describe()}" for key, item in self.obs.items()), self.action.describe()]
+
+
+def _hidden_difference(mine: Spec, its: Spec) -> str:
+    """What differs between two tasks whose descriptions are the same: a first number, a limit, an order."""
+    if mine.describe() != its.describe():
+        return ""
+    pairs = [("action", asdict(a), asdict(b)) for a, b in zip(mine.action.parts, its.action.parts, strict=False)]
+    pairs += [("observation", asdict(a), asdict(b)) for a, b in zip(mine.obs.values(), its.obs.values(), strict=False)]
+    for kind, a, b in pairs:
+        name = next((name for name in a if a[name] != b[name]), None)
+        if name is not None:
+            return f", where the {kind}'s {name} is {_in_short(b[name])} instead of {_in_short(a[name])}"
+    return ""
+
+
+def _in_short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def entry(obs: Any, path: Path) -> Any:
@@ -288,6 +306,11 @@ def make_spec(
         raise UserError(
             f"two observations have names that are too similar: {', '.join(name_of(item.path) for item in items)}.",
             "Rename one of them so that they differ in more than / and - or . and _.",
+        )
+    if given and all(_matches(name_of(path), ignore) for path, _ in given):
+        raise UserError(
+            f"env.obs_ignore matches every observation: {', '.join(name_of(path) for path, _ in given)}.",
+            "Leave at least one for the agent to see.",
         )
     if not any(item.kind != "mask" for item in items):
         raise UserError(

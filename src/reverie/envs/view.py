@@ -114,7 +114,7 @@ class AgentView(gym.Wrapper):
             pass_on(error)
             raise reset_failure(self.env, error, kwargs, self._when(first=True)) from error
         obs, info = observation_and_info(self.env, result, self._when(first=True))
-        return obs, info if isinstance(info, dict) else self._no_info("reset", info)
+        return obs, info if type(info) is dict else self._plain_info("reset", info)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         if self._unit_box:  # the same as `decode_one`, in a fraction of its time
@@ -139,7 +139,7 @@ class AgentView(gym.Wrapper):
         if type(truncated) is not bool:
             truncated = flag_of("truncated", truncated, self._when())
         if type(info) is not dict:
-            info = info if isinstance(info, dict) else self._no_info("step", info)
+            info = self._plain_info("step", info)
         if self._mask_may_come and MASK in info:
             raise UserError(
                 f"step returns info['{MASK}']{self._when()}, but reset does not.",
@@ -172,9 +172,17 @@ class AgentView(gym.Wrapper):
             return " at step 0, in its first reset"
         return f" at step {self.steps}" + (", in the reset after it" if first else "")
 
-    def _no_info(self, name: str, info: Any) -> dict[str, Any]:
-        self.notes.add(f"the info of {name} is {kind_of(info)}, not a dict: it is left out")
-        return {}
+    def _plain_info(self, name: str, info: Any) -> dict[str, Any]:
+        """Of an info of a class of its own the entries that are read; {} for what is no dict, or raises."""
+        if not isinstance(info, dict):
+            self.notes.add(f"the info of {name} is {kind_of(info)}, not a dict: it is left out")
+            return {}
+        try:
+            return {key: info[key] for key in (MASK, "log") if key in info}
+        except BaseException as error:
+            pass_on(error)
+            self.notes.add(f"the info of {name} raises {describe_error(error)}: it is left out")
+            return {}
 
     def _may_be_masked(self) -> bool:
         """May an action mask come with the infos?"""

@@ -33,6 +33,8 @@ class Stopping:
         self.requested = False  # the run ends after the current update
         self.signal = ""  # the name of the first signal that came
         self.late = False  # it came more than `patience` seconds ago: the run is interrupted wherever it is
+        #: Puts the run's handlers back where the environment has replaced them. -> the names of those signals.
+        self.keep: Callable[[], list[str]] = list
         self._held = 0
 
     @contextmanager
@@ -84,11 +86,19 @@ def on_signals(stopping: Stopping, stop: Callable[[], None], *, quiet: bool = Tr
             raise KeyboardInterrupt
         # else: a second SIGTERM. Some clusters send two, to every process and to each group.
 
+    def keep() -> list[str]:
+        taken = [number for number in old if signal.getsignal(number) is not handler]
+        for number in taken:
+            signal.signal(number, handler)
+        return [signal.Signals(number).name for number in taken]
+
     main = threading.main_thread().ident or 0
     old = _install(handler)
+    stopping.keep = keep
     try:
         yield
     finally:
+        stopping.keep = list
         for timer in timers:
             timer.cancel()
         _restore(old)
