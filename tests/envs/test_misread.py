@@ -291,5 +291,5 @@ def test_gymnasiums_own_environments_are_read_as_before():
 
 @pytest.mark.parametrize("ignore", [("*",), ("observation",), ("obs*", "*tion")])
 def test_ignoring_every_observation_is_told_as_that(ignore):
-    with pytest.raises(UserError, match="env.obs_ignore matches every observation: observation"):
+    with pytest.raises(UserError, match=r"env\.obs_ignore matches every observation: observation"):
         make_spec(SpaceEnv(FOUR, TWO), ignore=ignore)

@@ -307,11 +307,6 @@ def make_spec(
             f"two observations have names that are too similar: {', '.join(name_of(item.path) for item in items)}.",
             "Rename one of them so that they differ in more than / and - or . and _.",
         )
-    if given and all(_matches(name_of(path), ignore) for path, _ in given):
-        raise UserError(
-            f"env.obs_ignore matches every observation: {', '.join(name_of(path) for path, _ in given)}.",
-            "Leave at least one for the agent to see.",
-        )
     if not any(item.kind != "mask" for item in items):
         raise UserError(
             f"the environment has no usable observation: {env.observation_space}.",
@@ -332,6 +327,10 @@ def _matches(key: str, patterns: Sequence[str]) -> bool:
 
 def _require_matches(keys: Sequence[str], images: Sequence[str], vectors: Sequence[str], ignore: Sequence[str]) -> None:
     """Refuse a pattern that matches nothing: a slip of the finger would otherwise go unnoticed. Raises UserError."""
+    if keys and all(_matches(key, ignore) for key in keys):
+        raise UserError(
+            f"env.obs_ignore matches every observation: {', '.join(keys)}.", "Leave at least one for the agent to see."
+        )
     settings = {"env.obs_images": images, "env.obs_vectors": vectors, "env.obs_ignore": ignore}
     for setting, patterns in settings.items():
         for pattern in patterns:
