@@ -453,6 +453,10 @@ def test_an_alarm_of_the_environments_own_is_its_fault():
         signal.signal(signal.SIGALRM, before)
 
 
+async def make_later():
+    return Task()
+
+
 class Gone(dict):
     """An info or a log that another machine holds, which has gone."""
 
@@ -559,6 +563,7 @@ def needs(size):
         (lambda: "CartPole-v1", "got builtins.str"),
         (lambda: Task, "the class Task is not an environment yet"),
         (lambda: gym.make_vec("CartPole-v1", 2), "it is a vector of 2 environments"),
+        (make_later, "is an async function, which returns a coroutine"),
         (lambda: type("Parallel", (), {"possible_agents": ["a", "b"]})(), "several agents"),
     ],
 )
