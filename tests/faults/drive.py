@@ -4,6 +4,7 @@
     python tests/faults/drive.py --quick       the rows that CI runs in tests/guard/test_faults.py
     python tests/faults/drive.py lock sigterm  some of them
 
+On a crowded machine FAULTS_PATIENCE=5 waits five times as long; what is promised after a signal stays 20 seconds.
 Exit code 1 if a row FAILED. Every process is started, and ended, by its own id.
 """
 
@@ -27,6 +28,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 BASE = ["--preset", "debug", "log_every=0.2", "checkpoint_every=1", "tensorboard=false", "video=false"]
 FOREVER = ["--env-steps", "100000000"]
+PATIENCE = float(os.environ.get("FAULTS_PATIENCE", "1"))
 SIGNAL_SECONDS = 20.0  # from a signal to the end of the process, at most
 
 
@@ -63,7 +65,7 @@ class Training:
     def end(self, seconds: float = 120) -> int:
         """Wait for it. -> exit code; what takes too long is killed and counts as code 99."""
         try:
-            return self.process.wait(seconds)
+            return self.process.wait(PATIENCE * seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -77,7 +79,7 @@ class Training:
 
     def until(self, true: Callable[[], object], seconds: float = 90) -> bool:
         """Wait until something is true. -> is it, while the process lives?"""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE * seconds
         while time.monotonic() < end and self.process.poll() is None:
             if true():
                 return True
@@ -710,7 +712,8 @@ def clock(folder: Path) -> Row:
     with Training(run, "--env-steps", "3000", "tensorboard=true", patch="clock") as one:
         code = one.end()
         seconds = [line["seconds"] for line in lines(run) if "seconds" in line]
-        wrong = "" if seconds == sorted(seconds) and seconds[-1] < 60 else f"seconds: {seconds}"
+        passed = time.monotonic() - one.since
+        wrong = "" if seconds == sorted(seconds) and 0 < seconds[-1] <= passed else f"seconds: {seconds} in {passed}"
         row = verdict(
             one, "the clock jumps (simulated)", "nothing", wrong, code=code, wanted=0, pattern="reached train"
         )
