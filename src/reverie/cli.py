@@ -6,6 +6,7 @@ Exit codes: that of the command (0 where all went well), 2 for a mistake of the 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from . import __version__
@@ -49,6 +50,20 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `reverie presets | head`
         discard_output()
         return 0
+    except FileNotFoundError:
+        if _has_directory():
+            raise
+        print("error: the current directory has been removed.\nhint: Change to one that exists.", file=sys.stderr)
+        return 2
+
+
+def _has_directory() -> bool:
+    """Is there still a current directory?"""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _run(argv: list[str] | None) -> int:

@@ -1,7 +1,7 @@
-"""The one exception that means "the user can fix this".
+"""The one exception that means "the user can fix this", and the one that ends a run.
 
-The command line prints `error: ...` and `hint: ...` and exits with code 2; in Python it is an ordinary exception.
-A bug of ours is never a UserError: it keeps its traceback.
+For a UserError the command line prints `error: ...` and `hint: ...` and exits with code 2; in Python it is an ordinary
+exception. A bug of ours is never a UserError: it keeps its traceback.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+class Stopped(BaseException):
+    """A signal ended the program here. Not an Exception: only the end of a run should catch it."""
 
 
 def _shown(text: str) -> str:

@@ -51,12 +51,17 @@ _OPEN = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONB
 def absolute(path: str | Path) -> Path:
     """A path that the user gave, from the root and without ~: an environment may change the working directory later.
 
-    Raises UserError for a home directory that is not known, and for what `require_possible` refuses.
+    Raises UserError for a home directory that is not known, for a relative path where the current directory has been
+    removed, and for what `require_possible` refuses.
     """
     try:
         return require_possible(Path(os.path.abspath(Path(path).expanduser())))
     except RuntimeError as error:
         raise UserError(f"there is no home directory for '{path}'.", "Write the whole path.") from error
+    except FileNotFoundError as error:  # of getcwd
+        raise UserError(
+            f"'{path}' lies in the current directory, which has been removed.", "Change to one that exists."
+        ) from error
 
 
 def require_possible(path: Path) -> Path:

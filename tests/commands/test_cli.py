@@ -471,3 +471,29 @@ def test_sigterm_ends_a_real_run_with_a_checkpoint(tmp_path):
     assert process.returncode == 0, err
     assert list((run / "checkpoints").glob("step-*/state.json"))
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["train", "--preset", "debug", "--env", "CartPole-v1"], ["train", "--env", "robot.py:make"], ["info", "runs/x"],
+     ["check-env", "robot:make"], ["eval", "runs/x"], ["compare", "a", "b"], ["sweep", "a.toml", "--out", "b"]],
+)  # fmt: skip
+def test_a_current_directory_that_was_removed_is_one_sentence(words, tmp_path, monkeypatch, capsys):
+    place = tmp_path / "gone"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    place.rmdir()
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "has been removed" in said or "does not exist" in said or "runs/x" in said
+    assert said.count("\n") == 2
+
+
+def test_in_python_too(tmp_path, monkeypatch):
+    place = tmp_path / "gone"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    place.rmdir()
+    with pytest.raises(UserError, match="lies in the current directory, which has been removed"):
+        reverie.Dreamer("CartPole-v1", preset="debug", run="runs/mine")

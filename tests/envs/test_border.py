@@ -3,9 +3,13 @@
 The same in both backends: `EnvSlice` is what a worker process runs, here without the process.
 """
 
+import asyncio
+import collections
 import enum
 import json
 import pickle
+import re
+import signal
 from functools import partial
 
 import gymnasium as gym
@@ -19,7 +23,7 @@ from reverie.envs import AgentView, make_env, make_vector
 from reverie.envs.border import EnvironmentFailed, Notes, episode_log, image_of, is_bright, number_of
 from reverie.envs.spaces import Spec
 from reverie.envs.vector.worker_process import EnvSlice, SharedArrays, WorkerTask, _fault, anonymous_file
-from reverie.errors import UserError
+from reverie.errors import Stopped, UserError
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
 PICTURE = spaces.Box(0, 255, (20, 24, 3), np.uint8)
@@ -339,6 +343,176 @@ def test_an_exception_of_the_environment_is_a_sentence_with_its_line(name, fault
         play(Local([partial(view, partial(Task, since=int(name != "reset"), **{name: fault}))]), 2)
 
 
+class PanicException(BaseException):
+    """As extensions in Rust raise it (`pyo3_runtime.PanicException`)."""
+
+
+#: Raised by user code and caught by no `except Exception`.
+NO_EXCEPTIONS = [PanicException("index out of bounds"), asyncio.CancelledError(), GeneratorExit(), SystemExit(0)]
+
+
+def raise_it(error, *_):
+    raise error
+
+
+@pytest.mark.parametrize("error", NO_EXCEPTIONS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("name", ["make", "reset", "step", "info", "reward", "close"])
+def test_what_is_no_exception_is_one_of_the_environments_faults(vector, name, error):
+    fault = partial(raise_it, error)
+    reward = type("Own", (), {"__float__": fault, "__repr__": fault})()
+    parts = {name: reward if name == "reward" else fault}
+    make = fault if name == "make" else partial(Task, since=int(name != "reset"), **parts)
+    if name == "close":
+        envs = vector(make)
+        play(envs)
+        assert any(type(error).__name__ in note for note in envs.close())
+        return
+    with pytest.raises((UserError, RuntimeError), match=type(error).__name__):
+        play(vector(make))
+
+
+@pytest.mark.parametrize("error", NO_EXCEPTIONS, ids=lambda error: type(error).__name__)
+def test_what_is_no_exception_in_a_drawing_an_attribute_or_a_check_is_left_out_or_told(error):
+    fault = partial(raise_it, error)
+    with pytest.raises(EnvironmentFailed, match=f"render raises {type(error).__name__}"):
+        AgentView(Task(render=fault)).render()
+    kind = type("Own", (Task,), {"metadata": property(fault), "action_masks": property(fault)})
+    AgentView(kind()).reset(seed=0)
+    for parts in (
+        {"step": fault},
+        {"reset": fault},
+        {"close": fault},
+        {"obs": type("Own", (), {"__array__": fault})()},
+    ):
+        report = check_env(partial(Task, **parts), steps=20)
+        assert report.findings
+        assert "bug of reverie" not in str(report)
+
+
+class Handler:
+    """Handlers of a signal that end the program, in the forms that Python allows."""
+
+    def __call__(self, number, frame):
+        raise SystemExit(7)
+
+    def method(self, number, frame):
+        raise SystemExit(7)
+
+    def early(self, ours, number, frame):
+        raise SystemExit(7)
+
+
+def leave_by_signal(number, frame):
+    raise PanicException("a signal")
+
+
+HANDLERS = {
+    "function": leave_by_signal,
+    "lambda": lambda number, frame: raise_it(SystemExit(7)),
+    "method": Handler().method,
+    "object": Handler(),
+    "partial": partial(Handler().early, 1),
+    "partial of an object": partial(Handler()),
+}
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+@pytest.mark.parametrize("call", ["reset", "step", "render", "close"])
+def test_what_a_signal_handler_raises_ends_the_program_wherever_it_comes(name, call):
+    def play():
+        env = AgentView(Task(since=int(call == "step"), **{call: lambda self: signal.raise_signal(signal.SIGUSR1)}))
+        getattr(env, call)(*[np.zeros(2)] if call == "step" else [])
+
+    before = signal.signal(signal.SIGUSR1, HANDLERS[name])
+    try:
+        with pytest.raises(PanicException if name == "function" else SystemExit) as caught:
+            play()
+        assert getattr(caught.value, "code", 7) == 7
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Stopped("SIGTERM")])
+def test_ctrl_c_and_the_end_of_a_run_pass(error):
+    env = AgentView(Task(step=partial(raise_it, error)))
+    with pytest.raises(type(error)):
+        env.step(np.zeros(2))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no SIGALRM here")
+def test_an_alarm_of_the_environments_own_is_its_fault():
+    def too_late(number, frame):
+        raise TimeoutError("the simulator is slow")
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    try:
+        env = AgentView(Task(step=lambda self: signal.raise_signal(signal.SIGALRM)))
+        with pytest.raises(EnvironmentFailed, match="the simulator is slow"):
+            env.step(np.zeros(2))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+async def make_later():
+    return Task()
+
+
+class Gone(dict):
+    """An info or a log that another machine holds, which has gone."""
+
+    def _raise(self, *_):
+        raise ConnectionError("gone")
+
+    get = items = __contains__ = __getitem__ = __iter__ = _raise
+
+
+class Proxy:
+    def __getattr__(self, name):
+        raise ConnectionError(f"no {name}")
+
+
+@pytest.mark.parametrize(
+    ("info", "noted"),
+    [
+        (lambda self: Gone(a=1), 2),  # of reset and of step
+        (lambda self: Gone(action_mask=[1, 1]), 2),
+        (lambda self: {"log": Gone(a=1)}, 1),
+        (lambda self: {"log": {"a": Proxy()}}, 1),
+    ],
+)
+def test_infos_that_raise_are_left_out_with_a_note(vector, info, noted):
+    envs = vector(partial(Task, info=info, reset_info=info))
+    found = " ".join(str(news) for news in play(envs, 101))
+    assert found.count(" is left out") == noted
+    assert "raises ConnectionError (gone) in" in found or "is not a finite number" in found
+
+
+def test_an_info_of_a_class_of_its_own_is_read_as_a_dict_is():
+    env = AgentView(Task(info=collections.OrderedDict(log={"a": 1}), reset_info=collections.defaultdict(int)))
+    env.reset(seed=0)
+    assert env.step(np.eye(2)[0])[-1] == {"log": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"reward": lambda self: Proxy()}, "the reward is of type Proxy at step 1, not a number"),
+        ({"ended": lambda self: Proxy()}, "terminated is of type Proxy at step 1, not a bool"),
+        ({"step": lambda self: Proxy()}, "step returns a Proxy, not 5 values at step 1"),
+        ({"obs": lambda self: Proxy()}, "'observation' is of type Proxy at step 1, not numbers"),
+    ],
+)
+def test_a_value_whose_attributes_raise_is_a_sentence(vector, parts, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        play(vector(partial(Task, since=1, **parts)))
+
+
+@pytest.mark.parametrize("mask", [[np.nan, 1], np.array([1, np.nan]), (float("nan"), 0)])
+def test_a_mask_of_nan_is_a_sentence(vector, mask):
+    with pytest.raises(UserError, match="the action mask contains NaN at step 1"):
+        play(vector(partial(Task, reset_info={"action_mask": [1, 1]}, info={"action_mask": mask})))
+
+
 class Unprintable(Exception):
     def __str__(self):
         raise ValueError("no")
@@ -389,6 +563,7 @@ def needs(size):
         (lambda: "CartPole-v1", "got builtins.str"),
         (lambda: Task, "the class Task is not an environment yet"),
         (lambda: gym.make_vec("CartPole-v1", 2), "it is a vector of 2 environments"),
+        (make_later, "is an async function, which returns a coroutine"),
         (lambda: type("Parallel", (), {"possible_agents": ["a", "b"]})(), "several agents"),
     ],
 )

@@ -1,5 +1,7 @@
 """Spaces and values that are easily misread: as another kind, on another scale, or as another task's."""
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -237,6 +239,20 @@ def test_playing_on_another_task_is_refused(trained, mine, other):
         agent.evaluate(1)
 
 
+@pytest.mark.parametrize(
+    ("mine", "other", "words"),
+    [
+        ((FOUR, TWO), (FOUR, spaces.Discrete(2, start=5)), "the action's starts is (5,) instead of (0,)"),
+        ((FOUR, ARM), (FOUR, spaces.Box(-2, 2, (2,), np.float32)), "the action's low is (-2.0, -2.0) instead of"),
+        ((spaces.Discrete(3), TWO), (spaces.Discrete(3, start=1), TWO), "the observation's starts is (1,) instead"),
+    ],
+)
+def test_a_task_that_reads_the_same_is_told_by_what_differs(trained, mine, other, words):
+    agent = reverie.load(trained(*mine), env=lambda: SpaceEnv(*other))
+    with pytest.raises(UserError, match=re.escape(words)):
+        agent.evaluate(1)
+
+
 def test_learning_on_in_another_task_is_refused_in_the_same_words(trained, in_tmp):
     agent = reverie.load(trained(FOUR, TWO), env=lambda: SpaceEnv(FOUR, spaces.Discrete(5)))
     with pytest.raises(UserError, match="the agent was trained on another task"):
@@ -271,3 +287,9 @@ def test_a_player_takes_a_tuple_as_a_list(trained, kind, count):
 
 def test_gymnasiums_own_environments_are_read_as_before():
     assert make_spec(gym.make("CartPole-v1")).notes == ()
+
+
+@pytest.mark.parametrize("ignore", [("*",), ("observation",), ("obs*", "*tion")])
+def test_ignoring_every_observation_is_told_as_that(ignore):
+    with pytest.raises(UserError, match=r"env\.obs_ignore matches every observation: observation"):
+        make_spec(SpaceEnv(FOUR, TWO), ignore=ignore)

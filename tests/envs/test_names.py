@@ -150,6 +150,21 @@ def test_a_wrong_name_is_one_sentence_wherever_it_is_given(folder, name, message
     assert not (folder / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "error", ["GeneratorExit", "asyncio.CancelledError('gone')", "Panic('index')", "SystemExit(0)"]
+)
+@pytest.mark.parametrize("name", ["ends.py:make", "ends:make", "ends:Robot-v0"])
+def test_an_import_that_ends_with_no_exception_is_one_sentence(folder, name, error, capsys):
+    (folder / "ends.py").write_text(f"import asyncio\nclass Panic(BaseException): pass\nraise {error}\n")
+    for command in (["train", "--preset", "debug", "--run", "run"], ["presets", "auto"]):
+        assert cli.main([*command, "--env", name]) == 2
+        said = capsys.readouterr().err
+        assert "error: importing ends" in said
+        assert f"fails ({error.partition('(')[0].removeprefix('asyncio.')}" in said
+        assert "Traceback" not in said
+    assert not (folder / "run").exists()
+
+
 def test_names_of_functions_belong_to_no_family():
     assert names_function("dmc/robot.py:make")
     assert family_of("dmc/robot.py:make") is None

@@ -11,6 +11,10 @@ from gymnasium import spaces
 WHEN = 150
 
 
+class PanicException(BaseException):
+    """As extensions in Rust raise it (`pyo3_runtime.PanicException`): no `except Exception` catches it."""
+
+
 class Bad(gym.Env):
     """Counts; episodes of 20 steps."""
 
@@ -39,6 +43,8 @@ class Bad(gym.Env):
                 time.sleep(1000)
             elif self.fault == "raise":
                 raise ValueError("the robot fell over")
+            elif self.fault == "panic":
+                raise PanicException("index out of bounds")
         info = {"legal": list(range(self.steps % 3)), "crashed": True, "log": "text"} if self.fault == "info" else {}
         return obs, reward, False, self.at >= 20, info
 
@@ -52,5 +58,5 @@ class Bad(gym.Env):
             raise RuntimeError("the simulator is gone")
 
 
-for name in ("none", "nan", "shape", "reward", "hang", "raise", "info", "render", "close"):
+for name in ("none", "nan", "shape", "reward", "hang", "raise", "panic", "info", "render", "close"):
     gym.register(f"{name.capitalize()}-v0", entry_point=Bad, kwargs={"fault": name}, disable_env_checker=True)

@@ -41,14 +41,14 @@ from reverie.run.logger import Events, Logger, read_lines
 from reverie.run.progress import Progress
 
 
-@pytest.mark.parametrize("name", [function.__name__ for function in QUICK])
+@pytest.mark.parametrize("name", QUICK)
 def test_a_fault_in_a_real_process(name):
     row = run_row(name)
     assert row.ok, row
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [function.__name__ for function in SLOW])
+@pytest.mark.parametrize("name", SLOW)
 def test_a_fault_in_a_real_process_that_takes_longer(name):
     row = run_row(name)
     if row.ok is None:
@@ -418,6 +418,21 @@ def test_a_run_that_ends_in_time_is_not_broken_off():
     time.sleep(0.2)
     assert signal.getsignal(signal.SIGTERM) == before
     assert threading.active_count() == threads
+
+
+def test_handlers_that_an_environment_installs_are_replaced_again():
+    stopping, asked = Stopping(), []
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert stopping.keep() == []
+    with on_signals(stopping, lambda: asked.append(1)):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, lambda *_: None)
+        assert stopping.keep() == ["SIGINT", "SIGTERM"]
+        assert stopping.keep() == []
+        send("SIGTERM")
+        assert asked == [1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert stopping.keep() == []
 
 
 def test_nohup_is_respected(monkeypatch):

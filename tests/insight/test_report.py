@@ -132,3 +132,25 @@ def test_random_play_of_each_task_has_its_own_level(tmp_path):
     assert "random policy on CartPole-v1 (20.00)" in drawn
     assert "random policy on Pendulum-v1 (-1000.00)" in drawn.replace("\u2212", "-")
     assert "random policy (20.00)" in returns_svg({"a": runs["a"], "c": runs["c"]})
+
+
+@pytest.mark.parametrize("words", [["report"], ["drift"], ["trust"]])
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "thesis.tex", "notes"])
+def test_a_file_of_another_kind_is_not_replaced(run, tmp_path, capsys, words, name):
+    mine = run / name if (run / name).exists() else tmp_path / name
+    before = mine.read_bytes() if mine.exists() else b"a year of work"
+    mine.write_bytes(before)
+    assert cli.main([*words, str(run), "-o", str(mine)]) == 2
+    assert "it is there already and does not end in ." in capsys.readouterr().err
+    assert mine.read_bytes() == before
+
+
+def test_a_configuration_that_is_no_yaml_is_one_sentence(run, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    for text in ("<html>\n<style>.WARN{border-left:6px solid #ef8f00}\n</style>\n", "a: [1,\n b: 2\n", "\t- x\n y: {"):
+        (copy / "config.yaml").write_text(text)
+        assert cli.main(["info", str(copy)]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 2
+        assert said[0].startswith("error: cannot read the configuration")

@@ -1,5 +1,6 @@
 """Runs on environments that break: what was learnt is kept, and what a run does not need never ends it."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -49,6 +50,22 @@ def fail(*_):
     raise RuntimeError("the simulator is gone")
 
 
+class PanicException(BaseException):
+    """As extensions in Rust raise it."""
+
+
+def panic(*_):
+    raise PanicException("index out of bounds")
+
+
+def cancel(*_):
+    raise asyncio.CancelledError("a task of the environment's")
+
+
+def leave(*_):
+    raise SystemExit("the window was closed")
+
+
 def nan(env, obs, *rest):
     return obs * np.float32(np.nan), *rest
 
@@ -75,16 +92,45 @@ class Lines(Progress):
 
 
 @BOTH
-@pytest.mark.parametrize("fault", [nan, fail])
+@pytest.mark.parametrize("fault", [nan, fail, panic, cancel, leave])
 def test_an_environment_that_breaks_late_costs_nothing(make_run, tmp_path, backend, fault):
     run = make_run(tmp_path / "run", lambda: Odd(since=40, step=fault), backend=backend, **QUICK, env_steps=1000)
     run.state.envs.max_restarts = 0  # of workers
-    with pytest.raises(UserError, match=r"NaN at step 41|the simulator is gone"):
+    words = "NaN at step 41|the simulator is gone|PanicException|CancelledError|SystemExit"
+    with pytest.raises(UserError, match=words):
         run.train()
     assert saved(tmp_path / "run") == [80 if backend == "sync" or fault is nan else run.clock.env_steps]
     back = make_run(tmp_path / "run", long_counting, backend=backend, **QUICK, env_steps=1000)
     assert back.clock.env_steps >= 80
     back.close()
+
+
+@pytest.mark.parametrize("own", [signal.SIG_IGN, signal.SIG_DFL, lambda *_: None])
+@pytest.mark.parametrize(("since", "phase"), [(5, "prefill"), (40, "training"), (60, "evaluation")])
+def test_an_environment_that_handles_signals_itself_does_not_keep_the_run_from_stopping(
+    make_run, tmp_path, own, since, phase
+):
+    """As simulators with a loop of their own do when they start."""
+    steps = []
+
+    def step(env, *result):
+        steps.append(env)
+        if len(steps) == since:
+            signal.signal(signal.SIGTERM, own)
+        if len(steps) == since + 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    more = {"eval_every": 50} if phase == "evaluation" else {"eval_every": 0}
+    screen = Lines()
+    run = make_run(
+        tmp_path / "run", lambda: Odd(step=step), **QUICK | {"num_envs": 1} | more, prefill=20, env_steps=999
+    )
+    run.train(screen)
+    assert run.state.stopping.signal == "SIGTERM"
+    assert run.clock.env_steps < 80
+    assert saved(tmp_path / "run") == [run.clock.env_steps]
+    assert any("the environment handles SIGTERM itself" in line for line in screen.lines)
 
 
 def test_a_hang_and_sigterm_with_workers_cost_nothing(make_run, tmp_path):
@@ -145,7 +191,7 @@ def test_a_worker_that_dies_while_it_plays_again_begins_new_episodes(make_run, t
     assert run.clock.env_steps >= 90
 
 
-@pytest.mark.parametrize("fault", [nan, fail])
+@pytest.mark.parametrize("fault", [nan, fail, panic, cancel, leave])
 def test_an_evaluation_that_breaks_does_not_cost_what_was_learnt(make_run, tmp_path, fault):
     made = []
 

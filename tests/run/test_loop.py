@@ -12,6 +12,7 @@ from toys import BrokenEnv, CountingEnv, DictEnv, RandomLengthEnv, long_counting
 
 from reverie import UserError, checkpoint
 from reverie.config.presets import load_preset
+from reverie.envs.border import EnvironmentFailed
 from reverie.run.evaluation import Evaluation
 from reverie.run.logger import Logger, read_lines
 from reverie.run.loop import Clock, Run
@@ -437,9 +438,9 @@ class OwnBaseError(BaseException):
     """Neither an Exception nor the end of the program."""
 
 
-@pytest.mark.parametrize("error", [OwnBaseError, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("error", [OwnBaseError, GeneratorExit, asyncio.CancelledError, SystemExit])
 @pytest.mark.parametrize("moment", ["step", "reset", "evaluation", "close"])
-def test_what_passes_every_handler_leaves_a_checkpoint_and_a_free_directory(make_run, tmp_path, error, moment):
+def test_what_no_exception_is_becomes_a_sentence_a_checkpoint_and_a_free_directory(make_run, tmp_path, error, moment):
     made = []
 
     class Leaves(CountingEnv):
@@ -467,8 +468,12 @@ def test_what_passes_every_handler_leaves_a_checkpoint_and_a_free_directory(make
         return made[-1]
 
     run = make_run(tmp_path / "run", make, env_steps=120)
-    with pytest.raises(error):
+    if moment == "close":
         run.train()
+    else:
+        with pytest.raises(EnvironmentFailed, match=error.__name__) as caught:
+            run.train()
+        assert isinstance(caught.value.__cause__, error)
     assert checkpoint.checkpoints(tmp_path / "run")
     make_run(tmp_path / "run", lambda: CountingEnv(lengths=(10,)), env_steps=120).close()  # the lock was given back
 

@@ -50,7 +50,10 @@ def run_dream(args: argparse.Namespace) -> int:
     if args.out is not None and args.out.suffix not in KINDS:
         raise UserError(f"-o must end in {', '.join(KINDS)}, got '{args.out}'.")
     if args.out is not None:
-        (require_writable if args.out.suffix == ".png" else require_video)(args.out)
+        if args.out.suffix == ".png":
+            require_writable(args.out, ".png")
+        else:
+            require_video(args.out)
     opened = open_run(args.run)
     found = dream(
         opened,

@@ -44,7 +44,7 @@ def run_drift(args: argparse.Namespace) -> int:
 
     if args.out:
         require_matplotlib()
-        require_writable(args.out)
+        require_writable(args.out, ".png")
     opened = open_run(args.run)
     found = drift(opened, horizon=args.horizon, context=args.context, starts=args.starts, seed=args.seed)
     image = drift_plot(found, args.out, title=opened.config.env.id) if args.out else None

@@ -30,7 +30,7 @@ def run_report(args: argparse.Namespace) -> int:
     from ..insight.video import require_writable
 
     if args.out:
-        require_writable(args.out)  # before minutes of measuring
+        require_writable(args.out, ".html", ".htm")  # before minutes of measuring
     out = write_report(args.runs, args.out or args.runs[0] / "report.html")
     print(json.dumps({"path": str(out), "runs": [summary(run) for run in args.runs]}) if args.json else out)
     return 0

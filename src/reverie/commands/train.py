@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..config import SETTINGS, Config, build
 from ..config.presets import AUTO, load_preset, preset_names
 from ..config.validation import may_change
-from ..errors import UserError
+from ..errors import Stopped, UserError
 from .command import Command, add_json, positive
 from .presets import show
 
@@ -64,7 +64,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """Train until the run ends or a signal stops it. -> 0. Raises UserError."""
-    from ..guard.interrupts import Stopped, ending_at_once
+    from ..guard.interrupts import ending_at_once
 
     try:
         with ending_at_once():  # outside of `Run.train`, which ends in order

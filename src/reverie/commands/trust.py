@@ -70,7 +70,7 @@ def run_trust(args: argparse.Namespace) -> int:
     args.run = absolute(args.run)
     args.out = absolute(args.out) if args.out else None
     if args.out:
-        require_writable(args.out)
+        require_writable(args.out, ".png")
     opened = open_run(args.run)
     opened.need_experience()
     dreamer = load(args.run, args.env, device="cpu")

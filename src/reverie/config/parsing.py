@@ -103,6 +103,12 @@ class PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+def _in_short(error: Exception) -> str:
+    """In one line: PyYAML shows several lines of the file."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]} ..."
+
+
 def load_file(path: Path) -> Config:
     """Config from a run's config.yaml, with which all reading of a run begins. Raises UserError.
 
@@ -112,7 +118,11 @@ def load_file(path: Path) -> Config:
     try:
         values = yaml.load(read_text(Path(path)), PlainLoader)
     except (UserError, yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
-        why = error.message if isinstance(error, UserError) else f"cannot read the configuration {path}: {error}."
+        why = (
+            error.message
+            if isinstance(error, UserError)
+            else f"cannot read the configuration {path}: {_in_short(error)}."
+        )
         raise UserError(why, "Is this the directory of a run?") from error
     if not isinstance(values, Mapping):
         raise UserError(f"{path} holds no settings.", "Is this the directory of a run?")

@@ -297,8 +297,12 @@ def _file_name(key: str) -> str:
 
 def size_in_words(shape: tuple[int, ...], dtype: Any) -> str:
     """Bytes of an array: "4.1 TB"."""
-    count = math.prod(shape) * np.dtype(dtype).itemsize
-    return f"{count / 1e12:.3g} TB" if count >= 1e12 else f"{count / 1e9:.3g} GB"
+    return _bytes_in_words(math.prod(shape) * np.dtype(dtype).itemsize)
+
+
+def _bytes_in_words(count: int) -> str:
+    unit, size = next((pair for pair in (("TB", 1e12), ("GB", 1e9)) if count >= pair[1]), ("MB", 1e6))
+    return f"{count / size:.3g} {unit}"
 
 
 def require_possible(forms: Forms, capacity: int, streams: int, directory: Path | None) -> None:
@@ -313,8 +317,8 @@ def require_possible(forms: Forms, capacity: int, streams: int, directory: Path 
     existing = next((path for path in folders if path.exists()), None)
     most = shutil.disk_usage(existing).total if existing else 2**47
     if count > most:
-        where = f"the disk of {directory} has {most / 1e12:.3g} TB" if existing else "no machine has as much memory"
+        where = f"the disk of {directory} has {_bytes_in_words(most)}" if existing else "no machine has as much memory"
         raise UserError(
-            f"replay.replay_capacity={capacity:,} steps would take {count / 1e12:.3g} TB; {where}.",
+            f"replay.replay_capacity={capacity:,} steps would take {_bytes_in_words(count)}; {where}.",
             f"Choose at most {int(0.5 * most * rows / count):,}.",
         )

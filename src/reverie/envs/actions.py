@@ -131,7 +131,7 @@ class ActionPart:
     def encode_mask(self, own: Any, batch: tuple[int, ...]) -> np.ndarray:
         """The environment's mask of this part (None: all allowed) -> uint8 (*batch, size), 1: allowed.
 
-        Raises UserError for a wrong number of entries.
+        Raises UserError for a wrong number of entries, and for NaN.
         """
         if own is None or not self.choices:
             return np.ones((*batch, self.size), np.uint8)
@@ -144,6 +144,10 @@ class ActionPart:
             raise UserError(
                 f"the action mask{_quoted(self.path)} has {flat.shape[-1]} entries for {self.size} choices.",
                 "Give one entry per choice, 1 for allowed, in the form of `space.sample(mask)`.",
+            )
+        if flat.dtype.kind == "f" and np.isnan(flat).any():
+            raise UserError(
+                f"the action mask{_quoted(self.path)} contains NaN.", "Give 1 for allowed, 0 for forbidden."
             )
         return (flat > 0).astype(np.uint8)
 

@@ -5,6 +5,7 @@ Environments are recognised by their methods, so neither package need be install
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -34,6 +35,11 @@ def adapt(env: Any) -> gym.Env:
 def require_one(env: Any) -> None:
     """Raises UserError for a class, and for several environments or agents in one object."""
     name = type(env).__name__
+    if inspect.iscoroutine(env):
+        env.close()  # else Python warns that nobody has awaited it
+        raise UserError(
+            "what makes the environment is an async function, which returns a coroutine.", "Use a plain def."
+        )
     if isinstance(env, type):
         raise UserError(
             f"the class {env.__name__} is not an environment yet.", f"Call it: lambda: {env.__name__}(...)."

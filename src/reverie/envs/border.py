@@ -8,8 +8,11 @@ left out with a note.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import numbers
+import signal
 import site
 import sysconfig
 import traceback
@@ -22,10 +25,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from ..errors import UserError
+from ..errors import Stopped, UserError
 
-#: The exceptions that an environment may raise; KeyboardInterrupt comes from the user.
-FAULTS = (Exception, SystemExit)
 #: The largest number that is still finite where observations and rewards are stored.
 LARGEST = float(np.finfo(np.float32).max)
 #: Notes of one environment that are kept.
@@ -46,6 +47,39 @@ class EnvironmentFailed(UserError):
     """
 
 
+# ---------------------------------------------------------------------------------------------------- whose exception
+
+
+def pass_on(error: BaseException) -> None:
+    """Raises `error` again if it ends the program; returns for whatever else the user's code may raise.
+
+    For the first line of `except BaseException as error:` around code of the user's. Not only Exceptions come from
+    there: a panic of an extension written in Rust, a cancelled task of asyncio, GeneratorExit, SystemExit. What ends
+    the program is Ctrl-C, the end of a run, and whatever a signal handler raises (a user's own may raise SystemExit).
+    """
+    if isinstance(error, KeyboardInterrupt | Stopped):
+        raise error
+    if not isinstance(error, Exception) and _by_signal(error):  # a TimeoutError by SIGALRM may be the environment's
+        raise error
+
+
+def _by_signal(error: BaseException) -> bool:
+    """Whether a handler of a signal raised it: one of its frames runs the code of a handler that is installed."""
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = [code for code in map(_code_of, handlers) if code is not None]
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(frame is code for frame in frames for code in codes)
+
+
+def _code_of(handler: Any) -> Any:
+    """The code object of a function, a method, a partial or an object that can be called; None for what is none."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if callable(handler) and not inspect.isroutine(handler):
+        handler = type(handler).__call__
+    return getattr(getattr(handler, "__func__", handler), "__code__", None)
+
+
 # ------------------------------------------------------------------------------------------------------------- in words
 
 
@@ -63,7 +97,8 @@ def text_of(error: BaseException) -> str:
     """What an exception says; "" for one that cannot be printed."""
     try:
         return str(error)
-    except Exception:
+    except BaseException as error:
+        pass_on(error)
         return ""
 
 
@@ -80,7 +115,8 @@ def kind_of(value: Any) -> str:
         return "None"
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # a value that cannot be printed
+    except BaseException as error:  # a value that cannot be printed
+        pass_on(error)
         text = ""
     kind = type(value).__name__
     return f"{text} ({kind})" if 0 < len(text) <= 40 else f"of type {kind}"
@@ -95,7 +131,8 @@ def make_by(maker: Any) -> Any:
         return maker()
     except (UserError, MemoryError):
         raise
-    except FAULTS as error:
+    except BaseException as error:
+        pass_on(error)
         inside = error.__traceback__ is not None and error.__traceback__.tb_next is not None
         if isinstance(error, TypeError) and not inside:
             raise UserError(
@@ -112,7 +149,8 @@ def require_spaces(env: gym.Env) -> None:
     for name in ("observation_space", "action_space"):
         try:
             space = getattr(env, name)
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             space = error
         if not isinstance(space, spaces.Space):
             found = f"raises {describe_error(space)}" if isinstance(space, BaseException) else f"is {kind_of(space)}"
@@ -136,7 +174,8 @@ def attribute_of(env: Any, name: str) -> Any:
     """An attribute that an environment need not have; None also if asking for it raises."""
     try:
         return getattr(env, name, None)
-    except FAULTS:
+    except BaseException as error:
+        pass_on(error)
         return None
 
 
@@ -159,7 +198,8 @@ def plain_metadata(env: gym.Env) -> dict[str, Any]:
     """The environment's metadata as far as another process can read it; {} for what is no dict."""
     try:
         found = env.metadata
-    except FAULTS:
+    except BaseException as error:
+        pass_on(error)
         return {}
     if not isinstance(found, Mapping):
         return {}
@@ -184,7 +224,8 @@ def step_failure(env: gym.Env, action: Any, error: BaseException, when: str) -> 
     if inner is not env and _raised_by_wrapper(error):
         try:
             result = inner.step(action)
-        except FAULTS:
+        except BaseException as again:
+            pass_on(again)
             result = None
         if result is not None:
             try:
@@ -206,7 +247,8 @@ def reset_failure(env: gym.Env, error: BaseException, wanted: Mapping[str, Any],
     if inner is not env and _raised_by_wrapper(error):
         try:
             result = inner.reset(**wanted)
-        except FAULTS:
+        except BaseException as again:
+            pass_on(again)
             result = None
         if result is not None:
             try:
@@ -254,19 +296,23 @@ def _fits(env: gym.Env, value: Any) -> bool:
         with warnings.catch_warnings():  # of Gymnasium about what is no observation
             warnings.simplefilter("ignore")
             return bool(env.observation_space.contains(value))
-    except Exception:
+    except BaseException as error:
+        pass_on(error)
         return False
 
 
 def number_of(reward: Any, when: str) -> float:
     """A reward as a float that is finite where it is stored. Raises UserError."""
-    if getattr(reward, "ndim", 0) != 0 or not (hasattr(reward, "__float__") or isinstance(reward, numbers.Real)):
-        raise UserError(f"the reward is {kind_of(reward)}{when}, not a number.", "Return float(reward).")
     try:
+        if getattr(reward, "ndim", 0) != 0 or not (hasattr(reward, "__float__") or isinstance(reward, numbers.Real)):
+            raise UserError(f"the reward is {kind_of(reward)}{when}, not a number.", "Return float(reward).")
         number = math.nan if reward is np.ma.masked else float(reward)  # NumPy would warn and make it NaN, too
     except OverflowError:  # a whole number of any length
         number = math.inf
-    except FAULTS as error:
+    except UserError:
+        raise
+    except BaseException as error:
+        pass_on(error)
         raise UserError(
             f"the reward is {kind_of(reward)}{when}, not a number ({type(error).__name__}).", "Return float(reward)."
         ) from error
@@ -286,7 +332,8 @@ def flag_of(name: str, value: Any, when: str) -> bool:
         return bool(value)
     try:
         meant = None if isinstance(value, str | bytes) else float(np.asarray(value, float).reshape(()))
-    except FAULTS:
+    except BaseException as error:
+        pass_on(error)
         meant = None
     if meant in (0.0, 1.0):
         return bool(meant)
@@ -297,7 +344,8 @@ def numbers_in(key: str, value: Any, shape: tuple[int, ...], when: str) -> np.nd
     """An entry of an observation as an array of `shape`, the one of its space. Raises UserError."""
     try:
         array = np.asarray(value)
-    except Exception:  # ragged lists, and objects that cannot be converted
+    except BaseException as error:  # ragged lists, and objects that cannot be converted
+        pass_on(error)
         array = np.asarray(None)
     if array.dtype.kind not in "biuf":
         raise UserError(
@@ -335,11 +383,12 @@ def require_finite(key: str, array: np.ndarray, when: str) -> None:
 
 def image_of(value: Any, scale: float = 255.0) -> np.ndarray:
     """What `render` returned as uint8 (H, W, C). scale: of floats. Raises UserError."""
-    if isinstance(value, list | tuple) and value and np.ndim(value[-1]) >= 2:
-        value = value[-1]  # of several frames the last one
     try:
+        if isinstance(value, list | tuple) and value and np.ndim(value[-1]) >= 2:
+            value = value[-1]  # of several frames the last one
         array = np.asarray(value)
-    except Exception:
+    except BaseException as error:
+        pass_on(error)
         array = np.asarray(None)
     if array.dtype.kind not in "biuf" or array.ndim not in (2, 3) or array.size == 0:
         what = f"{array.dtype} of shape {array.shape}" if array.dtype.kind in "biuf" else kind_of(value)
@@ -359,7 +408,8 @@ def is_bright(value: Any) -> bool:
     try:
         array = np.asarray(value[-1] if isinstance(value, list | tuple) else value)
         return bool(array.dtype.kind == "f" and (array > 1).any())
-    except Exception:  # no image at all: `image_of` says so
+    except BaseException as error:  # no image at all: `image_of` says so
+        pass_on(error)
         return False
 
 
@@ -377,8 +427,14 @@ def episode_log(info: Any, notes: Notes) -> dict[str, float]:
     if not isinstance(found, Mapping):
         notes.add(f"info['log'] is {kind_of(found)}, not a dict of numbers: it is left out")
         return {}
+    try:
+        items = list(found.items())
+    except BaseException as error:
+        pass_on(error)
+        notes.add(f"info['log'] raises {describe_error(error)}: it is left out")
+        return {}
     log = {}
-    for key, value in found.items():
+    for key, value in items:
         number = _finite(value)
         if number is None:
             notes.add(f"info['log']['{_printable(key)}'] is not a finite number: it is left out")
@@ -388,11 +444,12 @@ def episode_log(info: Any, notes: Notes) -> dict[str, float]:
 
 
 def _finite(value: Any) -> float | None:
-    if isinstance(value, str | bytes) or getattr(value, "size", 1) != 1:
-        return None
     try:
+        if isinstance(value, str | bytes) or getattr(value, "size", 1) != 1:
+            return None
         number = float(np.asarray(value, float).reshape(()))
-    except FAULTS:
+    except BaseException as error:
+        pass_on(error)
         return None
     return number if math.isfinite(number) else None
 
@@ -401,7 +458,8 @@ def _printable(key: Any) -> str:
     """A name for files and terminals: at most 100 characters, none that controls a terminal."""
     try:
         text = str(key)
-    except Exception:
+    except BaseException as error:
+        pass_on(error)
         text = type(key).__name__
     return "".join(c if c.isprintable() else "?" for c in text)[:100]
 

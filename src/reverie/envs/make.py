@@ -12,7 +12,7 @@ from gymnasium.vector import VectorEnv
 
 from ..errors import UserError
 from .adapters import adapt, require_one
-from .border import FAULTS, EnvironmentFailed, describe_error, make_by
+from .border import EnvironmentFailed, describe_error, make_by, pass_on
 from .family import Request, family_of, free_options, parse_options
 from .names import find_environment
 from .plain import make_plain, wrap_as_requested
@@ -114,7 +114,8 @@ def _from_id(request: Request, options: Sequence[str]) -> gym.Env:
         ) from error
     except (UserError, MemoryError):
         raise
-    except FAULTS as error:
+    except BaseException as error:
+        pass_on(error)
         raise EnvironmentFailed(f"making '{env_id}' raises {describe_error(error)}.", "Fix that line.") from error
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import gymnasium as gym
 
 from ..errors import UserError
-from .border import FAULTS
+from .border import pass_on, text_of
 from .family import family_of, names_function
 from .plain import from_gymnasium
 
@@ -55,11 +55,11 @@ def find_environment(name: str) -> str | NamedMaker:
     if name.endswith(".py"):
         raise UserError(f"{name} is a file: which function of it makes the environment?", _found_in(Path(name)))
     if where.endswith(".py"):
-        return _maker(str(Path(where).expanduser().absolute()), inner)
+        return _maker(str(_here() / Path(where).expanduser()), inner)
     if not colon or name.startswith("custom:") or family_of(name) is not None:
         return name
     if not _importable(where):
-        raise UserError(f"there is no module '{where}', in {Path.cwd()} or among the installed packages.", FORM)
+        raise UserError(f"there is no module '{where}', in {_here()} or among the installed packages.", FORM)
     if not names_function(name):
         load_module(where)  # which registers the id
         return name
@@ -120,19 +120,20 @@ def _functions_of(module: Any) -> str:
 
 
 def _found_in(path: Path) -> str:
-    functions = _functions_of(load_module(str(path.expanduser().absolute())))
+    functions = _functions_of(load_module(str(_here() / path.expanduser())))
     return f"Write {path}:FUNCTION. {functions}".strip()
 
 
 def _importable(module: str) -> bool:
-    here = str(Path.cwd())
+    here = str(_here())
     if here not in sys.path:  # as `python -m` has it
         sys.path.insert(0, here)
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
-    except FAULTS as error:  # of the package around it, which is imported for this
+    except BaseException as error:  # of the package around it, which is imported for this
+        pass_on(error)
         raise _fails(module, error) from error
 
 
@@ -140,7 +141,8 @@ def load_module(where: str) -> Any:
     """The module of a file (an absolute path) or of that name, imported once per process. Raises UserError."""
     try:
         return _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except FAULTS as error:
+    except BaseException as error:
+        pass_on(error)
         if isinstance(error, UserError):
             raise
         raise _fails(where, error) from error
@@ -172,9 +174,17 @@ def _from_file(path: Path) -> Any:
 def _shown(where: str) -> str:
     """A file or module for a message: files of the current directory without it."""
     path = Path(where)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else where
+    return str(path.relative_to(_here())) if path.is_relative_to(_here()) else where
+
+
+def _here() -> Path:
+    """The current directory. Raises UserError if it has been removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the current directory has been removed.", "Change to one that exists.") from error
 
 
 def _fails(where: str, error: BaseException) -> UserError:
-    described = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    described = f"{type(error).__name__}: {' '.join(text_of(error).split())[:200]}".removesuffix(": ")
     return UserError(f"importing {_shown(where)} fails ({described}).", "Run it with python first.")

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 
 from ..errors import UserError
-from .border import FAULTS, describe_error
+from .border import describe_error, pass_on
 from .family import FreeOptions, Request
 from .wrappers import ActionRepeat
 
@@ -64,7 +64,8 @@ def _observe_images(env: gym.Env) -> gym.Env:
         return gym.wrappers.AddRenderObservation(env, render_only=True)
     except gym.error.DependencyNotInstalled as error:
         raise UserError(f"the environment cannot draw ({error}).", "Install that package.") from error
-    except FAULTS as error:
+    except BaseException as error:
+        pass_on(error)
         raise UserError(
             f"env.pixels: the environment cannot be drawn: {describe_error(error)}.",
             "Return a uint8 image of shape (H, W, 3) from render(), or set env.pixels=false.",

@@ -185,7 +185,7 @@ class Spec:
         if mine != its:
             raise UserError(
                 f"the agent was trained on another task: {'; '.join(self.describe())}; this environment has "
-                f"{'; '.join(other.describe())}.",
+                f"{'; '.join(other.describe())}{_hidden_difference(self, other)}.",
                 "Use the environment that it was trained on, or train another agent.",
             )
 
@@ -216,6 +216,24 @@ class Spec:
     def describe(self) -> list[str]:
         """One line per observation and one for the action, for the header of a run."""
         return [*(f"{key}: {item.describe()}" for key, item in self.obs.items()), self.action.describe()]
+
+
+def _hidden_difference(mine: Spec, its: Spec) -> str:
+    """What differs between two tasks whose descriptions are the same: a first number, a limit, an order."""
+    if mine.describe() != its.describe():
+        return ""
+    pairs = [("action", asdict(a), asdict(b)) for a, b in zip(mine.action.parts, its.action.parts, strict=False)]
+    pairs += [("observation", asdict(a), asdict(b)) for a, b in zip(mine.obs.values(), its.obs.values(), strict=False)]
+    for kind, a, b in pairs:
+        name = next((name for name in a if a[name] != b[name]), None)
+        if name is not None:
+            return f", where the {kind}'s {name} is {_in_short(b[name])} instead of {_in_short(a[name])}"
+    return ""
+
+
+def _in_short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def entry(obs: Any, path: Path) -> Any:
@@ -309,6 +327,10 @@ def _matches(key: str, patterns: Sequence[str]) -> bool:
 
 def _require_matches(keys: Sequence[str], images: Sequence[str], vectors: Sequence[str], ignore: Sequence[str]) -> None:
     """Refuse a pattern that matches nothing: a slip of the finger would otherwise go unnoticed. Raises UserError."""
+    if keys and all(_matches(key, ignore) for key in keys):
+        raise UserError(
+            f"env.obs_ignore matches every observation: {', '.join(keys)}.", "Leave at least one for the agent to see."
+        )
     settings = {"env.obs_images": images, "env.obs_vectors": vectors, "env.obs_ignore": ignore}
     for setting, patterns in settings.items():
         for pattern in patterns:

@@ -12,7 +12,6 @@ from gymnasium import spaces
 
 from ..errors import UserError
 from .border import (
-    FAULTS,
     LARGEST,
     EnvironmentFailed,
     Notes,
@@ -27,6 +26,7 @@ from .border import (
     number_of,
     numbers_in,
     observation_and_info,
+    pass_on,
     plain_metadata,
     require_finite,
     require_spaces,
@@ -95,7 +95,8 @@ class AgentView(gym.Wrapper):
         """The environment's own; None if it is no text."""
         try:
             mode = self.env.render_mode
-        except FAULTS:
+        except BaseException as error:
+            pass_on(error)
             return None
         return mode if isinstance(mode, str) else None
 
@@ -109,10 +110,11 @@ class AgentView(gym.Wrapper):
             result = self.env.reset(**kwargs)
         except (UserError, MemoryError):
             raise
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             raise reset_failure(self.env, error, kwargs, self._when(first=True)) from error
         obs, info = observation_and_info(self.env, result, self._when(first=True))
-        return obs, info if isinstance(info, dict) else self._no_info("reset", info)
+        return obs, info if type(info) is dict else self._plain_info("reset", info)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         if self._unit_box:  # the same as `decode_one`, in a fraction of its time
@@ -124,7 +126,8 @@ class AgentView(gym.Wrapper):
             result: Any = self.env.step(own)
         except (UserError, MemoryError):
             raise
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             raise step_failure(self.env, own, error, self._when()) from error
         if type(result) is not tuple or len(result) != 5:
             result = five_values(result, self._when())
@@ -136,7 +139,7 @@ class AgentView(gym.Wrapper):
         if type(truncated) is not bool:
             truncated = flag_of("truncated", truncated, self._when())
         if type(info) is not dict:
-            info = info if isinstance(info, dict) else self._no_info("step", info)
+            info = self._plain_info("step", info)
         if self._mask_may_come and MASK in info:
             raise UserError(
                 f"step returns info['{MASK}']{self._when()}, but reset does not.",
@@ -147,7 +150,8 @@ class AgentView(gym.Wrapper):
     def render(self) -> Any:
         try:
             image = self.env.render()
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             raise EnvironmentFailed(f"render raises {describe_error(error)}.", "Fix it at that line.") from error
         if self.render_mode != "rgb_array":
             return image
@@ -158,7 +162,8 @@ class AgentView(gym.Wrapper):
     def close(self) -> None:
         try:
             self.env.close()
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             self.notes.add(f"close of the environment raises {describe_error(error)}: nothing is lost")
 
     def _when(self, *, first: bool = False) -> str:
@@ -167,9 +172,17 @@ class AgentView(gym.Wrapper):
             return " at step 0, in its first reset"
         return f" at step {self.steps}" + (", in the reset after it" if first else "")
 
-    def _no_info(self, name: str, info: Any) -> dict[str, Any]:
-        self.notes.add(f"the info of {name} is {kind_of(info)}, not a dict: it is left out")
-        return {}
+    def _plain_info(self, name: str, info: Any) -> dict[str, Any]:
+        """Of an info of a class of its own the entries that are read; {} for what is no dict, or raises."""
+        if not isinstance(info, dict):
+            self.notes.add(f"the info of {name} is {kind_of(info)}, not a dict: it is left out")
+            return {}
+        try:
+            return {key: info[key] for key in (MASK, "log") if key in info}
+        except BaseException as error:
+            pass_on(error)
+            self.notes.add(f"the info of {name} raises {describe_error(error)}: it is left out")
+            return {}
 
     def _may_be_masked(self) -> bool:
         """May an action mask come with the infos?"""
@@ -227,7 +240,8 @@ class AgentView(gym.Wrapper):
             own = entry(obs, path) if path else self._mask_of(info) if self._mask_of is not None else None
         except UserError as error:
             raise UserError(f"{error.message.rstrip('.')}{when}.", error.hint) from None
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             raise UserError(
                 f"the action mask is unusable{when}: {describe_error(error)}.",
                 "Give one number per choice, 1: allowed.",
@@ -247,7 +261,8 @@ class AgentView(gym.Wrapper):
             mask, none = action.encode_mask(own), own is not None and not ended and action.forbids_all(own)
         except UserError as error:
             raise UserError(f"{error.message.rstrip('.')}{when}.", error.hint) from None
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             raise UserError(
                 f"the action mask is {kind_of(own)}{when}, not numbers.", "Give one number per choice, 1: allowed."
             ) from error

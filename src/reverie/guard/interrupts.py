@@ -15,16 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..errors import Stopped
+
 #: Seconds that a run has to end by itself before it is interrupted; a checkpoint comes after them.
 PATIENCE = 10.0
 #: Seconds until the next attempt to interrupt a run that is writing a checkpoint.
 AGAIN = 0.5
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
-
-
-class Stopped(BaseException):
-    """A signal ended the program here. Not an Exception: only the end of a run should catch it."""
 
 
 class Stopping:
@@ -35,6 +33,8 @@ class Stopping:
         self.requested = False  # the run ends after the current update
         self.signal = ""  # the name of the first signal that came
         self.late = False  # it came more than `patience` seconds ago: the run is interrupted wherever it is
+        #: Puts the run's handlers back where the environment has replaced them. -> the names of those signals.
+        self.keep: Callable[[], list[str]] = list
         self._held = 0
 
     @contextmanager
@@ -86,11 +86,19 @@ def on_signals(stopping: Stopping, stop: Callable[[], None], *, quiet: bool = Tr
             raise KeyboardInterrupt
         # else: a second SIGTERM. Some clusters send two, to every process and to each group.
 
+    def keep() -> list[str]:
+        taken = [number for number in old if signal.getsignal(number) is not handler]
+        for number in taken:
+            signal.signal(number, handler)
+        return [signal.Signals(number).name for number in taken]
+
     main = threading.main_thread().ident or 0
     old = _install(handler)
+    stopping.keep = keep
     try:
         yield
     finally:
+        stopping.keep = list
         for timer in timers:
             timer.cancel()
         _restore(old)

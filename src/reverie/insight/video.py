@@ -29,16 +29,21 @@ def require_video(path: Path) -> None:
     """Refuse a name that no video can be written to: call it before the work of hours. Raises UserError."""
     if path.suffix not in (".gif", ".mp4"):
         raise UserError(f"the name of a video must end in .gif or .mp4, got '{path.name}'.", "Choose another name.")
-    require_writable(path)
+    require_writable(path, ".gif", ".mp4")
     if path.suffix == ".mp4":
         _import_av()
 
 
-def require_writable(path: Path) -> None:
-    """Can a file be written there? Makes its directory. Raises UserError."""
+def require_writable(path: Path, *kinds: str) -> None:
+    """Can a file be written there? Makes its directory. kinds: its endings. Raises UserError.
+
+    A file that is there and ends otherwise is somebody's, perhaps the run's own config.yaml: it is not replaced.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         why = "it is a directory" if path.is_dir() else "" if os.access(path.parent, os.W_OK) else "no permission"
+        if path.is_file() and path.suffix.lower() not in kinds:
+            why = f"it is there already and does not end in {' or '.join(kinds)}"
     except (OSError, ValueError) as error:
         why = str(getattr(error, "strerror", "") or error)
     if why:

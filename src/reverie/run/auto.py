@@ -25,7 +25,7 @@ from ..config import Config, build
 from ..config.parsing import full_name
 from ..config.presets import AUTO, load_preset, origins
 from ..envs import AgentView, EnvLike, is_instance, make_env
-from ..envs.border import EnvironmentFailed
+from ..envs.border import EnvironmentFailed, pass_on
 from ..envs.images import area_resize
 from ..envs.spaces import MASK, Spec, with_target_size
 from ..fast.modes import usual_switches
@@ -108,7 +108,8 @@ def limit_of(env: gym.Env) -> int:
     """After how many steps an episode is cut: by Gymnasium's wrapper, or by the task's own counter; 0: not known."""
     try:
         limit = getattr(env.spec, "max_episode_steps", None) or getattr(env.unwrapped, "max_steps", None)
-    except Exception:  # properties of the user's own
+    except BaseException as error:  # properties of the user's own
+        pass_on(error)
         return 0
     return int(limit) if isinstance(limit, int) else 0
 

@@ -20,7 +20,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from ..config import Config
 from ..data.collect import ActFunction, Collector
 from ..envs import EnvLike, is_instance
-from ..envs.border import FAULTS, describe_error, require_apart
+from ..envs.border import describe_error, require_apart
 from ..envs.images import area_resize
 from ..envs.spaces import MASK, Spec
 from ..errors import UserError
@@ -276,7 +276,7 @@ class Recording:
             try:
                 frame = _beside(self._camera(row), beside())
                 self.frames.append(frame if not self.frames else area_resize(frame, *self.frames[0].shape[:2]))
-            except FAULTS as error:
+            except Exception as error:
                 self.frames, self._camera, self.note = [], None, _no_video(error)
                 return
         if len(self.frames) == MAX_FRAMES:
@@ -301,7 +301,7 @@ def _camera(envs: VectorEnv) -> tuple[Camera | None, str]:
             env.reset()
             _frame(env.render())
             return lambda row: _frame(env.render()), ""
-        except FAULTS as error:  # a missing video does not end a run
+        except Exception as error:  # a missing video does not end a run
             if not images:
                 return None, _no_video(error)
     if images:

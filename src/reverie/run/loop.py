@@ -23,11 +23,11 @@ from ..data.replay_log import ReplayLog
 from ..envs import EnvLike
 from ..envs.fingerprint import fingerprint
 from ..envs.spaces import MASK, Spec
-from ..errors import UserError
+from ..errors import Stopped, UserError
 from ..fast.modes import seed_everything, usual_switches
 from ..files import absolute, remove_drafts, writing
 from ..finite import NonFinite
-from ..guard.interrupts import Stopped, on_signals
+from ..guard.interrupts import on_signals
 from ..guard.lock import RunLock
 from ..guard.memory import enough_memory
 from ..ops import SCALAR_TRANSFORMS, renewed
@@ -333,6 +333,7 @@ class Run:
     def _pulse(self, progress: Progress) -> None:
         """Show and write the progress, when it is time for that."""
         progress.tick(self.state)
+        self._asked(progress)
         if self._line_due():
             self.write(progress)
             self._written = time.monotonic()
@@ -350,6 +351,13 @@ class Run:
     def stop(self) -> None:
         """Ask the loop to end after the current update, with a checkpoint."""
         self.state.stop()
+
+    def _asked(self, progress: Progress) -> bool:
+        """Has the run been asked to stop? To be looked at after every step of an environment."""
+        taken = self.state.stopping.keep()
+        if taken:
+            progress.once(f"note      the environment handles {', '.join(taken)} itself: the run's own handler is back")
+        return self.state.stopping.requested
 
     def _timed_rows(self) -> Iterator[tuple[dict[str, np.ndarray], list[Episode]]]:
         rows = self.state.collector.rows(self._act)
@@ -479,7 +487,7 @@ class Run:
     def _play_randomly(self, progress: Progress) -> None:
         """The baseline: evaluate the random policy."""
         with self.clock.evaluating(played=False):
-            result = self.state.evaluator.random(lambda: self.state.stopping.requested)
+            result = self.state.evaluator.random(lambda: self._asked(progress))
         if result is None:
             progress.say(f"random policy not measured: its episodes take more than {RANDOM_LIMIT:g} s")
             return
@@ -523,7 +531,7 @@ class Run:
 
     def _play_evaluation(self, progress: Progress) -> Evaluation:
         try:
-            return self.state.evaluator.agent(self.agent, lambda: self.state.stopping.requested, progress.say)
+            return self.state.evaluator.agent(self.agent, lambda: self._asked(progress), progress.say)
         except (KeyboardInterrupt, Stopped):
             raise
         except BaseException:  # the environment broke: keep what was learnt

@@ -11,6 +11,7 @@ from gymnasium.vector import VectorEnv
 
 from ..config import Config
 from ..envs import AgentView, EnvLike, is_instance, make_env, make_request, make_vector, protocol_of
+from ..envs.border import pass_on
 from ..envs.family import Request
 from ..envs.spaces import MASK, Spec
 from ..envs.vector.backend import time_step
@@ -96,7 +97,8 @@ def copy_env(env: EnvLike | None) -> EnvLike | None:
         return env
     try:
         return copy.deepcopy(env)
-    except Exception as error:
+    except BaseException as error:
+        pass_on(error)
         raise UserError(
             f"the environment instance cannot be copied for evaluation ({error}).",
             "Pass a function that makes the environment instead of an instance.",

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from ..border import pass_on
 from .guarded_calls import Broken, equal, reset, step
 from .report import CheckReport
 
@@ -102,5 +103,6 @@ def _distance(a: Any, b: Any) -> float:
     try:
         left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
         return float(np.abs(left - right).max() / (1 + np.abs(left).max()))
-    except Exception:
+    except BaseException as error:
+        pass_on(error)
         return float("inf")

@@ -6,7 +6,6 @@ are repaired, so that one mistake does not hide the next.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -16,13 +15,13 @@ import numpy as np
 
 from ...errors import UserError
 from ..border import (
-    FAULTS,
     SIGNATURE,
     describe_error,
     five_values,
     inside_of,
     kind_of,
     observation_and_info,
+    pass_on,
     text_of,
 )
 from .report import CheckReport
@@ -36,7 +35,8 @@ def attempt(report: CheckReport, severity: str, code: str, what: str, fix: str, 
     """The result of `work`; None if it raises, which is reported."""
     try:
         return work()
-    except FAULTS as error:
+    except BaseException as error:
+        pass_on(error)
         report.add(severity, code, f"{what} raises {describe_error(error)}", fix)
         return None
 
@@ -50,7 +50,8 @@ def reset(env: gym.Env, seed: int | None, report: CheckReport) -> tuple[Any, dic
     while True:
         try:
             return _observation_and_info(env, env.reset(**wanted), report)
-        except FAULTS as error:
+        except BaseException as error:
+            pass_on(error)
             refused = [x for x in ("seed", "options") if f"unexpected keyword argument '{x}'" in text_of(error)]
             if not refused or not isinstance(error, TypeError):
                 failed("reset", error, report)
@@ -88,7 +89,8 @@ def step(env: gym.Env, action: Any, at: int, report: CheckReport) -> tuple[Any, 
     before = copy.deepcopy(action)
     try:
         result = env.step(action)
-    except FAULTS as error:
+    except BaseException as error:
+        pass_on(error)
         if inside_of(env) is not env:  # a wrapper may have failed on the values that step returned
             _step_unwrapped(inside_of(env), action, report)
         failed("step", error, report)
@@ -111,7 +113,8 @@ def step(env: gym.Env, action: Any, at: int, report: CheckReport) -> tuple[Any, 
 def _step_unwrapped(env: gym.Env, action: Any, report: CheckReport) -> None:
     try:
         result = env.step(action)
-    except FAULTS:
+    except BaseException as error:
+        pass_on(error)
         return
     _require_five(result, report)
 
@@ -130,7 +133,8 @@ def _flag(name: str, value: Any, at: int, report: CheckReport) -> bool:
         return bool(value)
     try:
         severity, meant = "warning", bool(np.asarray(value, float).item())
-    except FAULTS:  # the meaning is unknown
+    except BaseException as error:  # the meaning is unknown
+        pass_on(error)
         severity, meant = "error", False
     if value is None:
         severity, meant = "error", False
@@ -141,9 +145,11 @@ def _flag(name: str, value: Any, at: int, report: CheckReport) -> bool:
 
 
 def _reward(value: Any, at: int, report: CheckReport) -> float:
-    number = float("nan")
-    with contextlib.suppress(*FAULTS):
+    try:
         number = float(np.asarray(value, float).sum())
+    except BaseException as error:
+        pass_on(error)
+        number = float("nan")
     if not isinstance(value, int | float | np.integer | np.floating | np.bool_):
         severity = "warning" if isinstance(value, np.ndarray) and value.ndim == 0 else "error"
         report.add(
@@ -172,5 +178,6 @@ def equal(a: Any, b: Any) -> bool:
     try:
         left, right = np.asarray(a), np.asarray(b)
         return bool(np.array_equal(left, right, equal_nan=left.dtype.kind in "fc" and right.dtype.kind in "fc"))
-    except Exception:
+    except BaseException as error:
+        pass_on(error)
         return a is b

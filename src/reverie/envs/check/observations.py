@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from ...data.data_report import SCALING, large_value, spread_of, uneven_pair
 from ...errors import UserError
-from ..border import kind_of
+from ..border import kind_of, pass_on
 from ..spaces import MASK, MIN_FLOAT_IMAGE, box_key, leaves, name_of
 from .guarded_calls import equal
 from .report import CheckReport
@@ -126,7 +126,8 @@ def check_leaf(
     """Check one entry of an observation, except Text and other spaces that are not seen, and keep it in `seen`."""
     try:
         array = np.asarray(value)
-    except Exception:  # ragged lists and other values without a shape
+    except BaseException as error:  # ragged lists and other values without a shape
+        pass_on(error)
         array = np.asarray(None)
     if array.dtype.kind not in "biuf":
         report.add(
@@ -209,7 +210,8 @@ def _contains(space: spaces.Space, array: np.ndarray) -> bool:
         array = array.astype(int) if whole else array
         value = array if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary) else array[()]
         return bool(space.contains(value))
-    except Exception:
+    except BaseException as error:
+        pass_on(error)
         return False
 
 

@@ -21,7 +21,7 @@ from gymnasium.wrappers import PassiveEnvChecker
 from ...errors import UserError
 from ..actions import MAX_CHOICES, ActionSpec, make_action_spec
 from ..adapters import DmEnv, OldGym
-from ..border import FAULTS, attribute_of, describe_error, inside_of, kind_of
+from ..border import attribute_of, describe_error, inside_of, kind_of, pass_on
 from ..make import EnvLike, make_env
 from ..repeatable import require_seed
 from ..spaces import MASK, leaves, make_spec, name_of, notes_on_image
@@ -52,7 +52,8 @@ def check_env(env: EnvLike, *, steps: int = 500, seed: int = 0, **make_env_optio
             pass
         except UserError as error:  # keys of a space, which nothing else can be asked about
             report.add("error", "cannot-see", error.message.rstrip("."), error.hint)
-        except FAULTS as error:  # values that raise when they are inspected, or a bug of this library
+        except BaseException as error:  # values that raise when they are inspected, or a bug of this library
+            pass_on(error)
             report.add(
                 "error",
                 "cannot-look",
@@ -98,7 +99,8 @@ def _make(source: EnvLike, options: dict[str, Any], report: CheckReport) -> gym.
         code = "cannot-make" if isinstance(made, str | gym.Env) else "no-env"
         report.add("error", code, error.message.rstrip("."), error.hint or "Make it work in Python first.")
         raise Broken from error
-    except FAULTS as error:
+    except BaseException as error:
+        pass_on(error)
         report.add("error", "cannot-make", f"making it raises {describe_error(error)}", "Fix that line.")
         raise Broken from error
     inner = inside_of(env)
@@ -330,7 +332,8 @@ def _mask(env: gym.Env, spec: ActionSpec, obs: Any, info: dict[str, Any], report
     except UserError as error:
         report.add("error", "mask", error.message.rstrip("."), error.hint)
         return None
-    except Exception:
+    except BaseException as error:
+        pass_on(error)
         report.add("error", "mask", f"the action mask is {kind_of(own)}, not numbers", "Return one number per choice.")
         return None
     if none:

@@ -34,7 +34,7 @@ from gymnasium import spaces
 from gymnasium.vector.utils import CloudpickleWrapper
 
 from ...errors import UserError
-from ..border import EnvironmentFailed, Notes, episode_log, require_apart, text_of
+from ..border import EnvironmentFailed, Notes, episode_log, pass_on, require_apart, text_of
 from .local import notes_of, place_of
 
 CLOSING = 2.0  # seconds that a worker has to close its environments before it is killed
@@ -201,7 +201,7 @@ class EnvSlice:
     def close(self) -> list[str]:
         """Close the environments, whatever they raise. -> notes."""
         for env in self.envs:
-            with suppress(Exception, SystemExit):  # an `AgentView` has made a note of it
+            with suppress(BaseException):  # an `AgentView` has made a note of it
                 env.close()
         return self.take_notes()
 
@@ -305,7 +305,8 @@ class Worker:
         self.process: subprocess.Popen | None = None
         try:
             self.task = pickle.dumps(task)
-        except Exception as error:
+        except BaseException as error:
+            pass_on(error)
             raise UserError(
                 f"the environment cannot be sent to a worker process ({type(error).__name__}: {error}).",
                 "Pass a function that creates such objects inside, or set env.backend=sync.",
