@@ -390,3 +390,10 @@ def test_a_clean_environment_with_numpy_and_onnxruntime_plays_the_file(exported,
     )
     done = subprocess.run([python, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
     assert {5, 6, 7, 8} >= set(json.loads(done.stdout))
+
+
+def test_a_hierarchy_is_refused():
+    """Its player keeps a goal for some steps; a graph that asks the manager anew in each step is another policy."""
+    agent = agent_for("vector", goal_every=4, goal_dim=16, goal_layers=1)
+    with pytest.raises(UserError, match="remembers its goal"):
+        graph_of(agent)

@@ -256,9 +256,10 @@ def _of_hierarchies(values: Mapping[str, Any]) -> list[str]:
         faults.append("'hierarchy.goal_every' 1 is a new goal at each step: set at least 2, or 0 for no hierarchy")
     if values["hierarchy.goal_classes"] == 1:
         faults.append("'hierarchy.goal_classes' 1 leaves nothing to choose: set at least 2")
-    others = {"behavior.explore": "none", "behavior.uncertainty_penalty": 0.0}
+    others = {"behavior.explore": "none", "behavior.uncertainty_penalty": 0.0, "behavior.bc_scale": 0.0}
+    others |= {"behavior.cloning": False}
     faults += [
-        f"'{key}' is not combined with a hierarchy, whose manager explores: leave it, or set 'hierarchy.goal_every' 0"
+        f"'{key}' is not combined with a hierarchy: leave it, or set 'hierarchy.goal_every' 0"
         for key, off in others.items()
         if values[key] != off
     ]

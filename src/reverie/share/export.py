@@ -105,6 +105,11 @@ def require_exporter(kind: str) -> None:
 def plain_graph(config: Config, spec: Spec, world_model: nn.Module, actor: nn.Module, mode: str) -> PolicyGraph:
     """The graph, of new plain modules with the same weights on the CPU. Raises UserError for modules of another kind:
     their weights might fit, and what they compute would be lost."""
+    if config.hierarchy.goal_every:
+        raise UserError(
+            "the policy of a hierarchy remembers its goal between steps, which a graph of one step does not.",
+            "`reverie.load_player` keeps it.",
+        )
     own: dict[str, nn.Module] = {"world_model": build_world_model(config, spec)}
     own["actor"] = build_actor(config, spec, own["world_model"].rssm.feat_dim)  # type: ignore[union-attr,arg-type]
     plain_of = {fast: plain for plain, fast in FASTER.items()}
