@@ -110,9 +110,7 @@ class Dreamer:
         """
         if data is not None:
             if env_steps is not None or minutes is not None or fresh:
-                raise UserError(
-                    "learning from data takes updates, not env_steps, minutes or fresh.", "learn(data=...)."
-                )
+                raise UserError("learning from data ends by updates, not by env_steps or minutes.", "Leave them out.")
             return self._learn_offline(absolute(data), updates, offline, quiet=quiet)
         self._fresh = self._fresh or fresh
         limits = {"train.env_steps": env_steps, "train.minutes": minutes}

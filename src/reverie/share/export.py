@@ -112,7 +112,7 @@ def plain_graph(config: Config, spec: Spec, world_model: nn.Module, actor: nn.Mo
         )
     own: dict[str, nn.Module] = {"world_model": build_world_model(config, spec)}
     own["actor"] = build_actor(config, spec, own["world_model"].rssm.feat_dim)  # type: ignore[union-attr,arg-type]
-    plain_of = {fast: plain for plain, fast in FASTER.items()}
+    plain_of: dict[Any, Any] = {fast: plain for plain, fast in FASTER.items()}
     for name, given in (("world_model", world_model), ("actor", actor)):
         theirs, kinds = dict(given.named_modules()), dict(own[name].named_modules())
         for key, module in kinds.items():
@@ -169,8 +169,8 @@ def _program(graph: PolicyGraph) -> torch.export.ExportedProgram:
 def _write_torch(graph: PolicyGraph, path: Path) -> Callable[..., Outputs]:
     with open(path, "wb") as file:
         torch.export.save(_program(graph), file)
-    with open(path, "rb") as file:
-        loaded = torch.export.load(file).module()
+    with open(path, "rb") as written:
+        loaded = torch.export.load(written).module()
 
     def run(*values: np.ndarray) -> Outputs:
         with torch.no_grad():

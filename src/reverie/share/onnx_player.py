@@ -25,6 +25,7 @@ class Policy:
         self.fresh = True
 
     def zeros(self, port):
+        """An input of the right form."""
         return np.zeros((self.count, *port["shape"]), port["dtype"])
 
     def __call__(self, obs, first=False, mask=None):
@@ -45,12 +46,14 @@ class Policy:
 
 
 def entry(value, path):
+    """The part of a nested observation or mask."""
     for key in path:
         value = None if value is None else value[key]
     return value
 
 
 def fitting(port, value, like):
+    """A value as the graph takes it. Raises ValueError for one that the agent was not trained on."""
     if port["role"] == "mask":
         pieces = value if isinstance(value, tuple | list) else [like + 1 if value is None else value]
         value = np.concatenate([np.reshape(piece, (len(like), -1)) for piece in pieces], -1) > 0
@@ -67,10 +70,12 @@ def fitting(port, value, like):
 
 
 def native(value):
+    """A plain int where the environment wants one."""
     return int(value) if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iu" else np.asarray(value)
 
 
 def nested(items):
+    """[(path, value)] -> nested dicts and tuples."""
     if not items[0][0]:
         return items[0][1]
     keys = list(dict.fromkeys(path[0] for path, _ in items))

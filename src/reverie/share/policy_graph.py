@@ -162,7 +162,7 @@ def _observation(key: str, item: ObsKey) -> Port:
 
 
 def twice(ports: Sequence[Port]) -> list[str]:
-    """The names that two of them have: a graph could not tell them apart."""
+    """The names that two of them have: a graph needs one for each."""
     names = [port.name for port in ports]
     return sorted({name for name in names if names.count(name) > 1})
 

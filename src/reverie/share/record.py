@@ -72,7 +72,7 @@ def record(
             chosen = player.act(obs, first)
             if not noise or rng.random() >= noise:
                 return chosen
-            player.action = torch.from_numpy(random).to(player.device)  # what it is told led to the next observation
+            player.action = torch.from_numpy(random).to(player.device)  # what led to the next observation
             return random
 
         about = {

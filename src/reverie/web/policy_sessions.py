@@ -138,7 +138,9 @@ class Batcher:
 
     async def _work(self) -> None:
         while self.waiting:
-            batch, later, taken = [], [], set[int]()
+            batch: list[tuple[Asked, asyncio.Future[Any]]] = []
+            later: list[tuple[Asked, asyncio.Future[Any]]] = []
+            taken: set[int] = set()
             for asked, answer in self.waiting:
                 fits = id(asked.session) not in taken and len(batch) < MOST_AT_ONCE
                 taken.add(id(asked.session))  # a later request of the same session waits for the earlier one
