@@ -177,7 +177,7 @@ class Behavior:
         return act
 
     def goals_of(self, pilot: Callable[[Tensor], Tensor], feat: Tensor) -> Tensor | None:
-        """The goal in force in each state of a dream, as features, for pictures; None where there are no goals.
+        """The goal in force in each state of a dream, as features, to be decoded; None where there are no goals.
 
         pilot: of `pilot`, which may have acted in it; feat (N, H + 1, F) from its first state on -> (N, H + 1, F).
         """

@@ -516,11 +516,11 @@ class Hierarchy(Behavior):
         loss, metrics = self.policy_loss(
             "actor", policy, action, advantage, terms.weights, self.actor.parts, mask, grad=self.actor_grad
         )
-        told = {f"actor/{key}": value for key, value in metrics.items()}
-        told |= {f"reach_critic/{key}": value for key, value in critic.items()}
-        told["imagination/goal_start"] = terms.rewards[:, 0].detach().mean()
-        told["imagination/goal_reached"] = terms.rewards[:, -1].detach().mean()
-        return {"actor": loss, "reach_critic": critic_loss}, told
+        logged = {f"actor/{key}": value for key, value in metrics.items()}
+        logged |= {f"reach_critic/{key}": value for key, value in critic.items()}
+        logged["imagination/goal_start"] = terms.rewards[:, 0].detach().mean()
+        logged["imagination/goal_reached"] = terms.rewards[:, -1].detach().mean()
+        return {"actor": loss, "reach_critic": critic_loss}, logged
 
     def manager_losses(self, found: Windows, continues: Tensor, alive: Tensor) -> tuple[Metrics, Metrics]:
         """continues (N, H + 1), alive (N,) -> losses, metrics; without gradients of the dream."""
@@ -548,13 +548,13 @@ class Hierarchy(Behavior):
             "manager", policy, found.code, sum(shares), reached, self.actor.manager.parts, None, grad="reinforce"
         )
         sizes = [share.detach().abs().mean() for share in shares]
-        told = {f"manager/{key}": value for key, value in metrics.items()}
-        told["manager/task_share"] = sizes[0] / (sizes[0] + sizes[1]).clamp(min=1e-8)
-        told |= {f"critic/{key}": value for key, value in of_task.items()}
-        told |= {f"novelty_critic/{key}": value for key, value in of_new.items()}
-        told |= {"imagination/reward": predicted.mean(), "imagination/novelty": new.mean()}
-        told["imagination/continue"] = continues[:, places].mean()
-        return {"manager": loss, "critic": task_loss, "novelty_critic": new_loss}, told
+        logged = {f"manager/{key}": value for key, value in metrics.items()}
+        logged["manager/task_share"] = sizes[0] / (sizes[0] + sizes[1]).clamp(min=1e-8)
+        logged |= {f"critic/{key}": value for key, value in of_task.items()}
+        logged |= {f"novelty_critic/{key}": value for key, value in of_new.items()}
+        logged |= {"imagination/reward": predicted.mean(), "imagination/novelty": new.mean()}
+        logged["imagination/continue"] = continues[:, places].mean()
+        return {"manager": loss, "critic": task_loss, "novelty_critic": new_loss}, logged
 
     def policy_loss(
         self,
@@ -581,6 +581,7 @@ class Hierarchy(Behavior):
             actor_grad_mix=self.options.actor_grad_mix,
             entropy_scale=weight,
         )
-        share = entropy_share(policy.entropy().detach(), parts, mask).mean()
+        nats = metrics["entropy"] if mask is None else policy.entropy().detach()
+        share = entropy_share(nats, parts, mask).mean()
         entropy.follow(share, self.targets[name])
         return loss, metrics | {"loss": loss.detach(), "entropy_weight": weight}

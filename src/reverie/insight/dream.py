@@ -199,7 +199,7 @@ def _uncertainty(agent: DreamerV2, feat: Tensor, action: Tensor) -> Tensor:
 
 
 def _goals(agent: DreamerV2, pilot: Callable[[Tensor], Tensor], feat: Tensor, context: int) -> dict[str, Tensor]:
-    """Pictures of goals. feat (N * K, H + 1, F), from the last observed state on -> {key: (N * K, T, H, W, C)}."""
+    """Images of goals. feat (N * K, H + 1, F), from the last observed state on -> {key: (N * K, T, H, W, C)}."""
     goals = agent.task.goals_of(pilot, feat)
     if goals is None:
         return {}

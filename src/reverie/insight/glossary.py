@@ -232,7 +232,7 @@ ENTRIES: tuple[Entry, ...] = (
     _e("manager/grad_norm", "train.py:_step", "norm", "Gradient norm of the manager before clipping.", "Below train.grad_clip.",
        "Above it for long: lower behavior.actor_lr."),
     _e("manager/task_share", "extensions/director.py:manager_losses", "share", "Share of the task's reward in what drives the manager; "
-       "the rest is novelty.", "Near 0.9 with the weights 1 and 0.1.", "Near 0: advantages of the task are all 0; are there rewards?"),
+       "the rest is novelty.", "Near 0.9 with the weights 1 and 0.1.", "Near 0: no goal pays more than another; see imagination/reward."),
     _e("<level>_critic/loss", "extensions/director.py:judge", "reward squared or nats", "Loss of a critic: reach_critic judges what the worker "
        "reaches, novelty_critic what is new to the goals.", "Falls, with bumps.", "Growing: lower behavior.critic_lr."),
     _e("<level>_critic/value", "actor_critic.py:compute_critic_loss", "max-cosine, or squared error of h", "Its mean value of dreamed states.",

@@ -217,7 +217,7 @@ def random_policy(random: Callable[[int, np.ndarray | None], np.ndarray]) -> Act
 
 
 class GoalStrip:
-    """What a hierarchy goes for in environment 0, as pictures: the goal of the last action and how old it is."""
+    """What a hierarchy goes for in environment 0, as images: the goal of the last action and how old it is."""
 
     def __init__(self, player: Player) -> None:
         self.player = player
@@ -237,7 +237,7 @@ class GoalStrip:
 
 
 def with_ticks(image: np.ndarray, over: int, every: int) -> np.ndarray:
-    """A picture with a tick for each step of a window along its lower edge, bright for steps that began. (H, W, 3)."""
+    """An image with a tick for each step of a window along its lower edge, bright for steps that began. (H, W, 3)."""
     image, width = image.copy(), image.shape[1]
     height = max(1, len(image) // 16)
     for step in range(every):
@@ -247,7 +247,7 @@ def with_ticks(image: np.ndarray, over: int, every: int) -> np.ndarray:
 
 
 def _beside(frame: np.ndarray, other: np.ndarray | None) -> np.ndarray:
-    """Two pictures side by side, the second made as high as the first, its pixels as squares. uint8 (H, W, 3)."""
+    """Two images side by side, the second made as high as the first, its pixels as squares. uint8 (H, W, 3)."""
     if other is None:
         return frame
     height = len(frame)

@@ -142,18 +142,18 @@ class Pads(gym.Env):
 
     def _picture(self) -> np.ndarray:
         """Cells and pads, the agent white, the last pads as bars below, the newest on the right. -> (32, 32, 3)."""
-        board, picture = self.board, np.full((SIDE, SIDE, 3), 0.1, np.float32)
+        board, image = self.board, np.full((SIDE, SIDE, 3), 0.1, np.float32)
         cells = np.full((board.height, board.width, 3), 0.35, np.float32)
         for (column, row), color in zip(board.corners, self.colors, strict=True):
             cells[row : row + board.pad_height, column : column + board.pad_width] = color
         cells[self.cell[1], self.cell[0]] = 1
         scale = min(SIDE // board.width, (SIDE - BAR) // board.height)
         shown = cells.repeat(scale, 0).repeat(scale, 1)
-        picture[: len(shown), : shown.shape[1]] = shown
+        image[: len(shown), : shown.shape[1]] = shown
         wide = SIDE // self.count
         for place, pad in enumerate(self.history):
-            picture[SIDE - BAR + 1 :, place * wide : (place + 1) * wide - 1] = self.colors[pad]
-        return (255 * picture).astype(np.uint8)
+            image[SIDE - BAR + 1 :, place * wide : (place + 1) * wide - 1] = self.colors[pad]
+        return (255 * image).astype(np.uint8)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
