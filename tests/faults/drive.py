@@ -374,11 +374,12 @@ def disk_full(folder: Path) -> Row:
 def ring_full(folder: Path) -> Row:
     """A replay on disk that finds no room: writing into its memory-mapped files would be SIGBUS.
 
-    It would just fit if nothing else lay there; a larger one is refused before anything is written.
+    It would fit if nothing else lay there; one that is larger than the disk is refused before anything is written.
     """
     with tmpfs(folder, "3m") as disk:
         run = disk / "run"
-        with Training(run, *FOREVER, "storage=disk", "replay_capacity=100000") as one:
+        (disk / "others").write_bytes(bytes(2_500_000))
+        with Training(run, *FOREVER, "storage=disk", "replay_capacity=50000") as one:
             code = one.end()
             return verdict(
                 one,
