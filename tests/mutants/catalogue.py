@@ -294,6 +294,8 @@ MUTANTS = [
     _m("gradient-with-gaps", "optim.py < test_fast", "parameter.grad = gradient.contiguous()", "parameter.grad = gradient",
        "torch's fused AdamW ignores strides: weights get each other's gradients, nothing is learnt. Ours, found by the demo.", "ours"),
     # --------------------------------------------------------------------------------------------- killed, damaged, broken
+    _m("wandering-for-one-step", "player.py < test_player", "or ends < 1 / self.hold:", "or True:",
+       "Exploring never stays with what it tries: each step of a stretch is another action.", "ours"),
     _m("resume-explores-anew", "run/resume.py < test_resume", 'run.rng.bit_generator.state = saved["rng"]', "pass",
        "A resumed run draws its first random actions again.", "ours"),
     _m("resume-forgets-the-player", "run/resume.py < test_resume", "run.player.recall(memory)", "pass",
