@@ -68,11 +68,9 @@ def plain(kind: str) -> Callable[[DreamerV2], None]:
     return change
 
 
-@contextmanager
-def mkl() -> Iterator[None]:
-    """Dense products by torch's usual library."""
-    with mock.patch.object(products, "HAS_ONEDNN", False):
-        yield
+def library(name: str) -> Callable[[], Any]:
+    """Dense products by this library: oneDNN, or MKL, torch's usual one."""
+    return lambda: mock.patch.object(products, "USES_ONEDNN", name == "oneDNN" and products.HAS_ONEDNN)
 
 
 @contextmanager
@@ -86,25 +84,32 @@ def torchs_own() -> Iterator[None]:
         yield
 
 
+mkl, onednn = library("MKL"), library("oneDNN")
 NOTHING = not_compiled()
 EVERYTHING = not_compiled("convolutions", "dense", "loops")
 #: name: settings, what is changed in the agent, and in what its updates run. The first is what users have.
 FORMS: dict[str, tuple[dict[str, Any], Callable[[DreamerV2], None], Callable[[], Any]]] = {
     "as it is": ({}, NOTHING, nullcontext),
     "what is not compiled by MKL": ({}, NOTHING, mkl),
+    "what is not compiled by oneDNN": ({}, NOTHING, onednn),
     "convolutions by oneDNN": ({}, not_compiled("convolutions"), nullcontext),
-    "dense layers by oneDNN": ({}, not_compiled("dense"), nullcontext),
+    "dense layers by oneDNN": ({}, not_compiled("dense"), onednn),
     "dense layers by MKL": ({}, not_compiled("dense"), mkl),
-    "loops by oneDNN": ({}, not_compiled("loops"), nullcontext),
+    "loops by oneDNN": ({}, not_compiled("loops"), onednn),
     "loops by MKL": ({}, not_compiled("loops"), mkl),
-    "nothing compiled, oneDNN": ({"compute.fused": "off"}, NOTHING, nullcontext),
+    "nothing compiled, oneDNN": ({"compute.fused": "off"}, NOTHING, onednn),
     "nothing compiled, MKL": ({"compute.fused": "off"}, NOTHING, mkl),
     "nothing compiled, no oneDNN": ({"compute.fused": "off"}, NOTHING, torchs_own),
     "plain convolutions": ({}, plain("convolutions"), nullcontext),
     "reference": ({"compute.mode": "reference"}, NOTHING, nullcontext),
 }
 #: Settings that change nothing where there are no images.
-OF_IMAGES = {"what is not compiled by MKL", "convolutions by oneDNN", "plain convolutions"}
+OF_IMAGES = {
+    "what is not compiled by MKL",
+    "what is not compiled by oneDNN",
+    "convolutions by oneDNN",
+    "plain convolutions",
+}
 
 
 def measure(name: str, forms: list[str], seconds: float, rounds: int) -> dict[str, Any]:
