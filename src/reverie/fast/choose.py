@@ -223,7 +223,7 @@ def time_kind(pairs: Sequence[tuple[Piece, Piece]], *, at_length: bool) -> Timin
         seconds = [so_far + one.times * each for so_far, each in zip(seconds, took, strict=True)]
         flops += one.weight
         timed.append(one.what)
-        if not at_length and settled(*seconds, (whole - flops) / flops):
+        if not at_length and settled(seconds[0], seconds[1], (whole - flops) / flops):
             break
     ratio = seconds[1] / seconds[0]
     if not at_length and abs(ratio / WORTH - 1) < CLOSE:
