@@ -137,7 +137,7 @@ IDEAS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "everything (compute.mode=reference)": (contextlib.nullcontext, {"mode": "reference", "precision": "float32"}),
     "bfloat16": (contextlib.nullcontext, {"precision": "float32"}),
     "oneDNN for float32 products (both in float32)": (
-        lambda: patched(products, "HAS_ONEDNN", False), {"precision": "float32"},
+        lambda: patched(products, "USES_ONEDNN", False), {"precision": "float32"},
     ),
     "one-hot algebra": (dense_ones, {}),
     "the scan by hand, and one-hot algebra with it": (lambda: without(MLP, DiscreteRSSM), {}),

@@ -2,6 +2,8 @@
 
     python benchmarks/peers.py --config both --rounds 10 --out benchmarks/results/peers.json
 
+With `--compiled acting` the two through torch.compile are compiled for acting alone, which takes a minute.
+
 Every contestant is a process with one thread, all on the same core. Round robin: in each round every contestant makes
 a few updates while the others sleep, so that changes of the machine's speed affect all alike; then the same with steps
 of acting. Compare CPU seconds (user + system of all threads): they hold even when other programs use the core
@@ -50,7 +52,7 @@ class Entry:
     script: str
     environment: str = ""
     options: dict[str, Any] = field(default_factory=dict)
-    slow_start: bool = False  # compiles for minutes, so only when asked for
+    slow_start: bool = False  # compiles its update for minutes, so only when asked for
 
     @property
     def ours(self) -> bool:
@@ -106,10 +108,10 @@ def python_311() -> str:
 
 
 class Worker:
-    """The process of one contestant, and what was measured of it."""
+    """The process of one contestant, and what was measured of it. updates: or is acting alone?"""
 
-    def __init__(self, entry: Entry, python: str, size: str) -> None:
-        self.entry, self.error = entry, ""
+    def __init__(self, entry: Entry, python: str, size: str, *, updates: bool = True) -> None:
+        self.entry, self.error, self.updates = entry, "", updates
         self.times: dict[str, dict[str, list[float]]] = {}
         self.facts: dict[str, Any] = {}
         logs = CACHE / "logs"
@@ -153,8 +155,9 @@ class Worker:
         print(f"{size}: {self.entry.name} warms up", flush=True)
         built = self.ask("build", size=size, options=self.entry.options)
         self.facts["peak_mib_before_updates"] = round(built.get("peak_mib", 0))
-        self.keep("first", self.ask("update", times=1))
-        self.ask("update", times=updates)
+        if self.updates:
+            self.keep("first", self.ask("update", times=1))
+            self.ask("update", times=updates)
         self.facts |= self.ask("facts")
 
     def quit(self) -> None:
@@ -168,24 +171,30 @@ class Worker:
 
 def compete(size: str, args: argparse.Namespace, pythons: dict[str, str]) -> list[dict[str, Any]]:
     """All contestants in one size, interleaved -> a row of results each."""
-    workers = [Worker(entry, pythons[entry.environment], size) for entry in chosen(args)]
+    workers = [
+        Worker(entry, pythons[entry.environment], size, updates=not entry.slow_start or args.compiled == "all")
+        for entry in chosen(args)
+    ]
     try:
         for worker in workers:
             worker.warm_up(size, args.warmup)
         for turn in range(args.rounds):
-            for worker in rotated(workers, turn):
+            for worker in rotated([worker for worker in workers if worker.updates], turn):
                 worker.keep("update", worker.ask("update", times=args.updates))
             print(f"{size}: round {turn + 1} of {args.rounds}", flush=True)
-        for worker in workers:
-            worker.ask("policy", times=20, first=True)
-        for turn in range(args.rounds):
-            for worker in rotated(workers, turn):
-                worker.keep("policy", worker.ask("policy", times=args.policy_steps))
+        for count in args.counts:
+            print(f"{size}: acting in {count} at once", flush=True)
+            for worker in workers:
+                worker.ask("policy", times=max(3, 20 // count), count=count, first=True)
+            for turn in range(args.rounds):
+                for worker in rotated(workers, turn):
+                    steps = max(5, args.policy_steps // count)
+                    worker.keep(f"policy {count}", worker.ask("policy", times=steps, count=count))
     finally:
         for worker in workers:
             worker.quit()
     rows = [row(worker, size) for worker in workers]
-    measured = [one for one in rows if "error" not in one]
+    measured = [one for one in rows if "update_cpu_s" in one]
     fastest = min((one["update_cpu_s"]["median"] for one in measured if not one["ours"]), default=float("nan"))
     for one in measured:
         one["ratio_to_fastest_peer"] = round(one["update_cpu_s"]["median"] / fastest, 3)
@@ -199,7 +208,7 @@ def rotated(workers: list[Worker], turn: int) -> list[Worker]:
 
 
 def chosen(args: argparse.Namespace) -> list[Entry]:
-    found = [entry for entry in ENTRIES if args.only.lower() in entry.name.lower()]
+    found = [entry for entry in ENTRIES if args.only.lower() in entry.name.lower() and entry.name not in args.skip]
     return [entry for entry in found if args.compiled or not entry.slow_start]
 
 
@@ -220,12 +229,20 @@ def row(worker: Worker, size: str) -> dict[str, Any]:
         "version": facts["version"],
         "parameters": facts["parameters"],
         "differences": differences,
+        "policy_cpu_ms": {
+            what.split()[1]: spread(each["cpu"], 1000) for what, each in times.items() if what.startswith("policy")
+        },
+        **(_of_updates(worker) if worker.updates else {}),
+    }
+
+
+def _of_updates(worker: Worker) -> dict[str, Any]:
+    facts, times = worker.facts, worker.times
+    return {
         "update_cpu_s": spread(times["update"]["cpu"]),
         "update_wall_s": spread(times["update"]["wall"]),
         "wall_over_cpu": round(float(np.sum(times["update"]["wall"]) / np.sum(times["update"]["cpu"])), 3),
         "first_update_s": {clock: round(values[0], 2) for clock, values in times["first"].items()},
-        "policy_cpu_ms": spread(times["policy"]["cpu"], 1000),
-        "policy_wall_ms": spread(times["policy"]["wall"], 1000),
         "peak_mib_before_updates": facts["peak_mib_before_updates"],
         "peak_mib_after_updates": facts["peak_mib_after_updates"],
         "updates": {clock: [round(value, 4) for value in values] for clock, values in times["update"].items()},
@@ -266,19 +283,24 @@ def provenance(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    heads = ("contestant", "CPU s (quartiles)", "min", "wall / CPU", "x fastest peer", "first s", "policy ms")
+    counts = next((list(one["policy_cpu_ms"]) for one in rows if "error" not in one), [])
+    heads = ("contestant", "CPU s (quartiles)", "min", "wall / CPU", "x fastest peer", "first s")
+    heads += (f"policy ms, {', '.join(counts)} at once",)
     heads += ("peak MiB (before updates)", "n")
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for one in rows:
         if "error" in one:
             lines.append(f"| {one['name']} | {one['error']} |")
             continue
-        cpu, policy = one["update_cpu_s"], one["policy_cpu_ms"]
-        memory = f"{one['peak_mib_after_updates']} ({one['peak_mib_before_updates']})"
+        policy = ", ".join(f"{each['median']:.2f}" for each in one["policy_cpu_ms"].values())
+        if "update_cpu_s" not in one:
+            lines.append(f"| {one['name']} | not measured | | | | | {policy} | | |")
+            continue
+        cpu, memory = one["update_cpu_s"], f"{one['peak_mib_after_updates']} ({one['peak_mib_before_updates']})"
         lines.append(
             f"| {one['name']} | {cpu['median']:.3f} ({cpu['q1']:.3f}-{cpu['q3']:.3f}) | {cpu['min']:.3f}"
             f" | {one['wall_over_cpu']:.2f} | {one['ratio_to_fastest_peer']:.2f}"
-            f" | {one['first_update_s']['wall']:.0f} | {policy['median']:.2f} | {memory} | {cpu['n']} |"
+            f" | {one['first_update_s']['wall']:.0f} | {policy} | {memory} | {cpu['n']} |"
         )
     return "\n".join(lines)
 
@@ -287,7 +309,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     """Bars of CPU seconds, T and A side by side; the line on a bar is the quartiles."""
     from matplotlib.figure import Figure
 
-    good = {size: [one for one in found["rows"] if "error" not in one] for size, found in result["configs"].items()}
+    good = {size: [one for one in found["rows"] if "update_cpu_s" in one] for size, found in result["configs"].items()}
     done = [size for size in SIZES if good.get(size)]
     if not done:
         return
@@ -326,10 +348,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--updates", type=int, default=2, help="of each contestant in each round")
     parser.add_argument("--warmup", type=int, default=2, help="updates after the first that are not counted")
-    parser.add_argument("--policy-steps", type=int, default=50, help="of each contestant in each round")
+    parser.add_argument(
+        "--policy-steps", type=int, default=50, help="of each contestant in each round, in one environment"
+    )
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 16, 64], help="environments to act in at once")
     parser.add_argument("--core", type=int, default=0, help="the core that all share")
-    parser.add_argument("--compiled", action="store_true", help="also two through torch.compile, minutes of waiting")
+    words = {"nargs": "?", "const": "all", "choices": ("all", "acting")}
+    parser.add_argument(
+        "--compiled", **words, help="also two through torch.compile, minutes of waiting; or their acting"
+    )
     parser.add_argument("--only", default="", help="to try it out: contestants with this in their names")
+    names = [entry.name for entry in ENTRIES]
+    parser.add_argument("--skip", nargs="+", choices=names, default=[], help="bf16 where there are no units for it")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     os.sched_setaffinity(0, {args.core})  # the workers inherit it

@@ -194,6 +194,21 @@ def test_a_new_episode_ends_a_stretch_and_numbers_wander_within_their_limits():
     assert drawn.std(0) == pytest.approx([4 / 12**0.5] * 2, abs=0.1)
 
 
+def test_an_action_to_wander_with_is_drawn_when_a_stretch_begins_and_only_then(monkeypatch):
+    agent, still = certain(explore_wander=1.0, explore_hold=10.0)
+    drawn, own = [], reverie.player.make_policy
+    monkeypatch.setattr("reverie.player.make_policy", lambda *args: [drawn.append(1), own(*args)][1])
+    player = agent.player(num_envs=2, mode="explore")
+    for _ in range(2000):
+        player(np.stack([still] * 2))
+    assert len(drawn) == pytest.approx(200, abs=50)
+    player = agent.player(num_envs=2, mode="explore")
+    player.hold, before = 1e9, len(drawn)
+    for first in [False] * 5 + [True] * 3 + [False] * 5:  # the first call begins an episode by itself
+        player(np.stack([still] * 2), first=[False, first])
+    assert len(drawn) == before + 4
+
+
 def test_without_wandering_nothing_is_drawn_for_it():
     agent, still = certain()
     player = agent.player(num_envs=2, mode="explore")

@@ -49,7 +49,7 @@ class Contestant:
     """An agent that can be timed. Both functions return only when all their work is done."""
 
     update: Callable[[int], Any]  # one update of everything on the batch of this number
-    policy: Callable[[bool], Any]  # one step of acting, batch 1; true at the start of an episode
+    acting: Callable[[int], Callable[[bool], Any]]  # for so many environments: one step; true where episodes start
     parameters: Callable[[], int]  # known after the first update: some make their layers then
     version: str
     differences: list[str] = field(default_factory=list)  # from the released DreamerV2, in the network or the timing
@@ -77,9 +77,9 @@ def _random_batch(size: Size, rng: np.random.Generator) -> dict[str, np.ndarray]
     }
 
 
-def random_image(size: Size) -> np.ndarray:
-    """(1, H, W, C) for the step of acting."""
-    return np.random.default_rng(1).integers(0, 256, (1, *size.image), dtype=np.uint8)
+def random_images(size: Size, count: int) -> np.ndarray:
+    """(count, H, W, C) for the step of acting."""
+    return np.random.default_rng(1).integers(0, 256, (count, *size.image), dtype=np.uint8)
 
 
 def timed(work: Callable[[int], Any], numbers: range) -> dict[str, list[float]]:
@@ -121,6 +121,7 @@ class _Worker:
 
     def __init__(self, make: Callable[[Size, dict[str, Any]], Contestant]) -> None:
         self.make, self.updates = make, 0
+        self.policies: dict[int, Callable[[bool], Any]] = {}
 
     def build(self, size: str, options: dict[str, Any]) -> dict[str, Any]:
         self.contestant = self.make(SIZES[size], options)
@@ -136,5 +137,8 @@ class _Worker:
         self.updates += times
         return timed(lambda number: self.contestant.update(number % BATCHES), numbers) | {"peak_mib": peak_mib()}
 
-    def policy(self, times: int, first: bool = False) -> dict[str, Any]:
-        return timed(lambda number: self.contestant.policy(first and number == 0), range(times))
+    def policy(self, times: int, count: int, first: bool = False) -> dict[str, Any]:
+        if count not in self.policies:
+            self.policies[count] = self.contestant.acting(count)
+        step = self.policies[count]
+        return timed(lambda number: step(first and number == 0), range(times))

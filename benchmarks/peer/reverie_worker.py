@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from protocol import Contestant, Size, random_batches, random_image, serve
+from protocol import Contestant, Size, random_batches, random_images, serve
 
 import reverie
 from reverie import load_player
@@ -43,11 +44,13 @@ def batch_of(arrays: dict[str, np.ndarray]) -> Batch:
     return to_batch(Batch({"image": arrays["image"]}, action, *rest))
 
 
-def compiled_player(agent: DreamerV2) -> Player:
-    """As one has who uses a trained agent: with the weights in the machine code."""
+def make_player(agent: DreamerV2, count: int) -> Player:
+    """For so many environments; compiled as for the user of a trained agent: with the weights in the machine code."""
+    if agent.mode != "compile":
+        return agent.player(num_envs=count, mode="train")
     with tempfile.TemporaryDirectory() as place:
         save_agent(Path(place) / "agent", agent)
-        return load_player(Path(place) / "agent", num_envs=1, mode="train", device="cpu", compiled=True)
+        return load_player(Path(place) / "agent", num_envs=count, mode="train", device="cpu", compiled=True)
 
 
 def make(size: Size, options: dict[str, Any]) -> Contestant:
@@ -58,12 +61,15 @@ def make(size: Size, options: dict[str, Any]) -> Contestant:
     key = ObsKey(("image",), "image", size.image, size.image, "hwc")
     spec = Spec({"image": key}, ActionSpec.discrete(size.actions))
     agent = DreamerV2(load_preset("atari", settings(size) | options), spec)
-    player = compiled_player(agent) if agent.mode == "compile" else agent.player(num_envs=1, mode="train")
     batches = [batch_of(arrays) for arrays in random_batches(size)]
-    image = random_image(size)
+
+    def acting(count: int) -> Callable[[bool], Any]:
+        player, image = make_player(agent, count), random_images(size, count)
+        return lambda first: player.act({"image": image}, np.full(count, first))
+
     return Contestant(
         update=lambda number: agent.update(batches[number]),
-        policy=lambda first: player.act({"image": image}, np.array([first])),
+        acting=acting,
         parameters=lambda: sum(p.numel() for p in agent.parameters()),
         version=f"reverie {reverie.__version__}, torch {torch.__version__}",
         differences=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -10,7 +11,7 @@ import hydra
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from protocol import Contestant, Size, random_batches, random_image, serve
+from protocol import Contestant, Size, random_batches, random_images, serve
 from sheeprl.algos.dreamer_v2 import dreamer_v2
 from sheeprl.algos.dreamer_v2.agent import build_agent
 from sheeprl.algos.dreamer_v2.utils import AGGREGATOR_KEYS, build_optimizer, prepare_obs
@@ -73,8 +74,6 @@ class Trainer:
             del metrics.metrics[key]
         self.aggregator = hydra.utils.instantiate(metrics, _convert_="all")
         self.batches = [batch_of(arrays) for arrays in random_batches(size)]
-        self.obs = {"rgb": np.moveaxis(random_image(size), -1, 1)}
-        self.player.init_states()
 
     def update(self, number: int) -> None:
         _, _, critic, target_critic = self.models
@@ -86,13 +85,19 @@ class Trainer:
         dreamer_v2.train(*arguments, (self.size.actions,))
         self.updates += 1
 
+    def acting(self, count: int) -> Callable[[bool], Any]:
+        images = {"rgb": np.moveaxis(random_images(self.size, count), -1, 1)}
+        return lambda first: self.policy(images, count, first)
+
     @torch.inference_mode()
-    def policy(self, first: bool) -> tuple[np.ndarray, np.ndarray]:
-        if first:
-            self.player.init_states([0])
-        obs = prepare_obs(self.fabric, self.obs, cnn_keys=["rgb"], num_envs=1)
+    def policy(self, images: dict[str, np.ndarray], count: int, first: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Its player serves as many environments as it is told to, with one state of that size at a time."""
+        if first or self.player.num_envs != count:
+            self.player.num_envs = count
+            self.player.init_states()
+        obs = prepare_obs(self.fabric, images, cnn_keys=["rgb"], num_envs=count)
         actions = self.player.get_actions(obs)
-        return torch.cat(actions, -1).view(1, -1).cpu().numpy(), actions[0].argmax(dim=-1).cpu().numpy()
+        return torch.cat(actions, -1).view(count, -1).cpu().numpy(), actions[0].argmax(dim=-1).cpu().numpy()
 
     def parameters(self) -> int:
         return sum(p.numel() for model in self.models for p in model.parameters())
@@ -105,7 +110,7 @@ def make(size: Size, options: dict[str, Any]) -> Contestant:
     trainer = Trainer(size, options)
     return Contestant(
         update=trainer.update,
-        policy=trainer.policy,
+        acting=trainer.acting,
         parameters=trainer.parameters,
         version=f"sheeprl {version('sheeprl')}, torch {torch.__version__}",
         differences=[

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from protocol import Contestant, Size, random_batches, random_image, serve
+from protocol import Contestant, Size, random_batches, random_images, serve
 
 
 def put_back_names() -> None:
@@ -66,13 +66,13 @@ def spaces(size: Size) -> tuple[dict[str, Any], dict[str, Any]]:
 class Actor:
     """One step of acting as its driver does it: NumPy in, NumPy out, the state kept."""
 
-    def __init__(self, agent: Any, size: Size) -> None:
-        self.agent, self.state = agent, None
-        no = np.zeros(1, bool)
-        self.obs = {"image": random_image(size), "reward": np.zeros(1, np.float32), "is_last": no, "is_terminal": no}
+    def __init__(self, agent: Any, size: Size, count: int) -> None:
+        self.agent, self.state, self.count = agent, None, count
+        no, reward = np.zeros(count, bool), np.zeros(count, np.float32)
+        self.obs = {"image": random_images(size, count), "reward": reward, "is_last": no, "is_terminal": no}
 
     def __call__(self, first: bool) -> np.ndarray:
-        obs = self.obs | {"is_first": np.array([first])}
+        obs = self.obs | {"is_first": np.full(self.count, first)}
         outputs, self.state = self.agent.policy(obs, self.state, mode="train")
         return np.array(outputs["action"])
 
@@ -98,7 +98,7 @@ def make(size: Size, options: dict[str, Any]) -> Contestant:
     batches = [{key: tf.constant(value) for key, value in arrays.items()} for arrays in random_batches(size)]
     return Contestant(
         update=lambda number: float(train(batches[number])["model_loss"]),  # a number exists when the work is done
-        policy=Actor(agent, size),
+        acting=lambda count: Actor(agent, size, count),
         parameters=lambda: count(agent),
         version=f"dreamerv2 {version('dreamerv2')}, tensorflow-cpu {tf.__version__}",
         differences=["float32, its default is float16"],

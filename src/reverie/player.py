@@ -226,13 +226,12 @@ class Player:
         Temporally extended epsilon-greedy (Dabney et al. 2021), with stretches of `hold` steps on average: a policy
         that is certain never sees what it has no reason to try. action (N, A), start (N,) bool -> (N, A).
         """
-        drawn = torch.rand(2, generator=self.generator, device=self.device)
-        policy = make_policy(torch.zeros(1, stats_dim(self.actor.parts), device=self.device), self.actor.parts)
-        random = torch.cat([(drawn[1:] < self.wander).float()[None], policy.random(self.generator)], -1)
-        over = start[-1:, None] | (drawn[0] < 1 / self.hold)
-        self.away = torch.where(over, random, self.away)
-        last = torch.where(self.away[:, :1] > 0, self.away[:, 1:], action[-1:])
-        return torch.cat([action[:-1], last])
+        ends, strays = torch.rand(2, generator=self.generator, device=self.device).tolist()
+        if bool(start[-1]) or ends < 1 / self.hold:  # a stretch begins: the only time that its action is drawn
+            policy = make_policy(torch.zeros(1, stats_dim(self.actor.parts), device=self.device), self.actor.parts)
+            random = policy.random(self.generator)
+            self.away = torch.cat([torch.full_like(random[:, :1], float(strays < self.wander)), random], -1)
+        return torch.cat([action[:-1], self.away[:, 1:]]) if self.away[0, 0] > 0 else action
 
     def _kept_action(self, last: Tensor, new: Tensor, start: Tensor, obs: Mapping[str, Tensor]) -> Tensor:
         """While exploring: each action is carried out for `action_hold` steps, whatever the policy says in between.

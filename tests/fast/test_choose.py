@@ -5,12 +5,13 @@ import json
 import math
 import os
 
+import numpy as np
 import pytest
 import torch
 
 from reverie.config import build
 from reverie.fast import choose, modes
-from reverie.fast.choose import Timing, decide, measured, read, share
+from reverie.fast.choose import Piece, Timing, decide, measured, read, share
 from reverie.fast.convs import FastConvDecoder, FastConvEncoder
 from reverie.fast.dense import FastMLP
 from reverie.fast.modes import pick_precision
@@ -44,7 +45,7 @@ def measure(monkeypatch):
     found = [timings(convolutions=0.5, dense=0.5, loops=2.0)]
     calls = []
 
-    def measure(parts, config, *, fused):
+    def measure(parts, config, *, fused, at_length=False):
         calls.append(fused)
         return found[0] if len(found) == 1 else found.pop(0)
 
@@ -227,7 +228,9 @@ def test_a_measurement_changes_nothing(settings, monkeypatch):
     before = {key: value.clone() for key, value in agent.state_dict().items()}
     random, threads = torch.get_rng_state(), []
     race = choose.race
-    monkeypatch.setattr(choose, "race", lambda forms: [threads.append(torch.get_num_threads()), race(forms)][1])
+    monkeypatch.setattr(
+        choose, "race", lambda forms, **how: [threads.append(torch.get_num_threads()), race(forms, **how)][1]
+    )
     torch.set_num_threads(2)
     found = choose.measure((agent.world_model, agent.actor), agent.config, fused=agent.fused.on)
     assert torch.equal(torch.get_rng_state(), random)
@@ -244,6 +247,78 @@ def test_what_is_quicker_wins_a_race():
     x = torch.ones(300, 300)
     slow, quick = choose.race([lambda: [x @ x for _ in range(20)], lambda: x @ x])
     assert 3 * quick < slow
+
+
+def test_a_clear_race_ends_at_once(monkeypatch):
+    monkeypatch.setattr(choose, "SECONDS", math.inf)
+    x, runs = torch.ones(300, 300), [0, 0]
+
+    def run(at, times):
+        runs[at] += 1
+        return [x @ x for _ in range(times)]
+
+    forms = [lambda: run(0, 20), lambda: run(1, 1)]
+    choose.race(forms, clear=1.5)
+    assert runs == [2, 2]  # one that warms up, one that counts
+    choose.race(forms)
+    assert runs == [2 + 1 + choose.ROUNDS] * 2
+
+
+def pairs_of(*about):
+    """(work, seconds in float32, bfloat16 / float32) of pieces -> as `time_kind` takes them; the larger first."""
+    about = sorted(about, reverse=True)
+    both = zip(*about, strict=True)
+    pieces = [Piece("dense", str(at), 1.0, work, lambda: None) for at, work in enumerate(next(both))]
+    took = [[seconds, seconds * ratio] for seconds, ratio in zip(*both, strict=True)]
+    return [(piece, piece) for piece in pieces], took
+
+
+def raced(monkeypatch, took):
+    """Let pieces take these seconds in turn -> what each race was told."""
+    told = []
+
+    def race(forms, *, clear):
+        if len(told) == len(took) or (told and told[-1] != clear):
+            told.clear()  # once more, at length
+        told.append(clear)
+        return took[len(told) - 1]
+
+    monkeypatch.setattr(choose, "race", race)
+    return told
+
+
+def test_what_is_left_out_never_changes_the_answer(monkeypatch):
+    """However unlike the rest it is, within what `SLOWEST` and `ODDEST` say: small pieces may all be so."""
+    rng, ended_early = np.random.default_rng(0), 0
+    for _ in range(1000):
+        work = rng.exponential(1.0, rng.integers(1, 12)) + 0.01
+        large, middle = work > np.median(work), rng.uniform(0.4, 2.5)
+        ratios = np.where(large, middle, np.clip(middle * rng.choice([0.3, 1.0, 3.0]), 0.5, 2.0))
+        seconds = work * np.where(large, 1.0, rng.choice([0.5, 1.0, 2.0]))
+        pairs, took = pairs_of(*zip(work, seconds, ratios, strict=True))
+        told = raced(monkeypatch, took)
+        short = choose.time_kind(pairs, at_length=False)
+        ended_early += len(told) < len(pairs)
+        raced(monkeypatch, took)
+        whole = choose.time_kind(pairs, at_length=True)
+        assert decide({"dense": short}) == decide({"dense": whole})
+        assert short.flops == pytest.approx(work.sum())
+        assert whole.float32 == pytest.approx(seconds.sum())
+    assert ended_early > 300
+
+
+def test_a_clear_answer_needs_the_large_pieces_and_a_close_one_all_of_them_at_length(monkeypatch):
+    works = (50, 30, 10, 5, 3, 2)
+    for ratio, count in ((0.6, 3), (1.8, 2)):
+        pairs, took = pairs_of(*((work, work, ratio) for work in works))
+        told = raced(monkeypatch, took)
+        found = choose.time_kind(pairs, at_length=False)
+        assert told == [choose.CLEAR] * count
+        assert (found.float32, found.bfloat16) == pytest.approx((100, 100 * ratio))  # of the whole kind
+    pairs, took = pairs_of(*((work, work, 0.95) for work in works))
+    told = raced(monkeypatch, took)
+    assert choose.time_kind(pairs, at_length=False).bfloat16 == pytest.approx(95)
+    assert told == [math.inf] * 6
 
 
 # ------------------------------------------------------------------------------------------------------------ computing

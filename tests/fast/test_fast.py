@@ -12,7 +12,7 @@ from reverie.data.replay import Batch
 from reverie.envs.actions import ActionSpec, make_action_spec
 from reverie.envs.spaces import ObsKey, Spec
 from reverie.errors import UserError
-from reverie.fast import FASTER, Feat, OneHots, accelerate
+from reverie.fast import FASTER, Feat, OneHots, accelerate, products
 from reverie.fast.convs import channels_last, down, up, weight_gradient
 from reverie.fast.dense import FastMLP
 from reverie.fast.modes import keep_memory, pick_dtype, pick_mode
@@ -306,9 +306,25 @@ def test_elu_of_what_is_not_a_number():
     assert x[0].isnan()
 
 
-@pytest.mark.parametrize("worth", [0, 2**40], ids=["onednn", "torch"])
-def test_products_are_the_same_by_either_library(worth, monkeypatch):
-    monkeypatch.setattr("reverie.fast.products.WORTH_ONEDNN", worth)
+@pytest.fixture
+def onednn(monkeypatch):
+    """Large products by oneDNN, also where the other library is quicker; at these sizes all count as large."""
+    monkeypatch.setattr("reverie.fast.products.USES_ONEDNN", products.HAS_ONEDNN)
+    monkeypatch.setattr("reverie.fast.products.WORTH_ONEDNN", 0)
+
+
+@pytest.mark.parametrize(
+    ("capability", "mkl", "quicker"), [("AVX512", True, True), ("AVX2", True, False), ("AVX2", False, True)]
+)
+def test_mkl_makes_products_where_avx2_is_all_there_is(capability, mkl, quicker, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    assert products.onednn_is_quicker() == (quicker and products.HAS_ONEDNN)
+
+
+@pytest.mark.parametrize("uses", [True, False], ids=["onednn", "torch"])
+def test_products_are_the_same_by_either_library(uses, onednn, monkeypatch):
+    monkeypatch.setattr("reverie.fast.products.USES_ONEDNN", uses and products.HAS_ONEDNN)
     torch.manual_seed(0)
     x, weight, bias, g = torch.randn(33, 70), torch.randn(45, 70), torch.randn(45), torch.randn(33, 45)
     torch.testing.assert_close(linear(x, weight, bias), x @ weight.t() + bias, rtol=1e-4, atol=1e-4)
@@ -317,9 +333,7 @@ def test_products_are_the_same_by_either_library(worth, monkeypatch):
     torch.testing.assert_close(outer(g, x), g.t() @ x, rtol=1e-4, atol=1e-4)
 
 
-def test_updates_by_onednn_are_those_of_the_reference(monkeypatch):
-    """At these sizes nothing would be worth its call: everything is told to be."""
-    monkeypatch.setattr("reverie.fast.products.WORTH_ONEDNN", 0)
+def test_updates_by_onednn_are_those_of_the_reference(onednn):
     compare("dreamerv2")
 
 

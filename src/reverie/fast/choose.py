@@ -4,8 +4,9 @@ A processor may have units for bfloat16 and still be slower in it than in float3
 agent computes anything, its own layers are timed both ways on a few rows: its convolutions, its dense layers, its
 recurrent loops. Each of these `KINDS` is then computed in the type that is quicker for it.
 
-What was measured is kept in the user's cache folder, by processor, torch and shapes. A file there that is damaged, or
-that another user may have written, is measured again.
+The largest pieces of a kind come first, and it ends where the rest could no longer change the answer; where the answer
+is close, all of them are timed at length. What was measured is kept in the user's cache folder, by processor, torch and
+shapes. A file there that is damaged, cut short, or that another user may have written, is measured again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -42,12 +42,20 @@ from .steps import Product
 FLOAT, HALF = torch.float32, torch.bfloat16
 #: bfloat16 is taken where it needs at most this share of float32's time: what is as quick may as well be exact.
 WORTH = 0.97
-#: What is timed: rows of heads, dreams, steps, arithmetic of one product or convolution, rows or images at least.
-ROWS, DREAMS, STEPS, FLOPS, FEWEST = 256, 128, 3, 3e7, 2
+#: What is timed: rows of heads, dreams, steps of filtering, arithmetic of a product or convolution, rows or images at
+#: least.
+ROWS, DREAMS, STEPS, FLOPS, FEWEST = 128, 64, 2, 3e7, 2
 #: Seconds in which a piece of work is repeated, and repetitions at most.
 SECONDS, ROUNDS = 0.003, 9
+#: A piece is not repeated where one type takes so many times as long as the other.
+CLEAR = 1.3
+#: What has not been timed is thought to run at a share `SLOWEST` of the speed of the rest at least, and to take from
+#: 1 / `ODDEST` to `ODDEST` of float32's time in bfloat16.
+SLOWEST, ODDEST = 0.5, 2.0
+#: An answer so near to `WORTH` is measured at length.
+CLOSE = 0.08
 #: Raised when something else is measured, so that older files are measured again.
-VERSION = 1
+VERSION = 2
 
 
 class Timing(NamedTuple):
@@ -60,13 +68,18 @@ class Timing(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some of the work of an update: `run` does it, and an update has so many `times` as much."""
+    """Some of the work of an update: what `ready` returns does it, and an update has so many `times` as much."""
 
     kind: str
     what: str
     times: float
     flops: float
-    run: Callable[[], Any]
+    ready: Callable[[], Callable[[], Any]]
+
+    @property
+    def weight(self) -> float:
+        """Its arithmetic in an update."""
+        return self.times * self.flops
 
 
 Measured = Mapping[str, Timing]
@@ -90,7 +103,7 @@ def share(found: Measured, types: Types) -> float:
 def measured(parts: Sequence[nn.Module], config: Config, *, fused: bool, again: bool = False) -> Measured:
     """What these parts of an agent (`pieces`) take in each type: from this process, from the cache folder, or timed.
 
-    fused: may loops be run by compiled code? again: time them in any case, and keep that.
+    fused: may loops be run by compiled code? again: time them in any case, at length, and keep that.
     """
     gates = [part.prepared("gates").layer for part in _inside(parts) if type(part) is FastRSSM and part.fits()]
     fused = fused and all(worth_fusing(config.train.batch_size, layer.weight) for layer in gates)
@@ -100,7 +113,7 @@ def measured(parts: Sequence[nn.Module], config: Config, *, fused: bool, again: 
         path = _path(key)
         found = None if again or path is None else read(path, key)
         if found is None:
-            found = measure(parts, config, fused=fused)
+            found = measure(parts, config, fused=fused, at_length=again)
             if path is not None:
                 write(path, key, found)
         known[key] = found
@@ -169,48 +182,70 @@ def read(path: Path, key: str) -> Measured | None:
 
 
 def write(path: Path, key: str, found: Measured) -> None:
-    """Keep it: whole or not at all. Where it cannot be written, the next process measures again."""
+    """Keep it in a new file of this user's own. Where it cannot be written as a whole, or two processes write at once,
+    a later one may find half of it and measures again (`read`)."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".choice-")
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                json.dump({"key": key, "kinds": found}, file)
-            os.replace(name, path)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(name)
+        path.unlink(missing_ok=True)
+        with open(path, "x", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
+            json.dump({"key": key, "kinds": found}, file)
 
 
 # ----------------------------------------------------------------------------------------------------------- timing
 
 
-def measure(parts: Sequence[nn.Module], config: Config, *, fused: bool) -> Measured:
+def measure(parts: Sequence[nn.Module], config: Config, *, fused: bool, at_length: bool = False) -> Measured:
     """Time copies of the parts; they and the random streams stay as they are.
 
-    In one thread, by the processor's time: what is measured must not depend on what else the machine does.
+    In one thread, by the processor's time: what is measured must not depend on what else the machine does. at_length:
+    everything, several times; otherwise no more than the answer needs.
     """
     threads = torch.get_num_threads()
-    found: dict[str, list[tuple[Piece, list[float]]]] = {}
+    found: dict[str, Timing] = {}
     try:
         torch.set_num_threads(1)
         forms = [pieces(parts, config, dtype, fused=fused) for dtype in (FLOAT, HALF)]
-        for one, other in zip(*forms, strict=True):
-            found.setdefault(one.kind, []).append((one, race([one.run, other.run])))
+        for kind in KINDS:
+            pairs = [pair for pair in zip(*forms, strict=True) if pair[0].kind == kind]
+            if pairs:
+                found[kind] = time_kind(sorted(pairs, key=lambda pair: -pair[0].weight), at_length=at_length)
     finally:
         torch.set_num_threads(threads)
-    return {
-        kind: Timing(
-            ", ".join(dict.fromkeys(piece.what for piece, _ in each)),
-            sum(piece.times * piece.flops for piece, _ in each),
-            *(sum(piece.times * seconds[at] for piece, seconds in each) for at in (0, 1)),
-        )
-        for kind, each in found.items()
-    }
+    return found
 
 
-def race(forms: Sequence[Callable[[], Any]]) -> list[float]:
-    """Seconds of each: the least of several repetitions in turns, after one that warms up."""
+def time_kind(pairs: Sequence[tuple[Piece, Piece]], *, at_length: bool) -> Timing:
+    """One kind of work, its pieces in each type, the largest first."""
+    whole, flops, seconds = sum(one.weight for one, _ in pairs), 0.0, [0.0, 0.0]
+    timed = []
+    for one, other in pairs:
+        took = race([one.ready(), other.ready()], clear=math.inf if at_length else CLEAR)
+        seconds = [so_far + one.times * each for so_far, each in zip(seconds, took, strict=True)]
+        flops += one.weight
+        timed.append(one.what)
+        if not at_length and settled(seconds[0], seconds[1], (whole - flops) / flops):
+            break
+    ratio = seconds[1] / seconds[0]
+    if not at_length and abs(ratio / WORTH - 1) < CLOSE:
+        return time_kind(pairs, at_length=True)
+    return Timing(", ".join(dict.fromkeys(timed)), whole, *(whole / flops * each for each in seconds))
+
+
+def settled(float32: float, bfloat16: float, rest: float) -> bool:
+    """Would what has not been timed leave the answer as it is? rest: its arithmetic, that of what was timed being 1."""
+    unknown = float32 * rest / SLOWEST
+    least, most = (
+        (bfloat16 + unknown / ODDEST) / (float32 + unknown),
+        (bfloat16 + unknown * ODDEST) / (float32 + unknown),
+    )
+    return most <= WORTH or least > WORTH
+
+
+def race(forms: Sequence[Callable[[], Any]], *, clear: float = math.inf) -> list[float]:
+    """Seconds of each: the least of several repetitions in turns, after one that warms up.
+
+    clear: so many times as long as another one ends it at once.
+    """
     least, spent = [math.inf] * len(forms), 0.0
     for turn in range(-1, ROUNDS):
         for at, run in enumerate(forms):
@@ -221,7 +256,7 @@ def race(forms: Sequence[Callable[[], Any]]) -> list[float]:
             spent += took
             if turn >= 0:
                 least[at] = min(least[at], took)
-        if turn >= 0 and spent > SECONDS:
+        if turn >= 0 and (spent > SECONDS or max(least) > clear * min(least)):
             break
     return least
 
@@ -252,8 +287,8 @@ def _inside(parts: Sequence[nn.Module]) -> list[nn.Module]:
 
 
 def _in_type(part: nn.Module, dtype: torch.dtype, *, fused: bool) -> Any:
-    """A copy that computes in this type."""
-    whole = nn.ModuleList([copy.deepcopy(part)])
+    """A copy that computes in this type, with the same weights."""
+    whole = nn.ModuleList([copy.deepcopy(part, {id(weight): weight for weight in part.parameters()})])
     set_types(whole, Types.all(dtype), fused=fused)
     return whole[0]
 
@@ -297,16 +332,27 @@ def _conv(
     maps, channels, kernel, _ = weight.shape
     once = 2.0 * weight.numel() * small[0] * small[1]
     count = int(min(max(FEWEST, FLOPS / once), steps))
-    large = channels_last(_some(count, channels, *big).to(dtype))
-    little = channels_last(_some(count, maps, *small).to(dtype))
-    weight = channels_last(weight.detach().to(dtype))
-    runs: list[Callable[[], Any]] = [
-        lambda: down(large, weight, few=0),
-        lambda: weight_gradient(large, little, kernel),
-        lambda: up(little, weight, big),
-    ]
+
+    @cache
+    def given() -> list[Tensor]:
+        large, little = _some(count, channels, *big), _some(count, maps, *small)
+        return [channels_last(each.to(dtype)) for each in (large, little, weight.detach())]
+
+    def forward() -> Callable[[], Any]:
+        large, _, kernels = given()
+        return lambda: down(large, kernels, few=0)
+
+    def of_weight() -> Callable[[], Any]:
+        large, little, _ = given()
+        return lambda: weight_gradient(large, little, kernel)
+
+    def back() -> Callable[[], Any]:
+        _, little, kernels = given()
+        return lambda: up(little, kernels, big)
+
     what = f"{channels}x{big[0]}x{big[1]} to {maps}x{small[0]}x{small[1]}"
-    return [Piece("convolutions", what, steps / count, once * count, run) for run in runs[: 3 if to_input else 2]]
+    ways = (forward, of_weight, back) if to_input else (forward, of_weight)
+    return [Piece("convolutions", what, steps / count, once * count, way) for way in ways]
 
 
 # ------------------------------------------------------------------------------------------- dense layers and loops
@@ -334,38 +380,48 @@ def _learning(mlp: FastMLP, rssm: FastRSSM, rows: int, dtype: torch.dtype) -> li
     found = []
     for (ins, outs), layers in Counter(shapes).items():
         count = int(min(max(FEWEST, FLOPS / (2 * outs * ins)), rows))
-        x, g = _some(count, ins), _some(count, outs)
-        product = Product(_some(outs, ins).to(dtype), _some(outs).to(dtype))
-        runs: list[Callable[[], Any]] = [
-            partial(product.__call__, x),
-            partial(product.back, g),
-            partial(_weight_gradient, g, x, dtype),
-        ]
         once, many = 2.0 * count * outs * ins, layers * rows / count
-        found += [Piece("dense", f"{layers} of {ins} to {outs}", many, once, run) for run in runs]
+        ways = [partial(way, count, ins, outs, dtype) for way in (_forward, _back, _weight_gradient)]
+        found += [Piece("dense", f"{layers} of {ins} to {outs}", many, once, way) for way in ways]
     return found
 
 
-def _weight_gradient(g: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
-    return outer(g.to(dtype), x.to(dtype)).float()
+def _forward(count: int, ins: int, outs: int, dtype: torch.dtype) -> Callable[[], Any]:
+    return partial(Product(_some(outs, ins).to(dtype), _some(outs).to(dtype)).__call__, _some(count, ins))
+
+
+def _back(count: int, ins: int, outs: int, dtype: torch.dtype) -> Callable[[], Any]:
+    return partial(Product(_some(outs, ins).to(dtype)).back, _some(count, outs))
+
+
+def _weight_gradient(count: int, ins: int, outs: int, dtype: torch.dtype) -> Callable[[], Any]:
+    x, g = _some(count, ins), _some(count, outs)
+    return lambda: outer(g.to(dtype), x.to(dtype)).float()
 
 
 def _judging(mlp: FastMLP, rssm: FastRSSM, rows: int) -> Piece:
     """All layers without gradients."""
-    z, deter = _states(rssm, ROWS)
-    feat = cast(Tensor, Feat(z, deter)) if isinstance(z, OneHots) else torch.cat([z, deter], -1)
+
+    def ready() -> Callable[[], Any]:
+        z, deter = _states(rssm, ROWS)
+        feat = cast(Tensor, Feat(z, deter)) if isinstance(z, OneHots) else torch.cat([z, deter], -1)
+        return torch.no_grad()(lambda: mlp(feat))
+
     weights = sum(layer.weight.numel() for layer in mlp if isinstance(layer, nn.Linear))
-    return Piece("dense", "heads", rows / ROWS, 2.0 * ROWS * weights, torch.no_grad()(lambda: mlp(feat)))
+    return Piece("dense", "heads", rows / ROWS, 2.0 * ROWS * weights, ready)
 
 
 def _filter(rssm: FastRSSM, config: Config) -> Piece:
     """Steps of filtering; the way back, some twice as much, is in proportion."""
     batch, net = config.train.batch_size, cast(nn.Linear, rssm.posterior_net[0])
-    embed, action = _some(batch, STEPS, net.in_features - rssm.rnn_hidden_dim), _some(batch, STEPS, _actions(rssm))
-    never, noise = torch.zeros(batch, STEPS, dtype=torch.bool, device="cpu"), _noise(rssm, batch, STEPS)
-    run = torch.no_grad()(lambda: rssm.rollout_observation(embed, action, never, noise=noise))
+
+    def ready() -> Callable[[], Any]:
+        embed, action = _some(batch, STEPS, net.in_features - rssm.rnn_hidden_dim), _some(batch, STEPS, _actions(rssm))
+        never, noise = torch.zeros(batch, STEPS, dtype=torch.bool, device="cpu"), _noise(rssm, batch, STEPS)
+        return torch.no_grad()(lambda: rssm.rollout_observation(embed, action, never, noise=noise))
+
     once = batch * STEPS * _arithmetic(*rssm.children())
-    return Piece("loops", f"{batch} sequences", 3.0 * config.train.seq_len / STEPS, once, run)
+    return Piece("loops", f"{batch} sequences", 3.0 * config.train.seq_len / STEPS, once, ready)
 
 
 def _arithmetic(*nets: nn.Module) -> float:
@@ -374,13 +430,16 @@ def _arithmetic(*nets: nn.Module) -> float:
 
 
 def _dream(rssm: FastRSSM, rows: int) -> Piece:
-    """Steps of dreams, without gradients; rows: of all dreams together."""
-    z, deter = _states(rssm, DREAMS)
-    start = State(deter, z, _some(DREAMS, rssm.latent.stats_dim))
-    action, noise = _some(DREAMS, _actions(rssm)), _noise(rssm, DREAMS, STEPS)
-    run = torch.no_grad()(lambda: rssm.rollout_imagination(lambda feat: action, start, STEPS, noise))
+    """A step of dreams, without gradients; rows: of all dreams together."""
+
+    def ready() -> Callable[[], Any]:
+        z, deter = _states(rssm, DREAMS)
+        start = State(deter, z, _some(DREAMS, rssm.latent.stats_dim))
+        action, noise = _some(DREAMS, _actions(rssm)), _noise(rssm, DREAMS, 1)
+        return torch.no_grad()(lambda: rssm.rollout_imagination(lambda feat: action, start, 1, noise))
+
     once = _arithmetic(rssm.input_net, rssm.gru, rssm.prior_net)
-    return Piece("loops", "dreams", rows / (DREAMS * STEPS), DREAMS * STEPS * once, run)
+    return Piece("loops", "dreams", rows / DREAMS, DREAMS * once, ready)
 
 
 def _actions(rssm: FastRSSM) -> int:

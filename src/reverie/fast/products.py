@@ -13,9 +13,21 @@ from ..layers import ExactLinear, without_autocast
 
 #: From this many multiply-adds on, a bfloat16 product is worth its conversions and calls.
 WORTH_HALVING = 2**20
-#: From this many on, oneDNN's float32 product is worth its call: on AMD's CPUs twice as quick as MKL's, torch's usual.
+#: From this many on, oneDNN's float32 product is worth its call, where it is quicker than MKL's (`onednn_is_quicker`).
 WORTH_ONEDNN = 2**20
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def onednn_is_quicker() -> bool:
+    """Is it quicker in float32 than torch's usual library? With AVX-512 on AMD's processors it is twice as quick, since
+    MKL does not use it there; with AVX2 MKL is quicker by a tenth to a quarter (docs/performance.md).
+
+    A fixed rule, for which no run has to remember anything.
+    """
+    return HAS_ONEDNN and not (torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2")
+
+
+USES_ONEDNN = onednn_is_quicker()
 #: The kinds of work whose number types are chosen apart.
 KINDS = ("convolutions", "dense", "loops")
 
@@ -82,7 +94,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     In the type that they have: an autocast around it changes nothing.
     """
     small = x.dtype != torch.float32 or x.device.type != "cpu" or len(x) * weight.numel() < WORTH_ONEDNN
-    if small or not HAS_ONEDNN:
+    if small or not USES_ONEDNN:
         with without_autocast(x):
             return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, _dense(weight), bias, "none", [], "")
