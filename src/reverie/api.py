@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # a player is loaded without training code and without Gymnas
 
     from .config import Config
     from .envs import EnvLike
+    from .run.curves import RunHistory
     from .run.evaluation import Evaluation
     from .train import DreamerV2
 
@@ -71,6 +72,7 @@ class Dreamer:
         self.agent: DreamerV2 | None = None
         self._fresh = fresh
         self._weights: Path | None = None
+        self.stopped_by = ""  # what ended the last `learn`: a setting, a callback's name, or a signal's
 
     @property
     def config(self) -> Config:
@@ -93,11 +95,16 @@ class Dreamer:
         minutes: float | None = None,
         fresh: bool = False,
         quiet: bool = False,
+        callback: Any = None,
     ) -> Dreamer:
         """Train until the run has seen `env_steps` steps in all, or for `minutes` of training time in all.
 
         The run is kept in its directory: the same call again finds it done, a larger number continues it. fresh: begin
-        again, for instance after an edit of the environment; the old run is kept under another name. -> self.
+        again, for instance after an edit of the environment; the old run is kept under another name. -> self, with
+        `history` and `stopped_by`.
+
+        callback: an object with some of the methods of `reverie.Callback`, a function that is called with a
+        `run.callbacks.Training` after every step, or a list of them; each may return False to stop (docs/callbacks.md).
 
         Ctrl-C, SIGTERM and SIGHUP end the training with a checkpoint and then the program: KeyboardInterrupt for
         Ctrl-C, SystemExit for the others. Catch it to use the agent as far as it is; `learn` again continues the run.
@@ -115,14 +122,23 @@ class Dreamer:
         from .run.progress import Progress
 
         progress = Progress(quiet=quiet)
-        run = Run(self.config, self.run, self.env, weights=self._weights, fresh=self._fresh)
+        run = Run(self.config, self.run, self.env, weights=self._weights, fresh=self._fresh, callback=callback)
         self._fresh = False
         while self._reasons:
             progress.say(self._reasons.pop(0))
-        self.agent = run.train(progress)
+        self.agent = run.agent  # at hand also if training ends with an error
+        run.train(progress)
+        self.stopped_by = run.state.end()
         if run.state.stopping.signal:
             end_program(run.state.stopping.signal, self.run)
         return self
+
+    @property
+    def history(self) -> RunHistory:
+        """Episodes, metrics and evaluations of the run so far, as arrays."""
+        from .run.curves import RunHistory
+
+        return RunHistory(self.run)
 
     def save(self, path: str | Path) -> Path:
         """Write the agent (settings, spaces, weights; no replay) to a directory that `load` reads. -> the directory."""
@@ -208,7 +224,7 @@ def load(
     dreamer.agent = DreamerV2(config, spec)
     checkpoint.load_weights(found, dreamer.agent)
     dreamer.run = absolute(path if is_run else run or Path("runs") / f"{Path(path).name}-continued")
-    dreamer._fresh = False
+    dreamer._fresh, dreamer.stopped_by = False, ""
     dreamer._weights, dreamer._reasons = None if is_run else found, []
     return dreamer
 

@@ -1,0 +1,42 @@
+"""The examples in the guides run as they are printed, with small budgets."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+TINY = 'preset="debug", env_steps=120, eval_episodes=1, forecast=False, random_baseline=False, tensorboard=False'
+#: Page -> what makes its Python blocks short: text -> text. Every one must be found.
+SHORTER = {
+    "callbacks.md": {'preset="vector"': f"{TINY}, video=False", "env_steps=1000": "env_steps=120"},
+}
+
+
+def blocks(page):
+    """The Python blocks of a page as one program."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.M | re.S))
+
+
+@pytest.fixture
+def guide(in_tmp):
+    """Run the blocks of a page. -> its names."""
+
+    def go(page):
+        text = blocks(page)
+        for old, new in SHORTER[page].items():
+            assert old in text, f"{page}: {old}"
+            text = text.replace(old, new)
+        names = {"__name__": "__main__"}
+        exec(compile(text, page, "exec"), names)
+        return names
+
+    return go
+
+
+def test_callbacks(guide, capsys):
+    names = guide("callbacks.md")
+    assert names["agent"].stopped_by in ("train.env_steps", "Watch", "StopAtReturn")
+    out = capsys.readouterr().out
+    assert re.search(r"^step \d+: return [\d.]+ after \d+ steps$", out, re.M)
+    assert "RunHistory(" in out
