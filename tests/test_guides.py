@@ -10,6 +10,12 @@ TINY = 'preset="debug", env_steps=120, eval_episodes=1, forecast=False, random_b
 #: Page -> what makes its Python blocks short: text -> text. Every one must be found.
 SHORTER = {
     "callbacks.md": {'preset="vector"': f"{TINY}, video=False", "env_steps=1000": "env_steps=120"},
+    "sharing.md": {
+        'preset="vector"': f"{TINY}, video=False",
+        "env_steps=4000": "env_steps=120",
+        "episodes=20": "episodes=1",
+    },
+    "modules.md": {'preset="vector"': f"{TINY}, video=False", "env_steps=2000": "env_steps=120"},
 }
 
 
@@ -40,3 +46,19 @@ def test_callbacks(guide, capsys):
     out = capsys.readouterr().out
     assert re.search(r"^step \d+: return [\d.]+ after \d+ steps$", out, re.M)
     assert "RunHistory(" in out
+
+
+def test_modules(guide, capsys):
+    names = guide("modules.md")
+    model = names["again"].agent.world_model
+    assert isinstance(model.encoder.net, names["Encoder"])
+    assert isinstance(model.rssm.latent, names["Bits"])
+    assert "Evaluation(return" in capsys.readouterr().out
+    assert names["agent"].history.metrics["world_model/reward_median_loss"][-1] >= 0
+
+
+def test_sharing(guide, in_tmp, capsys):
+    pytest.importorskip("matplotlib", reason="cards have curves")
+    guide("sharing.md")
+    assert "Evaluation(return" in capsys.readouterr().out
+    assert "| optimum | 500 |" in (in_tmp / "pole" / "README.md").read_text()

@@ -544,6 +544,7 @@ class Run:
             if result.frames:
                 video = self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif"
                 progress.once(save_video(video, result.frames, keep=self.config.log.keep_videos))
+                self.state.logger.video(video, env_steps=self.clock.env_steps)
             if self.clock.best is None or result.mean > self.clock.best:
                 self.clock.best = result.mean
                 best = self.directory / "checkpoints" / "best"
