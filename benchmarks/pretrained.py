@@ -1,6 +1,6 @@
 """Trains, verifies and packs the trained agents that come with the package, or beside it.
 
-    python benchmarks/pretrained.py demo --out src/reverie/pretrained        2 minutes on one core
+    python benchmarks/pretrained.py demo --out src/reverie/pretrained        a minute and a half on one core
     python benchmarks/pretrained.py demo --run runs/demo --out ...           a run that is there already
     python benchmarks/pretrained.py --list
 
@@ -39,7 +39,7 @@ class Recipe:
 
 
 AGENTS = {
-    "demo": Recipe("MiniGrid-Empty-Random-6x6-v0", "demo", {"env_steps": 8000}, 0.90, 0.44, 0.97, {}),
+    "demo": Recipe("MiniGrid-Empty-Random-6x6-v0", "demo", {"env_steps": 6000}, 0.90, 0.44, 0.97, {}),
     "doorkey": Recipe("MiniGrid-DoorKey-5x5-v0", "demo", {"minutes": 10}, 0.90, 0.14, 0.96, {}),
     "cartpole": Recipe("CartPole-v1", "vector", {"minutes": 4}, 475.0, 21.0, 500.0, {"gamma": 0.99}),
     "pendulum": Recipe("Pendulum-v1", "vector", {"minutes": 3}, -200.0, -1193.0, None, {}),

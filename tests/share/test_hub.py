@@ -14,7 +14,7 @@ from reverie.share import sources
 
 from .hub_server import running
 
-hub_package = pytest.importorskip("huggingface_hub", reason="pip install 'reverie-rl[hub]'")
+constants = pytest.importorskip("huggingface_hub.constants", reason="pip install 'reverie-rl[hub]'")
 pytest.importorskip("matplotlib", reason="cards have curves")
 
 
@@ -23,7 +23,6 @@ def hub(tmp_path, monkeypatch):
     """A hub that wants the token hf_test, which this user has."""
     with running() as found:
         found.token = "hf_test"
-        constants = hub_package.constants
         monkeypatch.setattr(constants, "ENDPOINT", found.url)
         template = found.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
