@@ -8,7 +8,10 @@ LINTED := src tests benchmarks examples docs/media docs/site_hooks.py
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick prove parity mutants worlds faults soak fuzz slow breadth invariance docs lint clean
+# address of the repository, for the urls and images of a release
+REPOSITORY ?=
+
+.PHONY: demo test quick prove parity mutants worlds faults soak fuzz slow breadth invariance docs lint release clean
 
 $(VENV)/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -76,6 +79,9 @@ invariance: $(VENV)/dev  ## four tasks with rewards x0.01, x100, +1, -1, three s
 
 docs: $(VENV)/dev  ## the documents as a site in build/site
 	$(BIN)/mkdocs build --strict
+
+release: $(VENV)/dev  ## wheel and sdist in dist/, tried in an empty environment of every Python that is there (3.11 to 3.13)
+	REPOSITORY=$(REPOSITORY) PYTHON=$(BIN)/python .ci/release
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check $(LINTED)

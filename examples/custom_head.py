@@ -2,7 +2,8 @@
 
 A head is a class with `forward` (the prediction) and `loss` (in nats or any other unit, per step). `target` names what
 it learns from: "reward", "continue" or "obs/KEY"; a head that predicts something else has `target_of(batch, obs)`. To
-train whole agents with it, enter it in `_heads` in src/reverie/build.py (CONTRIBUTING.md).
+train a whole agent with it: `reverie.Dreamer(..., modules={"heads": {"reward_quantiles": RewardQuantiles}})`
+(docs/modules.md).
 """
 
 import sys

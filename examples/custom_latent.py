@@ -1,7 +1,8 @@
 """Another distribution of the latent state, given from outside: 64 coin flips instead of 32 categoricals. Ten seconds.
 
-A latent is a class with the methods of `reverie.latents.Latent`; only this class knows what a statistic means. To train
-whole agents with it, add it to `LATENTS` in src/reverie/latents.py (CONTRIBUTING.md).
+A latent is a class with the methods of `reverie.latents.Latent`; only this class knows what a statistic means. Here the
+world model is put together by hand. To train a whole agent with it: `reverie.Dreamer(..., modules={"latent":
+BernoulliLatent})` (docs/modules.md).
 """
 
 import math

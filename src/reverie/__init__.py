@@ -10,6 +10,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Callback",
     "Config",
     "Dreamer",
     "DreamerV2",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Callback": "run.callbacks",
     "Config": "config",
     "load_preset": "config.presets",
     "Dreamer": "api",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from . import checkpoint
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # a player is loaded without training code and without Gymnas
 
     from .config import Config
     from .envs import EnvLike
+    from .run.curves import RunHistory
     from .run.evaluation import Evaluation
     from .train import DreamerV2
 
@@ -38,8 +40,8 @@ class Dreamer:
         agent.learn(env_steps=10_000)
 
     env: an id, a function that makes an environment, its name (FILE.py:FUNCTION, MODULE:FUNCTION, MODULE:Id-v0), or an
-    instance. Settings are keyword arguments by their
-    short name, or {"group.name": value} in `settings`. fresh: begin again, as in `learn`.
+    instance. Settings are keyword arguments by their short name, or {"group.name": value} in `settings`. fresh: begin
+    again, as in `learn`. modules: your own networks, {"encoder": f, "latent": g, "heads": {NAME: h}} (docs/modules.md).
     Raises UserError for anything that does not fit.
     """
 
@@ -51,9 +53,10 @@ class Dreamer:
         run: str | Path | None = None,
         fresh: bool = False,
         settings: Mapping[str, Any] | None = None,
+        modules: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> None:
-        chosen = dict(settings or {}) | overrides
+        chosen = dict(settings or {}) | overrides | own_modules(modules)
         if isinstance(env, str):
             chosen["env.id"] = env
         elif env is not None:
@@ -71,6 +74,7 @@ class Dreamer:
         self.agent: DreamerV2 | None = None
         self._fresh = fresh
         self._weights: Path | None = None
+        self.stopped_by = ""  # what ended the last `learn`: a setting, a callback's name, or a signal's
 
     @property
     def config(self) -> Config:
@@ -96,11 +100,16 @@ class Dreamer:
         data: str | Path | None = None,
         updates: int = 20_000,
         offline: str = "agent",
+        callback: Any = None,
     ) -> Dreamer:
         """Train until the run has seen `env_steps` steps in all, or for `minutes` of training time in all.
 
         The run is kept in its directory: the same call again finds it done, a larger number continues it. fresh: begin
-        again, for instance after an edit of the environment; the old run is kept under another name. -> self.
+        again, for instance after an edit of the environment; the old run is kept under another name. -> self, with
+        `history` and `stopped_by`.
+
+        callback: an object with some of the methods of `reverie.Callback`, a function that is called with a
+        `run.callbacks.Training` after every step, or a list of them; each may return False to stop (docs/callbacks.md).
 
         data: learn from recorded data alone (docs/offline.md), with `updates` updates: offline "agent", or
         "world_model", which learns no policy in dreams. An imitating policy is always learnt beside it.
@@ -111,6 +120,8 @@ class Dreamer:
         if data is not None:
             if env_steps is not None or minutes is not None or fresh:
                 raise UserError("learning from data ends by updates, not by env_steps or minutes.", "Leave them out.")
+            if callback is not None:
+                raise UserError("callbacks are not called while learning from data.", "Leave callback out.")
             return self._learn_offline(absolute(data), updates, offline, quiet=quiet)
         self._fresh = self._fresh or fresh
         limits = {"train.env_steps": env_steps, "train.minutes": minutes}
@@ -125,11 +136,13 @@ class Dreamer:
         from .run.progress import Progress
 
         progress = Progress(quiet=quiet)
-        run = Run(self.config, self.run, self.env, weights=self._weights, fresh=self._fresh)
+        run = Run(self.config, self.run, self.env, weights=self._weights, fresh=self._fresh, callback=callback)
         self._fresh = False
         while self._reasons:
             progress.say(self._reasons.pop(0))
-        self.agent = run.train(progress)
+        self.agent = run.agent  # at hand also if training ends with an error
+        run.train(progress)
+        self.stopped_by = run.state.end()
         if run.state.stopping.signal:
             end_program(run.state.stopping.signal, self.run)
         return self
@@ -150,10 +163,25 @@ class Dreamer:
             end_program(stopping.signal, self.run)
         return self
 
-    def save(self, path: str | Path) -> Path:
-        """Write the agent (settings, spaces, weights; no replay) to a directory that `load` reads. -> the directory."""
+    @property
+    def history(self) -> RunHistory:
+        """Episodes, metrics and evaluations of the run so far, as arrays."""
+        from .run.curves import RunHistory
+
+        return RunHistory(self.run)
+
+    def save(
+        self, path: str | Path, *, card: bool | Mapping[str, Any] = False, episodes: int = 20, seed: int = 0
+    ) -> Path:
+        """Write the agent (settings, spaces, weights; no replay) to a directory that `load` reads. -> the directory.
+
+        card: play `episodes` and add a card for others: README.md, results, curves, videos, a few episodes
+        (docs/sharing.md). A dict gives it name, description, optimum, license or command. Needs matplotlib.
+        """
         path = absolute(path)
-        checkpoint.save_agent(path, self._trained())
+        agent = self._trained()
+        checkpoint.require_room(path)
+        checkpoint.save_agent(path, agent, self._card(card, episodes, seed) if card or card == {} else None)
         return path
 
     def export(self, path: str | Path, *, mode: str = "eval") -> Path:
@@ -167,6 +195,37 @@ class Dreamer:
         path, agent = absolute(path), self._trained()
         kind = next((kind for kind, suffix in KINDS.items() if suffix == path.suffix), "onnx")
         return export_policy(agent.config, agent.spec, agent.world_model, agent.actor, path, kind=kind, mode=mode)
+
+    def _card(self, card: bool | Mapping[str, Any], episodes: int, seed: int) -> dict[str, str | bytes]:
+        from .share.card import Score, check_options, make_card, random_level
+
+        options = check_options(card)
+        result = self.evaluate(episodes, seed=seed, film=True)
+        run = self.run if checkpoint.checkpoints(self.run) else None
+        level = None if run is None else random_level(run)
+        score = Score(result, self.config.train.eval_mode, seed, level, options.get("optimum"))
+        return make_card(self.config, score, options, run)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        card: Mapping[str, Any] | None = None,
+        episodes: int = 20,
+        private: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Save the agent with its card and send it to the Hugging Face Hub as USER/NAME. -> its address.
+
+        token: by default that of `hf auth login`. Needs the extra `hub`. Raises UserError.
+        """
+        from .share.sources import push, require_hub, split_repository
+
+        require_hub()
+        split_repository(name)
+        with TemporaryDirectory() as folder:
+            saved = self.save(Path(folder) / "agent", card=dict(card or {}), episodes=episodes)
+            return push(saved, name, private=private, token=token)
 
     def player(self, *, num_envs: int | None = None, mode: str | None = None, seed: int = 0) -> Player:
         """A stateful function from observations to actions, for your own loop; see `Player`.
@@ -226,20 +285,30 @@ class Dreamer:
 
 @usual_switches()
 def load(
-    path: str | Path, env: EnvLike | None = None, *, run: str | Path | None = None, device: str = "auto"
+    path: str | Path,
+    env: EnvLike | None = None,
+    *,
+    run: str | Path | None = None,
+    device: str = "auto",
+    modules: Mapping[str, Any] | None = None,
 ) -> Dreamer:
     """The agent saved in `path`, or the newest checkpoint of the run there. `env` is needed for a custom environment.
 
+    path: also `pretrained:NAME`, a trained agent of the package, or `hf://USER/NAME` of the Hugging Face Hub.
+
     `learn` on it continues that run. From a saved agent it starts a new run in `run` (runs/NAME-continued by default)
-    with the saved weights. Raises UserError.
+    with the saved weights. modules: the networks of your own that it was trained with, as `Dreamer` takes them.
+    Raises UserError.
     """
     from .envs.names import maker_of
+    from .share.sources import find
     from .train import DreamerV2
 
-    path = absolute(path)
+    path = find(path)
     require_device(device)
     found = checkpoint.find_agent(path)
     config, spec = checkpoint.read_agent(found)
+    config = with_modules(config, modules)
     changes: dict[str, Any] = {"compute.device": device} | ({"env.id": env} if isinstance(env, str) else {})
     if env is None and names_code(config.env.id):
         changes["env.id"] = f"custom:{config.env.id}"  # a file from elsewhere shall not choose what code is run
@@ -254,7 +323,7 @@ def load(
     dreamer.agent = DreamerV2(config, spec)
     checkpoint.load_weights(found, dreamer.agent)
     dreamer.run = absolute(path if is_run else run or Path("runs") / f"{Path(path).name}-continued")
-    dreamer._fresh = False
+    dreamer._fresh, dreamer.stopped_by = False, ""
     dreamer._weights, dreamer._reasons = None if is_run else found, []
     return dreamer
 
@@ -268,17 +337,20 @@ def load_player(
     seed: int = 0,
     device: str = "auto",
     compiled: bool = False,
+    modules: Mapping[str, Any] | None = None,
 ) -> Player:
     """A player straight from a saved agent or a run: no optimiser, no replay, no environment. Raises UserError.
 
     compiled: act by machine code with these weights as constants, about twice as fast for one environment; making it
-    takes some ten seconds and a C++ compiler.
+    takes some ten seconds and a C++ compiler. modules: as `load` takes them.
     """
     from .envs.repeatable import require_seed
+    from .share.sources import find
 
     require_seed(seed)
-    found = checkpoint.find_agent(absolute(path))
+    found = checkpoint.find_agent(find(path))
     config, spec = checkpoint.read_agent(found)
+    config = with_modules(config, modules)
     mode = mode or config.train.eval_mode
     checkpoint.require_fit(found, lambda: build_world_model(config, spec), below="world_model.")
     world_model = build_world_model(config, spec)
@@ -291,14 +363,14 @@ def load_player(
     place = require_device(device)
     if not compiled and config.compute.mode in ("auto", "fast", "graph"):  # the same sums as during training
         compute = replace(config.compute, fused="auto") if config.compute.fused == "on" else config.compute
-        modules = (world_model, actor)
-        for part in modules:
+        networks = (world_model, actor)
+        for part in networks:
             accelerate(part)
-        types = _trained_in(found, config, place) or pick_precision(config, "fast", place, modules).types
+        types = _trained_in(found, config, place) or pick_precision(config, "fast", place, networks).types
         fused = pick_fused(compute, "fast", types, place)  # without a compiler here, acting does without
-        for part in modules:
+        for part in networks:
             set_types(part, types, fused=fused.on)
-        for note in dict.fromkeys(note for part in modules for note in plain_parts(part)):
+        for note in dict.fromkeys(note for part in networks for note in plain_parts(part)):
             print(f"note: {note}", file=sys.stderr)
     parts = world_model.to(place), actor.to(place), spec
     explore = config.behavior
@@ -316,6 +388,31 @@ def load_player(
     if compiled:
         player.freeze()
     return player
+
+
+def own_modules(modules: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `modules={...}` of a program means for the settings. Raises UserError."""
+    if modules is None:
+        return {}
+    from .envs.names import function_of
+    from .extensions.own import register
+
+    return {"model.own_modules": register(modules, function_of)}
+
+
+def with_modules(config: Config, modules: Mapping[str, Any] | None) -> Config:
+    """The settings of an agent with its user's networks, which a program gives again. Raises UserError."""
+    if modules is None:
+        return config
+    given = own_modules(modules)["model.own_modules"]
+    before, now = ({name.partition("=")[0] for name in names} for names in (config.model.own_modules, given))
+    if before != now:
+        raise UserError(
+            f"this agent has networks of its user's own for {', '.join(sorted(before)) or 'nothing'}, modules gives "
+            f"{', '.join(sorted(now)) or 'nothing'}.",
+            "Give the same places.",
+        )
+    return replace(config, model=replace(config.model, own_modules=given))
 
 
 def _trained_in(path: Path, config: Config, place: torch.device) -> Types | None:

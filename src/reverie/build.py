@@ -20,6 +20,7 @@ from .extensions.director import GoalActor, GoalAutoencoder, Hierarchy, Judge
 from .extensions.ensemble import Ensemble, OneStepEnsemble, PriorEnsemble
 from .extensions.explore import DisagreementReward, PenalizedReward
 from .extensions.overshooting import Overshooting
+from .extensions.own import OwnModules
 from .latents import LATENTS
 from .layers import MLP, MLPOptions, Norm
 from .networks import (
@@ -46,7 +47,8 @@ def build_world_model(config: Config, spec: Spec) -> WorldModel:
     model = config.model
     _check_images(config, spec)
     mlp = MLPOptions(model.layers, model.hidden_dim, _norm(config, model.norm), model.activation)
-    encoder = ObservationEncoder(
+    own = OwnModules(model.own_modules)
+    encoder = own.encoder(spec.images, spec.vectors) or ObservationEncoder(
         spec.images,
         spec.vectors,
         embed_dim=model.embed_dim,
@@ -61,12 +63,13 @@ def build_world_model(config: Config, spec: Spec) -> WorldModel:
         rnn_hidden_dim=model.rnn_hidden_dim,
         cell=model.recurrent_cell,
         gru_norm=_norm(config, model.gru_norm),
-        latent=LATENTS[model.latents](vars(model)),
+        latent=own.latent() or LATENTS[model.latents](vars(model)),
         hidden_dim=model.rssm_hidden_dim or model.hidden_dim,
         norm=mlp.norm,
         activation=mlp.activation,
     )
     heads, scales = _heads(config, spec, rssm.feat_dim, mlp)
+    heads = own.heads(heads, rssm.feat_dim)
     kl = {
         "mode": model.kl_mode,
         "kl_balance": model.kl_balance,

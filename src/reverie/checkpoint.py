@@ -134,15 +134,37 @@ def agent_files(agent: Agent) -> dict[str, Any]:
     }
 
 
-def save_agent(path: Path, agent: Agent) -> None:
-    """Write an agent to a new directory, or over an earlier one. Raises UserError before touching anything else."""
-    files = agent_files(agent)
-    if path.is_dir() and {item.name for item in path.iterdir()} <= files.keys() | {"videos", MANIFEST}:
+#: What a card adds to a saved agent (share/card.py).
+CARD = {
+    "README.md",
+    "results.json",
+    "learning_curve.png",
+    "drift.png",
+    "dream.gif",
+    "dream.png",
+    "episode.gif",
+    "replay",
+}
+
+
+def require_room(path: Path) -> None:
+    """Refuse a directory that holds something other than a saved agent. Raises UserError."""
+    known = {"config.yaml", "spec.json", "weights.safetensors", "videos", MANIFEST} | CARD
+    if path.exists() and not (path.is_dir() and {item.name for item in path.iterdir()} <= known):
+        raise UserError(f"{path} exists and holds something other than a saved agent.", "Choose another directory.")
+
+
+def save_agent(path: Path, agent: Agent, beside: Mapping[str, str | bytes] | None = None) -> None:
+    """Write an agent to a new directory, or over an earlier one; beside: more files, of its card.
+
+    Raises UserError before touching anything else.
+    """
+    require_room(path)
+    files = agent_files(agent) | dict(beside or {})
+    if path.is_dir():
         videos = path / "videos"  # `reverie eval` leaves them there
         own = [video for video in videos.glob("*.gif") if is_own_file(video)]
         files |= {f"videos/{video.name}": read_bytes(video) for video in own}
-    elif path.exists():
-        raise UserError(f"{path} exists and holds something other than a saved agent.", "Choose another directory.")
     try:
         write_atomically(path, files)
     except OSError as error:

@@ -38,7 +38,8 @@ LARGEST[".tmp"] = LARGEST[".safetensors"]  # a draft of the replay's log
 OURS = {
     "config.yaml", "spec.json", "state.json", "weights.safetensors", "optimizers.safetensors", "run.safetensors",
     MANIFEST, "metrics.jsonl", "episodes.jsonl", "provenance.json", "first_rows.json", "latents.json", "wandb_id",
-    ".lock", "checkpoints", "replay", "ring", "videos", "crash", "tensorboard", "crash.json", "case.safetensors",
+    "mlflow_id", ".lock", "checkpoints", "replay", "ring", "videos", "crash", "tensorboard", "crash.json",
+    "case.safetensors",
 }  # fmt: skip
 #: Absolute numbers beyond this are taken for infinite: their squares must still be numbers.
 LARGEST_NUMBER = 1e100
@@ -299,8 +300,8 @@ def fingerprint(path: Path) -> str:
 
 
 def manifest_of(folder: Path) -> str:
-    """The manifest's text for the files in `folder` and below."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    """The manifest's text for the files in `folder` and below, without README.md, which people edit."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, "README.md"))
     return json.dumps({str(path.relative_to(folder)): fingerprint(path) for path in files}, indent=1)
 
 

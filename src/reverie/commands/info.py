@@ -14,7 +14,8 @@ from typing import Any
 from .. import __version__
 from .command import Command, add_json
 
-PACKAGES = ("torch", "numpy", "gymnasium", "minigrid", "matplotlib", "tensorboardX", "wandb")
+PACKAGES: tuple[str, ...] = ("torch", "numpy", "gymnasium", "minigrid", "matplotlib", "tensorboardX", "wandb")
+PACKAGES += ("mlflow", "mlflow-skinny", "huggingface_hub")
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

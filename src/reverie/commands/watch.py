@@ -22,6 +22,7 @@ videos, the configuration, and a player inside the dream. Nothing is changed and
 
   reverie watch                        every run below ./runs
   reverie watch runs/demo runs/other   these, or all runs below these directories
+  reverie watch --pretrained           play inside the dream of a trained agent of the package
   reverie watch --host 0.0.0.0         for other machines too: the URL then contains an access token
 
 From a machine that you reach by ssh: ssh -L 8770:localhost:8770 MACHINE, then open http://localhost:8770/
@@ -30,6 +31,9 @@ From a machine that you reach by ssh: ssh -L 8770:localhost:8770 MACHINE, then o
 
 def _arguments(watch: argparse.ArgumentParser) -> None:
     watch.add_argument("runs", nargs="*", type=Path, help="runs, or directories with runs below (default: runs)")
+    watch.add_argument(
+        "--pretrained", nargs="?", const="demo", metavar="NAME", help="a trained agent (docs/sharing.md; default: demo)"
+    )
     watch.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     watch.add_argument("--port", type=port_number, help="default: the first free one from 8770 on")
     add_json(watch, "print one JSON object with the address, then serve")
@@ -49,6 +53,10 @@ def run_watch(args: argparse.Namespace) -> int:
     from ..web.server import prepare
 
     roots = args.runs or [Path("runs")]
+    if args.pretrained is not None:
+        from ..share.sources import find_pretrained
+
+        roots = [*args.runs, find_pretrained(args.pretrained)]
     for root in roots:
         if not root.is_dir():
             hint = "Give the directory of a run, or train one: reverie train --preset demo."

@@ -78,6 +78,9 @@ class ModelConfig:
     """The world model: sizes, losses, optimiser."""
 
     latents: Literal["categorical", "gaussian"] = opt("categorical", "gaussian is DreamerV1's latent", "design")
+    own_modules: tuple[str, ...] = opt(
+        (), "networks of your own, place=MODULE:NAME each; only Python's modules={...} sets them", "the user's"
+    )
     num_categories: int = opt(32, "classes of each categorical", "design, paper, released code")
     num_categoricals: int = opt(32, "categorical variables in a state", "design, paper, released code")
     straight_through: bool = opt(
@@ -437,6 +440,11 @@ class LogConfig:
 
     tensorboard: bool = opt(True, "write TensorBoard events to RUN/tensorboard", "ours")
     wandb: bool = opt(False, "also log to Weights & Biases (pip install wandb)", "ours")
+    mlflow: bool = opt(False, "also log to MLflow (pip install mlflow)", "ours")
+    mlflow_uri: str = opt("", "where MLflow records; empty: MLFLOW_TRACKING_URI, or mlruns beside the run", "ours")
+    project: str = opt("reverie", "project of Weights & Biases, experiment of MLflow", "ours")
+    group: str = opt("", "group of runs there, for instance the seeds of one setting", "ours")
+    tags: tuple[str, ...] = opt((), "tags of the run there", "ours")
     video: bool = opt(True, "write a GIF of one episode of each evaluation to RUN/videos", "ours")
     keep_videos: int = opt(10, "newest videos of evaluations kept; 0: all", "ours")
     health_every: int = opt(100, "updates between health checks of latents, heads and critic; 0: never", "ours")

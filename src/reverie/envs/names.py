@@ -76,6 +76,22 @@ def maker_of(name: str) -> NamedMaker | None:
     return found if isinstance(found, NamedMaker) else None
 
 
+def function_of(name: str) -> Callable[..., Any]:
+    """The function, or class, that MODULE:NAME or FILE.py:NAME stands for, imported. Raises UserError."""
+    where, colon, inner = name.rpartition(":")
+    if not colon or not inner:
+        raise UserError(f"'{name}' names no function.", "Write path/to/file.py:FUNCTION or module:FUNCTION.")
+    is_file = where.endswith(".py")
+    if not is_file and not _importable(where):
+        raise UserError(f"there is no module '{where}', in {Path.cwd()} or among the installed packages.", FORM)
+    module = load_module(str(Path(where).expanduser().absolute()) if is_file else where)
+    found = getattr(module, inner, None)
+    if not callable(found):
+        raise UserError(f"{_shown(where)} has no function '{inner}'.", _functions_of(module) or FORM)
+    function: Callable[..., Any] = found
+    return function
+
+
 def _maker(where: str, inner: str) -> NamedMaker:
     module = load_module(where)
     if hasattr(module, inner) or inner not in gym.registry:

@@ -10,16 +10,16 @@ from pathlib import Path
 from ..config import load_file
 from ..errors import UserError
 from ..train import DreamerV2
-from .findings import Finding, RunFacts
+from .findings import Finding, Findings, RunFacts
 from .history import History, read_history
 from .measurements import Measurements, probe
 from .rules import apply_rules
 from .run_reader import Experience, open_run
 
-__all__ = ["Finding", "diagnose", "diagnose_agent"]
+__all__ = ["Finding", "Findings", "diagnose", "diagnose_agent"]
 
 
-def diagnose(path: str | Path) -> list[Finding]:
+def diagnose(path: str | Path) -> Findings:
     """The findings about a run, finished or still training: at most five, the worst first. Raises UserError.
 
     A run that failed before its first checkpoint is judged by its logs only.
@@ -32,11 +32,11 @@ def diagnose(path: str | Path) -> list[Finding]:
     except UserError:
         if not history.updates and not history.crashed:
             raise
-        return apply_rules(RunFacts(load_file(path / "config.yaml"), history, None))
+        return Findings(apply_rules(RunFacts(load_file(path / "config.yaml"), history, None)))
     return diagnose_agent(run.agent, experience, history)
 
 
-def diagnose_agent(agent: DreamerV2, experience: Experience, history: History) -> list[Finding]:
+def diagnose_agent(agent: DreamerV2, experience: Experience, history: History) -> Findings:
     """The findings about an agent in memory, which may be training: neither it nor its random streams are changed.
 
     experience: `measurements.experience_of(replay)`; history: `history.read_history(run)`.
@@ -44,7 +44,7 @@ def diagnose_agent(agent: DreamerV2, experience: Experience, history: History) -
     training = agent.training
     agent.eval()
     try:
-        return apply_rules(RunFacts(agent.config, history, measure(agent, experience)))
+        return Findings(apply_rules(RunFacts(agent.config, history, measure(agent, experience))))
     finally:
         agent.train(training)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..config import Config
+from ..run.html import html_table
 from .history import History
 from .measurements import Measurements
 
@@ -73,7 +74,7 @@ LIMITS: dict[str, float] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Finding:
     """One finding of a rule: what is wrong, by which numbers, why it matters, and what to change."""
 
@@ -87,6 +88,24 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON can hold."""
         return asdict(self)
+
+    def __repr__(self) -> str:
+        change = f" ({self.key}: {self.change})" if self.key else f" ({self.change})"
+        return f"{self.level} {self.verdict}: {self.evidence}{change}"
+
+    def _repr_html_(self) -> str:
+        return Findings([self])._repr_html_()
+
+
+class Findings(list[Finding]):
+    """Findings, the worst first; a notebook shows them as a table."""
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self)) or "no finding"
+
+    def _repr_html_(self) -> str:
+        rows = [(x.level, x.verdict, x.evidence, x.why, f"{x.key}: {x.change}" if x.key else x.change) for x in self]
+        return html_table(("level", "verdict", "found", "why", "change"), rows)
 
 
 @dataclass(frozen=True)

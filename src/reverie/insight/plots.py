@@ -119,10 +119,10 @@ def _grid(axes: Any) -> None:
 # -------------------------------------------------------------------------------------------------------------- returns
 
 
-def learning_curve(run: Path, *, title: str = "") -> Path:
+def learning_curve(run: Path, *, title: str = "", to: Path | None = None) -> Path:
     """RUN/curve.png: returns of training episodes, evaluations with their 95 % interval, the random policy's level.
 
-    -> the path. Raises UserError when matplotlib is missing.
+    to: another file. -> the path. Raises UserError when matplotlib is missing.
     """
     figure = new_figure(7, 4)
     axes = figure.add_subplot()
@@ -136,7 +136,7 @@ def learning_curve(run: Path, *, title: str = "") -> Path:
     _random_level(axes, episodes)
     axes.set(xlabel="environment steps", ylabel="return of an episode", title=label(title))
     _grid(axes)
-    return save(figure, run / "curve.png")
+    return save(figure, to or run / "curve.png")
 
 
 def returns_svg(runs: Mapping[str, Path]) -> str:

@@ -90,7 +90,7 @@ class RunReader:
     spec: Spec
     agent: DreamerV2  # in evaluation mode, without gradients
     env_steps: int | None  # of the checkpoint; None for a saved agent
-    experience: Experience | None  # None for a saved agent
+    experience: Experience | None  # None for a saved agent without episodes
 
     def need_experience(self) -> Experience:
         """The experience. Raises UserError if there is none."""
@@ -145,7 +145,10 @@ def _open(path: Path, device: str, most_steps: int) -> RunReader:
     agent.eval()
     is_run = source != path and source.parent.parent == path
     steps = int(source.name.split("-")[1]) if source.name.startswith("step-") else None
-    return RunReader(path, source, config, spec, agent, steps, _experience(path, spec, most_steps) if is_run else None)
+    has_steps = is_run or (source == path and log_files(path / "replay"))  # a saved agent may bring a few episodes
+    return RunReader(
+        path, source, config, spec, agent, steps, _experience(path, spec, most_steps) if has_steps else None
+    )
 
 
 def _experience(path: Path, spec: Spec, most_steps: int) -> Experience:

@@ -28,10 +28,11 @@ from ..extensions.director import goal_feat
 from ..files import write_file
 from ..player import Player
 from ..train import DreamerV2
+from .html import html_table
 from .tasks import make_envs, spec_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Scores (sums of raw rewards) and lengths (steps) of episodes; frames (H, W, 3) uint8 of the first one."""
 
@@ -57,6 +58,18 @@ class Evaluation:
     def spread(self) -> str:
         """The interval as text behind a mean: " ± 0.013", or nothing for one episode."""
         return "" if math.isnan(self.interval) else f" ± {self.interval:.3f}"
+
+    def __repr__(self) -> str:
+        if not self.scores:
+            return "Evaluation(no episode)"
+        video = f", {len(self.frames)} frames" if self.frames else ""
+        lengths = f"{min(self.lengths):,} to {max(self.lengths):,} steps"
+        return f"Evaluation(return {self.mean:.3f}{self.spread} over {len(self.scores)} episodes of {lengths}{video})"
+
+    def _repr_html_(self) -> str:
+        names = ("return", "95 % interval", "episodes", "lowest", "highest", "mean length")
+        low, high, length = min(self.scores), max(self.scores), float(np.mean(self.lengths))
+        return html_table(names, [(self.mean, self.spread, len(self.scores), low, high, length)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -1,4 +1,4 @@
-"""Logs of a run: metrics.jsonl, episodes.jsonl, TensorBoard events, and optionally Weights & Biases.
+"""Logs of a run: metrics.jsonl, episodes.jsonl, TensorBoard events, and what `trackers.py` has.
 
 Tensors become floats only here, when a line is written: training itself never waits for the device.
 """
@@ -10,20 +10,19 @@ import math
 import os
 import socket
 import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
-from tensorboardX.summary import scalar
+from tensorboardX.summary import hparams, scalar
 from torch import Tensor
 
-from ..errors import UserError
-from ..files import append_text, open_own_file, read_text, truncate, write_file, writing
+from ..files import append_text, open_own_file, truncate, write_file, writing
 from .lines import parse_line, read_lines, split_lines
+from .trackers import Tracker
 
 __all__ = ["FILES", "Events", "Logger", "read_lines"]
 
@@ -40,13 +39,15 @@ class Logger:
         env_steps: int,
         sizes: Mapping[str, int] | None = None,
         tensorboard: bool = True,
-        wandb: bool = False,
+        trackers: Sequence[Tracker] = (),
+        settings: Mapping[str, Any] | None = None,
         may_write: Callable[[], None] = lambda: None,
     ) -> None:
         """Continue the files of `run` at `env_steps`: lines of a future that a crash undid are dropped.
 
         sizes: of the files then, from `sizes()`; None: not known, lines of later steps are dropped. may_write: called
-        before each line; raises if the directory is no longer ours.
+        before each line; raises if the directory is no longer ours. trackers: of `run.trackers`; settings: what
+        TensorBoard shows as hyperparameters.
         """
         self.run = run
         self.may_write = may_write
@@ -62,12 +63,14 @@ class Logger:
         self.trouble = ""  # why TensorBoard events are no longer written; that does not end a run
         self.events: Any = None
         if tensorboard:
-            self._begin_events(env_steps)
-        self.wandb = _start_wandb(run) if wandb else None
+            self._begin_events(env_steps, settings or {})
+        self.trackers = list(trackers)
 
-    def _begin_events(self, env_steps: int) -> None:
+    def _begin_events(self, env_steps: int, settings: Mapping[str, Any]) -> None:
         try:
             self.events = Events(self.run / "tensorboard", env_steps=env_steps)
+            if settings:
+                self.events.settings(settings, ("eval/return", "episode/return"))
         except OSError as error:
             self._give_up(error)
 
@@ -106,9 +109,23 @@ class Logger:
                 self.events.write(line, env_steps)
             except OSError as error:
                 self._give_up(error)
-        if self.wandb is not None:
-            self.wandb.log(line, step=env_steps)
+        self._track(lambda tracker: tracker.log(line, env_steps))
         return line
+
+    def video(self, path: Path, *, env_steps: int) -> None:
+        """Hand the video of an evaluation on, if it was written."""
+        if path.exists():
+            self._track(lambda tracker: tracker.video(path, env_steps))
+
+    def _track(self, work: Callable[[Tracker], None]) -> None:
+        """A service that fails is left out from now on: it must not end a run."""
+        for tracker in list(self.trackers):
+            try:
+                work(tracker)
+            except Exception as error:
+                self.trackers.remove(tracker)
+                why = " ".join(str(error).split())[:200]
+                self.trouble = f"{tracker.name} is no longer written ({why}). metrics.jsonl has all numbers."
 
     def episode(self, values: Mapping[str, Any]) -> None:
         """One line of episodes.jsonl."""
@@ -123,8 +140,7 @@ class Logger:
         """Flush and close the writers."""
         if self.events is not None:
             self.events.close()
-        if self.wandb is not None:
-            self.wandb.finish()
+        self._track(lambda tracker: tracker.close())
 
 
 def _append(path: Path, values: Mapping[str, Any]) -> None:
@@ -151,22 +167,6 @@ def _forget_after(path: Path, env_steps: int) -> None:
         write_file(path, b"".join(text + b"\n" for text in kept))  # on a full disk the lines stay
 
 
-def _wandb_id(run: Path) -> str:
-    """One id per run directory, so that two runs of the same name do not merge."""
-    path = run / "wandb_id"
-    if not path.exists():
-        write_file(path, uuid.uuid4().hex[:12])
-    return read_text(path)
-
-
-def _start_wandb(run: Path) -> Any:
-    try:
-        import wandb
-    except ModuleNotFoundError as error:
-        raise UserError("log.wandb needs a package that is not installed.", "pip install wandb") from error
-    return wandb.init(project="reverie", name=run.name, dir=str(run), resume="allow", id=_wandb_id(run))
-
-
 class Events:
     """One event file in a directory."""
 
@@ -185,6 +185,13 @@ class Events:
             if math.isfinite(value):  # e.g. no interval of a single episode
                 self._add(Event(summary=scalar(name, value)), env_steps)
         self._file.flush()
+
+    def settings(self, values: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """What TensorBoard's page of hyperparameters shows of this run, beside the newest of these curves."""
+        known = (bool, int, float, str)
+        plain = {key: value if isinstance(value, known) else str(value) for key, value in values.items()}
+        for summary in hparams(plain, dict.fromkeys(metrics, 0.0)):
+            self._add(Event(summary=summary), 0)
 
     def _add(self, event: Event, env_steps: int) -> None:
         event.wall_time, event.step = time.time(), env_steps  # dates for people; nothing is computed from them

@@ -32,6 +32,7 @@ from ..guard.lock import RunLock
 from ..guard.memory import enough_memory
 from ..ops import SCALAR_TRANSFORMS, renewed
 from ..train import DreamerV2, to_batch
+from .callbacks import Callbacks, callbacks_of
 from .clock import Clock
 from .directory import FRESH, check_directory, move_aside, prepare_directory
 from .evaluation import RANDOM_LIMIT, Evaluation, Evaluator, save_video, take_notes
@@ -202,9 +203,13 @@ class Run:
         *,
         weights: Path | None = None,
         fresh: bool = False,
+        callback: Any = None,
     ) -> None:
-        """Arguments as those of `open_run`. Raises UserError."""
+        """Arguments as those of `open_run`; callback: see `run.callbacks`. Raises UserError."""
+        given = callbacks_of(callback)  # before anything is made
         self.state = open_run(config, absolute(directory), env, weights=weights, fresh=fresh)
+        self.callbacks = Callbacks(given, self.state) if given else None
+        self._saving: Path | None = None  # a checkpoint that is being written in the background
         self._measure = weights is None  # loaded networks keep the scales that they were trained with
         self._written = 0.0  # when the last line of metrics was written, in seconds of time.monotonic
         # the player's memory, its generator and the random actions' generator before the last action
@@ -252,17 +257,40 @@ class Run:
             memory = enough_memory(self.config, self.directory, lambda: self.agent)
             with on_signals(self.state.stopping, self.stop, quiet=progress.quiet), memory:
                 progress.start(self.state)
-                self._train(progress)
+                self._train_with_callbacks(progress)
         except Stopped:
             progress.broken_off(self.state)
         finally:
             progress.stop(self.state)
-            self.close()
+            with ExitStack() as stack:
+                stack.callback(self.close)  # whatever a callback raises
+                self._call("on_end")
             for note in [*take_notes(self.state.envs), *self.state.evaluator.take_notes()]:
                 progress.once(f"note      {note}")
         return self.agent
 
+    def _call(self, hook: str, *arguments: Any) -> None:
+        """One method of each callback; raises what it raises."""
+        if self.callbacks is not None:
+            self.callbacks.call(hook, *arguments)
+
+    def _train_with_callbacks(self, progress: Progress) -> None:
+        """What was learnt is kept when a callback raises."""
+        try:
+            self._call("on_start")
+            self._train(progress)
+        except (KeyboardInterrupt, Stopped):
+            raise
+        except BaseException:
+            if self.callbacks is not None and self.callbacks.failed:
+                self.callbacks.listening["on_checkpoint"] = []
+                with suppress(UserError):  # non-finite, or a full disk: the callback's own error is the one to see
+                    self.save()
+            raise
+
     def _train(self, progress: Progress) -> None:
+        if self.state.stopping.requested and self.state.stopped_by:  # by a callback: there is nothing new to keep
+            return
         if self.state.complete():
             progress.complete(self.state)
             return
@@ -282,22 +310,34 @@ class Run:
         self._written = saved = time.monotonic()
         rows = self._timed_rows()
         if not self.state.resumed:  # else the last row is here already, and what follows from it may still be owed
-            self._take(next(rows), progress)
+            self._advance(rows, progress)
         while True:
             while clock.updates_due(settings.train_ratio, settings.pretrain) > 0 and not self.finished():
-                self.update()
+                metrics = self.update()
                 self._pulse(progress)  # also during pretraining, which is many updates at one step
+                if self.callbacks is not None and metrics is not None:
+                    self.callbacks.call("on_update", metrics)
             if settings.eval_every and clock.env_steps - max(0, self.state.evaluated_at) >= settings.eval_every:
                 self.evaluate(progress)
             if not self.state.writer.busy:
                 self.state.writer.finish()  # raises if the last checkpoint could not be written
+                self._report_saved()
             if time.monotonic() - saved >= settings.checkpoint_every:
                 self.save(wait=False)
                 saved = time.monotonic()
             self._pulse(progress)
             if self.finished():
                 return
-            self._take(next(rows), progress)
+            self._advance(rows, progress)
+
+    def _advance(self, rows: Iterator[tuple[dict[str, np.ndarray], list[Episode]]], progress: Progress) -> None:
+        item = next(rows)
+        self._take(item, progress)
+        if self.callbacks is not None:  # once the row and all that it brings is in its place
+            self.callbacks.call("on_step", item[0])
+            for episode in item[1]:
+                if not episode.crashed:
+                    self.callbacks.call("on_episode", episode)
 
     @usual_switches()
     def _take(self, item: tuple[dict[str, np.ndarray], list[Episode]], progress: Progress) -> None:
@@ -418,22 +458,24 @@ class Run:
         self.agent.world_model.fit_observations(vectors)
 
     @usual_switches()
-    def update(self) -> None:
-        """One update of everything, from one batch."""
+    def update(self) -> dict[str, torch.Tensor] | None:
+        """One update of everything, from one batch. -> its metrics; None if it was non-finite and left out."""
         with self.clock.timed("replay"):
             batch = to_batch(
                 self.replay.sample(self.config.train.batch_size, self.config.train.seq_len), self.agent.device
             )
         with self.clock.timed("update"):
             try:
-                self.state.logger.add(self.agent.update(batch))
+                metrics = self.agent.update(batch)
+                self.state.logger.add(metrics)
             except NonFinite as trouble:
                 self.state.writer.finish()  # a rollback reads what it writes
                 self.state.nan_policy.apply(trouble, self.clock)
-                return
+                return None
         self.state.nan_policy.reset_streak()
         self.clock.updates += 1
         self.state.health.after_update(self.agent, batch, updates=self.clock.updates, env_steps=self.clock.env_steps)
+        return metrics
 
     # ---------------------------------------------------------------------------------------------- numbers and files
 
@@ -472,6 +514,7 @@ class Run:
         self.state.written_at = clock.env_steps
         progress.metrics = self.state.logger.write(numbers, env_steps=clock.env_steps)
         progress.once(self.state.logger.trouble)
+        self._call("on_metrics", progress.metrics)
 
     def _require_finite(self) -> None:
         """Stop, or do what `train.on_nonfinite` says, before a NaN is saved over good checkpoints. Raises UserError."""
@@ -522,12 +565,14 @@ class Run:
             if result.frames:
                 video = self.directory / "videos" / f"eval-{self.clock.env_steps:09d}.gif"
                 progress.once(save_video(video, result.frames, keep=self.config.log.keep_videos))
+                self.state.logger.video(video, env_steps=self.clock.env_steps)
             if self.clock.best is None or result.mean > self.clock.best:
                 self.clock.best = result.mean
                 best = self.directory / "checkpoints" / "best"
                 with self.state.stopping.held(), writing("the best agent", self.directory):
                     checkpoint.write_atomically(best, checkpoint.agent_files(self.agent))
             progress.evaluated(self.state, result, played=played)
+        self._call("on_evaluation", result)
 
     def _play_evaluation(self, progress: Progress) -> Evaluation:
         try:
@@ -548,7 +593,17 @@ class Run:
         if wait or not self.state.writer.busy:
             self._require_finite()
             with self.state.stopping.held():
-                save_run(self.state, wait=wait)
+                save_run(self.state, wait=wait)  # after the end of one that was still being written
+            self._report_saved()
+            self._saving = self.directory / "checkpoints" / f"step-{self.clock.env_steps:012d}"
+            if wait:
+                self._report_saved()
+
+    def _report_saved(self) -> None:
+        """To the callbacks: the checkpoint that was begun last is on the disk."""
+        path, self._saving = self._saving, None
+        if path is not None:
+            self._call("on_checkpoint", path)
 
     def close(self) -> None:
         """Close environments and files. Raises UserError if the last checkpoint could not be written."""

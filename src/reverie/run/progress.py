@@ -17,6 +17,7 @@ from .directory import FRESH
 from .evaluation import MAX_LENGTH, Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
 from .forecast import duration
 from .lines import read_lines
+from .notebook import NotebookBar
 from .state import RunState
 from .tasks import protocol_of_task
 
@@ -37,7 +38,7 @@ class Progress:
         self.every = every
         self.advise = advise
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        self.live = self.console.is_terminal and not quiet
+        self.live = (self.console.is_terminal or self.console.is_jupyter) and not quiet
         self.metrics: dict[str, float] = {}
         self._progress: Any = None
         self._task: Any = None
@@ -99,7 +100,10 @@ class Progress:
         for note in [*agent.notes, *run.notes, *filter(None, [run.lock.note])]:
             self.say(f"note      {note}")
         self._begin = (run.clock.env_steps, run.clock.seconds)
-        if self.live:
+        if self.live and self.console.is_jupyter:
+            self._progress = NotebookBar()
+            self._draw(self._progress.start)
+        elif self.live:
             from rich.progress import BarColumn, Progress, TextColumn
 
             columns = [TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}")]
@@ -214,7 +218,7 @@ class Progress:
         if not run.finished():
             return  # an error message follows
         if run.stopping.requested:
-            by = f" by {run.stopping.signal}" if run.stopping.signal else ""
+            by = f" by {run.end()}" if run.end() else ""
             ended = f"stopped{by}; the same command continues it"
         elif clock.env_steps >= settings.env_steps:
             ended = f"reached train.env_steps={settings.env_steps:,}"

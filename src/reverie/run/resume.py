@@ -28,6 +28,7 @@ from .evaluation import Evaluation
 from .lines import read_lines
 from .logger import Logger
 from .state import RunState
+from .trackers import flat_settings, open_trackers
 
 
 def state_of(run: RunState) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -213,7 +214,8 @@ def open_logger(run: RunState, saved: dict[str, Any]) -> None:
         env_steps=run.clock.env_steps,
         sizes=log.get("sizes"),
         tensorboard=run.config.log.tensorboard,
-        wandb=run.config.log.wandb,
+        trackers=open_trackers(run.directory, run.config),
+        settings=flat_settings(run.config),
         may_write=run.lock.check,
     )
     if run.resumed:

@@ -80,6 +80,7 @@ class RunState:
     # the process
     writer: Writer = field(default_factory=Writer)  # of checkpoints, in the background
     stopping: Stopping = field(default_factory=Stopping)
+    stopped_by: str = ""  # the callback that asked for the end (run/callbacks.py)
 
     def stop(self) -> None:
         """Ask the loop to end after the current update, with a checkpoint."""
@@ -116,6 +117,15 @@ class RunState:
     def complete(self) -> bool:
         """Was there nothing left to do when the run was opened?"""
         return self.resumed and self.finished() and self.evaluated()
+
+    def end(self) -> str:
+        """What ended the run: a signal's name, a callback's, or the setting that was reached; "" if nothing did."""
+        train = self.config.train
+        if self.stopping.signal or self.stopped_by:
+            return self.stopping.signal or self.stopped_by
+        if self.clock.env_steps >= train.env_steps:
+            return "train.env_steps"
+        return "train.minutes" if train.minutes and self.clock.seconds >= 60 * train.minutes else ""
 
     def finished(self) -> bool:
         """Has the run reached its end, or been asked to stop?"""

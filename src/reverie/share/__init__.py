@@ -1,1 +1,1 @@
-"""An agent for others: exported as a file that needs neither this package nor torch."""
+"""An agent for others, and data from them: export, serving, recorded data, cards, the Hugging Face Hub."""
