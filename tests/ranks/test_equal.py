@@ -1,7 +1,7 @@
-"""Two ranks with halves of batch and noise compute what one does with the whole: losses, gradients, scales.
+"""Two ranks with halves of batch and noise compute what one does with the whole: losses, gradients.
 
-Ranks are forked processes with gloo between them. The noise: each draw of a rank is its half of the draw for all, as all
-noise has the batch, or the dreams of it, as its first axis.
+Ranks are forked processes with gloo between them. Of the noise each rank draws its half of the draw for all: the first
+axis of all noise is the batch, or the dreams of it.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class DyingEnv(CountingEnv):
     """Ends its process without a word after so many steps."""
 
     def __init__(self, after):
-        super().__init__(lengths=(1000,))
+        super().__init__(lengths=(300,))
         self.left = after
 
     def step(self, action):
@@ -133,7 +133,7 @@ def test_the_loss_of_a_rank_ends_the_run_with_a_checkpoint(tmp_path, dying, afte
     run = tmp_path / "run"
 
     def work(ranks):
-        return train(ranks, run, 400, lambda: DyingEnv(after if ranks.rank == dying else 1000))
+        return train(ranks, run, 400, lambda: DyingEnv(after if ranks.rank == dying else 10**9))
 
     begin = time.monotonic()
     found = run_ranks(work, 2, lost=dying)[1 - dying]
@@ -148,7 +148,7 @@ def test_the_loss_of_a_rank_ends_the_run_with_a_checkpoint(tmp_path, dying, afte
     checkpoint.verify(newest[-1])
     saved = json.loads((newest[-1] / "state.json").read_text())
     assert saved["clock"]["env_steps"] == 2 * after - 2
-    more = worked(run_ranks(train, 2, run, 200, lambda: DyingEnv(1000)))
+    more = worked(run_ranks(train, 2, run, 200, lambda: DyingEnv(10**9)))
     assert [each["steps"] for each in more] in ([200, 200], [201, 201])
     assert same(more[0]["weights"], more[1]["weights"])
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import UserError
 
-#: How long a rank waits for the others: an evaluation of rank 0 may take hours. One that dies is noticed at once, as its
+#: How long a rank waits for the others: an evaluation of rank 0 may take hours. One that dies is noticed at once: its
 #: connections close.
 PATIENCE = timedelta(hours=24)
 #: Variables by which torchrun says which process of how many this is.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 import random
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,7 @@ from ..guard.memory import enough_memory
 from ..ops import SCALAR_TRANSFORMS, renewed
 from ..ranks import ALONE, RankLost, Ranks, seed_of
 from ..train import DreamerV2, to_batch
+from .ahead import Ahead
 from .clock import Clock
 from .directory import FRESH, check_directory, move_aside, prepare_directory
 from .evaluation import RANDOM_LIMIT, Evaluation, Evaluator, save_video, take_notes
@@ -53,6 +57,8 @@ from .tasks import copy_env, make_envs, protocol_of_task, repeat_of, require_cop
 
 #: Rows of each environment that the report on the first experience reads.
 FIRST_ROWS = 2000
+#: Rows that may wait while the agent learns (env.async_collect): so many, and those that an update is owed to.
+LEAST_AHEAD, MOST_AHEAD = 8, 1000
 #: Names of a line of episodes.jsonl that an environment's info["log"] cannot take.
 RESERVED = {"phase", "env_steps", "frames", "seconds", "return", "length"}
 
@@ -250,6 +256,9 @@ class Run:
         """Arguments as those of `open_run`. Raises UserError."""
         self.state = open_run(config, absolute(directory), env, weights=weights, fresh=fresh, ranks=ranks)
         self._counted = self.state.collector.steps  # of this rank's steps, those that all have counted
+        self._ahead: Ahead | None = None  # acts in a thread, with `env.async_collect`
+        self._acting = threading.Lock()  # held while the weights that act are read or replaced
+        self._progress = Progress(quiet=True)
         self._measure = weights is None  # loaded networks keep the scales that they were trained with
         self._written = 0.0  # when the last line of metrics was written, in seconds of time.monotonic
         # the player's memory, its generator and the random actions' generator before the last action
@@ -316,7 +325,8 @@ class Run:
         if self.config.train.random_baseline and not self.state.resumed and self.state.ranks.first:
             self._play_randomly(progress)
         if not self.finished():  # else it was stopped between its end and its evaluation
-            self._loop(progress)
+            with self._collecting():
+                self._loop(progress)
             if not (self.state.stopped() and self.config.train.deterministic):
                 self.write(progress)  # a deterministic run that is stopped writes no line more than one that is not
             self.save()  # before the evaluation: an interrupted evaluation loses nothing
@@ -342,6 +352,7 @@ class Run:
         several, checkpointed = self.state.ranks.size > 1, self.state.resumed
         self._written = saved = time.monotonic()
         rows = self._timed_rows()
+        self._progress = progress
         if not self.state.resumed:  # else the last row is here already, and what follows from it may still be owed
             self._take(next(rows), progress)
         while True:
@@ -371,7 +382,7 @@ class Run:
             progress.once(f"note      {note}")
         self.replay.add(row)
         self._follow_observations(row)
-        episodes = self._count(episodes)
+        episodes = self._count(row, episodes)
         self._note(episodes)
         train = self.config.train
         if not clock.prefilled and clock.env_steps >= train.prefill and self._can_sample():
@@ -380,9 +391,12 @@ class Run:
             if self._measure:
                 self._measure_observations()
 
-    def _count(self, episodes: list[Episode]) -> list[Episode]:
-        """Count the steps of all ranks. -> the episodes to log: on rank 0 those of all."""
+    def _count(self, row: dict[str, np.ndarray], episodes: list[Episode]) -> list[Episode]:
+        """Count the steps of a row, or of the rows of all ranks. -> the episodes to log: on rank 0 those of all."""
         run = self.state
+        if self._ahead is not None:
+            run.clock.env_steps += int((~row["is_first"]).sum())  # the collector is further
+            return episodes
         if run.ranks.size == 1:
             run.clock.env_steps = run.collector.steps
             return episodes
@@ -436,8 +450,49 @@ class Run:
         """Ask the loop to end after the current update, with a checkpoint."""
         self.state.stop()
 
+    @contextmanager
+    def _collecting(self) -> Iterator[None]:
+        """Context of the loop: with `env.async_collect` a thread acts in it, and leaves no row behind."""
+        options = self.config
+        if not options.env.async_collect:
+            yield
+            return
+        run = self.state
+        run.player.world_model, run.player.actor = map(copy.deepcopy, (run.player.world_model, run.player.actor))
+        rows_per_update = 1 / max(1e-6, options.train.train_ratio * options.env.num_envs)
+        self._ahead = Ahead(
+            run.collector.rows(self._act),
+            most=LEAST_AHEAD + min(MOST_AHEAD, math.ceil(rows_per_update)),
+            enough=lambda: run.collector.steps >= options.train.env_steps,
+        )
+        try:
+            yield
+            with self._ahead.standing():
+                self._take_waiting()
+        finally:
+            self._ahead.close()
+            self._ahead = None
+            run.player.world_model, run.player.actor = self.agent.world_model, self.agent.collecting.actor
+
+    def _take_waiting(self) -> None:
+        """Store the rows that were made ahead, so that replay and environments are at the same step."""
+        for item in self._ahead.waiting() if self._ahead is not None else ():
+            self._take(item, self._progress)
+
+    def _follow_weights(self) -> None:
+        """Give the thread that acts the weights of now."""
+        if self._ahead is None:
+            return
+        agent, player = self.agent, self.state.player
+        with torch.no_grad(), self._acting:
+            for mine, theirs in ((player.world_model, agent.world_model), (player.actor, agent.collecting.actor)):
+                for value, now in zip(
+                    [*mine.parameters(), *mine.buffers()], [*theirs.parameters(), *theirs.buffers()], strict=True
+                ):
+                    value.copy_(now)
+
     def _timed_rows(self) -> Iterator[tuple[dict[str, np.ndarray], list[Episode]]]:
-        rows = self.state.collector.rows(self._act)
+        rows = self.state.collector.rows(self._act) if self._ahead is None else self._ahead
         while True:
             try:
                 with self.clock.timed("env"):
@@ -445,7 +500,8 @@ class Run:
             except KeyboardInterrupt:  # the second Ctrl-C: at once
                 raise
             except BaseException:  # an environment broke or hangs: keep what was learnt
-                self._undo_act()
+                if self._ahead is None or self._ahead.failed or not self._ahead.close():
+                    self._undo_act()
                 self._save_at_last()
                 raise
             yield item
@@ -470,7 +526,8 @@ class Run:
             draw = torch.from_numpy(self.state.rng.random(len(is_first)))
             fresh = renewed(draw, longest).numpy() | is_first
             return np.where(fresh[:, None], action, self.state.collector.last_action)
-        return player.act(obs, is_first)
+        with self._acting:
+            return player.act(obs, is_first)
 
     def _undo_act(self) -> None:
         """Undo the choice of an action whose step failed: a resumed run chooses again."""
@@ -509,6 +566,7 @@ class Run:
                 return
         self.state.nan_policy.reset_streak()
         self.clock.updates += 1
+        self._follow_weights()
         self.state.health.after_update(self.agent, batch, updates=self.clock.updates, env_steps=self.clock.env_steps)
 
     # ---------------------------------------------------------------------------------------------- numbers and files
@@ -633,7 +691,8 @@ class Run:
         """
         if wait or not self.state.writer.busy:
             self._require_finite()
-            with self.state.stopping.held():
+            with self._ahead.standing() if self._ahead is not None else nullcontext(), self.state.stopping.held():
+                self._take_waiting()
                 save_run(self.state, wait=wait)
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ SHARED_COUNTS = ("env_steps", "updates", "prefilled", "skipped", "rollbacks")
 def state_of(run: RunState) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(plain values for JSON, tensors)."""
     drawn = np.random.get_state(legacy=False)  # noqa: NPY002  environments may draw from it
-    state = {
+    state: dict[str, Any] = {
         "clock": asdict(run.clock),
         "replay": {
             "counts": run.replay.counts.tolist(),
@@ -165,15 +165,15 @@ def restore_newest(run: RunState) -> dict[str, Any]:
     found = checkpoint.step_directories(run.root)
     damage: Damaged | None = None
     for at, path in reversed(list(enumerate(found))):
+        trouble: Damaged | None = None
         try:
             saved = restore(run, path)
-            whole = True
         except Damaged as error:
-            whole, trouble = False, error
-        if run.ranks.any(not whole):
-            error = trouble if not whole else Damaged(f"{path} is damaged for another rank.", "Use another checkpoint.")
-            damage = damage or error
-            run.notes.append(f"{error.message} What was learnt since the checkpoint before it is lost.")
+            trouble = error
+        if run.ranks.any(trouble is not None):
+            trouble = trouble or Damaged(f"{path} is damaged for another rank.", "Use another checkpoint.")
+            damage = damage or trouble
+            run.notes.append(f"{trouble.message} What was learnt since the checkpoint before it is lost.")
             continue
         for later in found[at + 1 :] if run.ranks.first else ():
             checkpoint.set_aside(later)

@@ -50,6 +50,11 @@ def require_shares(config: Config, ranks: Ranks) -> None:
             f"compute.mode=graph captures an update of one process, this run has {ranks.size} ranks.",
             "Use compute.mode=fast.",
         )
+    if ranks.size > 1 and config.env.async_collect:
+        raise UserError(
+            f"env.async_collect is for runs of one process, this run has {ranks.size} ranks.",
+            "Set env.async_collect=false.",
+        )
     if batch_size % ranks.size:
         least = max(1, batch_size // ranks.size) * ranks.size
         raise UserError(
