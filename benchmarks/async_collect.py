@@ -57,7 +57,7 @@ def pace(folder: Path, seconds: float, *, on: bool, ratio: float | None, args: a
         "env.id": "custom:camera", "num_envs": 1, "prefill": args.prefill, "env_steps": args.prefill + args.steps,
         "pretrain": 1, "random_baseline": False, "tensorboard": False, "video": False, "eval_every": 0,
         "env.async_collect": on, "replay_capacity": 20_000, "forecast": False, "env.backend": "async",
-        "checkpoint_every": 1e9, "log.health_every": 0, "compute.threads": 1,
+        "checkpoint_every": 1e9, "train.minutes": 0, "log.health_every": 0, "compute.threads": 1,
     }  # fmt: skip
     if ratio is not None:
         settings["train_ratio"] = ratio

@@ -458,7 +458,8 @@ class Run:
             yield
             return
         run = self.state
-        run.player.world_model, run.player.actor = map(copy.deepcopy, (run.player.world_model, run.player.actor))
+        run.player.world_model = copy.deepcopy(run.player.world_model)
+        run.player.actor = copy.deepcopy(run.player.actor)
         rows_per_update = 1 / max(1e-6, options.train.train_ratio * options.env.num_envs)
         self._ahead = Ahead(
             run.collector.rows(self._act),

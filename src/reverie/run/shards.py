@@ -27,7 +27,7 @@ from .. import checkpoint
 from ..config import Config
 from ..data.replay_log import ReplayLog, log_files, read_log_file
 from ..errors import UserError
-from ..files import Damaged, read_bytes, read_json, sound, writing
+from ..files import Damaged, read_json, sound, writing
 from ..ranks import Ranks, seed_of
 from .state import RunState
 
@@ -231,7 +231,7 @@ def others_of(path: Path | None, rank: int) -> dict[str, Any]:
         return {}
     numbers = [number for number in range(1, ranks_in(path)) if number != rank]
     names = [f"rank-{number}.{ending}" for number in numbers for ending in ("json", "safetensors")]
-    return {name: read_bytes(path / name) for name in names}
+    return {name: (path / name).read_bytes() for name in names}
 
 
 def may_take_over(run: RunState) -> bool:

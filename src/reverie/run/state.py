@@ -121,10 +121,14 @@ class RunState:
         return self.resumed and self.finished() and self.evaluated()
 
     def finished(self) -> bool:
-        """Has the run reached its end, or been asked to stop?"""
+        """Has the run reached its end, or been asked to stop, on any rank? All ranks ask together."""
+        return self.ranks.any(self.over())
+
+    def over(self) -> bool:
+        """Is it so on this rank?"""
         limit = self.config.train.minutes * 60
         enough = self.clock.env_steps >= self.config.train.env_steps or (limit > 0 and self.clock.seconds >= limit)
-        return self.ranks.any(enough or self.stopping.requested)
+        return enough or self.stopping.requested
 
     def stopped(self) -> bool:
         """Has it been asked to stop, on any rank?"""
