@@ -65,6 +65,8 @@ def run_train(args: argparse.Namespace) -> int:
         with ending_at_once(), connected() as ranks:  # outside of `Run.train`, which ends in order
             _train_as(args, ranks)
     except Stopped as stopped:
+        if isinstance(stopped.__context__, UserError):  # torchrun ends the other ranks, which have an error to report
+            raise stopped.__context__ from None
         if not args.quiet:
             print(f"stopped by {stopped} with nothing to save; the same command resumes the run", file=sys.stderr)
     return 0

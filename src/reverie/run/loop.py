@@ -306,11 +306,12 @@ class Run:
             memory = enough_memory(self.config, self.directory, lambda: self.agent)
             with on_signals(self.state.stopping, self.stop, quiet=progress.quiet), memory:
                 progress.start(self.state)
-                self._train(progress)
+                try:
+                    self._train(progress)
+                except RankLost as lost:  # in here: torchrun sends SIGTERM to those that are left
+                    raise self._left_behind(lost) from lost
         except Stopped:
             progress.broken_off(self.state)
-        except RankLost as lost:
-            raise self._left_behind(lost) from lost
         finally:
             progress.stop(self.state)
             self.close()
