@@ -19,35 +19,36 @@ MAX_FUNCTION = 60
 
 ALGORITHM = "ops layers latents distributions networks rssm actor_critic"
 BESIDE = "behavior extensions finite optim data"
-LEARNER = f"{ALGORITHM} observations world_model {BESIDE} files config envs fast checkpoint build player train"
+LEARNER = f"{ALGORITHM} observations world_model {BESIDE} files config envs fast checkpoint build player train ranks"
 RUN = f"{LEARNER} guard run"
 
 #: part (a folder, or a file of the top folder) -> the parts that it may import. `errors` and the version are free for
 #: all. A new file in a folder needs no row.
 MAY_IMPORT = {
     "errors": "",
+    "ranks": "",
     "ops": "",
     "layers": "",
-    "optim": "",
+    "optim": "ranks",
     "latents": "ops layers",
     "distributions": "ops layers",
     "networks": "ops layers distributions",
     "rssm": "ops layers latents",
-    "actor_critic": "layers distributions",
+    "actor_critic": "ops layers distributions",
     "observations": "ops layers networks",
     "files": "",
     "config": "files",
     "data": "files",  # and no torch
     "envs": "config data",  # and no torch
     "world_model": "data networks observations ops rssm",
-    "behavior": f"{ALGORITHM} world_model config data",
+    "behavior": f"{ALGORITHM} world_model config data ranks",
     "extensions": f"{ALGORITHM} observations world_model behavior data",
     "finite": "data optim rssm",
     "fast": f"{ALGORITHM} observations world_model config data",
     "checkpoint": "config envs files",
     "build": f"{ALGORITHM} observations world_model behavior extensions optim config envs fast",
     "player": f"{ALGORITHM} observations world_model extensions config envs fast build",
-    "train": f"{ALGORITHM} observations world_model {BESIDE} config envs fast build player",
+    "train": f"{ALGORITHM} observations world_model {BESIDE} config envs fast build player ranks",
     "guard": LEARNER,
     "selftest": LEARNER,
     "run": f"{LEARNER} guard",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .distributions import POLICIES, SCALARS, Part, Policy, make_policy, stats_dim
 from .layers import MLP, MLPOptions, zero_output
+from .ops import Combine, alone
 
 #: What a policy remembers besides the state, for each environment: {name: (N, ...)}. A plain one: nothing.
 Plan = dict[str, Tensor]
@@ -143,13 +144,14 @@ class ReturnScale(nn.Module):
     def __init__(self, *, decay: float = 0.99, low: float = 0.05, high: float = 0.95, limit: float = 1.0) -> None:
         super().__init__()
         self.decay, self.quantiles, self.limit = decay, (low, high), limit
+        self.gather: Combine = alone  # of several ranks: the returns of all
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
 
     @torch.no_grad()
     def forward(self, returns: Tensor) -> Tensor:
         """Take new returns into account. (...) -> (), without gradient."""
-        flat = returns.detach().float().flatten()
+        flat = self.gather(returns.detach().float().flatten())
         for mine, quantile in zip((self.low, self.high), self.quantiles, strict=True):
             moved = mine.lerp(flat.quantile(quantile), 1 - self.decay)
             mine.copy_(torch.where(moved.isfinite(), moved, mine))  # a bad update must leave nothing behind
@@ -278,16 +280,17 @@ def hybrid_objective(policy: Policy, action: Tensor, targets: Tensor, advantage:
     return policy.choice_log_prob(action.detach()) * advantage + targets
 
 
-def center_by_depth(targets: Tensor, baseline: Tensor, weights: Tensor) -> Tensor:
+def center_by_depth(targets: Tensor, baseline: Tensor, weights: Tensor, *, shared: Combine = alone) -> Tensor:
     """A baseline that leaves, at each depth k, a mean advantage of 0 over the dreams: no common push on all actions.
 
     b_k(n) = v_k(n) + sum_m w_k(m) (G_k(m) - v_k(m)) / sum_m w_k(m). Of the other dreams m the added term is independent
     of the action u_k(n), so it changes no expected gradient; the dream's own share scales its advantage by
     1 - w_k(n) / sum_m w_k(m), below 1 in 400 for 400 dreams. When the critic has caught up, the mean is 0 and nothing
     changes. targets, baseline, weights (N, H); depth k is the column of the drawing above -> (N, H), without gradient.
+    shared: the mean over ranks, if each has a share of the dreams.
     """
     weights = weights.detach()
-    late = (weights * (targets - baseline).detach()).sum(0) / weights.sum(0).clamp(min=1e-8)
+    late = shared((weights * (targets - baseline).detach()).sum(0)) / shared(weights.sum(0)).clamp(min=1e-8)
     return baseline + late
 
 

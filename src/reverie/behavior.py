@@ -30,6 +30,8 @@ from .config import BehaviorConfig
 from .data.replay import Batch
 from .distributions import Policy, entropy_share
 from .layers import frozen
+from .ops import Combine
+from .ranks import ALONE, Ranks
 from .rssm import Dream, State
 from .world_model import WorldModel
 
@@ -38,6 +40,8 @@ Metrics = dict[str, Tensor]
 
 class RewardSource(Protocol):
     """What a behaviour is rewarded with instead of the rewards that the world model predicts."""
+
+    gather: Combine  # what it measures over all ranks is joined by this
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -92,9 +96,17 @@ class Behavior:
         self.auto_entropy: EntropyWeight | None = None
         if options.entropy_target:
             self.auto_entropy = EntropyWeight(least_weight=options.entropy_scale)
+        self.ranks = ALONE  # that share the batch
         self.entropy_weight: float | Tensor = 0.0  # of this update; a tensor () where a CUDA graph reads it
         slow_critic.copy_from(critic)  # the first targets must not come from an unrelated network
         slow_critic.requires_grad_(False)
+
+    def join(self, ranks: Ranks) -> None:
+        """Measure returns and rewards over all ranks from now on."""
+        self.ranks = ranks
+        self.return_scale.gather = ranks.gather
+        if self.reward is not None:
+            self.reward.gather = ranks.gather
 
     @property
     def stage(self) -> str:
@@ -197,7 +209,7 @@ class Behavior:
         if self.options.start_states == "drop_last":
             posterior, is_terminal = State(*(x[:, :-1] for x in posterior)), is_terminal[:, :-1]
         start, alive = posterior.flatten(), 1 - is_terminal.flatten().float()
-        wanted = self.options.imagination_starts or len(alive)
+        wanted = -(-self.options.imagination_starts // self.ranks.size) or len(alive)
         count = max(1, round(self.share * min(wanted, len(alive))))
         if count < len(alive):
             chosen = torch.rand(len(alive), device=alive.device).argsort()[:count]
@@ -253,7 +265,7 @@ class Behavior:
         options = self.options
         action, targets, baseline, weights = credit
         if options.advantage_center == "depth":
-            baseline = center_by_depth(targets, baseline, weights)
+            baseline = center_by_depth(targets, baseline, weights, shared=self.ranks.mean)
         if options.return_norm == "percentile":
             scale = self.return_scale(targets)
             targets, baseline = targets / scale, baseline / scale
@@ -275,7 +287,7 @@ class Behavior:
         )
         if self.auto_entropy is not None:
             entropy = metrics["entropy"] if mask is None else policy.entropy().detach()
-            share = entropy_share(entropy, self.actor.parts, mask).mean()
+            share = self.ranks.mean(entropy_share(entropy, self.actor.parts, mask).mean())
             self.auto_entropy.follow(share, self.entropy_weight)
             metrics["entropy_weight"] = weight
         return loss, metrics

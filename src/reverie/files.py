@@ -39,7 +39,7 @@ OURS = {
     "config.yaml", "spec.json", "state.json", "weights.safetensors", "optimizers.safetensors", "run.safetensors",
     MANIFEST, "metrics.jsonl", "episodes.jsonl", "provenance.json", "first_rows.json", "latents.json", "wandb_id",
     "mlflow_id", ".lock", "checkpoints", "replay", "ring", "videos", "crash", "tensorboard", "crash.json",
-    "case.safetensors",
+    "case.safetensors", "ranks",
 }  # fmt: skip
 #: Absolute numbers beyond this are taken for infinite: their squares must still be numbers.
 LARGEST_NUMBER = 1e100
@@ -123,7 +123,7 @@ def require_own_files(folder: Path) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    return name in OURS or (name.startswith(".") and name.endswith((".tmp", ".old")))
+    return name in OURS or name.startswith("replay-") or (name.startswith(".") and name.endswith((".tmp", ".old")))
 
 
 def _kind(entry: os.DirEntry[str], root: str) -> str:

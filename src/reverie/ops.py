@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: What ranks (ranks/) do to numbers of a batch that they share: their mean, or all of them joined. (...) -> (...).
+Combine = Callable[[Tensor], Tensor]
+
 
 class MetricDoc(NamedTuple):
     """What `reverie explain` says about a number that a head or a latent logs."""
@@ -17,6 +20,11 @@ class MetricDoc(NamedTuple):
     unit: str
     healthy: str
     advice: str
+
+
+def alone(values: Tensor) -> Tensor:
+    """What ranks do to numbers of a batch where there is only one: nothing. (...) -> (...)."""
+    return values
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -100,9 +108,17 @@ def one_hot_mode(probs: Tensor) -> Tensor:
     return straight_through(F.one_hot(index, probs.shape[-1]).to(probs.dtype), probs)
 
 
-def free_bits(nats: Tensor, free_nats: float, *, average: bool) -> Tensor:
-    """max(KL, free_nats), of the mean or of each state. nats (B, T) -> ()."""
-    return nats.mean().clamp(min=free_nats) if average else nats.clamp(min=free_nats).mean()
+def free_bits(nats: Tensor, free_nats: float, *, average: bool, shared: Combine = alone) -> Tensor:
+    """max(KL, free_nats), of the mean or of each state. nats (B, T) -> ().
+
+    shared: the mean over all ranks of a number, where the batch is shared by several (ranks/).
+    """
+    return of_all(nats.mean(), shared).clamp(min=free_nats) if average else nats.clamp(min=free_nats).mean()
+
+
+def of_all(mean: Tensor, shared: Combine) -> Tensor:
+    """The mean over all ranks, with the gradient of this rank's own: gradients are averaged later. (...) -> (...)."""
+    return mean if shared is alone else mean + (shared(mean.detach()) - mean.detach())
 
 
 def renewed(draw: Tensor, longest: float) -> Tensor:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .ranks import ALONE, Ranks
+
 
 class StepInOneCall(Protocol):
     """The same norms and the same step as torch's, made by less work (fast/fused.py)."""
@@ -122,6 +124,8 @@ class Optimizer:
 class Optimizers(dict[str, Optimizer]):
     """The optimizers of an agent by name, and what is done with several of them."""
 
+    ranks: Ranks = ALONE  # that share the batch
+
     def schedule(self, *names: str) -> None:
         """Set the learning rates and the rest for the next step of these."""
         for name in names:
@@ -154,6 +158,7 @@ class Optimizers(dict[str, Optimizer]):
         chosen = [self[name] for name in losses]
         for optimizer, loss in zip(chosen, losses.values(), strict=True):
             optimizer.compute_gradients(loss)
+        losses = self._averaged(chosen, losses)
         norms = [optimizer.clip() for optimizer in chosen]
         known = [optimizer.moments_norm for optimizer in chosen if optimizer.moments_norm is not None]
         others = [optimizer.torch for optimizer in chosen if optimizer.moments_norm is None]
@@ -161,6 +166,21 @@ class Optimizers(dict[str, Optimizer]):
         for optimizer in chosen:
             optimizer.step()
         return {f"{name}/grad_norm": norm for name, norm in zip(losses, norms, strict=True)}
+
+    def _averaged(self, chosen: Sequence[Optimizer], losses: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Give each rank the mean of all ranks' gradients, and of their losses: a check then decides alike on each.
+
+        One message for all of a step's optimizers; what was made of float32 on one rank is the same bit on each.
+        """
+        if self.ranks.size == 1:
+            return losses
+        parameters = [parameter for optimizer in chosen for parameter in optimizer.parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        values = [loss.detach().float() for loss in losses.values()]
+        means = self.ranks.average_([*gradients, *values])
+        for parameter, gradient in zip(parameters, means[: len(gradients)], strict=True):
+            parameter.grad = gradient
+        return dict(zip(losses, means[len(gradients) :], strict=True))
 
 
 def keras_eps(eps: float, update: int, beta2: float) -> float:

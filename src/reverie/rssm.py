@@ -24,7 +24,7 @@ from .latents import CategoricalLatent as CategoricalLatent
 from .latents import GaussianLatent as GaussianLatent  # re-exported: the design document has the latents here
 from .latents import Latent as Latent
 from .layers import CELLS, MLP, MLPOptions, Norm
-from .ops import free_bits, over_time, reset_where
+from .ops import Combine, alone, free_bits, over_time, reset_where
 
 
 class State(NamedTuple):
@@ -192,6 +192,7 @@ class DiscreteRSSM(nn.Module):
         mode: str = "balanced",
         dyn_scale: float = 0.5,
         rep_scale: float = 0.1,
+        shared: Combine = alone,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The KL term of the model loss (paper Eq. 2, Algorithm 2). posterior, prior: stats (B, T, P) -> (), metrics.
 
@@ -199,6 +200,7 @@ class DiscreteRSSM(nn.Module):
             the plain KL, but the prior gets the share a of the gradient and the encoder only 1 - a.
         free_nats: below this many nats (of the whole latent vector) a term is constant and gives no gradient;
             `free_avg` compares the mean over batch and time (released code), otherwise every state by itself.
+        shared: as `free_bits` takes it.
         Other modes: `KL_VARIANTS`.
         """
         kl = self.latent.kl
@@ -208,7 +210,8 @@ class DiscreteRSSM(nn.Module):
             terms = KL_VARIANTS[mode](kl, posterior, prior, kl_balance, dyn_scale, rep_scale)
         else:
             raise ValueError(f"kl mode must be one of balanced, {', '.join(KL_VARIANTS)}, got '{mode}'")
-        loss = torch.stack([weight * free_bits(nats, free_nats, average=free_avg) for weight, nats in terms]).sum()
+        paid = [weight * free_bits(nats, free_nats, average=free_avg, shared=shared) for weight, nats in terms]
+        loss = torch.stack(paid).sum()
         return loss, self.kl_metrics(posterior.detach(), prior.detach(), free_nats=free_nats)
 
     @torch.no_grad()

@@ -12,7 +12,8 @@ from __future__ import annotations
 if __name__ == "__main__" and not __package__:  # python train.py: relative imports need the package
     raise SystemExit("Run it as a module of the package: python -m reverie.train")
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ from .fast.products import Types, said
 from .finite import FiniteGuard
 from .ops import symexp, symlog
 from .player import Player, choose_action
+from .ranks import ALONE, Ranks
 from .rssm import Dream, State
 from .world_model import to_batch as to_batch
 
@@ -48,6 +50,7 @@ class DreamerV2(nn.Module):
     slow_critic: Critic
     return_scale: ReturnScale
 
+    ranks: Ranks = ALONE  # that share the batches
     kept_types = ""  # a note, where an earlier part of the run chose other number types
 
     def __init__(self, config: Config, spec: Spec) -> None:
@@ -84,6 +87,26 @@ class DreamerV2(nn.Module):
         stages = [*(learner.name for learner in self.learners), *(behavior.stage for behavior in self.behaviors)]
         self.guard = FiniteGuard(self.device, scales, stages)
         self._captured: dict[tuple[bool, int], CapturedUpdate] = {}  # {with the actor's step, steps ahead: the update}
+
+    def join(self, ranks: Ranks) -> None:
+        """Share batches with other ranks from now on: gradients are averaged, and what a batch is measured for is
+        measured over all. Their weights must be the same."""
+        self.ranks = self.optimizers.ranks = ranks
+        self.world_model.join(ranks.mean, ranks.size)
+        for learner in self.learners:
+            learner.join(ranks.mean, ranks.gather)
+        for behavior in self.behaviors:
+            behavior.join(ranks)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Context in which this rank computes by itself, whatever the others do."""
+        ranks = self.ranks
+        self.join(ALONE)
+        try:
+            yield
+        finally:
+            self.join(ranks)
 
     @property
     def task(self) -> Behavior:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .data.replay import Batch
 from .networks import Head, MaskPredictor
 from .observations import ObservationEncoder, RunningStandardizer, Standardizer, module_name, preprocess
-from .ops import symexp
+from .ops import Combine, alone, symexp
 from .rssm import DiscreteRSSM, State
 
 
@@ -20,6 +20,9 @@ class BeyondLoss(Protocol):
     """A loss on what the model predicts several steps ahead."""
 
     depth_now: int  # how many; may grow during a run
+
+    def join(self, mean: Combine, ranks: int) -> None:
+        """Be one of so many ranks that share the batch from now on."""
 
     def prepare(self, updates: int) -> None:
         """What changes before an update, after so many."""
@@ -71,6 +74,12 @@ class WorldModel(nn.Module):
         if vector_transform in scalers:
             kind, sizes = scalers[vector_transform], encoder.vector_sizes
             self.standardizers.update({module_name(key): kind(sizes[key]) for key in self.scaled_keys})
+
+    def join(self, mean: Combine, ranks: int) -> None:
+        """Be one of so many ranks that share the batch from now on. mean: over them."""
+        self.kl["shared"] = mean if ranks > 1 else alone
+        if self.beyond is not None:
+            self.beyond.join(mean, ranks)
 
     def preprocess(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw observations {key: (..., *shape)} to network inputs; acting and training both come through here."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import SETTINGS, Config, build
+from ..config import SETTINGS, Config, build, from_dict, to_dict
 from ..config.presets import AUTO, load_preset, preset_names
 from ..config.validation import may_change
 from ..errors import Stopped, UserError
@@ -18,6 +18,7 @@ from .presets import show
 
 if TYPE_CHECKING:
     from ..envs.names import NamedMaker
+    from ..ranks import Ranks
     from ..run.loop import Run
     from ..run.progress import Progress
     from ..run.state import RunState
@@ -65,33 +66,58 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def run_train(args: argparse.Namespace) -> int:
     """Train until the run ends or a signal stops it. -> 0. Raises UserError."""
     from ..guard.interrupts import ending_at_once
+    from ..ranks import connected
 
     try:
-        with ending_at_once():  # outside of `Run.train`, which ends in order
+        with ending_at_once(), connected() as ranks:  # outside of `Run.train`, which ends in order
             if args.data is not None or args.updates is not None or args.offline is not None:
-                _train_offline(args)
+                _train_offline(args, ranks)
             else:
-                _train(args)
+                _train_as(args, ranks)
     except Stopped as stopped:
+        if isinstance(stopped.__context__, UserError):  # torchrun ends the other ranks, which have an error to report
+            raise stopped.__context__ from None
         if not args.quiet:
             print(f"stopped by {stopped} with nothing to save; the same command resumes the run", file=sys.stderr)
     return 0
 
 
-def _train(args: argparse.Namespace) -> None:
+def _train_as(args: argparse.Namespace, ranks: Ranks) -> None:
+    """Train as one of several ranks: the one that meets an error reports it. Raises UserError."""
+    from ..ranks import RankLost
+
+    if ranks.first:
+        _train(args, ranks)
+        return
+    args.quiet, args.json = True, False
+    try:
+        _train(args, ranks)
+    except RankLost:
+        raise SystemExit(2) from None
+    except UserError as error:
+        raise UserError(f"rank {ranks.rank}: {error.message}", error.hint) from error
+
+
+def _train(args: argparse.Namespace, ranks: Ranks) -> None:
     from ..envs.names import maker_of
 
     env = maker_of(args.env or args.settings.get("env.id", args.settings.get("id", "")))
-    config, directory, chosen = config_of(args, env)
+    config, directory, chosen = _agreed(args, env, ranks)
     from ..run.loop import Run
     from ..run.progress import Progress
 
     progress = Progress(quiet=args.quiet, advise=None if args.quiet or args.no_doctor else live_doctor())
-    run = Run(config, directory, env, fresh=args.fresh)
+    run = Run(config, directory, env, fresh=args.fresh, ranks=ranks)
+    if ranks.size > 1:
+        share = config.train.batch_size // ranks.size
+        progress.say(
+            f"ranks     {ranks.size} processes, each with {config.env.num_envs} environments of its own and "
+            f"{share} of the {config.train.batch_size} sequences of a batch"
+        )
     for line in chosen:
         progress.say(line)
     run.train(progress)
-    if run.state.stopping.signal in ("", "SIGINT"):  # after any other signal time is short
+    if ranks.first and run.state.stopping.signal in ("", "SIGINT"):  # after any other signal time is short
         _print_next_steps(run, progress)
     if args.json:
         result = run.evaluation.to_dict() if run.evaluation else None
@@ -99,13 +125,15 @@ def _train(args: argparse.Namespace) -> None:
         print(json.dumps({"run": str(directory), **counts, "evaluation": result}))
 
 
-def _train_offline(args: argparse.Namespace) -> None:
+def _train_offline(args: argparse.Namespace, ranks: Ranks) -> None:
     """`--data`. Raises UserError."""
     from ..files import absolute
     from ..share.data_check import findings
     from ..share.data_set import read_data
     from ..share.offline import learn_offline, offline_config, require_free
 
+    if ranks.size > 1:
+        raise UserError("--data is learnt from by one process.", "Start it without torchrun.")
     if args.data is None:
         raise UserError("--updates and --offline are about --data.", "Give --data DATA, or leave them out.")
     if args.run is None:
@@ -126,6 +154,16 @@ def _train_offline(args: argparse.Namespace) -> None:
         print(json.dumps({"run": str(directory), "agents": [str(path) for path in written]}))
     else:
         say(f"play it   {'; '.join(f'reverie eval {path}' for path in written)}")
+def _agreed(args: argparse.Namespace, env: NamedMaker | None, ranks: Ranks) -> tuple[Config, Path, list[str]]:
+    """`config_of`, as rank 0 has it: what is measured on a machine may differ. Raises UserError."""
+    if ranks.size == 1:
+        return config_of(args, env)
+    text = ""
+    if ranks.first:
+        config, directory, chosen = config_of(args, env)
+        text = json.dumps([to_dict(config), str(directory), chosen])
+    values, directory_name, chosen = json.loads(ranks.exchange(text.encode())[0])
+    return from_dict(values, where="setting of rank 0"), Path(directory_name), chosen
 
 
 def live_doctor() -> Callable[[RunState], list[str]]:

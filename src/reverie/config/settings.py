@@ -57,6 +57,9 @@ class EnvConfig:
         "auto", "where it says which actions are allowed: auto, none, info, or an observation's key", "ours"
     )
     worker_timeout: float = opt(60.0, "async: seconds after which a silent worker is restarted", "ours")
+    async_collect: bool = opt(
+        False, "act and step while the agent learns: for slow environments; not bit for bit repeatable", "ours"
+    )
 
 
 @dataclass(frozen=True)

@@ -213,6 +213,8 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
             f"{asked} with 'model.overshooting_depth' {depth} does not fit into sequences of 'train.seq_len' {length} "
             f"steps: set that depth to {length - 1} at most"
         )
+    if values["env.async_collect"] and values["train.deterministic"]:
+        faults.append("'env.async_collect' acts with whatever weights there are: leave 'train.deterministic' off")
     if length < 2:
         faults.append(f"'train.seq_len' must be at least 2, got {length}")
     if size and size < 4:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..data.replay import Batch
 from ..latents import Latent
 from ..layers import ACTIVATIONS, NORM_EPS
-from ..ops import reset_where
+from ..ops import Combine, alone, reset_where
 from ..rssm import DiscreteRSSM, State
 
 #: Points of the table of what is usual: the smallest value, the percentiles, the largest.
@@ -101,13 +101,14 @@ class Usual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.gather: Combine = alone  # of several ranks: the values of all
         self.register_buffer("table", torch.zeros(POINTS))
         self.register_buffer("count", torch.zeros(()))
 
     @torch.no_grad()
     def follow(self, values: Tensor) -> Tensor:
         """Take the values (...) of a batch into account, those that are NaN left out. -> its own table (101,)."""
-        flat = values.detach().float().flatten()
+        flat = self.gather(values.detach().float().flatten())
         new = flat.nanquantile(torch.linspace(0, 1, POINTS, device=flat.device))
         good = new.isfinite().all()  # a bad update must leave nothing behind
         self.count.add_(good)
@@ -141,6 +142,7 @@ class Ensemble(nn.Module):
         self.bootstrap = bootstrap
         self.generator = generator
         self.usual = Usual()
+        self.mean: Combine = alone  # over several ranks, of counts
         self.weights: Tensor | None = None  # (M, B, 1) of this update
 
     @property
@@ -154,6 +156,10 @@ class Ensemble(nn.Module):
     @property
     def generators(self) -> Mapping[str, torch.Generator]:
         return {self.name: self.generator}
+
+    def join(self, mean: Combine, gather: Combine) -> None:
+        """Count and measure over several ranks from now on."""
+        self.mean, self.usual.gather = mean, gather
 
     def prepare(self, batch_size: int) -> None:
         """Draw the bootstrap weights of the next update; in place, where a captured graph reads them."""
@@ -286,7 +292,7 @@ class OneStepEnsemble(Ensemble):
         mean = self.net(torch.cat([posterior.feat.detach()[:, :-1], leaving], -1))
         nats = 0.5 * (mean - posterior.stoch.detach()[:, 1:]).square().sum(-1)
         weighted = inside * (nats if self.weights is None else self.weights * nats)
-        loss = weighted.sum() / (self.members * inside.sum().clamp(min=1))
+        loss = weighted.sum() / (self.members * self.mean(inside.sum()).clamp(min=1))
         found = spread(mean.detach()).masked_fill(~inside, math.nan)
         return loss, self._metrics(loss, found)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..ops import Combine, alone
 from ..rssm import Dream
 from .ensemble import Ensemble
 
@@ -25,12 +26,13 @@ class RunningDeviation(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.limit = limit
+        self.gather: Combine = alone  # of several ranks: the rewards of all
         self.register_buffer("value", torch.zeros(()))  # 0: nothing seen yet
 
     @torch.no_grad()
     def forward(self, rewards: Tensor) -> Tensor:
         """Take new rewards into account. (...) -> (), without gradient."""
-        new = rewards.detach().float().std(correction=0)
+        new = self.gather(rewards.detach().float()).std(correction=0)
         moved = torch.where(self.value == 0, new, new.lerp(self.value, self.momentum))
         self.value.copy_(torch.where(moved.isfinite(), moved, self.value))  # a bad update must leave nothing behind
         return self.value.clamp(min=self.limit)
@@ -53,6 +55,16 @@ class DisagreementReward:
         self.intrinsic = intrinsic
         self.extrinsic = extrinsic
         self.deviation = RunningDeviation(momentum=momentum)
+
+    @property
+    def gather(self) -> Combine:
+        """What joins the rewards of several ranks."""
+        return self.deviation.gather
+
+    @gather.setter
+    def gather(self, gather: Combine) -> None:
+        """Measure over several ranks from now on."""
+        self.deviation.gather = gather
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -78,6 +90,7 @@ class PenalizedReward:
         self.ensemble = ensemble
         self.weight = weight
         self.reward_index = reward_index
+        self.gather: Combine = alone  # nothing is measured
 
     @property
     def parts(self) -> dict[str, nn.Module]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.replay import Batch
+from ..ops import Combine
 from ..rssm import State
 
 
@@ -28,6 +29,9 @@ class StateLearner(Protocol):
     @property
     def generators(self) -> Mapping[str, torch.Generator]:
         """Random streams of its own by name, which checkpoints keep."""
+
+    def join(self, mean: Combine, gather: Combine) -> None:
+        """Measure over several ranks from now on: by the mean of theirs, or all that they have."""
 
     def prepare(self, batch_size: int) -> None:
         """The host's share before an update with so many sequences."""

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..data.replay import Batch
+from ..ops import Combine, alone, of_all
 from ..rssm import DiscreteRSSM, State
 from ..world_model import WorldModel, features_for
 
@@ -64,6 +65,12 @@ class Overshooting:
         self.free_nats = free_nats
         self.free_avg = free_avg
         self.depth_now = depth
+        self.ranks = 1  # that share the batch, and the starts
+        self.mean: Combine = alone  # over them
+
+    def join(self, mean: Combine, ranks: int) -> None:
+        """Be one of so many ranks that share the batch from now on."""
+        self.mean, self.ranks = mean, ranks
 
     def prepare(self, updates: int) -> None:
         """The depth of the next update, after so many."""
@@ -75,7 +82,7 @@ class Overshooting:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """posterior, batch of (B, T, ...), obs as network inputs -> loss (), metrics."""
         depth = min(self.depth_now, batch.reward.shape[1] - 1)
-        rows = choose_starts(batch.is_first, self.starts)
+        rows = choose_starts(batch.is_first, -(-self.starts // self.ranks))
         at, valid = ahead(batch.is_first, rows, depth)
         start = State(*(x[rows] for x in posterior.flatten()))
         state = roll_out(
@@ -85,12 +92,12 @@ class Overshooting:
         metrics: dict[str, Tensor] = {}
         if self.kl_weight and depth >= FIRST:
             kl = model.rssm.latent.kl(steps_at(posterior.stats.detach(), at), state.stats)
-            terms = by_depth(kl, valid, self.free_nats, average=self.free_avg)
+            terms = by_depth(kl, valid, self.free_nats, average=self.free_avg, mean=self.mean)
             loss = loss + self.kl_weight * (depth_weights(depth, self.decay, terms.device) * terms)[FIRST - 1 :].sum()
             plain = by_depth(kl.detach(), valid, 0.0, average=True)[FIRST - 1 :]
             metrics |= {"overshooting_kl": plain.mean(), "overshooting_kl_last": plain[-1]}
         if self.head_weight:
-            losses = open_loop_losses(model, state, batch, obs, at, valid)
+            losses = open_loop_losses(model, state, batch, obs, at, valid, mean=self.mean)
             scaled = [model.scales.get(name, 1.0) * each for name, each in losses.items()]
             loss = loss + self.head_weight * torch.stack(scaled).sum()
             metrics |= {f"open_loop_{name.replace('/', '_')}_loss": each.detach() for name, each in losses.items()}
@@ -145,12 +152,15 @@ def roll_out(
     return State(*(torch.stack(parts, 1) for parts in zip(*steps, strict=True)))
 
 
-def by_depth(values: Tensor, valid: Tensor, floor: float, *, average: bool) -> Tensor:
-    """Means over the valid starts of each depth, at least `floor`: the mean, or each value. (N, L), (N, L) -> (L,)."""
+def by_depth(values: Tensor, valid: Tensor, floor: float, *, average: bool, mean: Combine = alone) -> Tensor:
+    """Means over the valid starts of each depth, at least `floor`: the mean, or each value. (N, L), (N, L) -> (L,).
+
+    mean: over ranks, if each has a share of the starts.
+    """
     if not average:
         values = values.clamp(min=floor)
-    means = torch.where(valid, values, torch.zeros_like(values)).sum(0) / valid.sum(0).clamp(min=1)
-    return means.clamp(min=floor) if average else means
+    means = torch.where(valid, values, torch.zeros_like(values)).sum(0) / mean(valid.sum(0)).clamp(min=1)
+    return of_all(means, mean).clamp(min=floor) if average else means
 
 
 def depth_weights(depth: int, decay: float, device: torch.device) -> Tensor:
@@ -160,9 +170,19 @@ def depth_weights(depth: int, decay: float, device: torch.device) -> Tensor:
 
 
 def open_loop_losses(
-    model: WorldModel, state: State, batch: Batch, obs: Mapping[str, Tensor], at: Tensor, valid: Tensor
+    model: WorldModel,
+    state: State,
+    batch: Batch,
+    obs: Mapping[str, Tensor],
+    at: Tensor,
+    valid: Tensor,
+    *,
+    mean: Combine = alone,
 ) -> dict[str, Tensor]:
-    """What each head pays for the real steps ahead. state of (N, L, ...), at, valid (N, L) -> {head: ()}."""
+    """What each head pays for the real steps ahead. state of (N, L, ...), at, valid (N, L) -> {head: ()}.
+
+    mean: as `by_depth` takes it.
+    """
     depth = valid.shape[1]
     fixed = [d - 1 for d in DEPTHS if d <= depth]
     count = valid.sum(1)
@@ -179,5 +199,7 @@ def open_loop_losses(
             feat, steps, seen = features[:, fixed], at[:, fixed], valid[:, fixed]
         feat = feat.detach() if name.split("/")[0] in model.detached_heads else feat
         nats = head.loss(features_for(head, feat), steps_at(target, steps).detach())
-        losses[name] = by_depth(nats, seen, -math.inf, average=False).mean()  # of images all starts have one depth
+        losses[name] = by_depth(
+            nats, seen, -math.inf, average=False, mean=mean
+        ).mean()  # of images all starts have one depth
     return losses

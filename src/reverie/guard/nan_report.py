@@ -71,7 +71,7 @@ class NanReport:
 def diagnose_update(agent: DreamerV2, case: FailedUpdate, history: list[dict[str, float]] | None = None) -> NanReport:
     """Compute a failed update again, without a step, and find the first non-finite tensor. The agent is not changed."""
     case = case._replace(posterior=case.posterior and dense(case.posterior))
-    with _plain(agent), _undisturbed(agent):
+    with _plain(agent), _undisturbed(agent), agent.apart():
         finding = _first(agent, case)
         cause, advice = _explain(agent, case, finding, history or [])
     lines = [_summary(line) for line in history or []]

@@ -16,7 +16,9 @@ from ..data.replay import Batch, row_forms
 from ..data.replay_log import log_files, read_log_file
 from ..envs.spaces import Spec
 from ..errors import UserError
+from ..files import read_json, sound
 from ..run.forecast import memory_left
+from ..run.shards import LOG_NAME
 from ..train import DreamerV2, to_batch
 
 #: The most steps that are read, the newest ones, and the most bytes, for large images: the same for all who measure, so
@@ -147,16 +149,30 @@ def _open(path: Path, device: str, most_steps: int) -> RunReader:
     steps = int(source.name.split("-")[1]) if source.name.startswith("step-") else None
     has_steps = is_run or (source == path and log_files(path / "replay"))  # a saved agent may bring a few episodes
     return RunReader(
-        path, source, config, spec, agent, steps, _experience(path, spec, most_steps) if has_steps else None
+        path,
+        source,
+        config,
+        spec,
+        agent,
+        steps,
+        _experience(path, spec, most_steps, _log_name(source)) if has_steps else None,
     )
 
 
-def _experience(path: Path, spec: Spec, most_steps: int) -> Experience:
+def _log_name(source: Path) -> str:
+    """The directory of a checkpoint's replay log: another one after a change of the number of ranks (run/shards.py)."""
+    file = source / "state.json"
+    with sound(file):
+        name = str(read_json(file)["replay"].get("log", "replay")) if file.exists() else "replay"
+    return name if LOG_NAME.fullmatch(name) else "replay"
+
+
+def _experience(path: Path, spec: Spec, most_steps: int, log_name: str) -> Experience:
     """The newest log files up to a limit, joined where they are consecutive."""
     pieces: list[tuple[int, int, dict[str, np.ndarray]]] = []  # stream, first step, rows
     steps = size = 0
     forms = row_forms(spec.shapes, spec.action.size)
-    for file in reversed(log_files(path / "replay")):
+    for file in reversed(log_files(path / log_name)):
         first, rows = read_log_file(file, forms)
         for stream, (at, part) in enumerate(zip(first, rows, strict=True)):
             pieces.append((stream, at, part))

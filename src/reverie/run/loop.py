@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import math
 import os
+import random
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import safetensors.numpy
 import torch
 
 from .. import checkpoint
@@ -24,14 +31,17 @@ from ..envs import EnvLike
 from ..envs.fingerprint import fingerprint
 from ..envs.spaces import MASK, Spec
 from ..errors import Stopped, UserError
-from ..fast.modes import seed_everything, usual_switches
+from ..fast.modes import Precision, seed_everything, usual_switches
+from ..fast.products import Types
 from ..files import absolute, remove_drafts, writing
 from ..finite import NonFinite
 from ..guard.interrupts import on_signals
 from ..guard.lock import RunLock
 from ..guard.memory import enough_memory
 from ..ops import SCALAR_TRANSFORMS, renewed
+from ..ranks import ALONE, RankLost, Ranks, seed_of
 from ..train import DreamerV2, to_batch
+from .ahead import Ahead
 from .callbacks import Callbacks, callbacks_of
 from .clock import Clock
 from .directory import FRESH, check_directory, move_aside, prepare_directory
@@ -41,12 +51,15 @@ from .health import HealthMonitor
 from .lines import read_lines
 from .nan_policy import NanPolicy
 from .progress import Progress
-from .resume import open_logger, restore_newest, save_run
+from .resume import open_logger, restore_newest, save_alone, save_run
+from .shards import home_of, may_take_over, require_shares
 from .state import RunState
 from .tasks import copy_env, make_envs, protocol_of_task, repeat_of, require_copies_apart, spec_of, step_seconds
 
 #: Rows of each environment that the report on the first experience reads.
 FIRST_ROWS = 2000
+#: Rows that may wait while the agent learns (env.async_collect): so many, and those that an update is owed to.
+LEAST_AHEAD, MOST_AHEAD = 8, 1000
 #: Names of a line of episodes.jsonl that an environment's info["log"] cannot take.
 RESERVED = {"phase", "env_steps", "frames", "seconds", "return", "length"}
 
@@ -54,18 +67,25 @@ RESERVED = {"phase", "env_steps", "frames", "seconds", "return", "length"}
 
 
 def open_run(
-    config: Config, directory: Path, env: EnvLike | None = None, *, weights: Path | None = None, fresh: bool = False
+    config: Config,
+    directory: Path,
+    env: EnvLike | None = None,
+    *,
+    weights: Path | None = None,
+    fresh: bool = False,
+    ranks: Ranks = ALONE,
 ) -> RunState:
     """Begin the run in `directory`, or continue it from its newest whole checkpoint. Raises UserError.
 
     env: the task, if it is not `env.id`; weights: a saved agent to start from, if the directory has no checkpoint;
     fresh: keep a run that is there under another name and begin. A task that cannot be made leaves no directory behind,
-    and an old run in its place.
+    and an old run in its place. ranks: the processes that train it together, of which this is one.
     """
     require_device(config.compute.device)  # before anything is moved
-    aside = move_aside(directory) if fresh else None
+    require_shares(config, ranks)
+    aside = move_aside(directory) if fresh and ranks.first else None
     try:
-        run = _open(config, directory, env, weights)
+        run = _open(config, directory, env, weights, ranks)
     except BaseException:
         if aside is not None and not directory.exists():
             os.replace(aside, directory)
@@ -76,42 +96,48 @@ def open_run(
     return run
 
 
-def _open(config: Config, directory: Path, env: EnvLike | None, weights: Path | None) -> RunState:
-    lock = RunLock(directory)
+def _open(config: Config, root: Path, env: EnvLike | None, weights: Path | None, ranks: Ranks) -> RunState:
+    lock, directory = RunLock(root), home_of(root, ranks)
     try:
-        _claim(config, lock)
+        if ranks.first:
+            _claim(config, lock)
         with enough_memory(config, directory, lambda: None):
             require_copies_apart(config, env)
             seed_everything(config)
             envs = make_envs(config, env, config.env.num_envs)
             spec = spec_of(envs)
-            _require_possible_replay(config, spec, directory)
+            _require_possible_replay(config, spec, root)
             evaluator = Evaluator(config, copy_env(env), spec)  # before the agent: it may raise
             if env is not None and not isinstance(env, str | gym.Env):
                 evaluator.prepare(envs)  # one object for two users is refused before it is stepped
             with usual_switches():
                 agent = DreamerV2(config, spec)
         with enough_memory(config, directory, lambda: agent):
-            forecast = _forecast(agent, directory, env)
-            _prepare(config, lock)
-            replay = _empty_replay(config, spec, directory)
+            forecast = _forecast(agent, directory, env) if ranks.first else None
+            if ranks.first:
+                _prepare(config, lock)
+            _connect(agent, directory, ranks)
+            seed = seed_of(config.train.seed, ranks.rank)
+            replay = _empty_replay(config, spec, directory, ranks)
             run = RunState(
                 config=config,
                 directory=directory,
                 lock=lock,
+                ranks=ranks,
+                root=root,
                 env=env,
                 envs=envs,
                 spec=spec,
                 repeat=repeat_of(config),
                 evaluator=evaluator,
                 agent=agent,
-                player=agent.player(num_envs=config.env.num_envs, mode="explore", seed=config.train.seed + 1),
+                player=agent.player(num_envs=config.env.num_envs, mode="explore", seed=seed + 1),
                 forecast=forecast,
                 replay=replay,
                 replay_log=ReplayLog(replay, directory / "replay"),
-                collector=Collector(envs, seed=config.train.seed),
-                rng=np.random.default_rng(config.train.seed),
-                nan_policy=NanPolicy(directory, agent),
+                collector=Collector(envs, seed=seed),
+                rng=np.random.default_rng(seed),
+                nan_policy=NanPolicy(directory, agent, root=root),
                 health=HealthMonitor(directory, config.log.health_every, lock.check),
                 source=fingerprint(config.env.id if env is None else env),
             )
@@ -142,8 +168,31 @@ def _restore(run: RunState, weights: Path | None) -> None:
             checkpoint.read_agent(weights)[1].require_same_task(run.spec)  # the likely reason, in its own words
             raise
     open_logger(run, saved)
+    run.ranks.wait()  # for rank 0, which cuts the lines of what a crash undid
     if run.resumed:
-        run.recall(read_lines(run.directory / "episodes.jsonl"))
+        run.recall(read_lines(run.root / "episodes.jsonl"))
+
+
+def _connect(agent: DreamerV2, directory: Path, ranks: Ranks) -> None:
+    """Begin to share batches with the other ranks: the same weights and number types, other random numbers."""
+    if ranks.size == 1:
+        return
+    ranks.wait()  # for the run's directory
+    directory.mkdir(parents=True, exist_ok=True)
+    types = json.loads(ranks.exchange(json.dumps(agent.precision.types.to_dict()).encode())[0])
+    if agent.precision.types != Types.from_dict(types):
+        agent.use(Precision(Types.from_dict(types), "as on rank 0"))
+    with torch.no_grad():
+        for value in [*agent.parameters(), *agent.buffers()]:
+            value.copy_(ranks.all_reduce(value if ranks.first else torch.zeros_like(value)))
+    agent.join(ranks)
+    if not ranks.first:
+        seed = seed_of(agent.config.train.seed, ranks.rank)
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        for stream in agent.generators.values():
+            stream.manual_seed(seed)
 
 
 @usual_switches()
@@ -170,14 +219,14 @@ def _require_possible_replay(config: Config, spec: Spec, directory: Path) -> Non
     require_possible(forms, settings.replay_capacity, config.env.num_envs, where)
 
 
-def _empty_replay(config: Config, spec: Spec, directory: Path) -> Replay:
+def _empty_replay(config: Config, spec: Spec, directory: Path, ranks: Ranks) -> Replay:
     settings = config.replay
     return Replay(
         spec.shapes,
         spec.action.size,
-        capacity=settings.replay_capacity,
+        capacity=settings.replay_capacity // ranks.size,
         streams=config.env.num_envs,
-        seed=config.train.seed,
+        seed=seed_of(config.train.seed, ranks.rank),
         prioritize=settings.prioritize,
         priority_share=settings.priority_share,
         directory=directory / "ring" if settings.storage == "disk" else None,
@@ -204,12 +253,17 @@ class Run:
         weights: Path | None = None,
         fresh: bool = False,
         callback: Any = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Arguments as those of `open_run`; callback: see `run.callbacks`. Raises UserError."""
         given = callbacks_of(callback)  # before anything is made
-        self.state = open_run(config, absolute(directory), env, weights=weights, fresh=fresh)
+        self.state = open_run(config, absolute(directory), env, weights=weights, fresh=fresh, ranks=ranks)
         self.callbacks = Callbacks(given, self.state) if given else None
         self._saving: Path | None = None  # a checkpoint that is being written in the background
+        self._counted = self.state.collector.steps  # of this rank's steps, those that all have counted
+        self._ahead: Ahead | None = None  # acts in a thread, with `env.async_collect`
+        self._acting = threading.Lock()  # held while the weights that act are read or replaced
+        self._progress = Progress(quiet=True)
         self._measure = weights is None  # loaded networks keep the scales that they were trained with
         self._written = 0.0  # when the last line of metrics was written, in seconds of time.monotonic
         # the player's memory, its generator and the random actions' generator before the last action
@@ -257,7 +311,10 @@ class Run:
             memory = enough_memory(self.config, self.directory, lambda: self.agent)
             with on_signals(self.state.stopping, self.stop, quiet=progress.quiet), memory:
                 progress.start(self.state)
-                self._train_with_callbacks(progress)
+                try:
+                    self._train_with_callbacks(progress)
+                except RankLost as lost:  # in here: torchrun sends SIGTERM to those that are left
+                    raise self._left_behind(lost) from lost
         except Stopped:
             progress.broken_off(self.state)
         finally:
@@ -294,21 +351,37 @@ class Run:
         if self.state.complete():
             progress.complete(self.state)
             return
-        if self.config.train.random_baseline and not self.state.resumed:
+        if self.config.train.random_baseline and not self.state.resumed and self.state.ranks.first:
             self._play_randomly(progress)
         if not self.finished():  # else it was stopped between its end and its evaluation
-            self._loop(progress)
-            if not (self.state.stopping.requested and self.config.train.deterministic):
+            with self._collecting():
+                self._loop(progress)
+            if not (self.state.stopped() and self.config.train.deterministic):
                 self.write(progress)  # a deterministic run that is stopped writes no line more than one that is not
             self.save()  # before the evaluation: an interrupted evaluation loses nothing
-        if not self.state.stopping.requested and not self.state.evaluated():
+        if not self.state.stopped() and not self.state.evaluated():
             self.evaluate(progress)
             self.save()
 
+    def _left_behind(self, lost: RankLost) -> BaseException:
+        """Another rank was lost: save, if this is the one to do it. -> what ends this process."""
+        run = self.state
+        takes_over = run.ranks.first or may_take_over(run)
+        if takes_over:
+            with run.stopping.held():
+                save_alone(run)
+        run.ranks = Ranks(run.ranks.rank)  # what follows asks no other rank
+        if not takes_over:
+            return SystemExit(2)  # another rank says it
+        kept = f"A checkpoint of step {run.clock.env_steps} is in {run.root}; the same command resumes the run."
+        return UserError(lost.message, kept)
+
     def _loop(self, progress: Progress) -> None:
         settings, clock = self.config.train, self.clock
+        several, checkpointed = self.state.ranks.size > 1, self.state.resumed
         self._written = saved = time.monotonic()
         rows = self._timed_rows()
+        self._progress = progress
         if not self.state.resumed:  # else the last row is here already, and what follows from it may still be owed
             self._advance(rows, progress)
         while True:
@@ -322,7 +395,10 @@ class Run:
             if not self.state.writer.busy:
                 self.state.writer.finish()  # raises if the last checkpoint could not be written
                 self._report_saved()
-            if time.monotonic() - saved >= settings.checkpoint_every:
+            due = time.monotonic() - saved >= settings.checkpoint_every
+            if several and clock.prefilled and not checkpointed:
+                due = checkpointed = True  # from now on the loss of a rank loses no other's replay
+            if self.state.ranks.of_first(due and not self.state.writer.busy) if several else due:
                 self.save(wait=False)
                 saved = time.monotonic()
             self._pulse(progress)
@@ -347,14 +423,35 @@ class Run:
             progress.once(f"note      {note}")
         self.replay.add(row)
         self._follow_observations(row)
-        clock.env_steps = self.state.collector.steps
+        episodes = self._count(row, episodes)
         self._note(episodes)
         train = self.config.train
-        if not clock.prefilled and clock.env_steps >= train.prefill and self.replay.can_sample(train.seq_len):
+        if not clock.prefilled and clock.env_steps >= train.prefill and self._can_sample():
             clock.prefilled = clock.env_steps
             self._report_first_rows(progress)
             if self._measure:
                 self._measure_observations()
+
+    def _count(self, row: dict[str, np.ndarray], episodes: list[Episode]) -> list[Episode]:
+        """Count the steps of a row, or of the rows of all ranks. -> the episodes to log: on rank 0 those of all."""
+        run = self.state
+        if self._ahead is not None:
+            run.clock.env_steps += int((~row["is_first"]).sum())  # the collector is further
+            return episodes
+        if run.ranks.size == 1:
+            run.clock.env_steps = run.collector.steps
+            return episodes
+        steps, ended = run.ranks.total(run.collector.steps - self._counted, len(episodes))
+        self._counted = run.collector.steps
+        run.clock.env_steps += steps
+        if not ended:
+            return episodes
+        found = run.ranks.exchange(json.dumps([asdict(episode) for episode in episodes]).encode())
+        return [Episode(**each) for text in found for each in json.loads(text)] if run.ranks.first else episodes
+
+    def _can_sample(self) -> bool:
+        """Is there a window to learn from, on every rank?"""
+        return not self.state.ranks.any(not self.replay.can_sample(self.config.train.seq_len))
 
     def _report_first_rows(self, progress: Progress) -> None:
         """Ranges of everything that the agent will learn from, before it learns."""
@@ -379,6 +476,9 @@ class Run:
             self._written = time.monotonic()
 
     def _line_due(self) -> bool:
+        return self.state.ranks.of_first(self._own_line_due()) if self.state.ranks.size > 1 else self._own_line_due()
+
+    def _own_line_due(self) -> bool:
         if self.config.train.deterministic:  # by steps: the same lines each time
             every = self.config.train.log_steps
             return self.clock.env_steps // every > self.state.written_at // every
@@ -398,9 +498,50 @@ class Run:
         if taken:
             progress.once(f"note      the environment handles {', '.join(taken)} itself: the run's own handler is back")
         return self.state.stopping.requested
+    @contextmanager
+    def _collecting(self) -> Iterator[None]:
+        """Context of the loop: with `env.async_collect` a thread acts in it, and leaves no row behind."""
+        options = self.config
+        if not options.env.async_collect:
+            yield
+            return
+        run = self.state
+        run.player.world_model = copy.deepcopy(run.player.world_model)
+        run.player.actor = copy.deepcopy(run.player.actor)
+        rows_per_update = 1 / max(1e-6, options.train.train_ratio * options.env.num_envs)
+        self._ahead = Ahead(
+            run.collector.rows(self._act),
+            most=LEAST_AHEAD + min(MOST_AHEAD, math.ceil(rows_per_update)),
+            enough=lambda: run.collector.steps >= options.train.env_steps,
+        )
+        try:
+            yield
+            with self._ahead.standing():
+                self._take_waiting()
+        finally:
+            self._ahead.close()
+            self._ahead = None
+            run.player.world_model, run.player.actor = self.agent.world_model, self.agent.collecting.actor
+
+    def _take_waiting(self) -> None:
+        """Store the rows that were made ahead, so that replay and environments are at the same step."""
+        for item in self._ahead.waiting() if self._ahead is not None else ():
+            self._take(item, self._progress)
+
+    def _follow_weights(self) -> None:
+        """Give the thread that acts the weights of now."""
+        if self._ahead is None:
+            return
+        agent, player = self.agent, self.state.player
+        with torch.no_grad(), self._acting:
+            for mine, theirs in ((player.world_model, agent.world_model), (player.actor, agent.collecting.actor)):
+                for value, now in zip(
+                    [*mine.parameters(), *mine.buffers()], [*theirs.parameters(), *theirs.buffers()], strict=True
+                ):
+                    value.copy_(now)
 
     def _timed_rows(self) -> Iterator[tuple[dict[str, np.ndarray], list[Episode]]]:
-        rows = self.state.collector.rows(self._act)
+        rows = self.state.collector.rows(self._act) if self._ahead is None else self._ahead
         while True:
             try:
                 with self.clock.timed("env"):
@@ -408,10 +549,19 @@ class Run:
             except KeyboardInterrupt:  # the second Ctrl-C: at once
                 raise
             except BaseException:  # an environment broke or hangs: keep what was learnt
-                self._undo_act()
-                self.save()
+                if self._ahead is None or self._ahead.failed or not self._ahead.close():
+                    self._undo_act()
+                self._save_at_last()
                 raise
             yield item
+
+    def _save_at_last(self) -> None:
+        """Save before an error ends the run; of several ranks the first does, and the others find it gone."""
+        if self.state.ranks.size == 1:
+            self.save()
+        elif self.state.ranks.first:
+            with self.state.stopping.held():
+                save_alone(self.state)
 
     @usual_switches()
     def _act(self, obs: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
@@ -427,7 +577,8 @@ class Run:
             draw = torch.from_numpy(self.state.rng.random(len(is_first)))
             fresh = renewed(draw, longest).numpy() | is_first
             return np.where(fresh[:, None], action, self.state.collector.last_action)
-        return player.act(obs, is_first)
+        with self._acting:
+            return player.act(obs, is_first)
 
     def _kept_action(self, action: np.ndarray, obs: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
         """`behavior.action_hold` for the random actions before learning. action (N, A) -> (N, A)."""
@@ -449,11 +600,15 @@ class Run:
 
     def _follow_observations(self, row: dict[str, np.ndarray]) -> None:
         if self.config.model.vector_transform == "running":
-            vectors = {key: torch.from_numpy(row[f"obs/{key}"]).to(self.agent.device) for key in self.spec.vectors}
+            vectors = {key: torch.from_numpy(row[f"obs/{key}"]) for key in self.spec.vectors}
+            vectors = {key: self.state.ranks.gather(value).to(self.agent.device) for key, value in vectors.items()}
             self.agent.world_model.follow_observations(vectors)
 
     def _measure_observations(self) -> None:
         rows = self.replay.contents([f"obs/{key}" for key in self.spec.vectors])
+        if self.state.ranks.size > 1:
+            found = [safetensors.numpy.load(data) for data in self.state.ranks.exchange(safetensors.numpy.save(rows))]
+            rows = {key: np.concatenate([each[key] for each in found]) for key in rows}
         vectors = {key[4:]: torch.from_numpy(values).to(self.agent.device) for key, values in rows.items()}
         self.agent.world_model.fit_observations(vectors)
 
@@ -461,19 +616,20 @@ class Run:
     def update(self) -> dict[str, torch.Tensor] | None:
         """One update of everything, from one batch. -> its metrics; None if it was non-finite and left out."""
         with self.clock.timed("replay"):
-            batch = to_batch(
-                self.replay.sample(self.config.train.batch_size, self.config.train.seq_len), self.agent.device
-            )
+            share = self.config.train.batch_size // self.state.ranks.size
+            batch = to_batch(self.replay.sample(share, self.config.train.seq_len), self.agent.device)
         with self.clock.timed("update"):
             try:
                 metrics = self.agent.update(batch)
                 self.state.logger.add(metrics)
             except NonFinite as trouble:
                 self.state.writer.finish()  # a rollback reads what it writes
+                self.state.ranks.wait()
                 self.state.nan_policy.apply(trouble, self.clock)
                 return None
         self.state.nan_policy.reset_streak()
         self.clock.updates += 1
+        self._follow_weights()
         self.state.health.after_update(self.agent, batch, updates=self.clock.updates, env_steps=self.clock.env_steps)
         return metrics
 
@@ -545,7 +701,17 @@ class Run:
             self.state.logger.episode(stamp | {"return": score, "length": length})
 
     def evaluate(self, progress: Progress) -> None:
-        """Play evaluation episodes (again only if the agent has changed); keep numbers, video and the best agent."""
+        """Play evaluation episodes (again only if the agent has changed); keep numbers, video and the best agent.
+
+        Of several ranks the first plays, and the others wait for it.
+        """
+        run = self.state
+        if run.ranks.first:
+            self._evaluate(progress)
+        if run.ranks.of_first(run.evaluated()):
+            run.evaluated_at, run.evaluated_changes = run.clock.env_steps, run.clock.changes
+
+    def _evaluate(self, progress: Progress) -> None:
         played = not self.state.unchanged()
         with self.clock.evaluating(played=played):
             result = self.state.evaluation
@@ -568,7 +734,7 @@ class Run:
                 self.state.logger.video(video, env_steps=self.clock.env_steps)
             if self.clock.best is None or result.mean > self.clock.best:
                 self.clock.best = result.mean
-                best = self.directory / "checkpoints" / "best"
+                best = self.state.root / "checkpoints" / "best"
                 with self.state.stopping.held(), writing("the best agent", self.directory):
                     checkpoint.write_atomically(best, checkpoint.agent_files(self.agent))
             progress.evaluated(self.state, result, played=played)
@@ -580,7 +746,7 @@ class Run:
         except (KeyboardInterrupt, Stopped):
             raise
         except BaseException:  # the environment broke: keep what was learnt
-            self.save()
+            self._save_at_last()
             raise
 
     @usual_switches()
@@ -592,10 +758,11 @@ class Run:
         """
         if wait or not self.state.writer.busy:
             self._require_finite()
-            with self.state.stopping.held():
+            with self._ahead.standing() if self._ahead is not None else nullcontext(), self.state.stopping.held():
+                self._take_waiting()
                 save_run(self.state, wait=wait)  # after the end of one that was still being written
             self._report_saved()
-            self._saving = self.directory / "checkpoints" / f"step-{self.clock.env_steps:012d}"
+            self._saving = self.state.root / "checkpoints" / f"step-{self.clock.env_steps:012d}"
             if wait:
                 self._report_saved()
 

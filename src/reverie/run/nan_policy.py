@@ -21,8 +21,12 @@ MOST_ROLLBACKS = 5  # in a run
 class NanPolicy:
     """Applies the policy of a run. Its counts are in the clock, and so in checkpoints."""
 
-    def __init__(self, directory: Path, agent: DreamerV2, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, directory: Path, agent: DreamerV2, say: Callable[[str], None] = print, *, root: Path | None = None
+    ) -> None:
+        """directory: for the report; root: of the run with the checkpoints, if that is another one."""
         self.directory = directory
+        self.root = root or directory
         self.agent = agent
         self.say = say
         self.policy: str = agent.config.train.on_nonfinite
@@ -83,7 +87,7 @@ class NanPolicy:
         self.say(f"          learning rates are now {0.5**clock.rollbacks:g} of what was set; {report.cause}")
 
     def _newest_whole(self) -> Path | None:
-        for path in reversed(checkpoint.checkpoints(self.directory)):
+        for path in reversed(checkpoint.checkpoints(self.root)):
             with suppress(Damaged):
                 checkpoint.verify(path)
                 return path

@@ -215,7 +215,7 @@ class Progress:
             self._draw(self._progress.stop)
             self._progress = None
         clock, settings = run.clock, run.config.train
-        if not run.finished():
+        if not run.over():
             return  # an error message follows
         if run.stopping.requested:
             by = f" by {run.end()}" if run.end() else ""

@@ -23,6 +23,7 @@ from ..files import Writer
 from ..guard.interrupts import Stopping
 from ..guard.lock import RunLock
 from ..player import Player
+from ..ranks import ALONE, Ranks
 from ..train import DreamerV2
 from .clock import Clock
 from .evaluation import Evaluation, Evaluator, logged_evaluations
@@ -38,7 +39,9 @@ class RunState:
 
     config: Config
     directory: Path
-    lock: RunLock
+    lock: RunLock  # of `root`; only rank 0 holds it
+    ranks: Ranks = field(kw_only=True, default=ALONE)
+    root: Path = field(kw_only=True, default=Path())  # the run's directory; `directory` is this rank's own part of it
 
     # the task
     env: EnvLike | None  # as given: an instance stays the caller's
@@ -128,7 +131,15 @@ class RunState:
         return "train.minutes" if train.minutes and self.clock.seconds >= 60 * train.minutes else ""
 
     def finished(self) -> bool:
-        """Has the run reached its end, or been asked to stop?"""
+        """Has the run reached its end, or been asked to stop, on any rank? All ranks ask together."""
+        return self.ranks.any(self.over())
+
+    def over(self) -> bool:
+        """Is it so on this rank?"""
         limit = self.config.train.minutes * 60
         enough = self.clock.env_steps >= self.config.train.env_steps or (limit > 0 and self.clock.seconds >= limit)
         return enough or self.stopping.requested
+
+    def stopped(self) -> bool:
+        """Has it been asked to stop, on any rank?"""
+        return self.ranks.any(self.stopping.requested)

@@ -38,10 +38,13 @@ def view_of(config: Config) -> dict[str, Any]:
 
 def make_envs(config: Config, env: EnvLike | None, count: int, *, backend: str = "") -> VectorEnv:
     """`count` environments of the run's task; backend: other than `env.backend`. Raises UserError."""
+    usual = config.env.backend
+    if config.env.async_collect and usual == "auto" and not is_instance(env):
+        usual = "async"  # in processes of their own they hold nothing up, and may draw in the thread that made them
     return make_vector(
         config.env.id if env is None else env,
         count,
-        backend=backend or config.env.backend,
+        backend=backend or usual,
         timeout=config.env.worker_timeout,
         view=view_of(config),
         **options_of(config),
