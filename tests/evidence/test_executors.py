@@ -14,13 +14,13 @@ import pytest
 from reverie.cli import main
 from reverie.errors import UserError
 from reverie.evidence import cluster
+from reverie.evidence.cluster import make_executor
 from reverie.evidence.executors import (
     READERS,
     ClusterOptions,
     LocalExecutor,
     Work,
     gigabytes,
-    make_executor,
     minutes,
     options_of,
 )
@@ -285,7 +285,8 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 from reverie.errors import UserError
-from reverie.evidence.executors import ClusterOptions, make_executor
+from reverie.evidence.cluster import make_executor
+from reverie.evidence.executors import ClusterOptions
 from reverie.evidence.plan import read_plan
 from reverie.evidence.sweep import Sweep
 

@@ -20,6 +20,7 @@ from . import (
     sweep,
     train,
     trust,
+    tune,
     watch,
 )
 from . import eval as evaluate
@@ -49,5 +50,6 @@ COMMANDS: dict[str, Command] = {
         compare,
         sweep,
         ablate,
+        tune,
     )
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..evidence.executors import PLACES, ClusterOptions, make_executor, option_names, options_of
+from ..evidence.executors import PLACES, ClusterOptions, option_names, options_of
 from ..files import absolute
 from .command import Command, add_json, positive
 
@@ -130,6 +130,7 @@ def cluster_options(args: argparse.Namespace, plan: Plan | None = None) -> Clust
 
 def _run_on_cluster(args: argparse.Namespace, plan: Plan, out: Path, options: ClusterOptions) -> int:
     """Everything goes into the cluster's queue at once; --jobs limits how much of it runs together."""
+    from ..evidence.cluster import make_executor
     from ..evidence.sweep import Sweep
 
     real = args.on == "slurm" and options.submit == "slurm"

@@ -32,7 +32,7 @@ def _help() -> str:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(preset_names())
-    parser.add_argument("--preset", help=f"starting point, auto by default: {known}; A+B: B's values on A's")
+    parser.add_argument("--preset", help=f"starting point, auto by default: {known}; FILE.yaml; A+B: B's values on A's")
     parser.add_argument("--env", help="id of the task, or FILE.py:FUNCTION, MODULE:FUNCTION, MODULE:Id-v0 (env.id)")
     parser.add_argument("--run", type=Path, help="directory of the run; an existing one is continued")
     parser.add_argument("--seed", help="random seed (train.seed)")

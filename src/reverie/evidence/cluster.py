@@ -22,7 +22,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_file
-from .executors import ClusterOptions, Process, Work
+from .executors import ClusterOptions, Executor, LocalExecutor, Process, Where, Work
 from .job import ClusterJob
 
 #: How often a run may reach its time limit and be requeued.
@@ -309,3 +309,10 @@ class RayExecutor:
 
 def _execute(job: ClusterJob) -> int:
     return job()
+
+
+def make_executor(where: Where, options: ClusterOptions, out: Path, name: str, at_once: int = 0) -> Executor:
+    """The executor of a place; out: the sweep's directory, name: the sweep's, at_once: runs. Raises UserError."""
+    if where == "slurm":
+        return SlurmExecutor(options, out, name, at_once)
+    return RayExecutor(options) if where == "ray" else LocalExecutor()

@@ -53,7 +53,7 @@ class Process(Protocol):
 class Executor(Protocol):
     """Starts commands somewhere."""
 
-    interval: float  # seconds between two looks at what is running
+    interval: float  # seconds between two checks of what is running
 
     def batch(self) -> AbstractContextManager[None]:
         """What is started within is submitted together, at the end of the context. Raises UserError there."""
@@ -218,16 +218,3 @@ def options_of(table: Mapping[str, Any], given: Mapping[str, Any], where: Where)
 def option_names() -> list[str]:
     """The options that a command line has, as attributes of its arguments."""
     return [item.name for item in fields(ClusterOptions) if item.name != "setup"]
-
-
-def make_executor(where: Where, options: ClusterOptions, out: Path, name: str, at_once: int = 0) -> Executor:
-    """The executor of a place; out: the sweep's directory, name: the sweep's, at_once: runs. Raises UserError."""
-    if where == "slurm":
-        from .cluster import SlurmExecutor
-
-        return SlurmExecutor(options, out, name, at_once)
-    if where == "ray":
-        from .cluster import RayExecutor
-
-        return RayExecutor(options)
-    return LocalExecutor()
