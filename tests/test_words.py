@@ -44,6 +44,7 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "envs/check/play.py": ('"no-film"',),  # the code of a finding, which JSON readers know
     "envs/families/minigrid.py": ('"grey"',),  # a word of MiniGrid's missions
     "web/tail.py": (".tell()",),  # the method of a file
+    "evidence/tune.py": ("study.tell(",),  # a method of Optuna's
     "insight/rules.py": ('"too early to tell"',),  # a verdict, which JSON readers know
 }
 TEXT = {".py", ".yaml", ".html", ".js"}

@@ -26,6 +26,7 @@ LONG = "x" * 300
         ["replay-crash"],
         ["compare"],
         ["sweep"],
+        ["tune", "gamma=0.9..0.99", "--env", "CartPole-v1", "--preset", "debug", "--dry-run", "-o"],
         ["train", "--preset", "debug", "--env", "CartPole-v1", "--run"],
         ["eval", "run", "--video"],
         ["report", "run", "-o"],

@@ -368,3 +368,55 @@ def test_the_library_takes_stacks():
         0.5,
     )
     assert agent.run.name == "CartPole-v1-vector+debug-s0"
+
+
+# ------------------------------------------------------------------------------------------------------- files of users
+
+
+def own_file(folder, text, name="mine.yaml"):
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_a_file_of_the_users_is_a_preset(tmp_path):
+    mine = own_file(
+        tmp_path,
+        "description: Mine.\n# found by hand\nextends: dreamerv3+small\nbehavior:\n  gamma: 0.9  # tuned: trial 3\n",
+        "a+b.yaml",
+    )
+    assert load_preset(mine) == load_preset("dreamerv3+small", {"gamma": 0.9})
+    assert preset_description(mine) == "Mine."
+    assert "found by hand" in preset_notes(mine)
+    (row,) = [row for row in preset_rows(mine) if row.key == "behavior.gamma"]
+    assert (row.value, row.source, row.preset) == (0.9, "tuned: trial 3", mine)
+    plain = own_file(tmp_path, "extends: auto\ntrain: {env_steps: 7}\n")
+    assert presets.chooses(plain)
+    assert not presets.chooses(mine)
+    assert load_preset(f"vector+{plain}").train.env_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", "mine.yaml holds no settings"),
+        ("", "mine.yaml holds no settings"),
+        ("train: [", "mine.yaml is not YAML"),
+        ("train: &a {seed: 1}\nenv: *a", "aliases are not allowed"),
+        ("train: 3", "mine.yaml: 'train' must be a group with indented settings below it, found 3"),
+        ("extends: [a]", "mine.yaml: 'extends' must be text"),
+        ("extends: nothing", "there is no preset 'nothing'"),
+        ("trian: {seed: 1}", "'trian.seed' does not exist, did you mean 'train.seed'"),
+        ("train: {seed: x}", "'train.seed' must be"),
+    ],
+)
+def test_a_file_that_is_no_preset_is_refused_in_a_sentence(text, message, tmp_path):
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_preset(own_file(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_or_extends_itself(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.yaml"):
+        load_preset(str(tmp_path / "absent.yaml"))
+    mine = own_file(tmp_path, f"extends: {tmp_path}/mine.yaml\n")
+    with pytest.raises(UserError, match="extends itself"):
+        load_preset(mine)

@@ -6,8 +6,9 @@ A case is one to three command lines in a folder of its own with files of enviro
 links, a pipe, files of sweeps. Lines begin as sensible ones; then words are replaced, dropped, doubled and moved,
 settings get odd values, environments odd names. Further settings keep sizes and budgets tiny; they are never odd ones.
 
-Left out: `watch`, which serves until Ctrl-C (only lines that it must refuse), `sweep` and `ablate` without --dry-run or
---report, which start processes, and whole selftests. Nothing is downloaded. A faulty case is printed with its seed.
+Left out: `watch`, which serves until Ctrl-C (only lines that it must refuse), `sweep`, `ablate` and `tune` without
+--dry-run or --report, which start processes, and whole selftests. Nothing is downloaded. A faulty case is printed with
+its seed.
 """
 
 from __future__ import annotations
@@ -300,6 +301,8 @@ def sensible(rng: random.Random) -> list[str]:
         ["sweep", rng.choice(["file", "folder", "absent", "pipe.py", "\udcff", ""]), *out],
         ["ablate", "--preset", preset(rng), "--env", env, "--vary", _varied(rng), "--set", *_equal(rng), *out],
         ["ablate", "--preset", "debug", "--vary", _varied(rng), "--seeds", mostly(rng, ["1", "2"], SMALL), *out],
+        ["tune", "--env", env, "--preset", preset(rng), _searched(rng), *_equal(rng), *out],
+        ["tune", _sweep_file(rng), _searched(rng), "--trials", mostly(rng, ["1"], SMALL), "--pruner", "none", *out],
         ["bench", rng.choice(["update", "policy", "replay"]), "--preset", preset(rng), "--env", env],
         ["bench", mostly(rng, ["update", "policy", "replay"], ["train", "x", ""]), *_benched(rng), *some_settings(rng)],
         ["selftest", "--only", mostly(rng, ["KL"], WORDS[1:])],
@@ -316,6 +319,19 @@ def _fresh(rng: random.Random) -> list[str]:
 
 def _equal(rng: random.Random) -> list[str]:
     return [word for word in some_settings(rng) if not word.startswith("-")] or ["gamma=0.9"]
+
+
+def _searched(rng: random.Random) -> str:
+    name, _, value = setting(rng)[0].removeprefix("--").partition("=")
+    low, high = rng.choice([*NUMBERS, "0.5", "1"]), rng.choice([*NUMBERS, "0.9", "8"])
+    ranges = [
+        "gamma=0.9..0.99",
+        "batch_size=4..8",
+        f"{name}={low}..{high}",
+        f"{name}=log:{low}..{high}",
+        f"{name}={value}",
+    ]
+    return rng.choice([*ranges, f"{name}={value},{value}1", "latents=categorical,gaussian", f"{name}=..", "gamma"])
 
 
 def _varied(rng: random.Random) -> str:
@@ -380,7 +396,7 @@ def kept_tiny(words: list[str]) -> list[str]:
         return ["watch", "absent"]
     if command == "selftest":
         return [*words, "--only", "KL"] if "--only" not in words else words
-    if command in ("sweep", "ablate"):
+    if command in ("sweep", "ablate", "tune"):
         return [*words, "--dry-run"]
     if command == "check-env" and "--steps" not in words:
         return [*words, "--steps", "5"]

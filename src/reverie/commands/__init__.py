@@ -24,6 +24,7 @@ from . import (
     sweep,
     train,
     trust,
+    tune,
     watch,
 )
 from . import eval as evaluate
@@ -57,5 +58,6 @@ COMMANDS: dict[str, Command] = {
         compare,
         sweep,
         ablate,
+        tune,
     )
 }

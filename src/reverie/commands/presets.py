@@ -10,7 +10,16 @@ from itertools import groupby
 from typing import Any
 
 from ..config import SETTINGS
-from ..config.presets import AUTO, Row, preset_description, preset_differences, preset_names, preset_notes, preset_rows
+from ..config.presets import (
+    AUTO,
+    Row,
+    chooses,
+    preset_description,
+    preset_differences,
+    preset_names,
+    preset_notes,
+    preset_rows,
+)
 from ..errors import UserError
 from .command import Command, add_json
 
@@ -56,7 +65,7 @@ def run_presets(args: argparse.Namespace) -> int:
 
 def _chosen(stack: str, env_id: str) -> tuple[Any, Callable[[], list[str]]]:
     """What `auto` chooses for a task: for JSON, and as lines."""
-    if AUTO not in stack.split("+"):
+    if not chooses(stack):
         raise UserError(f"preset '{stack}' chooses nothing by the task.", "Write `reverie presets auto --env X`.")
     from ..run.auto import auto_config
     from ..run.auto import lines as as_lines

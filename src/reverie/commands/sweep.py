@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..evidence.executors import PLACES, ClusterOptions, option_names, options_of
+from ..files import absolute
 from .command import Command, add_json, positive
 
 if TYPE_CHECKING:
     from ..evidence.plan import Plan, PlannedRun
     from ..evidence.results import RunResult
+    from ..evidence.sweep import Sweep
 
 EPILOG = """\
 Runs tasks x variants x seeds, each run in its own process. First the cost is estimated; --dry-run stops there.
@@ -39,8 +42,13 @@ file change that. Exit code 0: all done, 1: runs failed, 2: invalid input, 130: 
 OUT gets runs/, results/ (a file per run: command, commit, versions, hardware, protocol, every return), and a report as
 page, Markdown, CSV, LaTeX, JSON and plots. --report makes the report from the existing results.
 
+--on slurm submits the runs as an array (pip install 'reverie-rl[slurm]'), --on ray hands them to a Ray cluster
+(reverie-rl[ray]); what a run asks for stands in the options, or in the file as [slurm] time = "4:00:00". A run that
+reaches the time limit or is killed continues from its checkpoint. docs/cluster.md has the whole of it.
+
   reverie sweep benchmarks/evidence/ablation.toml --dry-run
   reverie sweep transforms.toml --out runs/transforms --jobs 2
+  reverie sweep transforms.toml --on slurm --time 4:00:00 --cpus 2 --memory 4GB --partition short
 """
 
 
@@ -51,6 +59,21 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only print what would be run and what it costs")
     parser.add_argument("--report", action="store_true", help="run nothing, make the report of the existing results")
     add_json(parser, "print one JSON object at the end")
+    add_cluster_arguments(parser)
+
+
+def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where runs are executed, and what each of them asks for."""
+    parser.add_argument("--on", choices=PLACES, default="local", help="where the runs are executed (default: local)")
+    parser.add_argument("--partition", help="SLURM: partition of the jobs")
+    parser.add_argument("--account", help="SLURM: account of the jobs")
+    parser.add_argument("--time", help="SLURM: limit of an allocation, as 90 (minutes), 90m or 4:00:00 (default: 1h)")
+    parser.add_argument("--memory", help="SLURM, Ray: memory of a run, as 8GB")
+    parser.add_argument("--cpus", help="SLURM, Ray: cores of a run")
+    parser.add_argument("--gpus", help="SLURM, Ray: GPUs of a run")
+    parser.add_argument("--extra", action="append", metavar="NAME=VALUE", help="SLURM: a further option of sbatch")
+    parser.add_argument("--submit", help="SLURM: slurm, or to try it out without: local, debug (default: slurm)")
+    parser.add_argument("--address", help="Ray: the cluster (default: RAY_ADDRESS, else one on this machine)")
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,10 +101,13 @@ def run_plan(args: argparse.Namespace, plan: Plan) -> int:
         require_matplotlib()
     if args.report:
         return _report(args, plan, out, results_of(plan, out), {})
+    options = cluster_options(args, plan)
     sweep = Sweep(plan, out, say=say)
     variants = len({job.variant for job in plan.jobs})
     counts = f"{len(plan.tasks)} task(s), {variants} variant(s), {len(plan.seeds)} seed(s)"
     say(f"{plan.name}: {counts}, {len(plan.jobs)} runs in {out}")
+    if args.on != "local" and not args.dry_run:  # the machine of the sweep is not the one of the runs: no forecast
+        return _run_on_cluster(args, plan, out, options)
     cost = estimate(plan, out)
     jobs = parallel(plan, cost, args.jobs)
     for line in cost.lines(jobs) if cost.left else ():
@@ -93,11 +119,37 @@ def run_plan(args: argparse.Namespace, plan: Plan) -> int:
         else:
             say("\n".join(f"  {job.name}" for job in plan.jobs))
         return 0
+    return _run(args, sweep, jobs)
+
+
+def cluster_options(args: argparse.Namespace, plan: Plan | None = None) -> ClusterOptions:
+    """The plan's table for the place, with the command line's options on top. Raises UserError."""
+    table = plan.clusters.get(args.on, {}) if plan is not None else {}
+    return options_of(table, {key: getattr(args, key) for key in option_names()}, args.on)
+
+
+def _run_on_cluster(args: argparse.Namespace, plan: Plan, out: Path, options: ClusterOptions) -> int:
+    """Everything goes into the cluster's queue at once; --jobs limits how much of it runs together."""
+    from ..evidence.cluster import make_executor
+    from ..evidence.sweep import Sweep
+
+    real = args.on == "slurm" and options.submit == "slurm"
+    at_once = len(plan.jobs) if real or not args.jobs else args.jobs
+    if options.submit != "slurm":  # this machine
+        at_once = args.jobs or 1
+    executor = make_executor(args.on, options, absolute(out), plan.name, args.jobs)
+    try:
+        return _run(args, Sweep(plan, absolute(out), say=_note if args.json else _say, executor=executor), at_once)
+    finally:
+        executor.close()
+
+
+def _run(args: argparse.Namespace, sweep: Sweep, jobs: int) -> int:
     results = sweep.run(jobs)
     if sweep.stopping.is_set():
-        _note(f"stopped with {len(results)} of {len(plan.jobs)} results; the same command resumes the sweep")
+        _note(f"stopped with {len(results)} of {len(sweep.plan.jobs)} results; the same command resumes the sweep")
         return 130
-    return _report(args, plan, out, results, sweep.failed)
+    return _report(args, sweep.plan, sweep.out, results, sweep.failed)
 
 
 def _report(

@@ -33,7 +33,7 @@ def _help() -> str:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(preset_names())
-    parser.add_argument("--preset", help=f"starting point, auto by default: {known}; A+B: B's values on A's")
+    parser.add_argument("--preset", help=f"starting point, auto by default: {known}; FILE.yaml; A+B: B's values on A's")
     parser.add_argument("--env", help="id of the task, or FILE.py:FUNCTION, MODULE:FUNCTION, MODULE:Id-v0 (env.id)")
     parser.add_argument("--run", type=Path, help="directory of the run; an existing one is continued")
     parser.add_argument("--seed", help="random seed (train.seed)")
@@ -154,6 +154,8 @@ def _train_offline(args: argparse.Namespace, ranks: Ranks) -> None:
         print(json.dumps({"run": str(directory), "agents": [str(path) for path in written]}))
     else:
         say(f"play it   {'; '.join(f'reverie eval {path}' for path in written)}")
+
+
 def _agreed(args: argparse.Namespace, env: NamedMaker | None, ranks: Ranks) -> tuple[Config, Path, list[str]]:
     """`config_of`, as rank 0 has it: what is measured on a machine may differ. Raises UserError."""
     if ranks.size == 1:

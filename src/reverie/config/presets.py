@@ -5,7 +5,8 @@
     model:
       layers: 2  # prototype: 2        every value says where it comes from, after two spaces and a hash
 
-Presets can be stacked wherever one is named: "dreamerv3+small" is dreamerv3's values with those of small on top.
+Presets can be stacked wherever one is named: "dreamerv3+small" is dreamerv3's values with those of small on top. A name
+that ends in .yaml is a file of the user's in the same form, for instance one that `reverie tune` wrote.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from ..errors import UserError
-from .parsing import SETTINGS, as_sentence, build, flatten
+from ..files import Damaged, read_text
+from .parsing import SETTINGS, PlainLoader, as_sentence, build, flatten
 from .settings import Config
 
 #: The preset that is used where none is named; `run/auto.py` chooses part of its values for the task.
 AUTO = "auto"
 
+#: How the name of a user's own file ends.
+FILE = ".yaml"
 _GROUP = re.compile(r"(\w+):\s*$")
 _VALUE = re.compile(r"  (\w+): \S.*?(?:  # (\S.*))?$")
 
@@ -55,7 +60,13 @@ def preset_names() -> list[str]:
 
 
 def preset_text(name: str) -> str:
-    """The YAML of one preset as shipped, comments (sources) included. Raises UserError for an unknown name."""
+    """The YAML of one preset, comments (sources) included. Raises UserError for an unknown name or a damaged file."""
+    if name.endswith(FILE):
+        try:
+            return read_text(Path(name).expanduser().resolve())  # a link that the user names is meant
+        except (Damaged, OSError, ValueError, RuntimeError) as error:
+            why = error.message if isinstance(error, Damaged) else f"cannot read the preset {name} ({error})."
+            raise UserError(why, "A preset is one of `reverie presets`, or a YAML file.") from error
     if name not in preset_names():
         raise UserError(
             as_sentence(f"there is no preset '{name}'{_nearest(name)}"), f"Presets: {', '.join(preset_names())}."
@@ -71,7 +82,7 @@ def load_preset(stack: str, overrides: Mapping[str, Any] | None = None) -> Confi
 
 def preset_description(stack: str) -> str:
     """What a preset is for, a sentence; of a stack, a line each."""
-    return "\n".join(str(_read(name).get("description", "")).strip() for name in stack.split("+"))
+    return "\n".join(str(_read(name).get("description", "")).strip() for name in stack_parts(stack))
 
 
 def preset_notes(stack: str) -> list[str]:
@@ -125,7 +136,8 @@ def preset_differences(left: str, right: str) -> list[tuple[Row, Row]]:
 
 
 def _read(name: str) -> Mapping[str, Any]:
-    return _parsed(preset_text(name))
+    text = preset_text(name)
+    return _own(name, text) if name.endswith(FILE) else _parsed(text)
 
 
 @cache
@@ -134,17 +146,45 @@ def _parsed(text: str) -> Mapping[str, Any]:
     return yaml.safe_load(text) or {}
 
 
-def _chain(stack: str) -> list[str]:
+@cache
+def _own(name: str, text: str) -> Mapping[str, Any]:
+    """What a user's file says. Raises UserError if it is not a preset; the values are checked with all others."""
+    try:
+        found = yaml.load(text, PlainLoader)
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
+        raise UserError(f"{name} is not YAML: {error}.", "`reverie presets demo` shows what a preset holds.") from error
+    if not isinstance(found, Mapping):
+        raise UserError(f"{name} holds no settings.", "Write `train:` and below it, indented, `env_steps: 3000`.")
+    for key, value in found.items():
+        text_keys = ("description", "extends")
+        if not isinstance(value, str) if key in text_keys else not isinstance(value, Mapping):
+            kind = "text" if key in text_keys else "a group with indented settings below it"
+            raise UserError(f"{name}: '{key}' must be {kind}, found {value!r}.", "The groups are those of config.yaml.")
+    return found
+
+
+def stack_parts(stack: str) -> list[str]:
+    """ "a+b" -> ["a", "b"]; the path of an existing file may have a plus in it."""
+    whole = stack.endswith(FILE) and "+" in stack and Path(stack).expanduser().is_file()
+    return [stack] if whole else stack.split("+")
+
+
+def _chain(stack: str, above: tuple[str, ...] = ()) -> list[str]:
     """The presets whose values are laid on top of each other, lowest first: what one extends comes before it."""
     chain: list[str] = []
-    for part in stack.split("+"):
-        below: list[str] = [part]
-        while base := _read(below[0]).get("extends"):
-            if base in below:
-                raise RuntimeError(f"preset '{base}' extends itself")
-            below.insert(0, base)
-        chain += below
+    for name in stack_parts(stack):
+        if name in above:
+            if not name.endswith(FILE):
+                raise RuntimeError(f"preset '{name}' extends itself")
+            raise UserError(f"preset '{name}' extends itself.", "Take out one `extends`.")
+        base = _read(name).get("extends")
+        chain += [*(_chain(base, (*above, name)) if base else ()), name]
     return chain
+
+
+def chooses(stack: str) -> bool:
+    """Is `auto` in a stack, or below one of its presets? Then part of the values is chosen for the task."""
+    return AUTO in _chain(stack)
 
 
 def _nearest(name: str) -> str:

@@ -16,6 +16,9 @@ name = "V2"
 preset = "dreamerv2+small"              # instead of the task's
 presets = { pendulum = "dmc-proprio+small" }   # on single tasks
 settings = { }
+
+[slurm]                                 # of --on slurm (executors.ClusterOptions); [ray] likewise
+time = "4:00:00"
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +34,17 @@ from ..config import SETTINGS, Config
 from ..config.presets import load_preset
 from ..errors import UserError
 from ..files import Damaged, read_text
+from .executors import Where, options_of
 
 BASE = "base"
+CLUSTERS: tuple[Where, ...] = ("slurm", "ray")
 #: What every run of a sweep has unless it says otherwise: one evaluation at the end, nothing that only a person needs.
 USUAL: Mapping[str, Any] = {
     "train.eval_every": 0, "train.eval_episodes": 20, "train.forecast": False, "log.tensorboard": False,
     "log.video": False, "train.deterministic": True,
 }  # fmt: skip
 EXAMPLES = {"seeds": "[0, 1, 2]", "vary": '["kl.balance=0.5,0.8"]', "settings": '{ "train.env_steps" = 3000 }'}
+EXAMPLES |= {"slurm": '{ time = "4:00:00" }', "ray": "{ cpus = 2 }"}
 EXAMPLES |= {"presets": '{ pendulum = "vector" }'}
 LONGEST = 200  # letters of a job's name: it is a file's name, too
 _LEAVES = {key.split(".")[1]: key for key in SETTINGS}
@@ -93,6 +99,8 @@ class Plan:
     variants: Sequence[Variant]
     seeds: Sequence[int]
     jobs: Sequence[PlannedRun]  # one seed of everything before the next: a sweep broken off is a smaller sweep
+    clusters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # tables slurm and ray, as they stand there
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of every run, as full names
 
 
 def read_plan(path: Path) -> Plan:
@@ -104,14 +112,18 @@ def read_plan(path: Path) -> Plan:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not TOML: {error}.", "`reverie sweep --help` has an example.") from error
     kinds = {"name": str, "seeds": (int, list), "settings": dict, "vary": list, "task": list, "variant": list}
+    kinds |= dict.fromkeys(CLUSTERS, dict)
     _only(found, str(path), kinds)
-    return make_plan(
+    for name in CLUSTERS:
+        options_of(found.get(name, {}), {}, name)
+    plan = make_plan(
         found.get("name", path.stem),
         [_task(item) for item in found.get("task", [])],
         [*_varied(found.get("vary", [])), *(_variant(item) for item in found.get("variant", []))],
         found.get("seeds", [0]),
         found.get("settings", {}),
     )
+    return replace(plan, clusters={name: found.get(name, {}) for name in CLUSTERS})
 
 
 def _task(item: Mapping[str, Any]) -> Task:
@@ -220,7 +232,7 @@ def make_plan(
             why = "two runs would have the name" if job.name in taken else f"more than {LONGEST} letters:"
             raise UserError(f"{why} {job.name}.", "Give tasks and variants other, shorter names.")
         taken.add(job.name)
-    return Plan(_slug(name), tasks, variants, seeds, jobs)
+    return Plan(_slug(name), tasks, variants, seeds, jobs, settings=_dotted(settings))
 
 
 def _job(task: Task, variant: Variant, seed: int, settings: Mapping[str, Any]) -> PlannedRun:

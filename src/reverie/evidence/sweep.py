@@ -1,5 +1,7 @@
 """Many runs, each in its own process: an estimate of the cost, a queue that can be resumed, a file per result.
 
+Where the processes are, `executors` decides: on this machine, on a SLURM or a Ray cluster.
+
 OUT/plan.json says what was asked for, OUT/runs/NAME are the runs, OUT/results/NAME.json their results. A result file
 marks a job as done: a sweep that is killed loses what its runs lose, the time since their last checkpoint.
 """
@@ -7,7 +9,6 @@ marks a job as done: a sweep that is killed loses what its runs lose, the time s
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from ..run.directory import check_directory
 from ..run.forecast import duration, make_forecast, memory_left, require_fit
 from ..run.lines import read_lines
 from ..run.tasks import step_seconds
+from .executors import Executor, LocalExecutor, Process, Work
 from .plan import Plan, PlannedRun, written
 from .protocol import NOT_THE_EXPERIMENT
 from .results import RunResult, complete, listed, read_result, result_of, write_result
@@ -42,6 +44,8 @@ PATIENCE = 60.0  # seconds that runs get to write their checkpoints
 #: What a result must have in common with its job, besides what makes the experiment.
 BUDGET = ("train.env_steps", "train.minutes", "train.eval_every", "train.eval_episodes", "train.seed")
 STOPPED = {-signal.SIGTERM, -signal.SIGKILL}
+#: How often a run that was killed is started again.
+RESTARTS = 2
 
 # ----------------------------------------------------------------------------------------------------------------- cost
 
@@ -121,6 +125,19 @@ def run_path(out: Path, job: PlannedRun) -> Path:
     return out / "runs" / job.name
 
 
+def log_path(out: Path, job: PlannedRun) -> Path:
+    """What a job prints."""
+    return out / "logs" / f"{job.name}.txt"
+
+
+def work_of(out: Path, job: PlannedRun, threads: int) -> Work:
+    """A job's command, for an executor."""
+    words = [f"{key}={written(value)}" for key, value in job.overrides.items()]
+    command = [sys.executable, "-m", "reverie.cli", "train", "--quiet", "--no-doctor", "--preset", job.preset]
+    command += ["--run", str(run_path(out, job)), *words]
+    return Work(job.name, command, run_path(out, job), log_path(out, job), threads)
+
+
 def results_of(plan: Plan, out: Path) -> list[tuple[PlannedRun, RunResult]]:
     """The results that are there, each with its job, in the plan's order.
 
@@ -170,16 +187,18 @@ class RunningJob:
     """A run that has been started."""
 
     job: PlannedRun
-    process: subprocess.Popen[str]
+    process: Process
     began: float
 
 
 class Sweep:
     """The queue of one plan in one directory."""
 
-    def __init__(self, plan: Plan, out: Path, *, say: Say = print) -> None:
-        """Raises UserError if the directory holds another sweep."""
+    def __init__(self, plan: Plan, out: Path, *, say: Say = print, executor: Executor | None = None) -> None:
+        """executor: local processes if not given. Raises UserError if the directory holds another sweep."""
         self.plan, self.out, self.say = plan, out, say
+        self.executor: Executor = executor or LocalExecutor()
+        self._restarts: dict[str, int] = {}
         self.failed: dict[str, str] = {}
         self.stopping = threading.Event()
         self._waited: set[str] = set()
@@ -194,7 +213,7 @@ class Sweep:
         lock = RunLock(self.out)
         lock.acquire()
         try:
-            with _signals(self.stopping):
+            with stop_on_signals(self.stopping):
                 self._work(jobs)
         finally:
             lock.release()
@@ -206,12 +225,16 @@ class Sweep:
         done, going = first, list[RunningJob]()
         try:
             while going or (waiting and not self.stopping.is_set()):
-                while len(going) < jobs and not self.stopping.is_set() and (job := self._next(waiting)):
-                    going.append(RunningJob(job, self._start(job, jobs), time.monotonic()))
+                with self.executor.batch():
+                    while len(going) < jobs and not self.stopping.is_set() and (job := self._next(waiting)):
+                        going.append(RunningJob(job, self._start(job, jobs), time.monotonic()))
                 if self.stopping.is_set():
                     self._end(going)
                 for each in [each for each in going if each.process.poll() is not None]:
                     going.remove(each)
+                    if self._again(each):
+                        waiting.insert(0, each.job)
+                        continue
                     done += 1
                     outcome = self._finish(each)
                     left = (time.monotonic() - began) / max(1, done - first) * (total - done)
@@ -219,7 +242,7 @@ class Sweep:
                         f"[{done}/{total}] {outcome}"
                         + (f"; about {duration(left)} left" if done < total and not self.stopping.is_set() else "")
                     )
-                time.sleep(0.2)
+                time.sleep(self.executor.interval)
         finally:  # whatever happened, no run is left behind
             self._end(going)
 
@@ -249,39 +272,39 @@ class Sweep:
         write_result(result_of(run, label=job.variant), result_path(self.out, job))
         return True
 
-    def _start(self, job: PlannedRun, jobs: int) -> subprocess.Popen[str]:
-        words = [f"{key}={written(value)}" for key, value in job.overrides.items()]
-        command = [sys.executable, "-m", "reverie.cli", "train", "--quiet", "--no-doctor", "--preset", job.preset]
+    def _start(self, job: PlannedRun, jobs: int) -> Process:
         threads = job.config.compute.threads or max(1, usable_cores() // jobs)
-        log = self._log(job)
         try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with open(log, "w", encoding="utf-8") as file:
-                return subprocess.Popen(
-                    [*command, "--run", str(run_path(self.out, job)), *words],
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL,
-                    env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-                    text=True,
-                    start_new_session=True,
-                )
+            return self.executor.start(work_of(self.out, job, threads))
         except OSError as error:
             raise UserError(f"cannot write to {self.out} ({error.strerror}).", "Free some space.") from error
 
+    def _again(self, each: RunningJob) -> bool:
+        """Is this a run that was killed, by the system, by a cluster or by hand? It will continue from its checkpoint.
+
+        After RESTARTS of these there is something wrong with it, most likely too little memory.
+        """
+        code, name = each.process.returncode or 0, each.job.name
+        if code >= 0 or self.stopping.is_set() or self._restarts.get(name, 0) >= RESTARTS:
+            return False
+        self._restarts[name] = self._restarts.get(name, 0) + 1
+        job = f"{each.job.task}, {each.job.variant}, seed {each.job.seed}"
+        self.say(f"{job}: {killed(code)}; started again ({self._restarts[name]} of {RESTARTS} times)")
+        return True
+
     def _log(self, job: PlannedRun) -> Path:
-        return self.out / "logs" / f"{job.name}.txt"
+        return log_path(self.out, job)
 
     def _finish(self, each: RunningJob) -> str:
         """Keep the result of a run that has ended. -> what became of it."""
-        job, code = each.job, each.process.returncode
+        job, code = each.job, each.process.returncode or 0
         name, seconds = f"{job.task}, {job.variant}, seed {job.seed}", time.monotonic() - each.began
         if self.stopping.is_set() and (code in STOPPED or (code == 0 and not self._kept(job))):
             return f"{name}: stopped; will resume from its checkpoint"
         try:
             if code != 0:
-                lines = read_bytes(self._log(job)).decode("utf-8", "replace").splitlines()
-                raise UserError(" ".join(lines[-2:]) or f"exit code {code}")
+                why = last_words(self._log(job)) or (f"exit code {code}" if code > 0 else killed(code))
+                raise UserError(f"{why} (log: {self._log(job)})")
             result = result_of(run_path(self.out, job), label=job.variant)
             if not (result.complete or job.config.train.minutes):
                 raise UserError("it was stopped before its end; the same command resumes it.")
@@ -295,20 +318,39 @@ class Sweep:
         return f"{name}: {score} after {result.env_steps:,} steps, {duration(seconds)}"
 
     def _end(self, going: Sequence[RunningJob]) -> None:
-        for each in going:
-            if each.process.poll() is None:
-                each.process.send_signal(signal.SIGTERM)
-        until = time.monotonic() + PATIENCE
-        for each in going:
-            try:
-                each.process.wait(max(0.1, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                each.process.kill()
-                each.process.wait()
+        end_all([each.process for each in going])
+
+
+def end_all(processes: Sequence[Process]) -> None:
+    """End processes that still run, with their checkpoints; kill those that do not answer."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    until = time.monotonic() + PATIENCE
+    for process in processes:
+        try:
+            process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def last_words(log: Path) -> str:
+    """The last two lines of a log: the error and its hint. "" if there is none."""
+    text = read_bytes(log).decode("utf-8", "replace") if log.exists() else ""
+    return " ".join(text.splitlines()[-2:])
+
+
+def killed(code: int) -> str:
+    """An exit code below zero in words."""
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
 
 
 @contextmanager
-def _signals(event: threading.Event) -> Iterator[None]:
+def stop_on_signals(event: threading.Event) -> Iterator[None]:
     """SIGTERM, SIGHUP and Ctrl-C set the event instead of ending the process."""
     here = threading.current_thread() is threading.main_thread()
     names = ("SIGTERM", "SIGINT", "SIGHUP") if here else ()

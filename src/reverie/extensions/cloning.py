@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..actor_critic import Actor
 from ..data.replay import Batch
+from ..ops import Combine
 from ..rssm import State
 
 
@@ -38,6 +39,9 @@ class Cloning(nn.Module):
     @property
     def generators(self) -> Mapping[str, torch.Generator]:
         return {}
+
+    def join(self, mean: Combine, gather: Combine) -> None:
+        """Nothing: imitation is learnt by one process."""
 
     def prepare(self, batch_size: int) -> None:
         """Nothing changes before an update."""

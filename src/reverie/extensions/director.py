@@ -36,6 +36,7 @@ from ..data.replay import Batch
 from ..distributions import Part, Policy, entropy_share
 from ..latents import CategoricalLatent, class_usage, perplexity
 from ..layers import MLP, MLPOptions, frozen
+from ..ops import Combine
 from ..rssm import DiscreteRSSM, Dream, State
 from .ensemble import dense
 from .learner import StateLearner
@@ -117,6 +118,9 @@ class GoalLearner:
     @property
     def generators(self) -> Mapping[str, torch.Generator]:
         return {}
+
+    def join(self, mean: Combine, gather: Combine) -> None:
+        """Nothing: a hierarchy is learnt by one process (`run.shards.require_shares`)."""
 
     def prepare(self, batch_size: int) -> None:
         """Nothing: what is drawn is drawn with the loss."""

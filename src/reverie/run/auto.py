@@ -23,7 +23,7 @@ import torch
 from ..build import pick_device
 from ..config import Config, build
 from ..config.parsing import full_name
-from ..config.presets import AUTO, load_preset, origins
+from ..config.presets import AUTO, FILE, chooses, load_preset, origins
 from ..envs import AgentView, EnvLike, is_instance, make_env
 from ..envs.border import EnvironmentFailed, pass_on
 from ..envs.images import area_resize
@@ -418,7 +418,7 @@ def config_for(
     What a run that is there already has chosen stays, unless it is `fresh`. given: the user's settings.
     Raises UserError.
     """
-    if AUTO not in stack.split("+"):
+    if not chooses(stack):
         return load_preset(stack, given), []
     if not fresh and holds_run(directory):
         load_preset(stack, given)  # its complaints first
@@ -432,7 +432,8 @@ def config_for(
 def default_run(config: Config, preset: str) -> Path:
     """The directory of a run without a given one: runs/TASK-PRESET-sSEED."""
     task = "".join(c if c.isalnum() or c in "-_." else "-" for c in config.env.id) or "custom"
-    return Path("runs") / f"{task}-{preset}-s{config.train.seed}"
+    name = Path(preset).stem if preset.endswith(FILE) else preset
+    return Path("runs") / f"{task}-{name}-s{config.train.seed}"
 
 
 def auto_config(stack: str, given: Mapping[str, Any], env: EnvLike | None = None) -> tuple[Config, list[Choice]]:

@@ -498,6 +498,7 @@ class Run:
         if taken:
             progress.once(f"note      the environment handles {', '.join(taken)} itself: the run's own handler is back")
         return self.state.stopping.requested
+
     @contextmanager
     def _collecting(self) -> Iterator[None]:
         """Context of the loop: with `env.async_collect` a thread acts in it, and leaves no row behind."""

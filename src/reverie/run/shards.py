@@ -55,6 +55,17 @@ def require_shares(config: Config, ranks: Ranks) -> None:
             f"env.async_collect is for runs of one process, this run has {ranks.size} ranks.",
             "Set env.async_collect=false.",
         )
+    alone = {
+        "hierarchy.goal_every": config.hierarchy.goal_every,
+        "behavior.cloning": config.behavior.cloning,
+        "behavior.bc_scale": config.behavior.bc_scale,
+    }
+    given = [name for name, value in alone.items() if value]
+    if ranks.size > 1 and given:
+        raise UserError(
+            f"{given[0]} is for runs of one process, this run has {ranks.size} ranks.",
+            f"Set {given[0]}={'false' if alone[given[0]] is True else 0}, or start one process.",
+        )
     if batch_size % ranks.size:
         least = max(1, batch_size // ranks.size) * ranks.size
         raise UserError(
