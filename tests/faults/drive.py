@@ -830,7 +830,7 @@ VERDICTS = {True: "ok", False: "FAILED", None: "not here"}
 
 def run_row(name: str) -> Row:
     """One fault in a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix=f"fault-{name}-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"fault-{name}-", ignore_cleanup_errors=True) as folder:
         try:
             return ROWS[name](Path(folder))
         except Impossible as error:

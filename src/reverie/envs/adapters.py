@@ -36,7 +36,7 @@ def require_one(env: Any) -> None:
     """Raises UserError for a class, and for several environments or agents in one object."""
     name = type(env).__name__
     if inspect.iscoroutine(env):
-        env.close()  # else Python warns that nobody has awaited it
+        env.close()  # else Python warns that it was never awaited
         raise UserError(
             "what makes the environment is an async function, which returns a coroutine.", "Use a plain def."
         )

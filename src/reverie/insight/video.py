@@ -37,7 +37,7 @@ def require_video(path: Path) -> None:
 def require_writable(path: Path, *kinds: str) -> None:
     """Can a file be written there? Makes its directory. kinds: its endings. Raises UserError.
 
-    A file that is there and ends otherwise is somebody's, perhaps the run's own config.yaml: it is not replaced.
+    A file that is there and ends otherwise, perhaps the run's own config.yaml, is not replaced.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
