@@ -28,7 +28,7 @@ MARKERS = {
     "core": """test_ops test_layers test_latents test_networks test_rssm test_actor_critic test_world_model test_train
         test_parity test_alignment""",
     "process": """test_corruption test_mutants test_newcomer commands/test_cli envs/test_workers
-        evidence/test_queue evidence/test_sweep guard/test_faults run/test_resume""",
+        evidence/test_queue evidence/test_sweep guard/test_faults ranks/test_equal ranks/test_runs run/test_resume""",
     "web": "web",
 }
 
