@@ -84,7 +84,7 @@ class Ranks:
         return [part.view(x.shape) for part, x in zip(parts, tensors, strict=True)]
 
     def total(self, *numbers: int) -> list[int]:
-        """The sums of whole numbers over all ranks."""
+        """Whole numbers, each summed over all ranks."""
         return [int(x) for x in self.all_reduce(torch.tensor(numbers, dtype=torch.int64))]
 
     def any(self, flag: bool) -> bool:
