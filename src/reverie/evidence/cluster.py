@@ -140,7 +140,11 @@ class SlurmExecutor:
         if self.cluster == "local":
             return {"timeout_min": minutes, "signal_delay_s": delay, "gpus_per_node": given.gpus or 0}
         found: dict[str, Any] = {"job_name": f"reverie-{name}", "time": math.ceil(minutes), "signal_delay_s": delay}
-        found |= {"partition": given.partition or None, "account": given.account or None, "mem": given.memory}
+        found |= {
+            "partition": given.partition or None,
+            "account": given.account or None,
+            "mem": f"{math.ceil(given.memory * 1024)}MB" if given.memory else None,
+        }
         found |= {"cpus_per_task": given.cpus, "gpus_per_node": given.gpus or None}
         found["array_parallelism"] = at_once or MANY
         found |= {"setup": list(given.setup) or None, "additional_parameters": dict(given.extra or {}) or None}
@@ -263,11 +267,12 @@ class RayExecutor:
             raise UserError("--on ray needs Ray.", "pip install 'reverie-rl[ray]'") from error
         self.ours = not ray.is_initialized()
         if self.ours:
+            os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # 30 are too few for a busy machine
             there = options.address or os.environ.get("RAY_ADDRESS")
             here = {} if there else {"include_dashboard": False}
             try:
                 ray.init(address=options.address or None, log_to_driver=False, logging_level=logging.ERROR, **here)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except Exception as error:  # Ray raises plain ones, too, e.g. of a machine too busy to start it
                 why = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise UserError(f"there is no Ray cluster at {there or 'hand'}: {why}.") from error
         needs = {"CPU": float(options.cpus or 1), "GPU": float(options.gpus or 0)}
