@@ -79,11 +79,9 @@ def make(name: str, out: Path, run: Path | None, episodes: int) -> bool:
     agent = reverie.Dreamer(recipe.env, preset=recipe.preset, run=where, seed=0, **recipe.settings)
     agent.learn(**recipe.limit)
     command = f"python benchmarks/pretrained.py {name}"
-    card = {"name": name, "optimum": recipe.optimum, "license": "mit", "command": command}
+    card = {"name": name, "random": recipe.random, "optimum": recipe.optimum, "license": "mit", "command": command}
     saved = agent.save(out / name, card=card, episodes=episodes, seed=SEED)
     results = json.loads((saved / "results.json").read_text(encoding="utf-8"))
-    if results["random"] is None:
-        results["random"] = recipe.random
     write_file(saved / "results.json", json.dumps(results | {"level": recipe.level}, indent=1))
     shorten(saved)
     size, mean = size_of(saved), results["mean_reward"]

@@ -202,7 +202,7 @@ class Dreamer:
         options = check_options(card)
         result = self.evaluate(episodes, seed=seed, film=True)
         run = self.run if checkpoint.checkpoints(self.run) else None
-        level = None if run is None else random_level(run)
+        level = options.get("random", None if run is None else random_level(run))
         score = Score(result, self.config.train.eval_mode, seed, level, options.get("optimum"))
         return make_card(self.config, score, options, run)
 

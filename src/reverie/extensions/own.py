@@ -156,7 +156,7 @@ def check_latent(latent: Latent) -> None:
 
 @torch.no_grad()
 def check_head(name: str, head: Head, usual: Mapping[str, Head], feat_dim: int) -> None:
-    """A head in the place of another predicts what that one does; a new one has a target. Raises UserError."""
+    """A head that replaces another predicts what that one does; a new one has a target. Raises UserError."""
     feat = torch.zeros(2, 3, feat_dim)
     if name not in usual:
         if head.target not in {*usual, "reward", "continue"} and type(head).target_of is Head.target_of:

@@ -29,11 +29,11 @@ from ..insight.plots import drift_plot, learning_curve, require_matplotlib, vect
 from ..insight.run_reader import Experience, RunReader, Segment, open_run
 from ..insight.video import write_video
 from ..run.evaluation import Evaluation
-from ..run.lines import read_lines
+from ..run.lines import newest_values, read_lines
 from ..run.tasks import protocol_of_task
 
 #: What `card={...}` may say besides; all of it is optional.
-OPTIONS = ("name", "description", "optimum", "license", "command")
+OPTIONS = ("name", "description", "random", "optimum", "license", "command")
 #: Steps of the replay that go with the agent, in whole episodes: a dream, and the player in the browser, start there.
 STEPS = 200
 
@@ -90,9 +90,10 @@ def check_options(card: bool | Mapping[str, Any]) -> Mapping[str, Any]:
     unknown = [str(key) for key in options if key not in OPTIONS]
     if unknown:
         raise UserError(f"card has no '{unknown[0]}'.", f"It takes {', '.join(OPTIONS)}.")
-    optimum = options.get("optimum")
-    if optimum is not None and not (isinstance(optimum, int | float) and math.isfinite(optimum)):
-        raise UserError(f"card: optimum must be a number, got {str(optimum)[:60]!r}.")
+    for key in ("random", "optimum"):
+        value = options.get(key)
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise UserError(f"card: {key} must be a number, got {str(value)[:60]!r}.")
     require_matplotlib()
     return options
 
@@ -117,10 +118,7 @@ def make_card(config: Config, score: Score, options: Mapping[str, Any], run: Pat
 
 
 def _add_curves(card: Card, run: Path, folder: Path) -> None:
-    lines = read_lines(run / "metrics.jsonl")
-    if lines:
-        newest = lines[-1]
-        card.training = {key: newest[key] for key in ("env_steps", "updates", "frames", "seconds") if key in newest}
+    card.training = newest_values(run / "metrics.jsonl", ("env_steps", "updates", "frames"))
     card.files["learning_curve.png"] = learning_curve(run, title=card.config.env.id, to=folder / "c.png").read_bytes()
     reader = open_run(run)
     if reader.experience is None or not len(reader.experience):
