@@ -1,7 +1,7 @@
 """Plots of runs with matplotlib: PNG files, and SVG text for pages (pip install 'reverie-rl[plot]').
 
-Files: `learning_curve`, `usage_map`, `vector_plot`, `drift_plot`, `trust_plot`. SVG: `returns_svg`, `panels_svg`,
-`usage_svg`, `vector_svg`, `drift_svg`, `trust_svg`.
+Files: `learning_curve`, `usage_map`, `vector_plot`, `drift_plot`, `trust_plot`, `shift_plot`. SVG: `returns_svg`,
+`panels_svg`, `usage_svg`, `vector_svg`, `drift_svg`, `trust_svg`.
 """
 
 from __future__ import annotations
@@ -437,3 +437,48 @@ def _trust_figure(found: Mapping[str, Any]) -> Any:
     _grid(right)
     figure.suptitle(label(found["verdict"][0] if found["verdict"] else ""), fontsize=10)
     return figure
+
+
+# ---------------------------------------------------------------------------------------------------------------- shift
+
+
+def shift_plot(found: Mapping[str, Any], path: Path) -> Path:
+    """Three panels over the values of a factor: return, surprise, alarm; the unchanged task as a line. -> the path.
+
+    found: `Shift.to_dict`. Values stand side by side, numbers in order. Raises UserError if it cannot be written.
+    """
+    usual, *points = found["points"]
+    ordered = all(_is_number(point["value"]) for point in points)
+    points = sorted(points, key=lambda point: float(point["value"])) if ordered else points
+    line = "o-" if ordered else "o"
+    figure = new_figure(11, 3.4, dpi=110)
+    left, middle, right = figure.subplots(1, 3)
+    for axes, key, width, what in (
+        (left, "mean", "ci95", "return"),
+        (middle, "surprise", "surprise_ci95", "surprise, nats per step"),
+    ):
+        mean, half = usual[key], usual[width] or 0
+        axes.axhline(mean, color="0.45", ls="--", lw=1, label="as trained, 95 %")
+        axes.axhspan(mean - half, mean + half, color="0.5", alpha=0.15, lw=0)
+        means, widths = [p[key] for p in points], [p[width] or 0 for p in points]
+        axes.errorbar(range(len(points)), means, widths, fmt=line, color=COLOURS[0], ms=5, capsize=4)
+        axes.set(ylabel=what)
+    shares = {"surprising": "surprising", "alarm": "alarm of the ensemble"}
+    for (key, name), colour in zip(shares.items(), COLOURS, strict=False):
+        if usual[key] is not None:
+            right.axhline(usual[key], color=colour, ls="--", lw=1)
+            right.plot(range(len(points)), [p[key] for p in points], line, color=colour, ms=5, label=name)
+    right.set(ylabel="share of steps above the usual 99 %", ylim=(0, 1.25 * max(0.04, right.get_ylim()[1])))
+    for axes in (left, middle, right):
+        axes.set_xticks(range(len(points)), [label(point["value"]) for point in points])
+        axes.set(xlabel=label(found["factor"]), xlim=(-0.5, len(points) - 0.5))
+        _grid(axes)
+    figure.suptitle(f"{label(found['env'])}: {label(found['factor'])} changed", fontsize=10)
+    return save(figure, path)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False

@@ -254,7 +254,11 @@ class Task:
         self.config, self.spec, self.episodes, self.seed = config, spec, episodes, seed
         count = 1 if is_instance(env) else min(8, episodes)
         self.envs = make_envs(config, copy_env(env), count, backend="sync")
-        spec.require_same_task(spec_of(self.envs))
+        try:
+            spec.require_same_task(spec_of(self.envs))
+        except UserError:
+            self.envs.close()
+            raise
 
     def __enter__(self) -> Task:
         return self
