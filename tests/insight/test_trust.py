@@ -32,11 +32,11 @@ from reverie.insight.trust import (
     make_policy_in_dreams,
     optimism_of,
     rare_rewards,
-    read_trust,
     run_updates,
     trust,
     verdict,
 )
+from reverie.insight.trust_record import read_trust
 from reverie.networks import Head
 from reverie.run.evaluation import Evaluation
 from reverie.run.tasks import make_envs, spec_of

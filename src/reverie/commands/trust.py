@@ -145,7 +145,7 @@ def _write(args: argparse.Namespace, opened: RunReader, found: Trust) -> tuple[l
     """trust.json, the plot and the strips. -> files, why some are missing."""
     from ..files import reason, write_file
     from ..insight.plots import trust_plot
-    from ..insight.trust import FILE
+    from ..insight.trust_record import FILE
 
     image = args.out or args.run / "trust.png"
     files, notes, values = [], [], found.to_dict()
