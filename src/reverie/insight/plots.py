@@ -1,7 +1,7 @@
 """Plots of runs with matplotlib: PNG files, and SVG text for pages (pip install 'reverie-rl[plot]').
 
-Files: `learning_curve`, `usage_map`, `vector_plot`, `drift_plot`, `trust_plot`, `shift_plot`. SVG: `returns_svg`,
-`panels_svg`, `usage_svg`, `vector_svg`, `drift_svg`, `trust_svg`.
+Files: `learning_curve`, `usage_map`, `vector_plot`, `drift_plot`, `trust_plot`, `shift_plot`, `models_plot`. SVG:
+`returns_svg`, `panels_svg`, `usage_svg`, `vector_svg`, `drift_svg`, `trust_svg`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..run.evaluation import Evaluation
 from ..run.lines import each_line, read_lines, thinned
 from .dream import Dreamed
 from .drift import Drift
+from .whole_models import ALARMS, WholeModels
 
 COLOURS = ("#2f6fb3", "#d8641a", "#2e8b57", "#8a4fbf", "#c23b5a", "#7a6a1f", "#1a9ba6", "#555555")
 #: Panel title -> {line's name: key of metrics.jsonl}; a key that a run does not log draws nothing.
@@ -389,6 +390,35 @@ def _returns(axes: Any, drift: Drift) -> None:
     axes.set(xlabel="return of the window", ylabel="the same, imagined")
     axes.set_title(f"{relation}, bias {drift.returns['bias']:.3g}", fontsize=9)
     axes.grid(alpha=0.25)
+
+
+# --------------------------------------------------------------------------------------------------------- whole models
+
+
+def models_plot(found: WholeModels, path: Path, *, title: str = "") -> Path:
+    """Three panels by step: errors and the variance between models, rewards, what warns of errors. -> the path.
+
+    Raises UserError when the file cannot be written.
+    """
+    figure = new_figure(11, 3.6, dpi=110)
+    left, middle, right = figure.subplots(1, 3)
+    curves = {"error of one model": found.error, "error of their mean": found.error_of_mean,
+              "variance between models": found.spread}  # fmt: skip
+    for (name, steps, values), colour in zip(_known(curves), COLOURS, strict=False):
+        left.plot(steps, values, color=colour, label=name)
+    for _, steps, values in _known({"": found.reward_spread}):
+        middle.plot(steps, values, color=COLOURS[0])
+    for (name, steps, values), colour in zip(_known(found.alarms), COLOURS, strict=False):
+        right.plot(steps, values, color=colour, label=ALARMS[name])
+    right.axhline(0.5, color="0.5", lw=1, ls=":")
+    left.set(ylabel="observations, shares of variance", ylim=(0, None))
+    middle.set(ylabel="rewards: deviation between models", ylim=(0, None))
+    right.set(ylabel="AUROC for the worst tenth of errors", ylim=(0, 1.02))
+    for axes in (left, middle, right):
+        axes.set(xlabel="steps after the last observation", xlim=(1, max(2, found.horizon)))
+        _grid(axes)
+    figure.suptitle(f"{label(title)}: {len(found.runs)} runs", fontsize=10)
+    return save(figure, path)
 
 
 # ---------------------------------------------------------------------------------------------------------------- trust
