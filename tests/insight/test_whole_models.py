@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import reverie
 from reverie.cli import main
@@ -62,12 +63,17 @@ def test_an_alarm_that_follows_the_error_is_perfect_and_a_reversed_one_is_worst(
     assert _warned([error[:10]], [error[:10]], valid[:10]) == [None]  # too few
 
 
-def test_one_run_beside_itself_agrees_and_another_seed_does_not(runs):
+def test_one_run_beside_itself_agrees_and_another_model_does_not(runs):
+    """What sampling alone makes of the variance is taken off; a decoder that is off by much is not."""
     first, second = open_run(runs / "a"), open_run(runs / "b")
+    with torch.no_grad():
+        for name, head in second.agent.world_model.heads.items():
+            if name.startswith("obs/"):
+                list(head.parameters())[-1].add_(3.0)
     itself = whole_models([first, first], horizon=3, starts=64)
     others = whole_models([first, second], horizon=3, starts=64)
     assert itself.windows[0] == others.windows[0] == 64
-    assert all(a < 0.2 * b for a, b in zip(itself.spread, others.spread, strict=True))
+    assert all(a < 0.1 * b for a, b in zip(itself.spread, others.spread, strict=True))
     assert all(0 <= x <= 1 for curve in others.alarms.values() for x in curve)
     assert whole_models([first, second], horizon=3, starts=64) == others  # the same windows and dreams again
 

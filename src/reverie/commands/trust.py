@@ -114,7 +114,9 @@ def _several(args: argparse.Namespace, paths: list[Path]) -> int:
         raise UserError("--all ranks the checkpoints of one run.", "Give one run, or leave --all out.")
     opened = [open_run(path) for path in paths]
     models = whole_models(opened, horizon=args.horizon)  # first: it says what does not fit together
-    results, files, notes = [], [], []
+    results: list[Trust] = []
+    files: list[Path] = []
+    notes: list[str] = []
     for run in opened:
         args.run = run.path
         with _task(args, run) as task:
