@@ -14,6 +14,17 @@ import reverie
 from reverie.web.runs import RunIndex
 from reverie.web.server import prepare
 
+#: What `reverie trust` leaves in a run.
+TRUST = {
+    "checkpoint": "step-000000000400", "level": "partly",
+    "verdict": ["Its dreams can be trusted in part.", "That is so."],
+    "policies": {name: {"mean": mean, "ci95": 0.1} for name, mean in (("random", 0.2), ("own", 0.9), ("made", 0.7))},
+    "optimism": {"dream": [0.5, 0.6, 0.7], "real": [0.4, 0.5, 0.6], "gap": [0.1] * 3, "low": [0.0, 0.0, None],
+                 "high": [0.2, 0.2, None]},
+    "errors": {"replay": {"reward": [0.1, 0.2, 0.3], "value": [None] * 3}},
+    "updates": 30, "cpu_minutes": 0.5,
+}  # fmt: skip
+
 
 class SquareEnv(gym.Env):
     """A bright square that goes left or right, or stays; reward 1 and the end at the right side."""
@@ -39,9 +50,10 @@ class SquareEnv(gym.Env):
         return self._observe(), float(self.at == 4), self.at == 4, self.steps >= 20, {}
 
 
-def train_square(path, env_steps=400):
+def train_square(path, env_steps=400, **settings):
     """A run that sees pictures, in seconds."""
-    dreamer = reverie.Dreamer(SquareEnv, preset="debug", run=path, num_envs=2, image_size=16, tensorboard=False)
+    quick = {"num_envs": 2, "image_size": 16, "tensorboard": False}
+    dreamer = reverie.Dreamer(SquareEnv, preset="debug", run=path, **quick | settings)
     dreamer.learn(env_steps=env_steps, quiet=True)
     return path
 

@@ -20,7 +20,7 @@ from .fast import accelerate, plain_parts, set_types
 from .fast.modes import pick_fused, pick_precision, usual_switches
 from .fast.products import Types
 from .files import absolute, read_json, sound
-from .player import Player
+from .player import Exploring, Player
 
 if TYPE_CHECKING:  # a player is loaded without training code and without Gymnasium
     import gymnasium as gym
@@ -373,16 +373,12 @@ def load_player(
         for note in dict.fromkeys(note for part in networks for note in plain_parts(part)):
             print(f"note: {note}", file=sys.stderr)
     parts = world_model.to(place), actor.to(place), spec
-    explore = config.behavior
     player = Player(
         *parts,
         num_envs=num_envs,
         mode=mode,
         seed=seed,
-        noise=explore.explore_noise,
-        hold=explore.explore_hold,
-        wander=explore.explore_wander,
-        action_hold=explore.action_hold,
+        exploring=Exploring.of(config.behavior),
         ensemble=None if ensemble is None else ensemble.to(place),
     )
     if compiled:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .actor_critic import Actor, Plan
+from .config import BehaviorConfig
 from .distributions import entropy_share, make_policy, policy_noise, stats_dim
 from .envs.spaces import Spec, entry
 from .errors import UserError
@@ -25,6 +26,22 @@ MODES = ("train", "eval", "explore")
 #: in the last of several environments always. Where a policy is right nine times of ten, a mistake that stays for eight
 #: steps would end many an episode.
 HOLD_ABOVE = 0.8
+
+
+class Exploring(NamedTuple):
+    """How far actions depart from the policy while exploring; the default: not at all."""
+
+    noise: float = 0.0  # behavior.explore_noise
+    hold: float = 1.0  # behavior.explore_hold
+    wander: float = 0.0  # behavior.explore_wander
+    action_hold: int = 1  # behavior.action_hold
+
+    @staticmethod
+    def of(options: BehaviorConfig) -> Exploring:
+        """As the settings say."""
+        return Exploring(
+            options.explore_noise, options.explore_hold, options.explore_wander, action_hold=options.action_hold
+        )
 
 
 @torch.no_grad()
@@ -104,14 +121,10 @@ class Player:
         num_envs: int | None = None,
         mode: str = "eval",
         seed: int = 0,
-        noise: float = 0.0,
-        hold: float = 1.0,
-        wander: float = 0.0,
-        action_hold: int = 1,
+        exploring: Exploring = Exploring(),  # noqa: B008  (immutable)
         ensemble: Ensemble | None = None,
     ) -> None:
-        """noise, hold, wander, action_hold: for mode "explore", `behavior.explore_noise`, `explore_hold`,
-        `explore_wander` and `action_hold`.
+        """exploring: what mode "explore" does; the other modes follow the policy.
 
         ensemble: if the agent has one, `last` says after each call how well the model knew what it met.
         """
@@ -119,9 +132,10 @@ class Player:
             raise UserError(f"mode must be one of {', '.join(MODES)}, got '{mode}'.")
         self.world_model, self.actor, self.spec = world_model, actor, spec
         self.batched, self.count = num_envs is not None, num_envs or 1
-        self.mode, self.explore_noise, self.hold = mode, noise, hold if mode == "explore" else 1.0
-        self.wander = wander if mode == "explore" and not world_model.mask_key else 0.0
-        self.action_hold = action_hold if mode == "explore" else 1
+        self.mode, self.explore_noise = mode, exploring.noise
+        self.hold = exploring.hold if mode == "explore" else 1.0
+        self.wander = exploring.wander if mode == "explore" and not world_model.mask_key else 0.0
+        self.action_hold = exploring.action_hold if mode == "explore" else 1
         self.device = next(actor.parameters()).device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.ensemble = ensemble

@@ -34,7 +34,7 @@ from .fast.modes import Fused, Precision, apply_mode, autocast, pick_dtype, pick
 from .fast.products import Types, said
 from .finite import FiniteGuard
 from .ops import symexp, symlog
-from .player import Player, choose_action
+from .player import Exploring, Player, choose_action
 from .ranks import ALONE, Ranks
 from .rssm import Dream, State
 from .world_model import to_batch as to_batch
@@ -341,7 +341,6 @@ class DreamerV2(nn.Module):
     def player(self, *, num_envs: int | None = None, mode: str | None = None, seed: int = 0) -> Player:
         """A stateful callable for your own loop, in `train.eval_mode` unless `mode` says otherwise; see `Player`."""
         mode = mode or self.config.train.eval_mode
-        options = self.config.behavior
         return Player(
             self.world_model,
             self.collecting.actor if mode == "explore" else self.actor,
@@ -349,10 +348,7 @@ class DreamerV2(nn.Module):
             num_envs=num_envs,
             mode=mode,
             seed=seed,
-            noise=options.explore_noise,
-            hold=options.explore_hold,
-            wander=options.explore_wander,
-            action_hold=options.action_hold,
+            exploring=Exploring.of(self.config.behavior),
             ensemble=self.ensemble if mode != "explore" else None,  # collecting is not made slower
         )
 

@@ -32,11 +32,11 @@ from reverie.insight.trust import (
     make_policy_in_dreams,
     optimism_of,
     rare_rewards,
-    read_trust,
     run_updates,
     trust,
     verdict,
 )
+from reverie.insight.trust_record import read_trust
 from reverie.networks import Head
 from reverie.run.evaluation import Evaluation
 from reverie.run.tasks import make_envs, spec_of
@@ -238,6 +238,7 @@ def contents(run):
 def test_the_made_policy_knows_the_model_only(run):
     opened = open_run(run)
     before = {key: value.clone() for key, value in opened.agent.state_dict().items()}
+    parts = [(module, module.training) for module in opened.agent.modules()]
     state = torch.get_rng_state()
     shares = []
     fresh, made = make_policy_in_dreams(
@@ -249,6 +250,9 @@ def test_the_made_policy_knows_the_model_only(run):
     after = opened.agent.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert fresh.world_model is fresh.task.world_model is opened.agent.world_model
+    assert parts == [(module, module.training) for module in opened.agent.modules()]
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in opened.agent.parameters())
+    assert not {*opened.agent.actor.parameters(), *opened.agent.critic.parameters()} & {*fresh.parameters()}
     assert not torch.equal(next(fresh.actor.parameters()), next(opened.agent.actor.parameters()))
     again, _ = make_policy_in_dreams(opened, updates=3, minutes=0, seed=5, report=lambda done, text: None)
     assert all(map(torch.equal, fresh.actor.parameters(), again.actor.parameters()))

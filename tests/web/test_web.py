@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from web_runs import serving, train_square, train_vectors, until
+from web_runs import TRUST, serving, train_square, train_vectors, until
 
 from reverie.config import build
 from reverie.envs.actions import make_action_spec
@@ -38,9 +38,10 @@ from reverie.insight.findings import Finding
 from reverie.web.action_names import choice_names, controls, keys_for
 from reverie.web.app import finite
 from reverie.web.columns import MetricColumns, downsample, group_evaluations
-from reverie.web.dream_session import MOST_LANES, DreamSession, _generator, action_of, start_session
+from reverie.web.dream_session import MOST_LANES, DreamSession, _generator, action_of, start_session, usual_surprise
 from reverie.web.image_encoding import as_rgb, comparison_frames, encode_gif, encode_mp4, video_frames
 from reverie.web.jobs import run_doctor
+from reverie.web.play_socket import context_of, frame_of
 from reverie.web.runs import RunIndex, compare_configs
 from reverie.web.server import prepare
 from reverie.web.tail import JsonlTail
@@ -323,6 +324,38 @@ def test_playing_leaves_the_global_random_streams_and_the_run_alone(runs, opened
     assert files_of(runs / "square") == before
 
 
+def test_every_step_says_how_unknown_it_is_if_there_is_an_ensemble(tmp_path, opened):
+    """Against the ensemble asked directly; branches keep theirs; without one there is only surprise."""
+    reader = open_run(train_square(tmp_path / "run", 120, settings={"ensemble.members": 3}))
+    session, ensemble = start_session(reader, seed=2, context=4), reader.agent.ensemble
+    start = session.current
+    assert session.filtered.uncertainty.shape == session.filtered.surprise.shape == (4,)
+    assert start.uncertainty == session.filtered.uncertainty[-1:]
+    session.branch(3)
+    step = session.step(session.policy_action())
+    with torch.no_grad():
+        expected = ensemble.usual.share_below(ensemble.disagreement(step.state.deter))
+    assert step.uncertainty == pytest.approx(expected.numpy(), abs=1e-6)
+    assert 0 <= step.uncertainty.min() <= step.uncertainty.max() <= 1
+    assert session.keep(1).uncertainty == step.uncertainty[1:2]
+    assert len(frame_of(session)["uncertainty"]) == 1
+    usual = usual_surprise(reader)
+    assert 0 < usual.table[0] < usual.table[-1]
+    shown = context_of(session, usual)
+    assert len(shown["uncertainty"]) == len(shown["surprise"]) == 4
+    none = start_session(opened, seed=2)
+    assert none.step(none.policy_action()).uncertainty is None
+    assert frame_of(none)["uncertainty"] is context_of(none, usual_surprise(opened))["uncertainty"] is None
+
+
+def test_the_surprise_at_a_real_step_is_what_looking_changed(opened):
+    session = start_session(opened, seed=1, context=3)
+    state, rssm = session.current.state, opened.agent.world_model.rssm
+    with torch.no_grad():
+        expected = rssm.latent.kl(state.stats, rssm.prior_net(state.deter))
+    assert session.filtered.surprise[-1] == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_actions_of_all_kinds_and_wrong_ones():
     action = spaces.Dict({"arm": spaces.Box(-2, 2, (2,)), "key": spaces.MultiDiscrete([2, 3])})
     agent = SimpleNamespace(spec=SimpleNamespace(action=make_action_spec(action)[0]))
@@ -465,6 +498,13 @@ def test_pages_and_numbers(server, runs):
     (runs / "square" / "latents.json").write_text('{"env_steps": 5, "updates": 2, "usage": [[0.5, 0.5]]}')
     assert values(server, "/api/runs/0/latents")["usage"] == [[0.5, 0.5]]
     assert values(server, "/api/runs/0/about")["provenance"]["seed"] == 0
+    assert values(server, "/api/runs/0/trust") == {"trust": None}
+    (runs / "square" / "trust.json").write_text(json.dumps(TRUST))
+    assert values(server, "/api/runs/0/trust") == {"trust": TRUST}
+    (runs / "square" / "trust.json").write_text('{"level": "yes"}')
+    status, _, body = ask(server, "/api/runs/0/trust")
+    assert (status, "is damaged" in json.loads(body)["message"]) == (400, True)
+    (runs / "square" / "trust.json").unlink()
     assert any(row["differs"] for row in values(server, "/api/configs?runs=0,1,99,x")["rows"])
     assert values(server, "/api/explain?key=no/such") == {}
 

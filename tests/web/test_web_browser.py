@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from web_runs import serving, train_square, train_vectors
+from web_runs import TRUST, serving, train_square, train_vectors
 
 pytest.importorskip("starlette", reason="the extra `web` is not installed: pip install 'reverie-rl[web]'")
 pytest.importorskip("uvicorn")
@@ -32,7 +32,8 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt install c
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("browser")
-    train_square(root / "square")
+    train_square(root / "square", settings={"ensemble.members": 3})
+    (root / "square" / "trust.json").write_text(json.dumps(TRUST))
     train_vectors(root / "swing", env="Pendulum-v1")
     shutil.copytree(root / "square", root / NASTY.replace("/", ""), ignore=shutil.ignore_patterns("replay"))
     usage = [[0.7, 0.1, 0.1, 0.1], [1.0, 0.0, 0.0, 0.0]]
@@ -166,6 +167,9 @@ def test_every_view_opens(served, open_page):
     assert page.get_by_text("KL <b>9.1</b>").count() == 1  # as text
     page.get_by_text("measure drift", exact=True).click()
     page.locator("[data-chart^='Error of observations'] .u-over").wait_for()
+    page.get_by_text("Its dreams can be trusted in part.").wait_for()
+    assert page.get_by_text("made in its dreams").count() == 1
+    page.locator("[data-chart^='Earned within'] .u-over").wait_for()
     shot(page, "insight")
     page.goto(f"{served.url}#config")
     page.get_by_text("env.num_envs").wait_for()
@@ -230,6 +234,32 @@ def test_the_policy_plays_branches_and_is_saved_as_video(served, open_page):
     with page.expect_download() as download:
         page.get_by_text("save GIF").click()
     assert Path(download.value.path()).read_bytes()[:4] == b"GIF8"
+
+
+def test_the_band_shows_how_unknown_each_step_and_each_branch_is(served, open_page):
+    page = open_page()
+    start(page, served)
+    answered(page, lambda: page.locator("#once").click())
+    strip = page.locator("#strip button")
+    assert [button.locator("u").count() for button in strip.all()] == [1] * strip.count()
+    answered(page, lambda: page.locator("#branch").click())
+    answered(page, lambda: page.locator("#once").click())
+    assert strip.last.locator("u").count() == 4
+    colours = page.evaluate(
+        "[...document.querySelectorAll('#stage figure')].map((f) => f.style.getPropertyValue('--known'))"
+    )
+    parts = page.evaluate(
+        "[...document.querySelector('#strip button:last-child i').children].map((u) => u.style.background)"
+    )
+    assert colours == parts or [c.replace(" ", ", ") for c in colours] == parts  # rgb(1 2 3), as a browser may write it
+    assert page.locator("#unknown").text_content().endswith("%")
+    shot(page, "band")
+    answered(page, lambda: page.locator("#stage figure").nth(2).click())
+    assert [button.locator("u").count() for button in strip.all()] == [1] * strip.count()
+    page.goto(f"{served.url}play?run={run_number(page, served, 'swing')}&seed=3")  # without an ensemble
+    page.wait_for_selector("body[data-step='0']")
+    assert page.locator("#unknown-card").is_hidden()
+    assert page.get_by_text("how surprising each real step was").count() == 1
 
 
 def test_vectors_are_drawn_and_sliders_act(served, open_page):

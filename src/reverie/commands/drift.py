@@ -11,6 +11,7 @@ from .command import Command, add_json, positive, seed
 
 if TYPE_CHECKING:
     from ..insight.drift import Drift
+    from ..insight.whole_models import WholeModels
 
 EPILOG = """\
 Observes a few steps of replay, dreams on with the replay's own actions, and compares with what really happened: errors
@@ -18,11 +19,15 @@ of observations, rewards and ends after 1, 2, ... steps, beside a copy of the la
 reconstruction of the observed step. The useful horizon is the last step at which the dream is better than guessing.
 
   reverie drift runs/demo --horizon 30 -o drift.png
+  reverie drift runs/demo-0 runs/demo-1 runs/demo-2 -o models.png
+
+Several runs of one task, as of several seeds, dream of the same windows: how much they disagree is shown instead,
+beside their errors, and how well that warns of errors (docs/ensembles.md).
 """
 
 
 def _arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("run", type=Path)
+    sub.add_argument("run", type=Path, nargs="+", help="a run; or several runs of one task")
     sub.add_argument(
         "--horizon", type=positive, default=0, help="steps to dream (default: imagination horizon, 15 at least)"
     )
@@ -45,6 +50,9 @@ def run_drift(args: argparse.Namespace) -> int:
     if args.out:
         require_matplotlib()
         require_writable(args.out, ".png")
+    if len(args.run) > 1:
+        return _several(args)
+    (args.run,) = args.run
     opened = open_run(args.run)
     found = drift(opened, horizon=args.horizon, context=args.context, starts=args.starts, seed=args.seed)
     image = drift_plot(found, args.out, title=opened.config.env.id) if args.out else None
@@ -58,6 +66,47 @@ def run_drift(args: argparse.Namespace) -> int:
     if image:
         print(f"look at   {image}")
     return 0
+
+
+def _several(args: argparse.Namespace) -> int:
+    """The disagreement of several runs. -> 0. Raises UserError."""
+    from ..insight.plots import models_plot
+    from ..insight.run_reader import open_run
+    from ..insight.whole_models import whole_models
+
+    opened = [open_run(path) for path in args.run]
+    found = whole_models(opened, horizon=args.horizon, context=args.context, starts=args.starts, seed=args.seed)
+    image = models_plot(found, args.out, title=opened[0].config.env.id) if args.out else None
+    if args.json:
+        print(json.dumps({**found.to_dict(), "plot": str(image) if image else None}))
+        return 0
+    print("\n".join(models_table(found)))
+    if image:
+        print(f"look at   {image}")
+    return 0
+
+
+def models_table(found: WholeModels) -> list[str]:
+    """Errors, variances between the models, and what warns of errors, as lines."""
+    from ..evidence.tables import columns
+
+    shown = [k for k in (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 100, 200, 500) if k < found.horizon] + [found.horizon]
+    header = (
+        "steps",
+        "windows",
+        "error",
+        "of the mean",
+        "variance between",
+        "rewards",
+        *(f"AUROC {name}" for name in found.alarms),
+    )
+    curves = (found.error, found.error_of_mean, found.spread, found.reward_spread, *found.alarms.values())
+    rows = [(str(k), str(found.windows[k - 1]), *(_cell(curve[k - 1]) for curve in curves)) for k in shown]
+    return [
+        f"{len(found.runs)} models dream of the same windows; shares of the data's variance",
+        *columns(rows, header=header, right=range(len(header))),
+        "AUROC: how well a score names the worst tenth of a model's dreams, 0.5 is guessing",
+    ]
 
 
 def table(drift: Drift) -> list[str]:

@@ -1,4 +1,4 @@
-"""`reverie eval`: play whole episodes with a trained agent."""
+"""`reverie eval`: play whole episodes with a trained agent, in its task or in a changed one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from .command import Command, add_json, positive, seed
 
 if TYPE_CHECKING:
     from ..api import Dreamer
+    from ..insight.shift import Shift
     from ..run.evaluation import Evaluation
+
+EPILOG = """\
+  reverie eval runs/demo --episodes 50
+  reverie eval runs/cartpole --shift length=0.25,0.5,1,2      # a longer pole: return, surprise and alarm by value
+  reverie eval runs/demo --shift goal_color=red,blue --json
+
+What can be changed is what env.options takes; a name that does not exist is answered with the list of those that do.
+"""
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +34,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--mode", choices=("eval", "train"), help="most likely action, or sampled (default: the run's train.eval_mode)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    parser.add_argument(
+        "--shift", metavar="FACTOR=VALUES", help="change the task: one factor, one value after the other"
+    )
+    parser.add_argument("-o", "--out", type=Path, metavar="PNG", help="plot of --shift (default: RUN/shift-FACTOR.png)")
     parser.add_argument("--video", type=Path, help="where to write a GIF of the first episode (default: RUN/videos)")
     add_json(parser)
 
@@ -37,6 +50,10 @@ def run_eval(args: argparse.Namespace) -> int:
 
     args.run = absolute(args.run)
     args.video = absolute(args.video) if args.video else None
+    if args.shift is not None:
+        return _run_shift(args)
+    if args.out:
+        raise UserError("-o is for the plot of --shift.", "A video goes to --video.")
     if args.video:
         require_video(args.video)  # before hours of playing
     agent = load(args.run, args.env, device=args.device)
@@ -58,6 +75,83 @@ def run_eval(args: argparse.Namespace) -> int:
     if args.video and not video:
         raise UserError(note or "there is no video.", "The scores are printed above.")
     return 0
+
+
+def _run_shift(args: argparse.Namespace) -> int:
+    """Play with each value, print a table, draw. -> 0. Raises UserError."""
+    from ..api import load
+    from ..files import absolute
+    from ..insight.plots import shift_plot
+    from ..insight.shift import shift
+    from ..insight.video import require_writable
+
+    factor, values = _factor_of(args.shift)
+    if args.video:
+        raise UserError("--video is not made with --shift.", "Leave one of them out.")
+    args.out = absolute(args.out) if args.out else None
+    if args.out:
+        require_writable(args.out)
+    agent = load(args.run, args.env, device=args.device)
+    require_env(agent, args.run)
+    if agent.env is not None:
+        raise UserError(
+            f"the task of {args.run} is made by your own code, whose factors are not known.",
+            "Change it there: reverie eval RUN --env ANOTHER_FUNCTION.",
+        )
+
+    assert agent.agent is not None  # it was loaded
+
+    def report(value: str) -> None:
+        if sys.stderr.isatty():
+            print(f"playing {factor}={value}" if value else "playing the task as trained", file=sys.stderr)
+
+    found = shift(
+        agent.agent, factor, values, episodes=args.episodes, mode=args.mode or "", seed=args.seed, report=report
+    )
+    result, image, note = found.to_dict(), None, ""
+    try:
+        image = shift_plot(result, args.out or args.run / f"shift-{factor}.png")
+    except UserError as error:
+        if args.out:
+            raise
+        note = f"no plot: {error.message}"
+    if args.json:
+        print(json.dumps({"run": str(args.run), **result, "plot": str(image) if image else None}))
+    else:
+        print(f"{found.task}, {factor} ({found.meaning}), {args.episodes} episodes each, {found.mode} mode")
+        print("\n".join(shift_table(found)))
+        print(f"look at   {image}" if image else note)
+    return 0
+
+
+def _factor_of(text: str) -> tuple[str, list[str]]:
+    """ "length=0.5,1" -> ("length", ["0.5", "1"]). Raises UserError."""
+    factor, _, listed = text.partition("=")
+    values = [value.strip() for value in listed.split(",")]
+    if not factor.strip() or not all(values):
+        raise UserError(f"--shift '{text}' is not of the form FACTOR=VALUES.", "E.g. --shift length=0.25,0.5,1.")
+    return factor.strip(), list(dict.fromkeys(values))
+
+
+def shift_table(found: Shift) -> list[str]:
+    """A line for the task as trained, and one for each value."""
+    from ..evidence.tables import columns
+
+    header = ("value", "return", "surprise", "surprising", "alarm", "AUROC surprise", "AUROC disagreement")
+    rows = []
+    for point in found.points:
+        scores = [point.auroc.get(name) for name in ("surprise", "disagreement")]
+        rows.append(
+            (
+                point.value or "as trained",
+                f"{point.played.mean:.3f}{point.played.spread}",
+                f"{point.surprise:.3g}",
+                f"{point.surprising:.0%}",
+                "-" if point.alarm is None else f"{point.alarm:.0%}",
+                *("-" if each is None else f"{each.auroc:.2f} ({each.low:.2f} to {each.high:.2f})" for each in scores),
+            )
+        )
+    return columns(rows, header=header, right=range(1, len(header)))
 
 
 def _video(args: argparse.Namespace, result: Evaluation) -> tuple[Path | None, str]:
@@ -90,4 +184,4 @@ def require_env(agent: Dreamer, run: Path) -> None:
     )
 
 
-COMMAND = Command("eval", "play whole episodes with a trained agent", "", _arguments, run_eval)
+COMMAND = Command("eval", "play whole episodes with a trained agent", EPILOG, _arguments, run_eval)

@@ -26,6 +26,7 @@ dreams beside that; and how far rewards, ends and values are off when real actio
   reverie trust runs/demo                          # verdict, RUN/trust.json, RUN/trust.png
   reverie trust runs/demo --updates 500 --episodes 5
   reverie trust runs/demo --all                    # ranks the kept checkpoints
+  reverie trust runs/demo-0 runs/demo-1            # several runs of one task: each, and how much they disagree
 
 Of the run only trust.json, trust.png and trust-strips.png are written (not with --all, not with --no-files).
 Exit code 1 if the verdict is no, else 0, 2 if there is nothing to measure. What the numbers mean: docs/trust.md.
@@ -34,7 +35,7 @@ Exit code 1 if the verdict is no, else 0, 2 if there is nothing to measure. What
 
 def _arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--env", help="the environment, if a run's own is made by code that the run names")
-    sub.add_argument("run", type=Path, help="a run, finished or training")
+    sub.add_argument("run", type=Path, nargs="+", help="a run, finished or training; or several runs of one task")
     sub.add_argument(
         "--updates", type=positive, default=0, help="of the fresh policy (default: as many as the run made, 3000 most)"
     )
@@ -60,22 +61,20 @@ def _minutes(text: str) -> float:
 
 def run_trust(args: argparse.Namespace) -> int:
     """Measure, print, draw. -> 1 if the verdict is no, else 0. Raises UserError."""
-    from ..api import load
     from ..files import absolute
     from ..insight.run_reader import open_run
-    from ..insight.trust import Task
     from ..insight.video import require_writable
-    from .eval import require_env
 
-    args.run = absolute(args.run)
+    paths = [absolute(path) for path in args.run]
     args.out = absolute(args.out) if args.out else None
     if args.out:
         require_writable(args.out, ".png")
+    if len(paths) > 1:
+        return _several(args, paths)
+    (args.run,) = paths
     opened = open_run(args.run)
     opened.need_experience()
-    dreamer = load(args.run, args.env, device="cpu")
-    require_env(dreamer, args.run)
-    with Task(dreamer.config, dreamer.env, opened.spec, episodes=args.episodes, seed=args.seed) as task:
+    with _task(args, opened) as task:
         if args.all:
             return _ranking(args, opened, task)
         found = _measured(args, opened, task)
@@ -91,6 +90,63 @@ def run_trust(args: argparse.Namespace) -> int:
         for file in files:
             print(f"look at   {file}")
     return int(found.level == "no")
+
+
+def _task(args: argparse.Namespace, opened: RunReader) -> Task:
+    """The real task of a run. Raises UserError."""
+    from ..api import load
+    from ..insight.trust import Task
+    from .eval import require_env
+
+    dreamer = load(opened.path, args.env, device="cpu")
+    require_env(dreamer, opened.path)
+    return Task(dreamer.config, dreamer.env, opened.spec, episodes=args.episodes, seed=args.seed)
+
+
+def _several(args: argparse.Namespace, paths: list[Path]) -> int:
+    """Each run of one task, and how much their models disagree. -> 1 if one of them is not trusted, else 0."""
+    from ..insight.plots import models_plot
+    from ..insight.run_reader import open_run
+    from ..insight.whole_models import whole_models
+    from .drift import models_table
+
+    if args.all:
+        raise UserError("--all ranks the checkpoints of one run.", "Give one run, or leave --all out.")
+    opened = [open_run(path) for path in paths]
+    models = whole_models(opened, horizon=args.horizon)  # first: it says what does not fit together
+    results: list[Trust] = []
+    files: list[Path] = []
+    notes: list[str] = []
+    for run in opened:
+        args.run = run.path
+        with _task(args, run) as task:
+            found = _measured(args, run, task)
+        results.append(found)
+        if not args.no_files:
+            written, why = _write(argparse.Namespace(run=run.path, out=None), run, found)
+            files, notes = files + written, notes + why
+    if args.out:
+        files.append(models_plot(models, args.out, title=opened[0].config.env.id))
+    for note in (*(note for found in results for note in found.notes), *notes):
+        print(f"note: {note}", file=sys.stderr)
+    if args.json:
+        named = [{"run": str(path), **found.to_dict()} for path, found in zip(paths, results, strict=True)]
+        print(json.dumps({"runs": named, "models": models.to_dict(), "files": [str(file) for file in files]}))
+    else:
+        print("\n".join([*_ranked([path.name for path in paths], results), *models_table(models)]))
+        for file in files:
+            print(f"look at   {file}")
+    return int(any(found.level == "no" for found in results))
+
+
+def _ranked(names: list[str], results: list[Trust]) -> list[str]:
+    """A line of returns and the verdict for each."""
+    from ..evidence.tables import columns
+
+    header = ("", "own return", "made in dreams", "random", "trusted", "steps")
+    rows = [(name, *(_score(each, policy) for policy in ("own", "made", "random")), each.level, str(each.steps))
+            for name, each in zip(names, results, strict=True)]  # fmt: skip
+    return columns(rows, header=header, right=(1, 2, 3, 5))
 
 
 def _measured(args: argparse.Namespace, opened: RunReader, task: Task) -> Trust:
@@ -111,7 +167,6 @@ def _measured(args: argparse.Namespace, opened: RunReader, task: Task) -> Trust:
 def _ranking(args: argparse.Namespace, opened: RunReader, task: Task) -> int:
     """Every kept checkpoint by the lower of two returns: of its own policy, and of the one made in its dreams."""
     from ..checkpoint import checkpoints
-    from ..evidence.tables import columns
     from ..insight.run_reader import open_run
 
     kept = [*checkpoints(args.run), *([args.run / "checkpoints" / "best"] if _has_best(args.run) else [])]
@@ -125,10 +180,7 @@ def _ranking(args: argparse.Namespace, opened: RunReader, task: Task) -> int:
     if args.json:
         print(json.dumps({"run": str(args.run), "ranking": [found.to_dict() for found in results]}))
     else:
-        header = ("checkpoint", "own return", "made in dreams", "random", "trusted", "steps")
-        rows = [(each.checkpoint, *(_score(each, name) for name in ("own", "made", "random")), each.level,
-                 str(each.steps)) for each in results]  # fmt: skip
-        print("\n".join(columns(rows, header=header, right=(1, 2, 3, 5))))
+        print("\n".join(_ranked([each.checkpoint for each in results], results)))
         print(f"first by the lower of both returns: {results[0].checkpoint}")
     return int(results[0].level == "no")
 
@@ -145,7 +197,7 @@ def _write(args: argparse.Namespace, opened: RunReader, found: Trust) -> tuple[l
     """trust.json, the plot and the strips. -> files, why some are missing."""
     from ..files import reason, write_file
     from ..insight.plots import trust_plot
-    from ..insight.trust import FILE
+    from ..insight.trust_record import FILE
 
     image = args.out or args.run / "trust.png"
     files, notes, values = [], [], found.to_dict()

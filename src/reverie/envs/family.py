@@ -65,6 +65,8 @@ Optional names:
 `make_vector(request, count)`      -> a `gymnasium.vector.VectorEnv` that steps `count` environments itself
                                    (env.backend=native), with NEXT_STEP autoreset and the single spaces of `make`.
 `vector_fits(request)`             -> whether `make_vector` supports what is requested; without it: always.
+`more_options(env_id)`             -> {name: meaning} of what FreeOptions takes beside the arguments of Gymnasium's
+                                   class, for `factors_of`.
 
 No torch in here or in `families/`: this code also runs in worker processes.
 """
@@ -74,6 +76,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import re
 from collections.abc import Sequence
@@ -83,6 +86,7 @@ from functools import cache
 from typing import Any, Protocol, cast, get_type_hints
 
 import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
 
 from ..config.validation import coerce
 from ..errors import UserError
@@ -209,6 +213,27 @@ def free_options(items: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             arguments[name] = {"true": True, "false": False}.get(text.lower(), text)
     return arguments
+
+
+def factors_of(env_id: str) -> dict[str, str]:
+    """What can be changed in a task by env.options. -> {name: meaning}; {} where nothing is known.
+
+    A family's options, or the plain arguments of the class that Gymnasium makes.
+    """
+    family = family_of(env_id)
+    if family is not None and family.Options is not FreeOptions:
+        return {item.name: item.metadata["doc"] for item in fields(family.Options)}
+    more: dict[str, str] = getattr(family, "more_options", lambda env_id: {})(env_id)
+    try:
+        spec = gym.spec(env_id)
+        usual = dict(spec.kwargs)
+        creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        taken = inspect.signature(creator).parameters
+    except (gym.error.Error, ImportError, ValueError, TypeError):  # `make_env` says what is missing
+        return dict(more)
+    usual = {name: item.default for name, item in taken.items()} | usual
+    plain = {name: value for name, value in usual.items() if isinstance(value, bool | int | float | str)}
+    return {name: f"{value}" for name, value in plain.items() if name != "render_mode"} | dict(more)
 
 
 def _pairs(items: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Plots of runs with matplotlib: PNG files, and SVG text for pages (pip install 'reverie-rl[plot]').
 
-Files: `learning_curve`, `usage_map`, `vector_plot`, `drift_plot`, `trust_plot`. SVG: `returns_svg`, `panels_svg`,
-`usage_svg`, `vector_svg`, `drift_svg`, `trust_svg`.
+Files: `learning_curve`, `usage_map`, `vector_plot`, `drift_plot`, `trust_plot`, `shift_plot`, `models_plot`. SVG:
+`returns_svg`, `panels_svg`, `usage_svg`, `vector_svg`, `drift_svg`, `trust_svg`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..run.evaluation import Evaluation
 from ..run.lines import each_line, read_lines, thinned
 from .dream import Dreamed
 from .drift import Drift
+from .whole_models import ALARMS, WholeModels
 
 COLOURS = ("#2f6fb3", "#d8641a", "#2e8b57", "#8a4fbf", "#c23b5a", "#7a6a1f", "#1a9ba6", "#555555")
 #: Panel title -> {line's name: key of metrics.jsonl}; a key that a run does not log draws nothing.
@@ -391,6 +392,35 @@ def _returns(axes: Any, drift: Drift) -> None:
     axes.grid(alpha=0.25)
 
 
+# --------------------------------------------------------------------------------------------------------- whole models
+
+
+def models_plot(found: WholeModels, path: Path, *, title: str = "") -> Path:
+    """Three panels by step: errors and the variance between models, rewards, what warns of errors. -> the path.
+
+    Raises UserError when the file cannot be written.
+    """
+    figure = new_figure(11, 3.6, dpi=110)
+    left, middle, right = figure.subplots(1, 3)
+    curves = {"error of one model": found.error, "error of their mean": found.error_of_mean,
+              "variance between models": found.spread}  # fmt: skip
+    for (name, steps, values), colour in zip(_known(curves), COLOURS, strict=False):
+        left.plot(steps, values, color=colour, label=name)
+    for _, steps, values in _known({"": found.reward_spread}):
+        middle.plot(steps, values, color=COLOURS[0])
+    for (name, steps, values), colour in zip(_known(found.alarms), COLOURS, strict=False):
+        right.plot(steps, values, color=colour, label=ALARMS[name])
+    right.axhline(0.5, color="0.5", lw=1, ls=":")
+    left.set(ylabel="observations, shares of variance", ylim=(0, None))
+    middle.set(ylabel="rewards: deviation between models", ylim=(0, None))
+    right.set(ylabel="AUROC for the worst tenth of errors", ylim=(0, 1.02))
+    for axes in (left, middle, right):
+        axes.set(xlabel="steps after the last observation", xlim=(1, max(2, found.horizon)))
+        _grid(axes)
+    figure.suptitle(f"{label(title)}: {len(found.runs)} runs", fontsize=10)
+    return save(figure, path)
+
+
 # ---------------------------------------------------------------------------------------------------------------- trust
 
 
@@ -437,3 +467,48 @@ def _trust_figure(found: Mapping[str, Any]) -> Any:
     _grid(right)
     figure.suptitle(label(found["verdict"][0] if found["verdict"] else ""), fontsize=10)
     return figure
+
+
+# ---------------------------------------------------------------------------------------------------------------- shift
+
+
+def shift_plot(found: Mapping[str, Any], path: Path) -> Path:
+    """Three panels over the values of a factor: return, surprise, alarm; the unchanged task as a line. -> the path.
+
+    found: `Shift.to_dict`. Values stand side by side, numbers in order. Raises UserError if it cannot be written.
+    """
+    usual, *points = found["points"]
+    ordered = all(_is_number(point["value"]) for point in points)
+    points = sorted(points, key=lambda point: float(point["value"])) if ordered else points
+    line = "o-" if ordered else "o"
+    figure = new_figure(11, 3.4, dpi=110)
+    left, middle, right = figure.subplots(1, 3)
+    for axes, key, width, what in (
+        (left, "mean", "ci95", "return"),
+        (middle, "surprise", "surprise_ci95", "surprise, nats per step"),
+    ):
+        mean, half = usual[key], usual[width] or 0
+        axes.axhline(mean, color="0.45", ls="--", lw=1, label="as trained, 95 %")
+        axes.axhspan(mean - half, mean + half, color="0.5", alpha=0.15, lw=0)
+        means, widths = [p[key] for p in points], [p[width] or 0 for p in points]
+        axes.errorbar(range(len(points)), means, widths, fmt=line, color=COLOURS[0], ms=5, capsize=4)
+        axes.set(ylabel=what)
+    shares = {"surprising": "surprising", "alarm": "alarm of the ensemble"}
+    for (key, name), colour in zip(shares.items(), COLOURS, strict=False):
+        if usual[key] is not None:
+            right.axhline(usual[key], color=colour, ls="--", lw=1)
+            right.plot(range(len(points)), [p[key] for p in points], line, color=colour, ms=5, label=name)
+    right.set(ylabel="share of steps above the usual 99 %", ylim=(0, 1.25 * max(0.04, right.get_ylim()[1])))
+    for axes in (left, middle, right):
+        axes.set_xticks(range(len(points)), [label(point["value"]) for point in points])
+        axes.set(xlabel=label(found["factor"]), xlim=(-0.5, len(points) - 0.5))
+        _grid(axes)
+    figure.suptitle(f"{label(found['env'])}: {label(found['factor'])} changed", fontsize=10)
+    return save(figure, path)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False

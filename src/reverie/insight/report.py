@@ -147,7 +147,7 @@ def _drift(opened: RunReader) -> dict[str, Any]:
 
 def _trust(path: Path) -> dict[str, Any] | None:
     """What `reverie trust` found, if it was run."""
-    from .trust import read_trust
+    from .trust_record import read_trust
 
     found = read_trust(path)
     return found and {"svg": as_html(plots.trust_svg(found)), **found}

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ from ..data.replay import Batch
 from ..envs import EnvLike, is_instance
 from ..envs.spaces import Spec
 from ..errors import UserError
-from ..files import plain_number, read_record
+from ..files import read_record
 from ..finite import NonFinite
 from ..ops import SCALAR_TRANSFORMS
 from ..rssm import DiscreteRSSM, State
@@ -51,8 +50,6 @@ Array = NDArray[np.float64]
 #: What a measurement calls while it works: (share done from 0 to 1, what it does).
 Report = Callable[[float, str], None]
 
-#: Where a run keeps the result of its last measurement; its policies and levels.
-FILE, POLICIES, LEVELS = "trust.json", ("random", "own", "made"), ("yes", "partly", "no")
 #: Updates of the fresh policy unless asked for: as many as the run made, at most so many.
 MOST_UPDATES = 3000
 #: Rows of replay whose states start the dreams, dreams for the curves, and episodes drawn again for their intervals.
@@ -223,27 +220,6 @@ def _rewards_in_words(found: Trust) -> list[str]:
     return [f"{text}{vanish}."]
 
 
-def read_trust(run: Path) -> dict[str, Any] | None:
-    """What `reverie trust` left in a run, None if nothing; for pages. Raises UserError where it is damaged."""
-    path = run / FILE
-    if not path.exists():
-        return None
-    found = read_record(path)
-    try:
-        optimism, errors = found["optimism"], found["errors"]
-        curves = [optimism[key] for key in ("dream", "real", "gap", "low", "high")]
-        curves += [curve for part in errors.values() for curve in part.values()]
-        sound = all(isinstance(each, list) and len(each) == len(curves[0]) for each in curves)
-        sound &= all(value is None or plain_number(value) is not None for curve in curves for value in curve)
-        means = [plain_number(found["policies"][name]["mean"]) for name in POLICIES]
-        sound &= None not in means and found["level"] in LEVELS and all(isinstance(x, str) for x in found["verdict"])
-    except (KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        raise UserError(f"{path} is damaged.", "Run `reverie trust` again.")
-    return found
-
-
 # ----------------------------------------------------------------------------------------------------------- real task
 
 
@@ -254,7 +230,11 @@ class Task:
         self.config, self.spec, self.episodes, self.seed = config, spec, episodes, seed
         count = 1 if is_instance(env) else min(8, episodes)
         self.envs = make_envs(config, copy_env(env), count, backend="sync")
-        spec.require_same_task(spec_of(self.envs))
+        try:
+            spec.require_same_task(spec_of(self.envs))
+        except UserError:
+            self.envs.close()
+            raise
 
     def __enter__(self) -> Task:
         return self

@@ -160,6 +160,7 @@ class Dashboard:
             Route(f"{run}/episodes", self._episodes),
             Route(f"{run}/latents", self._latents),
             Route(f"{run}/about", self._about),
+            Route(f"{run}/trust", self._trust),
             Route(f"{run}/videos", self._videos),
             Route(f"{run}/videos/{{number:int}}", self._video),
             Route(f"{run}/jobs/{{name}}", self._job, methods=["GET", "POST"]),
@@ -228,6 +229,9 @@ class Dashboard:
         run = self._run(request)
         provenance = await run_in_threadpool(run.read_json, "provenance.json")
         return _json({"path": str(run.path), "provenance": provenance or {}})
+
+    async def _trust(self, request: Request) -> Response:
+        return _json({"trust": await run_in_threadpool(self._run(request).trust)})
 
     async def _videos(self, request: Request) -> Response:
         return _json({"videos": await run_in_threadpool(self._run(request).videos)})

@@ -18,12 +18,16 @@ from torch import Tensor
 from ..data.replay import Batch
 from ..distributions import CompositePolicy, OneHotPolicy, Policy
 from ..errors import UserError
-from ..insight.run_reader import RunReader
+from ..extensions.ensemble import Usual, warn
+from ..insight.drift import CONTEXT
+from ..insight.run_reader import RunReader, private_generator
 from ..rssm import State
 from ..train import DreamerV2
 
 #: Limits of a session: parallel branches, dreamed steps, real steps before them.
 MOST_LANES, MOST_STEPS, MOST_CONTEXT = 9, 2000, 64
+#: Windows of replay by which the surprise at real steps becomes a percentile.
+SURPRISE_WINDOWS = 32
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class DreamStep:
     state: State  # of (L, ...)
     lanes: tuple[int, ...]  # numbers of the lanes, which select their random numbers
     action: np.ndarray | None = None  # (L, A) the action into this step; None at the start
+    #: (L,) share of the run's own steps about which its ensemble disagreed less; None without an ensemble.
+    uncertainty: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,15 @@ class Prediction:
     chosen: np.ndarray | None  # (L, S) the sampled class of each
 
 
+@dataclass(frozen=True)
+class Filtered:
+    """What the model knew about C real steps before it looked, and what looking changed."""
+
+    state: State  # of (1, ...), after the last step
+    uncertainty: np.ndarray | None  # (C,) as in DreamStep
+    surprise: np.ndarray  # (C,) KL(posterior || prior) in nats
+
+
 class DreamSession:
     """The steps of a dream, the current one, and the operations of the player."""
 
@@ -57,7 +72,9 @@ class DreamSession:
         self.agent = agent
         self.context = context
         self.seed = seed
-        self.history = [DreamStep(filter_context(agent, context, seed), (0,))]
+        self.filtered = filter_context(agent, context, seed)
+        known = self.filtered.uncertainty
+        self.history = [DreamStep(self.filtered.state, (0,), uncertainty=None if known is None else known[-1:])]
         self.at = 0  # index of the current step in `history`
         self._next_lane = 1
 
@@ -76,10 +93,9 @@ class DreamSession:
         here = self.current
         actions = np.broadcast_to(np.asarray(action, np.float32), (len(here.lanes), self.agent.spec.action.size)).copy()
         noise = self._noise(here.lanes, self.at + 1)
-        self.history = [
-            *self.history[: self.at + 1],
-            DreamStep(imagine_step(self.agent, here.state, actions, noise), here.lanes, actions),
-        ]
+        state = imagine_step(self.agent, here.state, actions, noise)
+        uncertainty = uncertainty_of(self.agent, here.state, actions, state)
+        self.history = [*self.history[: self.at + 1], DreamStep(state, here.lanes, actions, uncertainty)]
         self.at += 1
         return self.current
 
@@ -114,8 +130,8 @@ class DreamSession:
         new = tuple(range(self._next_lane, self._next_lane + lanes - 1))
         self._next_lane += lanes - 1
         state = State(*(x.expand(lanes, *x.shape[1:]).clone() for x in start.state))
-        action = None if start.action is None else np.repeat(start.action, lanes, 0)
-        self.history = [*self._of_lane(start.lanes[0])[: self.at], DreamStep(state, (*start.lanes, *new), action)]
+        parts = (None if x is None else np.repeat(x, lanes, 0) for x in (start.action, start.uncertainty))
+        self.history = [*self._of_lane(start.lanes[0])[: self.at], DreamStep(state, (*start.lanes, *new), *parts)]
         return self.current
 
     def keep(self, row: int) -> DreamStep:
@@ -161,16 +177,51 @@ def start_session(reader: RunReader, *, seed: int = 0, context: int = 5) -> Drea
 
 
 @torch.no_grad()
-def filter_context(agent: DreamerV2, context: Batch, seed: int) -> State:
-    """The posterior state after the last of C real steps. context: tensors (1, C, ...) -> State of (1, ...)."""
+def filter_context(agent: DreamerV2, context: Batch, seed: int) -> Filtered:
+    """The posterior state after the last of C real steps. context: tensors (1, C, ...)."""
     model = agent.world_model
     embed = model.encoder(model.preprocess(context.obs))
     state, length = model.rssm.initial(1), context.reward.shape[1]
+    uncertainty, surprise = [], []
     for t in range(length):
         first = torch.ones_like(context.is_first[:, t]) if t == 0 else context.is_first[:, t]
         noise = model.rssm.latent.noise(1, generator=_generator(seed, 0, t, 2))
-        state = model.rssm.observe(state, context.action[:, t], embed[:, t], first, noise)
-    return State(*(x.float() for x in state))
+        before, action = state, context.action[:, t]
+        state = model.rssm.observe(before, action, embed[:, t], first, noise)
+        surprise.append(float(model.rssm.latent.kl(state.stats, model.rssm.prior_net(state.deter))))
+        if agent.ensemble is not None:
+            uncertainty.append(float(warn(agent.ensemble, model.rssm, before, action, first, state).uncertainty))
+    known = np.array(uncertainty) if agent.ensemble is not None else None
+    return Filtered(State(*(x.float() for x in state)), known, np.array(surprise))
+
+
+@torch.no_grad()
+def uncertainty_of(agent: DreamerV2, before: State, action: np.ndarray, state: State) -> np.ndarray | None:
+    """How well the model knows a dreamed step, by its ensemble. before, state of (L, ...), action (L, A) -> (L,).
+
+    A percentile: the share of the run's own steps about which the members disagreed less. None without an ensemble.
+    """
+    if agent.ensemble is None:
+        return None
+    feat = torch.stack([before.feat, state.feat], 1)
+    found = agent.ensemble.of_arrivals(feat, torch.from_numpy(action)[:, None])[:, 0]
+    return np.asarray(agent.ensemble.usual.share_below(found).numpy())
+
+
+@torch.no_grad()
+def usual_surprise(reader: RunReader) -> Usual | None:
+    """Percentiles of the surprise in the run's replay; None where there is none. KL(posterior || prior), nats."""
+    rssm, experience = reader.agent.world_model.rssm, reader.experience
+    length = min(32, max((len(segment) for segment in experience.segments), default=0) if experience else 0)
+    if not length:
+        return None
+    batch = reader.batch(SURPRISE_WINDOWS, length)
+    noise = rssm.latent.noise(SURPRISE_WINDOWS, length, generator=private_generator(0))
+    embed = reader.agent.world_model.encoder(reader.agent.world_model.preprocess(batch.obs))
+    posterior, prior = rssm.rollout_observation(embed, batch.action, batch.is_first, noise=noise)
+    usual = Usual()
+    usual.follow(rssm.latent.kl(posterior.stats, prior)[:, min(CONTEXT, length - 1) :])
+    return usual
 
 
 @torch.no_grad()
@@ -248,8 +299,8 @@ def select(step: DreamStep, row: int) -> DreamStep:
     """One lane of a step."""
     if len(step.lanes) == 1:
         return step
-    action = None if step.action is None else step.action[row : row + 1]
-    return DreamStep(State(*(x[row : row + 1] for x in step.state)), (step.lanes[row],), action)
+    parts = (None if x is None else x[row : row + 1] for x in (step.action, step.uncertainty))
+    return DreamStep(State(*(x[row : row + 1] for x in step.state)), (step.lanes[row],), *parts)
 
 
 def _generator(seed: int, lane: int, step: int, what: int) -> torch.Generator:

@@ -30,6 +30,7 @@ from ..errors import UserError
 from .runs import RunIndex
 
 if TYPE_CHECKING:  # torch takes a second to import, and the page should open before
+    from ..extensions.ensemble import Usual
     from ..insight.run_reader import RunReader
     from .dream_session import DreamSession, Prediction
 
@@ -54,7 +55,7 @@ class PlayServer:
         self.runs = runs
         self.most = most
         self.clients: dict[str, PlayClient] = {}
-        self._readers: OrderedDict[Path, RunReader] = OrderedDict()  # the last ones used
+        self._readers: OrderedDict[Path, tuple[RunReader, Usual | None]] = OrderedDict()  # the last ones used
         self._loading = threading.Lock()
         self._pool = ThreadPoolExecutor(2, "reverie-play")
 
@@ -126,7 +127,7 @@ class PlayServer:
         run = self.runs.get(_whole(message, "run"))
         if run is None:
             raise UserError("there is no such run.", "Reload the page.")
-        reader = self._load(run.path)
+        reader, usual = self._load(run.path)
         session = start_session(reader, seed=_whole(message, "seed"), context=_whole(message, "context"))
         client.session = session
         return frame_of(session) | {
@@ -137,22 +138,24 @@ class PlayServer:
             "controls": controls(reader.config, reader.spec),
             "masked": reader.spec.masked,
             "videos": ["gif", "mp4"] if importlib.util.find_spec("av") else ["gif"],
-            "context": context_of(session),
+            "context": context_of(session, usual),
         }
 
-    def _load(self, path: Path) -> RunReader:
-        """The run with its newest complete checkpoint, loaded again only if there is a newer one."""
+    def _load(self, path: Path) -> tuple[RunReader, Usual | None]:
+        """The run with its newest complete checkpoint, and its usual surprise; loaded again if there is a newer one."""
         from ..checkpoint import find_agent
         from ..insight.run_reader import open_run
+        from .dream_session import usual_surprise
 
         with self._loading:
-            reader = self._readers.pop(path, None)
-            if reader is None or reader.source != find_agent(path):
+            found = self._readers.pop(path, None)
+            if found is None or found[0].source != find_agent(path):
                 reader = open_run(path, most_steps=STEPS_READ)
-            self._readers[path] = reader
+                found = reader, usual_surprise(reader)
+            self._readers[path] = found
             while len(self._readers) > MOST_LOADED:
                 self._readers.popitem(last=False)
-            return reader
+            return found
 
     async def video(self, client_id: str, kind: str) -> bytes | None:
         """The dream of a client as "gif" or "mp4", None if there is no such client. Raises UserError."""
@@ -203,15 +206,21 @@ def frame_of(session: DreamSession) -> dict[str, Any]:
         "policy": prediction.policy,
         "action": None if step.action is None else _short(step.action),
         "latent": _latent(prediction),
+        "uncertainty": None if step.uncertainty is None else _short(step.uncertainty),
     }
 
 
-def context_of(session: DreamSession) -> dict[str, Any]:
-    """The real steps before the dream, for the page."""
+def context_of(session: DreamSession, usual: Usual | None) -> dict[str, Any]:
+    """The real steps before the dream, for the page; usual: the surprise in the run's replay."""
+    import torch
+
     from .image_encoding import data_url
 
-    obs, spec = session.context.obs, session.agent.spec
+    obs, spec, known = session.context.obs, session.agent.spec, session.filtered
+    surprise = None if usual is None else usual.share_below(torch.from_numpy(known.surprise))
     return {
+        "uncertainty": None if known.uncertainty is None else _short(known.uncertainty),
+        "surprise": None if surprise is None else _short(surprise),
         "length": session.context.reward.shape[1],
         "images": {key: [data_url(image.numpy()) for image in obs[key][0]] for key in spec.images},
         "vectors": {key: _short(obs[key][0].numpy()) for key in spec.vectors if spec.obs[key].kind != "mask"},

@@ -20,6 +20,7 @@ from ..config import SETTINGS, Config, flatten, load_file
 from ..errors import UserError, printable
 from ..files import is_own_file, read_record
 from ..guard.lock import in_use
+from ..insight.trust_record import read_trust
 from .columns import AXES, EpisodeTable, MetricColumns, downsample, group_evaluations, rounded
 from .tail import JsonlTail
 
@@ -182,6 +183,10 @@ class WatchedRun:
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A small JSON file of the run, None if there is none. name: never from the network."""
         return read_record(self.path / name) or None
+
+    def trust(self) -> dict[str, Any] | None:
+        """What `reverie trust` measured, None if it has not. Raises UserError where the file is damaged."""
+        return read_trust(self.path)
 
     def videos(self) -> list[dict[str, Any]]:
         """The videos in RUN/videos, newest first. A video keeps its number."""

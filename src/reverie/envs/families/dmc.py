@@ -9,6 +9,7 @@ camera that is kept (`physics.render` makes a new one each time), it takes 0.6 t
 
 from __future__ import annotations
 
+import colorsys
 import difflib
 import os
 import warnings
@@ -39,12 +40,17 @@ RENDER_SIZE = 240  # pixels a side of images for videos
 
 @dataclass(frozen=True)
 class Options:
-    """How the camera draws."""
+    """How the camera draws, and what is changed in the task."""
 
     look: Literal["auto", "fast", "standard"] = option(
         "auto", "fast: no shadows and reflections; standard: as the suite draws; auto: fast if a CPU draws"
     )
     camera: int = option(-1, "number of the camera; -1: the usual one")
+    gravity: float = option(1.0, "in shares of the usual one")
+    mass: float = option(1.0, "of all bodies, in shares of the usual one")
+    friction: float = option(1.0, "of all surfaces, in shares of the usual one")
+    damping: float = option(1.0, "of all joints, in shares of the usual one")
+    hue: int = option(0, "degrees to turn the colors of bodies and targets by; only images show it")
 
 
 def make(request: Request) -> gym.Env:
@@ -64,7 +70,9 @@ def make(request: Request) -> gym.Env:
     options = request.options or Options()
     camera = options.camera if options.camera >= 0 else CAMERAS.get(domain, 0)
     size = request.image_size or 64
-    return Control(suite.load(domain, task), request.repeat, camera, pixels=size * request.pixels, fast=_fast(options))
+    env = suite.load(domain, task)
+    _change(env.physics, options)
+    return Control(env, request.repeat, camera, pixels=size * request.pixels, fast=_fast(options))
 
 
 def protocol(request: Request) -> str:
@@ -74,7 +82,37 @@ def protocol(request: Request) -> str:
         options, domain = request.options or Options(), _names(request.env_id)[0]
         camera = options.camera if options.camera >= 0 else CAMERAS.get(domain, 0)
         observation = f"camera {camera}, {'fast' if _fast(options) else 'standard'} look, drawn by {choose_renderer()}"
-    return f"{request.env_id}: {observation}, action repeat {request.repeat}, 1000 control steps (truncated)"
+    line = f"{request.env_id}: {observation}, action repeat {request.repeat}, 1000 control steps (truncated)"
+    return line + "".join(f", {name} {value:g}" for name, value in _changes(request.options or Options()).items())
+
+
+def _changes(options: Options) -> dict[str, float]:
+    """What is changed in the task: name -> value. Raises UserError for shares that physics does not survive."""
+    names = ("gravity", "mass", "friction", "damping", "hue")
+    for name in names[:-1]:
+        if not 0 < getattr(options, name) <= 100:
+            raise UserError(f"env.options: {name} must be above 0 and at most 100.", "1 is the usual one.")
+    usual = Options()
+    return {name: getattr(options, name) for name in names if getattr(options, name) != getattr(usual, name)}
+
+
+def _change(physics: Any, options: Options) -> None:
+    """Change masses, forces and colors of a model; a reset leaves them as they are."""
+    if not _changes(options):
+        return
+    from dm_control.mujoco.wrapper.mjbindings import mjlib
+
+    model = physics.model
+    model.opt.gravity *= options.gravity
+    model.body_mass[:] *= options.mass
+    model.body_inertia[:] *= options.mass
+    model.geom_friction[:] *= options.friction
+    model.dof_damping[:] *= options.damping
+    if options.hue:
+        for rgba in (*model.mat_rgba, *model.geom_rgba):  # rows of the model itself
+            hue, *rest = colorsys.rgb_to_hsv(*map(float, rgba[:3]))
+            rgba[:3] = colorsys.hsv_to_rgb((hue + options.hue / 360) % 1, *rest)
+    mjlib.mj_setConst(model.ptr, physics.data.ptr)  # what MuJoCo derives from masses
 
 
 def _names(env_id: str) -> tuple[str, str]:

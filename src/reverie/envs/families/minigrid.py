@@ -2,14 +2,17 @@
 
 Protocol: partial RGB view, the mission text is dropped, the environment's own step limit (a truncation), its own
 reward 1 - 0.9 * steps / limit at the goal and 0 otherwise. actions=minimal keeps those that can matter for the task.
-Options show the whole grid, symbols instead of images, or the mission as a vector of its words.
+Options show the whole grid, symbols instead of images, or the mission as a vector of its words; others change the task
+itself, its size or its colors, to see what a trained agent makes of it (`reverie eval --shift`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,16 +49,23 @@ VOCABULARY = (
     "rooms", "square", "the", "then", "to", "traverse", "unlock", "up", "use", "yellow", "you", "your",
 )  # fmt: skip
 WORDS = 64
+#: What the classes of tasks call the side of their grid or of their rooms.
+SIZES = ("size", "room_size", "maxRoomSize")
+Color = Literal["usual", "red", "green", "blue", "purple", "yellow", "grey"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """The form of the observation."""
+    """The form of the observation, and what is changed in the task."""
 
     view: Literal["partial", "full", "symbolic"] = option(
         "partial", "partial: image of the agent's view; full: image of the whole grid; symbolic: one-hots of the cells"
     )
     mission: Literal["drop", "encode"] = option("drop", "encode: the mission's words and their positions, as a vector")
+    size: int = option(0, "cells of the side of the grid, or of its rooms; 0: the task's own")
+    goal_color: Color = option("usual", "of goals")  # noqa: RUF009  (an alias of Literal)
+    wall_color: Color = option("usual", "of walls")  # noqa: RUF009  (an alias of Literal)
+    door_color: Color = option("usual", "of doors and keys")  # noqa: RUF009  (an alias of Literal)
 
 
 class AgentObservation(gym.ObservationWrapper):
@@ -97,6 +107,23 @@ class AgentObservation(gym.ObservationWrapper):
         return seen
 
 
+class Recolored(gym.Wrapper):
+    """The task with some kinds of objects in another color; which key fits which door stays consistent."""
+
+    def __init__(self, env: gym.Env, colors: Mapping[str, str]) -> None:
+        """colors: {"goal", "wall", "door" or "key": a color of MiniGrid}."""
+        super().__init__(env)
+        self.colors = colors
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        task: Any = self.unwrapped
+        for item in task.grid.grid:
+            if item is not None and item.type in self.colors:
+                item.color = self.colors[item.type]
+        return {**obs, **task.gen_obs()}, info
+
+
 def one_hot_cells(symbols: np.ndarray) -> np.ndarray:
     """One-hots of object, colour and state of each cell, concatenated. ints (W, H, 3) -> float32 (W * H * 21,)."""
     parts = [np.eye(count, dtype=np.float32)[symbols[..., i]] for i, count in enumerate(KINDS)]
@@ -127,7 +154,10 @@ def make(request: Request) -> gym.Env:
     """The task as a Gymnasium environment; by default its observation is uint8 (56, 56, 3)."""
     import minigrid  # noqa: F401  (registers the ids)
 
-    env: gym.Env = AgentObservation(gym.make(request.env_id, render_mode="rgb_array"), request.options or Options())
+    options = request.options or Options()
+    env = gym.make(request.env_id, render_mode="rgb_array", **_sized(request.env_id, options.size))
+    colors = _colors(options)
+    env = AgentObservation(Recolored(env, colors) if colors else env, options)
     keep = _kept(request)
     if keep:
         env = ActionSubset(env, keep)
@@ -141,7 +171,31 @@ def protocol(request: Request) -> str:
     mission = "mission dropped" if options.mission == "drop" else "the mission's words and their positions"
     keep = _kept(request)
     actions = f"{len(keep)} actions that matter" if keep else "all actions"
-    return f"{request.env_id}: {view[options.view]}, {mission}, {actions}, action repeat {request.repeat}"
+    changed = [f", size {options.size}"] if options.size else []
+    changed += [f", {kind} {color}" for kind, color in _colors(options).items() if kind != "key"]
+    line = f"{request.env_id}: {view[options.view]}, {mission}, {actions}, action repeat {request.repeat}"
+    return line + "".join(changed)
+
+
+def _colors(options: Options) -> dict[str, str]:
+    """Kind of object -> its color, of those that are changed."""
+    chosen = {"goal": options.goal_color, "wall": options.wall_color, "door": options.door_color}
+    chosen["key"] = options.door_color
+    return {kind: color for kind, color in chosen.items() if color != "usual"}
+
+
+def _sized(env_id: str, size: int) -> dict[str, Any]:
+    """The argument with which the task's class takes its size. Raises UserError where it takes none."""
+    if not size:
+        return {}
+    made: Any = gym.make(env_id).unwrapped
+    taken = inspect.signature(type(made).__init__).parameters
+    made.close()
+    name = next((name for name in SIZES if name in taken), "")
+    if not name or not 3 <= size <= 60:
+        why = "must be from 3 to 60" if name else f"is nothing that {env_id} has"
+        raise UserError(f"env.options: size {why}.", "Leave it out, or choose MiniGrid-Empty, -DoorKey or -LavaGap.")
+    return {name: size}
 
 
 def _kept(request: Request) -> tuple[int, ...]:

@@ -77,6 +77,13 @@ export function heat(value) {
   return STOPS[i].map((from, k) => Math.round(from + (STOPS[i + 1][k] - from) * part));
 }
 
+/** A percentile of what is usual -> a colour: blue up to the median, gold at 99 %, red beyond all. */
+const RARE = [[74, 128, 224], [96, 168, 200], [240, 190, 60], [216, 48, 60]];
+export function rare(share) {
+  const at = 3 * Math.max(0, Math.min(1, share < 0.5 ? 0 : Math.log10(2 * (1 - share) + 0.002) / Math.log10(0.002))), i = Math.min(2, Math.floor(at)), part = at - i;
+  return `rgb(${RARE[i].map((from, k) => Math.round(from + (RARE[i + 1][k] - from) * part)).join(" ")})`;
+}
+
 /** Rows of numbers 0..1 as an image: one pixel each, enlarged by the style. */
 export function drawHeat(canvas, rows, { scale = (x) => x } = {}) {
   const height = rows.length, width = rows[0].length;

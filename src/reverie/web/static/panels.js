@@ -355,13 +355,43 @@ function drawDrift(out, drift) {
   }
 }
 
+const LEVELS = { yes: "OK", partly: "WARN", no: "FAIL" };
+const POLICIES = { random: "random actions", own: "the run's own policy", made: "made in its dreams" };
+
+/** What `reverie trust` left in the run. */
+function drawTrust(out, found) {
+  const [verdict, ...rest] = found.verdict, grid = el("div", { className: "grid" }), level = LEVELS[found.level];
+  const score = (policy) => `${short(policy.mean)}${typeof policy.ci95 === "number" ? ` ± ${short(policy.ci95)}` : ""}`;
+  out.replaceChildren(el("div", { className: `card finding ${level}` }, el("h4", {}, el("span", { className: "level" }, level), verdict), ...rest.map((text) => el("p", {}, text)),
+    el("p", { className: "dim small" }, `${found.checkpoint ?? "checkpoint"}, ${short(found.updates)} updates in the dream, ${short(found.cpu_minutes)} CPU minutes.`)),
+  el("div", { className: "card scroll" }, el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "policy"), el("th", { className: "num" }, "return in the real task, 95 %"))), el("tbody", {}, ...Object.entries(POLICIES).map(([key, name]) =>
+    el("tr", {}, el("td", {}, name), el("td", { className: "num" }, score(found.policies[key]))))))), grid);
+  const steps = (values) => values.map((_, k) => k + 1), { optimism, errors } = found;
+  const show = (title, curves) => {
+    const { card, chart } = chartCard(title, { axis: "" }), legend = el("div", { className: "legend" });
+    grid.append(card);
+    chart.show(curves.map((c) => ({ raw: true, x: steps(c.y), ...c })));
+    legend.append(...curves.map((c) => el("span", {}, el("span", { className: "swatch", style: { background: c.colour } }), c.label)));
+    card.append(legend);
+  };
+  show("Earned within so many steps", [{ label: "in the dream", colour: LINE[1], y: optimism.dream }, { label: "really", colour: LINE[0], y: optimism.real }]);
+  show("The gap, and its 95 % interval", [{ label: "dream − real", colour: LINE[0], y: optimism.gap }, { label: "lower", colour: "#8a94a8", y: optimism.low, dash: [4, 3] }, { label: "upper", colour: "#8a94a8", y: optimism.high, dash: [4, 3] }]);
+  for (const [source, where] of Object.entries({ replay: "its replay", played: "episodes of the made policy" })) {
+    const curves = Object.entries(errors[source] || {}).map(([label, y], i) => ({ label, y, colour: LINE[i % 3] })).filter((c) => c.y.some((v) => v !== null));
+    if (curves.length) show(`Errors on ${where}, shares of the variance`, curves);
+  }
+}
+
 const openInsight = single((body) => {
   const doctor = jobPanel("doctor", "run the doctor", "Reads the run's metrics and newest checkpoint, and reports what is wrong and what to change.", drawFindings);
   const drift = jobPanel("drift", "measure drift", "Compares open-loop dreams with what really happened; takes seconds to a minute.", drawDrift);
   return { update(run, fresh) {
     if (!fresh) return;
-    body.replaceChildren(el("h2", {}, "Doctor's findings"), doctor.box, el("h2", {}, "Drift: how far the model can dream"), drift.box);
+    const trust = el("div", { className: "stack" });
+    body.replaceChildren(el("h2", {}, "Doctor's findings"), doctor.box, el("h2", {}, "Drift: how far the model can dream"), drift.box, el("h2", {}, "Trust: may a policy learn in its dreams?"), trust);
     doctor.show(run); drift.show(run);
+    ask(`/api/runs/${run.id}/trust`).then((found) => { if (found.trust) drawTrust(trust, found.trust); else trust.replaceChildren(nothing("Not measured yet: reverie trust RUN trains a fresh policy in the dreams only and plays it in the real task.")); })
+      .catch((error) => trust.replaceChildren(nothing(error.message)));
   }, close: () => { doctor.close(); drift.close(); } };
 });
 

@@ -1,5 +1,5 @@
 // The dream player: keys and buttons send messages over a websocket, and each is answered with one step of the dream.
-import { ask, byId, css, el, heat, onTheme, short, startTheme } from "./common.js";
+import { ask, byId, css, el, heat, onTheme, rare, short, startTheme } from "./common.js";
 
 const query = new URLSearchParams(location.search);
 let socket = null, info = null, moment = null, history = [], playing = false, waiting = false, queue = [], shape = "", frames = [], seed = /^\d{1,6}$/.test(query.get("seed") ?? "") ? +query.get("seed") : Math.floor(Math.random() * 1e6);
@@ -45,7 +45,7 @@ function take(answer) {
   }
   moment = answer;
   history.length = answer.last + 1;
-  history[answer.step] = { images: answer.images, vectors: answer.vectors, reward: answer.reward[0], value: answer.value[0], go: answer.continue[0], lanes: answer.lanes };
+  history[answer.step] = { images: answer.images, vectors: answer.vectors, reward: answer.reward[0], value: answer.value[0], go: answer.continue[0], lanes: answer.lanes, unknown: answer.uncertainty };
   draw();
   count(answer.ms);
   document.body.dataset.step = answer.step;
@@ -96,13 +96,15 @@ function drawStage() {
       return el("figure", { data: { row, key }, title: lanes > 1 ? "Continue with this branch only" : "", on: { click: () => { if (moment.lanes.length > 1) say({ do: "keep", row }); } } }, image, caption);
     })));
   }
+  stage.classList.toggle("known", Boolean(moment.uncertainty));
   for (const figure of stage.children) {
     const row = +figure.dataset.row, [image, caption] = figure.children;
     if (figure.dataset.key) image.src = moment.images[figure.dataset.key][row];
     else drawVectors(image, row);
-    if (moment.lanes.length > 1) caption.replaceChildren(`${row + 1}   value ${short(moment.value[row])}`, el("span", { className: "hide-small" }, `   reward ${short(moment.reward[row])}`));
+    if (moment.lanes.length > 1) caption.replaceChildren(`${row + 1}   value ${short(moment.value[row])}`, el("span", { className: "hide-small" }, `   reward ${short(moment.reward[row])}`), el("span", { className: "hide-small" }, moment.uncertainty ? `   unknown ${percent(moment.uncertainty[row])}` : ""));
     else caption.textContent = figure.dataset.key && imageKeys().length > 1 ? figure.dataset.key : "";
     caption.hidden = !caption.textContent;
+    if (moment.uncertainty) figure.style.setProperty("--known", rare(moment.uncertainty[row]));
   }
 }
 
@@ -159,7 +161,15 @@ function drawNumbers() {
   byId("continue").textContent = `${(100 * mean(moment.continue)).toFixed(1)} %`;
   sparkline(byId("reward-line"), history.map((h) => h?.reward)); sparkline(byId("value-line"), history.map((h) => h?.value));
   sparkline(byId("continue-line"), history.map((h) => h?.go), [0, 1]);
+  byId("unknown-card").hidden = !moment.uncertainty;
+  byId("unknown-card").parentElement.classList.toggle("four", Boolean(moment.uncertainty));
+  if (!moment.uncertainty) return;
+  byId("unknown").textContent = percent(mean(moment.uncertainty));
+  sparkline(byId("unknown-line"), history.map((h) => h?.unknown && mean(h.unknown)), [0, 1]);
 }
+
+/** A percentile: 0.994 -> "99.4 %". */
+const percent = (share) => `${(100 * share).toFixed(share > 0.98 && share < 1 ? 1 : 0)} %`;
 
 function drawPolicy() {
   const parts = moment.policy[0], controls = info.controls, rows = [];
@@ -198,6 +208,29 @@ function drawContext() {
   const strip = byId("strip"), key = Object.keys(info.context.images)[0];
   strip.replaceChildren(...Array.from({ length: info.context.length - 1 }, (_, i) => el("button", { type: "button", className: "real", disabled: true, title: "A real step before the dream" },
     key ? el("img", { src: info.context.images[key][i], alt: "" }) : el("canvas"), el("span", {}, "real"))));
+  const { uncertainty, surprise } = info.context, band = byId("band");
+  band.hidden = !uncertainty && !surprise;
+  strip.classList.toggle("banded", !band.hidden);
+  if (band.hidden) return;
+  byId("band-text").textContent = uncertainty ? "how unknown each step was: usual" : "how surprising each real step was: usual";
+  [...strip.children].forEach((button, i) => drawBand(button, [(uncertainty || surprise)[i]], [uncertainty && `unknown ${percent(uncertainty[i])} before looking`, surprise && `surprise ${percent(surprise[i])}`].filter(Boolean).join(", ")));
+  const scale = byId("band-scale"), c = scale.getContext("2d");
+  scale.width = 120; scale.height = 1;
+  for (let i = 0; i < 120; i++) { c.fillStyle = rare(1 - 0.5 * 0.002 ** (i / 119)); c.fillRect(i, 0, 1, 1); }
+}
+
+/** The band below a step of the strip: a part for each branch. */
+function drawBand(button, shares, text) {
+  let band = button.querySelector("i");
+  if (!band) button.insertBefore(band = el("i"), button.lastChild);
+  band.replaceChildren(...shares.map((share) => el("u", { style: { background: rare(share) } })));
+  if (text) button.title = `${button.title.split(":")[0]}: ${text}`;
+}
+
+/** Of a step with several branches, where one of them was kept, that one only. */
+function unknownAt(step) {
+  const then = history[step], row = moment.lanes.length === 1 && then ? then.lanes.indexOf(moment.lanes[0]) : -1;
+  return then?.unknown && (row >= 0 ? [then.unknown[row]] : then.unknown);
 }
 
 function drawStrip() {
@@ -210,6 +243,10 @@ function drawStrip() {
   const button = strip.children[before + moment.step], keys = imageKeys();
   strip.classList.toggle("plain", !keys.length);
   if (keys.length) button.firstChild.src = moment.images[keys[0]][0]; else button.firstChild.hidden = true;
+  for (let step = 0; step <= moment.last; step++) {
+    const shares = unknownAt(step);
+    if (shares) drawBand(strip.children[before + step], shares, `unknown ${shares.map(percent).join(", ")}`);
+  }
   for (const other of strip.children) { other.removeAttribute("aria-current"); other.classList.toggle("ahead", +other.dataset.to > moment.step); }
   button.setAttribute("aria-current", "step");
   strip.scrollLeft = Math.max(0, button.offsetLeft - strip.offsetLeft - strip.clientWidth + 2 * button.offsetWidth); // not scrollIntoView: that moves the page
