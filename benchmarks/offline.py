@@ -1,6 +1,6 @@
 """Learning from recorded data: make the sets, learn with each method, evaluate, write the table.
 
-    OMP_NUM_THREADS=1 python benchmarks/offline.py benchmarks/evidence/offline.toml --out runs/evidence/offline
+    OMP_NUM_THREADS=1 python benchmarks/offline.py benchmarks/offline.toml --out runs/evidence/offline
 
 The plan says what is compared and by which rule, written down before the runs. Each cell is a JSON file; what is there
 is not made again, so the command can be stopped and repeated. --quick: tiny sizes, to see that everything runs.

@@ -1,6 +1,6 @@
 """Trains, verifies and packs the trained agents that come with the package, or beside it.
 
-    python benchmarks/pretrained.py demo --out src/reverie/pretrained        a minute and a half on one core
+    python benchmarks/pretrained.py demo --out src/reverie/share/pretrained        a minute and a half on one core
     python benchmarks/pretrained.py demo --run runs/demo --out ...           a run that is there already
     python benchmarks/pretrained.py --list
 

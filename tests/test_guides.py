@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -54,7 +55,9 @@ def test_modules(guide, capsys):
     assert isinstance(model.encoder.net, names["Encoder"])
     assert isinstance(model.rssm.latent, names["Bits"])
     assert "Evaluation(return" in capsys.readouterr().out
-    assert names["agent"].history.metrics["world_model/reward_median_loss"][-1] >= 0
+    losses = names["agent"].history.metrics["world_model/reward_median_loss"]  # NaN: a line without an update
+    assert (losses[~np.isnan(losses)] >= 0).all()
+    assert not np.isnan(losses).all()
 
 
 def test_sharing(guide, in_tmp, capsys):

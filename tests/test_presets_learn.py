@@ -56,9 +56,13 @@ def test_an_agent_of_every_preset_makes_an_update(stack, action):
     posterior, metrics = agent.train_world_model(batch)
     metrics |= agent.train_actor_critic(posterior, batch.is_terminal)
     assert all(torch.isfinite(value) for value in metrics.values())
-    changed = {name.split(".")[0] for name, p in agent.named_parameters() if not torch.equal(p, before[name])}
-    assert changed == {"world_model"}.union(*(behavior.learning for behavior in agent.behaviors))
-    assert {"actor", "critic"} <= changed
+    changed = {name: p for name, p in agent.named_parameters() if not torch.equal(p, before[name])}
+    learning = {"world_model": agent.world_model}
+    for behavior in agent.behaviors:
+        learning |= behavior.learning
+    owners = {id(p): name for name, module in learning.items() for p in module.parameters()}
+    assert {owners.get(id(p)) for p in changed.values()} == set(learning)
+    assert {"world_model", "actor", "critic"} <= set(learning)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from reverie.layers import MLP, MLPOptions, frozen
 from reverie.optim import Optimizer, Optimizers
 from reverie.rssm import DiscreteRSSM, State
 from tests.fast.test_definitions import CHANGES
-from tests.fast.test_fast import BOX, DISCRETE, MIXED, agent_of, batch_of, off, updates
+from tests.fast.test_fast import BOX, DISCRETE, MIXED, agent_of, allowed, batch_of, off, updates
 
 try:
     BEST = fused.Library().best
@@ -107,7 +107,7 @@ def test_filtering_and_its_gradients_are_those_of_the_loops_in_python(at_level, 
     (outputs, gradients), (plain, expected) = (filtered(rssm_of(on, **options)) for on in (True, False))
     assert torch.equal(outputs[2], plain[2])  # the same draws
     assert_equal(outputs, plain)
-    assert_equal(gradients, expected, 2e-5 if options.get("sizes") == (1, 1) else 2e-6)  # one number: differences
+    assert_equal(gradients, expected, 4e-5 if options.get("sizes") == (1, 1) else 2e-6)  # one number: differences
 
 
 @there
@@ -462,7 +462,7 @@ def test_updates_are_those_of_the_reference(preset, action, settings):
     )
     for (metrics, gradients), (told, found), limit in zip(plain, quick, (3e-5, 1e-2), strict=True):
         assert told == pytest.approx(metrics, rel=1e-3, abs=1e-4)
-        assert {n: d for n in found if (d := off(found[n], gradients[n])) > limit} == {}
+        assert {n: d for n in found if (d := off(found[n], gradients[n])) > allowed(gradients[n], limit)} == {}
 
 
 @there

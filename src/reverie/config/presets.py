@@ -65,8 +65,11 @@ def preset_text(name: str) -> str:
         try:
             return read_text(Path(name).expanduser().resolve())  # a link that the user names is meant
         except (Damaged, OSError, ValueError, RuntimeError) as error:
-            why = error.message if isinstance(error, Damaged) else f"cannot read the preset {name} ({error})."
-            raise UserError(why, "A preset is one of `reverie presets`, or a YAML file.") from error
+            why = error.message if isinstance(error, Damaged) else str(error)
+            raise UserError(
+                as_sentence(f"there is no preset '{name}': {why}"),
+                "A preset is one of `reverie presets`, or a YAML file.",
+            ) from error
     if name not in preset_names():
         raise UserError(
             as_sentence(f"there is no preset '{name}'{_nearest(name)}"), f"Presets: {', '.join(preset_names())}."

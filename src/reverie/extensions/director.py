@@ -134,7 +134,7 @@ class GoalLearner:
         loss = error.mean() + weight * nats.mean()
         goals.kl_weight.follow(nats.detach().mean(), self.kl_target)
         with torch.no_grad():
-            used = perplexity(class_usage(goals.code.class_probs(stats))).mean()
+            used = perplexity(class_usage(goals.code.class_probs(stats))).mean().float()
             spread = posterior.deter.float().flatten(0, -2).var(0, correction=0).sum()
         return loss, {
             "loss": loss.detach(),

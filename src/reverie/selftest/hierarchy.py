@@ -87,7 +87,7 @@ CHECKS = [
         "hierarchy/novelty", _novelty,
     ),
     Check(
-        "hierarchy: weight of the KL", "docs/hierarchy.md, Director", f"{_DIRECTOR}:KLWeight.follow",
+        "hierarchy: weight of the code's entropy", "docs/hierarchy.md, Director", f"{_DIRECTOR}:KLWeight.follow",
         "hierarchy/kl_weight", _kl_weight,
     ),
     Check(

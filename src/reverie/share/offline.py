@@ -16,7 +16,7 @@ import torch
 
 from .. import checkpoint
 from ..config import Config, build
-from ..config.presets import load_preset
+from ..config.presets import AUTO, load_preset
 from ..errors import UserError
 from ..fast.modes import seed_everything, usual_switches
 from ..files import append_text, writing
@@ -37,7 +37,7 @@ def offline_config(preset: str, settings: Mapping[str, Any], data: DataSet) -> C
 
     Raises UserError.
     """
-    if preset == "auto":
+    if preset == AUTO:
         preset = "small" if data.spec.images else "vector"
     known = {"env.id": data.about.get("env") or "custom:recorded", "env.num_envs": 1, "behavior.cloning": True}
     config = load_preset(preset, known | dict(settings))

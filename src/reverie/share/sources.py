@@ -18,7 +18,7 @@ from ..files import absolute
 PRETRAINED, HUB = "pretrained:", "hf://"
 #: A folder with agents, or hf://USER, whose repositories reverie-NAME are meant.
 FOLDER_VARIABLE, CACHE_VARIABLE = "REVERIE_PRETRAINED", "REVERIE_CACHE"
-BUNDLED = Path(__file__).parents[1] / "pretrained"
+BUNDLED = Path(__file__).parent / "pretrained"
 #: The kinds of files that are fetched. No .py, no pickle.
 KINDS = ("*.json", "*.yaml", "*.safetensors", "*.md", "*.png", "*.gif")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
