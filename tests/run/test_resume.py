@@ -146,6 +146,26 @@ def test_a_run_keeps_its_number_types_on_another_machine(make_run, tmp_path, mon
     run.close()
 
 
+@pytest.mark.parametrize("bad", ["a text", [[1.0]], {"x": True}])
+@pytest.mark.parametrize("place", [("recent", 0), ("clock", "best"), ("clock", "spent"), ("collector", "scores", 0)])
+def test_what_is_no_number_in_a_state_is_damage(make_run, tmp_path, capsys, place, bad):
+    """Seed 9001051 of the fuzz: the text was added up, steps later. Also with a manifest that fits."""
+    run = make_run(tmp_path / "run", Walk, **ALL)
+    run.train(StopAt(47))
+    (path,) = (tmp_path / "run" / "checkpoints").glob("step-*/state.json")
+    state = json.loads(path.read_text())
+    held = state
+    for key in place[:-1]:
+        held = held[key]
+    if held == []:
+        pytest.skip("nothing there yet")
+    held[place[-1]] = bad
+    path.write_text(json.dumps(state))
+    (path.parent / "manifest.json").write_text(manifest_of(path.parent))
+    with pytest.raises(UserError, match="damaged"):
+        make_run(tmp_path / "run", Walk, **ALL)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

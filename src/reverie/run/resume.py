@@ -266,11 +266,14 @@ def _require_form(run: RunState, saved: dict[str, Any], tensors: dict[str, Tenso
     streams, replay = len(run.replay.counts), saved["replay"]
     _whole([saved["clock"]["env_steps"], saved["clock"]["updates"]], 2)
     _whole(replay["counts"], streams)
+    clock = dict(saved["clock"])
+    _numbers([*clock.pop("spent", {}).values(), *clock.values(), *saved["recent"]])
     if "collector" not in saved:  # an older format
         return
     held, log = saved["collector"], saved["log"]
     _whole([held["steps"], held["seed"], log["count"], log["written_at"]], 4)
     _whole(held["lengths"], streams)
+    _numbers(held["scores"])
     _whole(list(log["sizes"].values()), len(log["sizes"]))
     _whole(replay["marked"], len(replay["marked"]))
     if max(replay["marked"], default=0) >= streams * run.replay.size:
@@ -291,6 +294,13 @@ def _fits(found: Tensor, wanted: Tensor) -> bool:
     """Shape and kind: of floats the precision may be another, as `compute.precision` may change in a run."""
     kinds = (torch.float32, torch.bfloat16, torch.float16) if wanted.is_floating_point() else (wanted.dtype,)
     return found.shape == wanted.shape and found.dtype in kinds
+
+
+def _numbers(values: list[Any]) -> None:
+    """Numbers or none, else ValueError: a text would end the run where it is first added up."""
+    odd = [type(value).__name__ for value in values if value is not None and type(value) not in (int, float)]
+    if odd:
+        raise ValueError(f"expected a number, found {odd[0]}")
 
 
 def _whole(values: Any, count: int) -> None:
