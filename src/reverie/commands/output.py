@@ -83,3 +83,13 @@ def discard_output() -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
+
+
+def show_line(text: str) -> None:
+    """A line of progress, seen at once also where the output is a file."""
+    print(text, flush=True)
+
+
+def note(text: str) -> None:
+    """The same for people, beside what a program reads from the standard output."""
+    print(text, file=sys.stderr, flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from ..errors import UserError
 from ..evidence.executors import PLACES, ClusterOptions, option_names, options_of
 from ..files import absolute
 from .command import Command, add_json, positive
+from .output import note, show_line
 
 if TYPE_CHECKING:
     from ..evidence.plan import Plan, PlannedRun
@@ -95,7 +95,7 @@ def run_plan(args: argparse.Namespace, plan: Plan) -> int:
     from ..insight.plots import require_matplotlib
 
     out = args.out or Path("runs") / plan.name
-    say = _note if args.json else _say
+    say = note if args.json else show_line
     if not args.dry_run:  # after hours of training it would be too late for these messages
         require_scipy()
         require_matplotlib()
@@ -139,7 +139,7 @@ def _run_on_cluster(args: argparse.Namespace, plan: Plan, out: Path, options: Cl
         at_once = args.jobs or 1
     executor = make_executor(args.on, options, absolute(out), plan.name, args.jobs)
     try:
-        return _run(args, Sweep(plan, absolute(out), say=_note if args.json else _say, executor=executor), at_once)
+        return _run(args, Sweep(plan, absolute(out), say=note if args.json else show_line, executor=executor), at_once)
     finally:
         executor.close()
 
@@ -147,7 +147,7 @@ def _run_on_cluster(args: argparse.Namespace, plan: Plan, out: Path, options: Cl
 def _run(args: argparse.Namespace, sweep: Sweep, jobs: int) -> int:
     results = sweep.run(jobs)
     if sweep.stopping.is_set():
-        _note(f"stopped with {len(results)} of {len(sweep.plan.jobs)} results; the same command resumes the sweep")
+        note(f"stopped with {len(results)} of {len(sweep.plan.jobs)} results; the same command resumes the sweep")
         return 130
     return _report(args, sweep.plan, sweep.out, results, sweep.failed)
 
@@ -159,7 +159,7 @@ def _report(
     from ..evidence.page import plain_json, write_files
 
     for name, why in failed.items():
-        _note(f"FAILED {name}: {why}")
+        note(f"FAILED {name}: {why}")
     if not results and failed:
         raise UserError(f"every run failed, the first one with: {next(iter(failed.values()))}")
     if not results:
@@ -172,14 +172,6 @@ def _report(
         print("\n\n".join([*(table.text() for table in tables), *words]))
         print(f"\nreport    {files[0]} and {len(files) - 1} more")
     return 1 if failed else 0
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 COMMAND = Command(

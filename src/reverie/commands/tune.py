@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import absolute
 from .command import Command, add_json, expand_home, positive, seed, settings_of
+from .output import note, show_line
 from .sweep import add_cluster_arguments, cluster_options
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run_tune(args: argparse.Namespace) -> int:
     problem.check()
     options = cluster_options(args, plan)
     out = absolute(args.out or Path("runs") / ("tune" if args.plan is None else f"tune-{problem.name}"))
-    say = _note if args.json else _say
+    say = note if args.json else show_line
     searched = ", ".join(f"{each.key}={each}" for each in problem.dimensions)
     say(f"{problem.task.name}: {searched}; {args.trials} trials, {args.jobs} at a time, in {out}")
     if args.dry_run:
@@ -154,17 +154,9 @@ def _report(args: argparse.Namespace, search: Search) -> int:
             print(f"\nbest      reverie train --preset {search.out / 'best.yaml'}")
         print(f"look at   {search.out / 'trials.png'}, trials.csv")
     if search.stopping.is_set():
-        _note("stopped; the same command resumes the search")
+        note("stopped; the same command resumes the search")
         return 130
     return 1 if failed else 0
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 COMMAND = Command(

@@ -39,6 +39,7 @@ from ..guard.interrupts import on_signals
 from ..guard.lock import RunLock
 from ..guard.memory import enough_memory
 from ..ops import SCALAR_TRANSFORMS, renewed
+from ..player import forbidden
 from ..ranks import ALONE, RankLost, Ranks, seed_of
 from ..train import DreamerV2, to_batch
 from .ahead import Ahead
@@ -589,7 +590,7 @@ class Run:
         last = np.nan_to_num(collector.last_action)  # NaN where an episode begins
         fresh = is_first | (collector.lengths % hold == 0)
         if MASK in obs:
-            fresh = fresh | ((last != 0) & (obs[MASK] == 0)).any(-1)
+            fresh = fresh | forbidden(torch.from_numpy(last), torch.from_numpy(obs[MASK])).numpy()
         return np.where(fresh[:, None], action, last)
 
     def _undo_act(self) -> None:
