@@ -14,19 +14,16 @@ import json
 import shlex
 import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from precision import CASES, ratio
+from precision import CASES, in_turns, make_agents, ratio
 
-from reverie.bench.subject import make_subject, random_batches
 from reverie.config import build
 from reverie.fast import FASTER, products
 from reverie.fast.choose import processor
@@ -35,9 +32,9 @@ from reverie.fast.dense import FastMLP
 from reverie.fast.modes import keep_memory
 from reverie.fast.scan import FastRSSM
 from reverie.run.directory import provenance
-from reverie.train import DreamerV2, to_batch
+from reverie.train import DreamerV2
 
-FLOAT32 = {"compute.device": "cpu", "compute.precision": "float32", "behavior.actor_warmup": 0}
+FLOAT32 = {"compute.precision": "float32"}
 FASTS = {kind: base for base, kind in FASTER.items()}
 
 
@@ -114,27 +111,11 @@ OF_IMAGES = {
 
 def measure(name: str, forms: list[str], seconds: float, rounds: int) -> dict[str, Any]:
     """CPU seconds of an update of a case in each form, in turns."""
-    subject = make_subject(**CASES[name])
-    agents: dict[str, DreamerV2] = {}
-    for form in forms:
-        if form in OF_IMAGES and len(CASES[name]["shape"]) == 1:
-            continue
-        torch.manual_seed(0)
-        agents[form] = DreamerV2(build(FLOAT32 | FORMS[form][0], base=subject.config), subject.spec)
-        FORMS[form][1](agents[form])
-    batches = cycle([to_batch(batch, torch.device("cpu")) for batch in random_batches(subject)])
-    times: dict[str, list[float]] = {form: [] for form in agents}
-    begin, turn = time.monotonic(), 0
-    while turn <= rounds or time.monotonic() - begin < seconds:
-        batch = next(batches)
-        for form, agent in agents.items():
-            with FORMS[form][2]():
-                start = time.process_time()
-                float(agent.update(batch)["critic/loss"])
-                took = time.process_time() - start
-            if turn:  # the first warms up
-                times[form].append(took)
-        turn += 1
+    forms = [form for form in forms if not (form in OF_IMAGES and len(CASES[name]["shape"]) == 1)]
+    agents = make_agents(CASES[name], {form: FLOAT32 | FORMS[form][0] for form in forms})
+    for form, agent in agents.items():
+        FORMS[form][1](agent)
+    times = in_turns(CASES[name], agents, seconds, rounds, lambda form: FORMS[form][2]())
     first = next(iter(times))
     return {
         "case": name,

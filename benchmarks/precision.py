@@ -15,7 +15,8 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -47,31 +48,42 @@ SETTINGS = {
 BAR = 1.03
 
 
-def in_turns(
-    case: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]], seconds: float, rounds: int
-) -> tuple[dict[str, DreamerV2], dict[str, list[float]]]:
-    """CPU seconds of updates by agents of a case with each of some settings, in turns.
-
-    So many rounds at least, more as long as there is time. -> {setting: agent}, {setting: seconds of each round}.
-    """
+def make_agents(case: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, DreamerV2]:
+    """An agent of a case with each of some settings, on the CPU, all with the same first weights."""
     subject = make_subject(**case)
     agents = {}
     for setting, values in settings.items():
         torch.manual_seed(0)
         config = build({"compute.device": "cpu", "behavior.actor_warmup": 0} | values, base=subject.config)
         agents[setting] = DreamerV2(config, subject.spec)
-    batches = cycle([to_batch(batch, torch.device("cpu")) for batch in random_batches(subject)])
+    return agents
+
+
+def in_turns(
+    case: Mapping[str, Any],
+    agents: Mapping[str, DreamerV2],
+    seconds: float,
+    rounds: int,
+    around: Callable[[str], AbstractContextManager[Any]] = lambda setting: nullcontext(),
+) -> dict[str, list[float]]:
+    """CPU seconds of updates by each of some agents of a case, in turns. -> {setting: seconds of each round}.
+
+    So many rounds at least, more as long as there is time. `around`: in what the updates of a setting run.
+    """
+    batches = cycle([to_batch(batch, torch.device("cpu")) for batch in random_batches(make_subject(**case))])
     times: dict[str, list[float]] = {setting: [] for setting in agents}
     begin, turn = time.monotonic(), 0
     while turn <= rounds or time.monotonic() - begin < seconds:
         batch = next(batches)
         for setting, agent in agents.items():
-            start = time.process_time()
-            float(agent.update(batch)["critic/loss"])
+            with around(setting):
+                start = time.process_time()
+                float(agent.update(batch)["critic/loss"])
+                took = time.process_time() - start
             if turn:  # the first warms up
-                times[setting].append(time.process_time() - start)
+                times[setting].append(took)
         turn += 1
-    return agents, times
+    return times
 
 
 def ratio(left: Sequence[float], right: Sequence[float]) -> float:
@@ -81,7 +93,8 @@ def ratio(left: Sequence[float], right: Sequence[float]) -> float:
 
 def measure(name: str, seconds: float, rounds: int) -> dict[str, Any]:
     """CPU seconds of an update of a case by each of `SETTINGS`."""
-    agents, times = in_turns(CASES[name], SETTINGS, seconds, rounds)
+    agents = make_agents(CASES[name], SETTINGS)
+    times = in_turns(CASES[name], agents, seconds, rounds)
     median = {setting: statistics.median(each) for setting, each in times.items()}
     precision = agents["auto"].precision
     return {
@@ -95,6 +108,36 @@ def measure(name: str, seconds: float, rounds: int) -> dict[str, Any]:
             setting: ratio(times["auto"], times[setting]) for setting in ("reference", "float32", "bfloat16")
         },
     }
+
+
+def costs(settings: Mapping[str, Mapping[str, Any]], name: str, rounds: int) -> dict[str, Any]:
+    """CPU seconds of a case's update by each setting in float32, and the ratios to the first in the same turn."""
+    agents = make_agents(CASES[name], {key: {"compute.precision": "float32"} | each for key, each in settings.items()})
+    times = in_turns(CASES[name], agents, 0, rounds)
+    first = next(iter(times))
+    return {
+        "case": name,
+        "cpu_s": {key: statistics.median(each) for key, each in times.items()},
+        "ratio": {key: ratio(each, times[first]) for key, each in times.items()},
+    }
+
+
+def cost_main(description: str | None, names: Sequence[str], settings: Callable[[str], Mapping[str, Any]]) -> None:
+    """The command line of a benchmark of what something costs: one row of `costs` for each case."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--cases", nargs="+", choices=names, default=list(names))
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_memory()
+    rows = []
+    for name in args.cases:
+        rows.append(costs(settings(name), name, args.rounds))
+        print(json.dumps(rows[-1]), flush=True)
+    if args.out:
+        facts = {"command": shlex.join(["python", *sys.argv]), "processor": processor(), "rows": rows}
+        args.out.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def main() -> int:

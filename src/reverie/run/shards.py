@@ -50,12 +50,8 @@ def require_shares(config: Config, ranks: Ranks) -> None:
             f"compute.mode=graph captures an update of one process, this run has {ranks.size} ranks.",
             "Use compute.mode=fast.",
         )
-    if ranks.size > 1 and config.env.async_collect:
-        raise UserError(
-            f"env.async_collect is for runs of one process, this run has {ranks.size} ranks.",
-            "Set env.async_collect=false.",
-        )
     alone = {
+        "env.async_collect": config.env.async_collect,
         "hierarchy.goal_every": config.hierarchy.goal_every,
         "behavior.cloning": config.behavior.cloning,
         "behavior.bc_scale": config.behavior.bc_scale,
