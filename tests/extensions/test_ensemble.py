@@ -12,7 +12,7 @@ from reverie.config.presets import load_preset
 from reverie.data.replay import Batch
 from reverie.envs.actions import ActionSpec
 from reverie.envs.spaces import ObsKey, Spec
-from reverie.extensions.ensemble import OneStepEnsemble, PriorEnsemble, Usual, dense, spread
+from reverie.extensions.ensemble import ROWS, OneStepEnsemble, PriorEnsemble, Usual, dense, spread
 from reverie.extensions.explore import RunningDeviation
 from reverie.insight.alarm import alarm_by_horizon, auroc, auroc_interval
 from reverie.latents import CategoricalLatent, GaussianLatent, Latent
@@ -154,6 +154,19 @@ def test_gradients_of_disagreement_stay_finite_at_its_ends(latent, measure):
         stats = (scale * torch.randn(3, 5, latent.stats_dim)).requires_grad_()
         (slope,) = torch.autograd.grad(getattr(latent, measure)(stats).sum(), stats)
         assert torch.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("kept", [(2, ROWS + 3), (1, 2 * ROWS), (3, 1)], ids=str)
+def test_without_gradients_states_are_scored_some_at_a_time_and_alike(kept):
+    generator = torch.Generator().manual_seed(0)
+    ensemble = PriorEnsemble(CategoricalLatent(2, 3), 4, members=3, hidden_dim=8, generator=generator)
+    deter = torch.randn(*kept, 4)
+    whole = ensemble.disagreement(deter)
+    assert whole.requires_grad
+    with torch.no_grad():
+        some = ensemble.disagreement(deter)
+    assert some.shape == kept == whole.shape
+    assert torch.allclose(some, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_gaussian_members_that_agree_have_no_disagreement():

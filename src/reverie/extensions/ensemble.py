@@ -29,6 +29,8 @@ from ..rssm import DiscreteRSSM, State
 
 #: Points of the table of what is usual: the smallest value, the percentiles, the largest.
 POINTS = 101
+#: States that are scored at a time on a CPU where no gradient is wanted.
+ROWS = 256
 
 
 class BatchedLinear(nn.Module):
@@ -235,7 +237,10 @@ class PriorEnsemble(Ensemble):
 
     def disagreement(self, deter: Tensor) -> Tensor:
         """u(h): how much the members disagree about z. deter (..., D) -> (...)."""
-        return self._measured(self.net(deter))
+        if torch.is_grad_enabled() or deter.device.type != "cpu":
+            return self._measured(self.net(deter))
+        rows = deter.reshape(-1, deter.shape[-1]).split(ROWS)  # what M members say of all at once leaves the caches
+        return torch.cat([self._measured(self.net(some)) for some in rows]).reshape(deter.shape[:-1])
 
     def _measured(self, stats: Tensor) -> Tensor:
         return self.latent.distance(stats) if self.measure == "distance" else self.latent.disagreement(stats)
