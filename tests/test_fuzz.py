@@ -22,6 +22,7 @@ from reverie.data.replay import Replay
 from reverie.data.replay_log import ReplayLog
 from reverie.envs import make_vector
 from reverie.errors import UserError
+from tests.fuzz.limits import HangError, limited
 
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SOME = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -56,6 +57,16 @@ def outcome(work, *arguments):
         return error
     except SystemExit as error:
         return error.code
+
+
+def test_a_computing_hang_is_found():
+    def spin():
+        with limited(1):
+            while True:
+                pass
+
+    with pytest.raises(HangError, match="no answer after 1 s of computing"):
+        spin()
 
 
 def parse(argv):

@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import NoReturn
 
 from . import __version__
 from .commands import COMMANDS, settings_of
 from .commands.command import expand_home
 from .commands.output import OutputError, discard_output, printable_output
+from .config.parsing import as_sentence
 from .errors import UserError
 
 EPILOG = """\
@@ -77,10 +79,18 @@ def _run(argv: list[str] | None) -> int:
     return command.run(args)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong as everything here does, in one sentence, not below a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(as_sentence(message), f"See {self.prog} --help.")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """A parser of every command's arguments; words that it does not know are left over for settings."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="reverie",
         description="DreamerV2: learn a world model, learn to act in its dreams.",
         epilog=EPILOG,

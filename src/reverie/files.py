@@ -191,7 +191,8 @@ def read_text(path: Path) -> str:
     try:
         return read_bytes(path).decode("utf-8")
     except (OSError, ValueError) as error:
-        raise Damaged(f"cannot read {path}: {error}.", "The file is damaged; use another checkpoint.") from error
+        why = reason(error) if isinstance(error, OSError) else error
+        raise Damaged(f"cannot read {path}: {why}.", "The file is damaged; use another checkpoint.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -166,13 +166,22 @@ def test_a_damaged_run_is_reported(fails, make_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["fly"], ["eval"], ["eval", "x", "--episodes", "0"], ["eval", "x", "--mode", "best"]]
+    ("words", "prog"),
+    [
+        ([], "reverie"),
+        (["fly"], "reverie"),
+        (["eval"], "reverie eval"),
+        (["eval", "x", "--episodes", "0"], "reverie eval"),
+        (["eval", "x", "--mode", "best"], "reverie eval"),
+        (["sweep", "plan.toml", "--on", "nowhere"], "reverie sweep"),
+    ],
 )
-def test_argparse_complains_with_exit_code_2(words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(words)
-    assert caught.value.code == 2
-    assert "Traceback" not in capsys.readouterr().err
+def test_wrong_arguments_are_a_sentence_and_no_page_of_usage(words, prog, capsys):
+    assert cli.main(words) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    assert error.endswith(".")
+    assert hint == f"hint: See {prog} --help."
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):

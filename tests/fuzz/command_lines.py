@@ -34,7 +34,7 @@ from tests.fuzz.cases import from_command_line, try_seeds
 from tests.fuzz.limits import HangError, limited
 from tests.fuzz.run_directories import make_outside, state_of, tiny_run
 
-SECONDS = 30  # a command's time limit; the machine may be busy
+SECONDS = 30  # a command's time limit, of computing
 
 MAKERS = """
 import gymnasium as gym

@@ -39,7 +39,7 @@ from gymnasium import spaces
 from tests.fuzz.cases import from_command_line, try_seeds
 from tests.fuzz.limits import HangError, limited
 
-SECONDS = 60  # of one stage of a case; the machine may be busy
+SECONDS = 60  # of one stage of a case, of computing
 LENGTH = 9  # steps of an episode
 QUICK = {
     "cnn_depth": 1, "rnn_hidden_dim": 4, "hidden_dim": 4, "num_categoricals": 2, "num_categories": 2, "prefill": 24,

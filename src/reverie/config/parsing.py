@@ -103,7 +103,7 @@ class PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _in_short(error: Exception) -> str:
+def in_short(error: Exception) -> str:
     """In one line: PyYAML shows several lines of the file."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]} ..."
@@ -121,7 +121,7 @@ def load_file(path: Path) -> Config:
         why = (
             error.message
             if isinstance(error, UserError)
-            else f"cannot read the configuration {path}: {_in_short(error)}."
+            else f"cannot read the configuration {path}: {in_short(error)}."
         )
         raise UserError(why, "Is this the directory of a run?") from error
     if not isinstance(values, Mapping):
@@ -130,8 +130,8 @@ def load_file(path: Path) -> Config:
 
 
 def as_sentence(text: str) -> str:
-    """With a full stop, unless it is a question."""
-    return text if text.endswith("?") else f"{text}."
+    """With a full stop, unless it ends with one or is a question."""
+    return text if text.endswith(("?", ".")) else f"{text}."
 
 
 def _unknown(key: str, where: str) -> str:

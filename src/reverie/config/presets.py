@@ -23,7 +23,7 @@ import yaml
 
 from ..errors import UserError
 from ..files import Damaged, read_text
-from .parsing import SETTINGS, PlainLoader, as_sentence, build, flatten
+from .parsing import SETTINGS, PlainLoader, as_sentence, build, flatten, in_short
 from .settings import Config
 
 #: The preset that is used where none is named; `run/auto.py` chooses part of its values for the task.
@@ -155,7 +155,8 @@ def _own(name: str, text: str) -> Mapping[str, Any]:
     try:
         found = yaml.load(text, PlainLoader)
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
-        raise UserError(f"{name} is not YAML: {error}.", "`reverie presets demo` shows what a preset holds.") from error
+        why = in_short(error)
+        raise UserError(f"{name} is not YAML: {why}.", "`reverie presets demo` shows what a preset holds.") from error
     if not isinstance(found, Mapping):
         raise UserError(f"{name} holds no settings.", "Write `train:` and below it, indented, `env_steps: 3000`.")
     for key, value in found.items():
