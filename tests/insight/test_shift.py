@@ -1,9 +1,11 @@
 """Shift: numbers by hand, the same episodes for each value, the factors of every family, and the command."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import reverie
 from reverie.cli import main
@@ -11,7 +13,7 @@ from reverie.envs import make_env
 from reverie.envs.family import all_families, factors_of, installed
 from reverie.errors import UserError
 from reverie.insight.plots import shift_plot
-from reverie.insight.shift import Watched, _half_width, _play, _point, shift
+from reverie.insight.shift import Watched, Witness, _half_width, _play, _point, _separation, shift
 from reverie.run.evaluation import Evaluation
 
 pytestmark = [  # of the packages of environments; Box2D crashes where its own are errors
@@ -45,6 +47,33 @@ def test_numbers_by_hand():
     assert second.auroc["disagreement"].auroc == 1.0
     means = np.array([4.5, 3.0])  # of both episodes
     assert second.surprise_ci == pytest.approx(1.96 * means.std(ddof=1) / np.sqrt(2))
+
+
+def test_episodes_of_both_tasks_are_drawn_again_apart(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("reverie.insight.shift.auroc_interval", lambda *given, **_: drawn.append(given) or (0.0, 1.0))
+    _separation(np.zeros(3), np.ones(4), np.array([5, 5, 7]), np.array([5, 6, 6, 7]))
+    ((scores, label, rows),) = drawn
+    assert scores.tolist() == label.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert len(set(rows[:3])) == 2
+    assert len(set(rows[3:])) == 3
+    assert not set(rows[:3]) & set(rows[3:])
+
+
+def test_without_an_ensemble_surprise_is_what_looking_changed():
+    """KL(posterior || prior), in that order, of the episodes that count."""
+    rssm = SimpleNamespace(latent=SimpleNamespace(kl=lambda left, right: 3 * left - right), prior_net=lambda h: 10 * h)
+    state = SimpleNamespace(stats=torch.tensor([2.0, 4.0]), deter=torch.tensor([0.1, 0.2]))
+    player = SimpleNamespace(
+        count=2, act=lambda obs, first: first, last=None, state=state, world_model=SimpleNamespace(rssm=rssm)
+    )
+    witness = Witness(player, episodes=3)  # two of the first environment, one of the second
+    for first in ([True, True], [False, True], [True, False]):
+        witness.act({}, np.array(first))
+    found = witness.found()
+    assert found.surprise.tolist() == pytest.approx([5.0, 10.0, 5.0, 5.0])
+    assert len(set(found.episode)) == 3
+    assert found.disagreement is None
 
 
 def test_the_interval_counts_episodes_and_not_steps():

@@ -9,8 +9,9 @@ import torch
 import reverie
 from reverie.cli import main
 from reverie.errors import UserError
+from reverie.insight.drift import open_loop, sample_windows
 from reverie.insight.run_reader import open_run
-from reverie.insight.whole_models import _compared, _Dreams, _warned, whole_models
+from reverie.insight.whole_models import SAMPLES, _compared, _curve, _Dreams, _warned, whole_models
 
 QUICK = {"log.tensorboard": False, "log.video": False}
 
@@ -59,8 +60,41 @@ def test_an_alarm_that_follows_the_error_is_perfect_and_a_reversed_one_is_worst(
     assert _warned([error], [error], valid) == [1.0]
     assert _warned([-error], [error], valid) == [0.0]
     assert _warned([None, error], [error, error], valid) == [1.0]
+    assert _warned([-error, error], [-error, error], valid) == [1.0]  # each by its own errors
     assert _warned([None], [error], valid) == [None]
     assert _warned([error[:10]], [error[:10]], valid[:10]) == [None]  # too few
+
+
+def test_windows_that_have_ended_do_not_count():
+    valid = np.ones((40, 2), bool)
+    valid[30:, 1] = False
+    values = np.where(valid, [[1.0, 2.0]], 1e6)
+    assert _curve(values, valid) == [1.0, 2.0]
+    valid[5:, 1] = False
+    assert _curve(values, valid) == [1.0, None]  # too few
+
+
+def test_models_dream_with_the_actions_that_were_done(runs, monkeypatch):
+    import reverie.insight.whole_models as module
+
+    batches, actions = [], []
+
+    def sample(*args, **options):
+        batches.append(sample_windows(*args, **options))
+        return batches[-1]
+
+    def dream(model, start, action, noise):
+        actions.append(action)
+        return open_loop(model, start, action, noise)
+
+    monkeypatch.setattr(module, "sample_windows", sample)
+    monkeypatch.setattr(module, "open_loop", dream)
+    first = open_run(runs / "a")
+    found = whole_models([first, first], horizon=3, starts=16)
+    ((batch, _),) = batches
+    assert len(actions) == 2 * SAMPLES
+    for given in actions:
+        assert torch.equal(given, torch.from_numpy(batch.action[:, found.context :]).nan_to_num())
 
 
 def test_one_run_beside_itself_agrees_and_another_model_does_not(runs):
