@@ -140,6 +140,8 @@ _UNIT = [
     "hierarchy.worker_entropy",
     "train.adam_beta2",
 ]
+#: Of any whole number: torch and NumPy count to twice that.
+MOST_OF_ALL = 2**62
 #: More than is ever meant; a hostile configuration may ask for it.
 _MOST = {
     "env.num_envs": 100_000,
@@ -158,6 +160,7 @@ _MOST = {
     "hierarchy.goal_classes": 10_000,
     "hierarchy.goal_layers": 1000,
     "hierarchy.goal_dim": 1_000_000,
+    "compute.threads": 1024,
     "log.keep_checkpoints": 1_000_000,
     "log.keep_videos": 1_000_000,
     "train.seed": 2**32 - 1,  # what NumPy's old generators take, and with them many environments
@@ -178,7 +181,8 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
     faults += [f"'{key}' must be below 1, got {values[key]}" for key in _BELOW_ONE if values[key] == 1]
     signed = {key for key, kind in kinds.items() if kind in (int, float)} - {*_POSITIVE, *_UNIT}
     faults += [f"'{key}' must not be negative, got {values[key]}" for key in sorted(signed) if not values[key] >= 0]
-    large = [(key, most) for key, most in _MOST.items() if values[key] > most]
+    limits = {key: MOST_OF_ALL for key, kind in kinds.items() if kind is int} | _MOST
+    large = [(key, most) for key, most in limits.items() if values[key] > most]
     faults += [f"'{key}' must be at most {most:,}, got {values[key]}" for key, most in large]
     infinite = [k for k, v in values.items() if isinstance(v, float) and v in (float("inf"), float("-inf"))]
     faults += [f"'{key}' must be finite" for key in infinite]
