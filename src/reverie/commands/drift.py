@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import digits
 from .command import Command, add_json, positive, seed
 
 if TYPE_CHECKING:
@@ -122,12 +123,12 @@ def table(drift: Drift) -> list[str]:
     relation = "no spread in one of them" if correlation is None else f"correlation {correlation:.2f}"
     return [
         *columns(rows, header=header, right=range(len(header))),
-        f"imagined against realized returns: {relation}, bias {drift.returns['bias']:.3g}",
+        f"imagined against realized returns: {relation}, bias {digits(drift.returns['bias'])}",
     ]
 
 
 def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    return "-" if value is None else digits(value)
 
 
 COMMAND = Command(

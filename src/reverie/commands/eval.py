@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from ..errors import UserError, digits
 from .command import Command, add_json, positive, seed
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def shift_table(found: Shift) -> list[str]:
             (
                 point.value or "as trained",
                 f"{point.played.mean:.3f}{point.played.spread}",
-                f"{point.surprise:.3g}",
+                digits(point.surprise),
                 f"{point.surprising:.0%}",
                 "-" if point.alarm is None else f"{point.alarm:.0%}",
                 *("-" if each is None else f"{each.auroc:.2f} ({each.low:.2f} to {each.high:.2f})" for each in scores),

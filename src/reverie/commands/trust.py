@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, digits
 from .command import Command, add_json, positive, seed
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def table(found: Trust) -> list[str]:
     rows = []
     for k in (step - 1 for step in shown):
         low, high = optimism.low[k], optimism.high[k]
-        interval = "-" if low is None or high is None else f"{low:+.3g} to {high:+.3g}"
+        interval = "-" if low is None or high is None else f"{digits(low, sign=True)} to {digits(high, sign=True)}"
         errors = [_cell(found.errors.get(source, {}).get(name, [None] * reach)[k])
                   for name in ("reward", "value") for source in ("replay", "played")]  # fmt: skip
         own = [_cell(curve[k]) for curve in (optimism.dream, optimism.real, optimism.gap)]
@@ -251,7 +251,7 @@ def table(found: Trust) -> list[str]:
 
 
 def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    return "-" if value is None else digits(value)
 
 
 class Bar:

@@ -27,7 +27,7 @@ import yaml
 from ..config import flatten
 from ..config.presets import FILE
 from ..envs.vector.workers import usable_cores
-from ..errors import UserError
+from ..errors import UserError, digits
 from ..files import absolute, write_file
 from ..guard.lock import RunLock
 from ..run.directory import provenance
@@ -300,7 +300,7 @@ class Search:
             self._start(each, jobs)
             return False
         score = sum(each.scores) / len(each.scores)
-        self._tell(each.trial, DONE, score, f"return {score:.4g}")
+        self._tell(each.trial, DONE, score, f"return {digits(score)}")
         return True
 
     def _tell(self, trial: Any, state: str, score: float | None, what: str) -> None:
@@ -308,7 +308,7 @@ class Search:
         self.study.tell(trial, score, state=self.optuna.trial.TrialState[state])
         values = ", ".join(f"{key.split('.')[1]}={short(value)}" for key, value in trial.params.items())
         best = self.best()
-        top = f"; best: trial {best.number} with {best.value:.4g}" if best is not None else ""
+        top = f"; best: trial {best.number} with {digits(best.value)}" if best is not None else ""
         mark = "FAILED: " if state == FAILED else ""
         self.say(f"trial {trial.number} ({values}): {mark}{what}{top}")
 
@@ -384,7 +384,7 @@ def _scalar(value: Any) -> str:
 
 def short(value: Any) -> str:
     """A proposed value in a line of text."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return digits(value) if isinstance(value, float) else str(value)
 
 
 def require_optuna() -> Any:
