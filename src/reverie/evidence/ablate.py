@@ -26,6 +26,7 @@ from .statistics import (
     visible_difference,
     welch,
 )
+from .tables import Cell as NumberCell
 from .tables import Table, number, ranged
 
 #: Results of a sweep with the jobs they are of.
@@ -140,7 +141,7 @@ def table(found: Findings) -> Table:
         rows.append([*row, _probability(found, variant)])
     header = ["variant"]
     for task in found.tasks:
-        header += [f"{task} [95 %]", "minus base [95 %]"]
+        header += [f"{task} [95 %]", f"{f'{task} ' * (len(found.tasks) > 1)}minus base [95 %]"]
     note = (
         "Mean of seeds and Student's 95 % interval; differences by Welch's t. *: p < 0.05 after Holm's correction for "
         "all comparisons of this table. P: that a run of the variant beats one of the base, over tasks."
@@ -154,8 +155,9 @@ def _cell(cell: Cell) -> list[str]:
         return [shown, "identical"]
     if difference is None:
         return [shown, "–"]
-    sign = "+" if difference.value >= 0 else ""
-    return [shown, sign + ranged(Interval(*difference[:3])) + (" *" if cell.clear else "")]
+    sign, numbers = "+" if difference.value >= 0 else "", (*difference[:3], cell.p)
+    text = sign + ranged(Interval(*difference[:3])) + (" *" if cell.clear else "")
+    return [shown, NumberCell(text, numbers, ("", "low", "high", "p"))]
 
 
 def _probability(found: Findings, variant: str) -> str:

@@ -23,7 +23,7 @@ from .statistics import (
     probability_of_improvement,
     student,
 )
-from .tables import Table, millions, number, ranged
+from .tables import Cell, Table, millions, number, ranged
 
 #: Methods of Atari-100k whose performance profiles stand beside ours.
 PROFILED = ("DreamerV3 (Nature repo)", "DreamerV3 (2023 paper)")
@@ -176,7 +176,7 @@ def own_table(groups: Sequence[SeedGroup]) -> Table:
         scores = [score for score in map(final_score, each.results) if np.isfinite(score)]
         chance = np.concatenate([result.scores("random") for result in each.results])
         steps = sorted({result.env_steps for result in each.results})
-        shown = f"{steps[0]:,}" if steps[-1] <= 1.1 * steps[0] else f"{steps[0]:,} to {steps[-1]:,}"
+        shown = Cell(f"{steps[0]:,}" if steps[-1] <= 1.1 * steps[0] else f"{steps[0]:,} to {steps[-1]:,}", [steps[0]])
         level = number(float(chance.mean())) if len(chance) else "–"
         rows.append(
             [each.label, each.task, ranged(student(scores) if scores else None), level, str(len(scores)), shown]

@@ -8,8 +8,6 @@ one that was cut off, which the same command continues from its checkpoint.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import shlex
@@ -329,13 +327,12 @@ class Search:
 
     def write(self) -> list[Path]:
         """OUT/best.yaml (if a trial has ended), trials.csv, .json and .png. -> the files. Raises UserError."""
+        from .tidy import csv_text
+
         rows, best, files = self.rows(), self.best(), []
-        table = io.StringIO()
         keys = ["trial", "state", "score", *(each.key for each in self.problem.dimensions), "evaluations", "outcome"]
-        writer = csv.DictWriter(table, keys, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        texts = {"trials.csv": table.getvalue(), "trials.json": json.dumps(rows, indent=1) + "\n"}
+        table = csv_text({key: row.get(key) for key in keys} for row in rows)
+        texts = {"trials.csv": table, "trials.json": json.dumps(rows, indent=1) + "\n"}
         if best is not None:
             texts["best.yaml"] = self.preset(best)
         try:
