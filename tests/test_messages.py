@@ -7,7 +7,7 @@ import pytest
 
 from reverie import cli
 from reverie.commands.output import PrintableOutput, terminal_width
-from reverie.errors import digits, wrapped
+from reverie.errors import counted, digits, wrapped
 
 
 class Terminal(io.StringIO):
@@ -35,6 +35,10 @@ def test_a_number_has_three_digits(value, shown):
     assert digits(value) == shown
     if value == value:
         assert digits(value, sign=True) == (shown if shown.startswith("-") else f"+{shown}")
+
+
+def test_one_is_singular():
+    assert [counted(n, "update") for n in (0, 1, 2000)] == ["0 updates", "1 update", "2,000 updates"]
 
 
 def test_long_lines_are_broken_between_words_below_their_text():

@@ -37,6 +37,11 @@ def digits(value: float, *, sign: bool = False) -> str:
     return f"{value:{plus}.3g}"
 
 
+def counted(count: int, what: str) -> str:
+    """ "1 update", "2,000 updates"."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def wrapped(text: str, width: int) -> str:
     """Lines broken between words after at most `width` letters; width 0, and anything like JSON: as they are.
 

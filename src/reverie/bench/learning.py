@@ -13,7 +13,7 @@ import torch
 
 from ..build import pick_device
 from ..data.replay import Replay
-from ..errors import UserError, digits
+from ..errors import UserError, counted, digits
 from ..fast.choose import decide
 from ..fast.modes import measure_types, pick_precision
 from ..run.forecast import memory_left, random_rows
@@ -165,7 +165,7 @@ def bench_policy(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
     steps = []
     for count in sorted({1, subject.config.env.num_envs}):
         samples = _act(agent, subject, count, effort)
-        say(f"{count} environment(s): {digits(1e3 * samples.median)} ms")
+        say(f"{counted(count, 'environment')}: {digits(1e3 * samples.median)} ms")
         work = count_policy(subject, count)
         steps.append(
             {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import UserError, digits
+from ..errors import UserError, counted, digits
 from .command import Command, add_json
 
 if TYPE_CHECKING:
@@ -200,10 +200,10 @@ def header_lines(found: Mapping[str, Any]) -> list[str]:
     machine = found["hardware"]
     where = " ".join([*(str(found[key]) for key in ("mode", "precision") if key in found), "on", found["device"]])
     lines = [
-        f"machine     {machine['cpu']}, {machine['cpus']} cores, {machine['threads']} threads; "
+        f"machine     {machine['cpu']}, {counted(machine['cpus'], 'core')}, {counted(machine['threads'], 'thread')}; "
         f"GPU {machine['gpu'] or 'none'}; torch {found['versions']['torch']}",
         f"task        {'; '.join(found['sees'])} ({found['shapes_from']})",
-        f"batch       {found['batch_size']} x {found['seq_len']}; {found['num_envs']} environment(s); {where}",
+        f"batch       {found['batch_size']} x {found['seq_len']}; {counted(found['num_envs'], 'environment')}; {where}",
     ]
     if "parameters" in found:
         lines.append(f"parameters  {found['parameters']:,}, the slow critic's included")
@@ -264,7 +264,7 @@ def _packed_lines(found: Mapping[str, Any]) -> list[str]:
 
 def _policy_lines(found: Mapping[str, Any]) -> list[str]:
     return [
-        f"policy      {row['num_envs']} environment(s): {_spread(row['step']['wall_s'])}; CPU "
+        f"policy      {counted(row['num_envs'], 'environment')}: {_spread(row['step']['wall_s'])}; CPU "
         f"{_ms(row['step']['cpu_s']['median'])}; at most {row['env_steps_per_s_bound']:,.0f} environment steps/s; "
         f"{digits(row['flops'] / 1e6)} MFLOP, {digits(row['weight_bytes'] / 1e6)} MB of weights"
         for row in found["policy"]

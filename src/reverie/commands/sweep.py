@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..evidence.executors import PLACES, ClusterOptions, option_names, options_of
 from ..files import absolute
 from .command import Command, add_data_files, add_json, positive, require_data_files
@@ -106,7 +106,8 @@ def run_plan(args: argparse.Namespace, plan: Plan) -> int:
     options = cluster_options(args, plan)
     sweep = Sweep(plan, out, say=say)
     variants = len({job.variant for job in plan.jobs})
-    counts = f"{len(plan.tasks)} task(s), {variants} variant(s), {len(plan.seeds)} seed(s)"
+    kinds = (len(plan.tasks), "task"), (variants, "variant"), (len(plan.seeds), "seed")
+    counts = ", ".join(counted(n, what) for n, what in kinds)
     say(f"{plan.name}: {counts}, {len(plan.jobs)} runs in {out}")
     if args.on != "local" and not args.dry_run:  # the machine of the sweep is not the one of the runs: no forecast
         return _run_on_cluster(args, plan, out, options)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .compare import final_score
 from .plan import Plan, PlannedRun
 from .results import RunResult
@@ -239,8 +239,9 @@ def _head(plan: Plan, results: Pairs) -> list[str]:
     machines = sorted({_machine(result) for result in found})
     variants = len({job.variant for job in plan.jobs})
     lines = [
-        f"{len(found)} runs, {hours:.1f} hours of training; {variants} variants, {len(plan.tasks)} task(s), seeds "
-        f"{', '.join(map(str, plan.seeds))}. Commit {', '.join(commits)}; {'; '.join(machines)}."
+        f"{len(found)} runs, {hours:.1f} hours of training; {counted(variants, 'variant')}, "
+        f"{counted(len(plan.tasks), 'task')}, seeds {', '.join(map(str, plan.seeds))}. "
+        f"Commit {', '.join(commits)}; {'; '.join(machines)}."
     ]
     if len(found) < len(plan.jobs):
         lines.append(

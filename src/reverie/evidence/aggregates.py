@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import counted
 from . import record
 from .compare import SeedGroup, Verdict, budget_score, final_score, window_score
 from .results import RunResult
@@ -85,7 +86,7 @@ def _budget_table(label: str, verdicts: Sequence[Verdict], rule: str) -> Table:
         figures = [number(found["mean"]), number(found["median"]), "–", "–", number(found["mean without top"])]
         rows.append([name, *figures, f"{found['above human']} of {len(games)}", ranged(better)])
     notes = [
-        f"Human-normalised, over {len(games)} game(s), the same for every agent: {', '.join(games)}.",
+        f"Human-normalised, over {counted(len(games), 'game')}, the same for every agent: {', '.join(games)}.",
         f"Seeds per game of ours: {'-'.join(map(str, counts))}; brackets: 95 % stratified bootstrap over them"
         + (", which needs a second seed of every game." if counts[0] == 1 else "."),
         "Of others only means per game are published in a common form; P: against those means.",

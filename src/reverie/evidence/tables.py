@@ -55,7 +55,7 @@ def _block(header: Sequence[str], row: Sequence[str], indent: str) -> list[str]:
     """A row below its first cell, a line for each other one."""
     if not row:
         return [""]
-    first = f"{header[0]} {row[0]}" if len(row[0]) < 4 else row[0]  # a number alone says nothing
+    first = f"{header[0]} {row[0]}" if row[0].isdigit() else row[0]  # a number alone says nothing
     below = columns(list(zip(header[1:], row[1:], strict=False)), indent=indent + "  ")
     return [f"{indent}{first}", *below]
 

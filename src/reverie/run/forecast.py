@@ -25,7 +25,7 @@ from torch import nn
 from ..config import Config
 from ..data.replay import Batch, Replay
 from ..envs.spaces import Spec
-from ..errors import UserError, digits
+from ..errors import UserError, counted, digits
 from ..train import DreamerV2, to_batch
 from .evaluation import evaluations_due
 
@@ -330,11 +330,6 @@ def in_bytes(count: int) -> str:
 
 def _of(used: int, left: int | None) -> str:
     return "" if left is None else f" of {in_bytes(left)}"
-
-
-def counted(count: int, what: str) -> str:
-    """ "1 update", "2,000 updates"."""
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def duration(seconds: float) -> str:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..build import count_parameters
 from ..envs.names import NamedMaker
-from ..errors import digits, printable, wrapped
+from ..errors import counted, digits, printable, wrapped
 from ..fast.modes import usual_switches
 from ..fast.products import said
 from .directory import FRESH
 from .evaluation import MAX_LENGTH, Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
-from .forecast import counted, duration, in_bytes
+from .forecast import duration, in_bytes
 from .lines import read_lines
 from .notebook import NotebookBlock
 from .state import RunState
