@@ -160,7 +160,7 @@ def metrics_page() -> str:
 
     parts = ["# Metrics\n\nMade from `src/reverie/insight/glossary.py`; `reverie explain KEY` prints one."]
     for group in dict.fromkeys(group_of(entry.key) for entry in ENTRIES):
-        lines = [f"## {group}", "", "| metric | what it is | healthy, and what to do if not |", "|---|---|---|"]
+        lines = [f"## {cell(group)}", "", "| metric | what it is | healthy, and what to do if not |", "|---|---|---|"]
         for entry in ENTRIES:
             if group_of(entry.key) == group:
                 what = f"{cell(entry.meaning)} *Unit: {cell(entry.unit)}.* `{entry.where}`"
