@@ -5,8 +5,12 @@ import runpy
 import sys
 from pathlib import Path
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
+
+import reverie
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))}
@@ -32,6 +36,18 @@ SHORTER = {
         "updates=1000": "updates=3",
         "agent.evaluate(10)": "agent.evaluate(1)",
         "cloning.evaluate(10)": "cloning.evaluate(1)",
+    },
+    "hybrid_actions": {
+        "env_steps=1500": "env_steps=150",
+        'preset="vector"': 'preset="debug"',
+        "prefill=300": "prefill=60",
+        "evaluate(20)": "evaluate(2)",
+    },
+    "own_loop": {"env_steps=1500": "env_steps=150", 'preset="vector"': 'preset="debug"'},
+    "run_to_pandas": {
+        "env_steps=1500": "env_steps=150",
+        'preset="vector"': 'preset="debug"',
+        "eval_every=500": "eval_every=100",
     },
     "custom_latent": {"else 150": "else 31"},
     "custom_head": {"else 200": "else 101"},
@@ -82,6 +98,45 @@ def test_mixed_observations(run):
         "position": "vector",
     }
     assert "return with the camera" in out
+
+
+def test_hybrid_actions(run):
+    names, out = run("hybrid_actions")  # the environment itself refuses a tool that is broken
+    assert names["agent"].agent.spec.masked
+    shown = re.findall(r"asks for +(-?[\d.]+): tool ([012]) with +(-?[\d.]+)", out)
+    assert len(shown) == 10
+    assert all(abs(float(force)) <= 1 for _, _, force in shown)
+    assert re.search(r"random actions: +return -[\d.]+\nafter training: +return -?[\d.]+\n", out)
+
+
+def test_own_loop(run, tmp_path):
+    """Its machine is the one that the agent was trained on."""
+    names, out = run("own_loop")
+    assert re.search(r"upright for \d+ steps; the slowest answer took [\d.]+ ms", out)
+    env = gymnasium.make("CartPole-v1").unwrapped
+    env.reset(seed=0)
+    machine = names["Machine"](0)
+    env.state = machine.x, machine.v, machine.angle, machine.spin
+    for action in (1, 0, 0, 1, 1):
+        expected = env.step(action)[0]
+        machine.motor(names["command"](action))
+        np.testing.assert_allclose(names["observation"](machine.sensors()), expected, rtol=1e-5, atol=1e-7)
+    again = run("own_loop", str(tmp_path / "cartpole-agent"))[1]
+    assert again.split(";")[0] == out.splitlines()[-1].split(";")[0]  # nothing was trained
+
+
+def test_run_to_pandas(run, tmp_path):
+    pandas = pytest.importorskip("pandas", reason="the example needs: pip install pandas")
+    names, out = run("run_to_pandas")
+    found = pandas.read_csv(tmp_path / "episodes.csv")
+    assert len(found) == len(names["episodes"])
+    assert set(found["run"]) == {"pandas-s0", "pandas-s1"}
+    for seed in (0, 1):
+        history = reverie.Dreamer("CartPole-v1", preset="debug", run=tmp_path / f"runs/pandas-s{seed}").history
+        mine = names["by_run"][f"pandas-s{seed}"].dropna()
+        assert mine.tolist() == pytest.approx(history.evaluations["mean"].tolist())
+        assert mine.index.tolist() == history.evaluations["env_steps"].tolist()
+    assert "world_model/kl" in out
 
 
 def test_export_policy(run, tmp_path):

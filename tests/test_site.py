@@ -1,5 +1,6 @@
 """The documents as a site: `mkdocs build --strict` has no warning, and no page fetches anything from elsewhere."""
 
+import html
 import os
 import re
 import subprocess
@@ -27,7 +28,7 @@ def site(tmp_path_factory):
     target = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(target)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "NO_COLOR": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stdout + done.stderr
     return {path.relative_to(target).as_posix(): path.read_text(encoding="utf-8") for path in target.rglob("*.html")}
@@ -75,8 +76,29 @@ def test_formulas_are_mathml(site):
 
 
 def test_examples_are_shown(site):
+    listed = set(pages(CONFIG["nav"]))
     for path in (ROOT / "examples").glob("*.py"):
-        assert f'id="{path.stem}"' in site["examples/index.html"]
+        assert f'href="{path.stem}/"' in site["examples/index.html"]
+        assert f"examples/{path.stem}.md" in listed
+        assert "import" in site[f"examples/{path.stem}/index.html"]
+
+
+def test_every_command_setting_and_metric_is_in_the_reference(site):
+    """Each with what the code says about it."""
+    from reverie.commands import COMMANDS
+    from reverie.config import SETTINGS
+    from reverie.insight.glossary import ENTRIES
+
+    texts = {
+        name: html.unescape(re.sub(r"<[^>]+>", "", site[f"reference/{name}/index.html"]))
+        for name in ("commands", "settings", "metrics")
+    }
+    assert [name for name in COMMANDS if f"reverie {name}" not in texts["commands"]] == []
+    assert "--csv, " not in texts["commands"]
+    assert texts["commands"].count("--latex") >= 3
+    assert [key for key, item in SETTINGS.items() if key not in texts["settings"]] == []
+    assert "released: 1, Atari 4, control 2" in texts["settings"]
+    assert [entry.key for entry in ENTRIES if entry.key not in texts["metrics"]] == []
 
 
 def test_no_page_fetches_anything_from_elsewhere(site):

@@ -163,6 +163,10 @@ class Dreamer:
             end_program(stopping.signal, self.run)
         return self
 
+    def __repr__(self) -> str:
+        task = self._config.env.id if self._config is not None else self._asked[1].get("env.id", "no task yet")
+        return f"Dreamer({task}, {'with weights' if self.agent is not None else 'untrained'}, run {self.run})"
+
     @property
     def history(self) -> RunHistory:
         """Episodes, metrics and evaluations of the run so far, as arrays."""

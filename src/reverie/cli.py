@@ -13,7 +13,7 @@ from typing import NoReturn
 from . import __version__
 from .commands import COMMANDS, settings_of
 from .commands.command import expand_home
-from .commands.output import OutputError, discard_output, printable_output
+from .commands.output import OutputError, discard_output, print_error, printable_output
 from .config.parsing import as_sentence
 from .errors import UserError
 
@@ -40,9 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         with printable_output():
             return _run(argv)
     except UserError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        print_error(f"error: {error.message}")
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            print_error(f"hint: {error.hint}")
         if isinstance(error, OutputError):
             discard_output()
         return 2

@@ -441,7 +441,7 @@ def test_an_ablation_reports_its_cost_and_runs_nothing_when_asked_to(in_tmp, cap
              "kl.balance=0.5,0.8", "--seeds", "2", "--dry-run"]  # fmt: skip
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert "1 task(s), 3 variant(s), 2 seed(s), 6 runs" in out
+    assert "1 task, 3 variants, 2 seeds, 6 runs" in out
     assert "6 runs to do" in out
     assert "CartPole-v1--latents=gaussian--s1" in out
     assert not (in_tmp / "runs").exists()

@@ -383,25 +383,45 @@ def test_evaluations_and_findings_are_readable(tmp_path):
     assert several._repr_html_().count("<tr>") == len(several) + 1
 
 
-def test_a_notebook_gets_one_bar_that_is_replaced_in_its_place(tmp_path, monkeypatch):
-    shown = []
+@pytest.fixture
+def notebook(monkeypatch):
+    """A notebook's kernel. -> (what was displayed, how often each of them was replaced)."""
+    shown, replaced = [], []
 
     class Handle:
-        def update(self, html):
-            shown.append(html)
+        def update(self, block):
+            replaced.append(block._repr_html_())
 
     module = types.ModuleType("IPython.display")
-    module.HTML = str
     module.display = lambda *things, display_id=None: (shown.extend(things), Handle())[1]
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", module)
     kernel = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setattr(builtins, "get_ipython", lambda: kernel, raising=False)
-    monkeypatch.setattr("rich.jupyter.display", lambda *_: None)
-    progress = Progress()
-    assert progress.live
+    monkeypatch.setattr("rich.jupyter.display", lambda *_: shown.append("an output of rich"))
+    return shown, replaced
+
+
+def test_a_notebook_gets_one_block_that_is_replaced_in_its_place(tmp_path, notebook):
+    shown, replaced = notebook
+    assert Progress().live
     agent_of(tmp_path / "run").learn()
-    bars = [html for html in shown if "<progress" in str(html)]
+    (block,) = shown
+    bars = [html for html in replaced if "<progress" in html]
     assert bars[0].startswith('<progress value="0.0000"')
     assert len(bars) > 1
-    assert "return" in bars[-1]
+    last = bars[-1]
+    assert last == block._repr_html_()
+    assert last.count("<progress") == last.count("<details>") == 1
+    assert "return" in last
+    assert "reached train.env_steps" in last[last.index("</details>") :]  # below the bar, not folded away
+    assert "files " in last[: last.index("</details>")]
+    assert "reached train.env_steps" in repr(block)
+
+
+def test_an_agent_and_a_report_of_a_check_show_what_they_are(tmp_path):
+    agent = agent_of(tmp_path / "run")
+    assert "untrained" in repr(agent)
+    assert str(tmp_path / "run") in repr(agent)
+    report = reverie.check_env("CartPole-v1")
+    assert repr(report) == str(report)

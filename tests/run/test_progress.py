@@ -12,7 +12,7 @@ from reverie.run.clock import Clock
 from reverie.run.evaluation import Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
 from reverie.run.logger import read_lines
 from reverie.run.loop import Run
-from reverie.run.progress import MEASURED, Progress, evaluation_seconds
+from reverie.run.progress import LEAVE, MEASURED, Progress, achieved, clock_time, evaluation_seconds, terminal_line
 
 
 class Heard(Progress):
@@ -347,3 +347,58 @@ def test_episodes_of_one_length_are_never_called_unfinished(make_run, tmp_path):
     late = [line for line in screen.lines if "eta" in line and int(line.split("step ")[1].split(" ")[0]) >= ends]
     assert late
     assert not [line for line in late if "unfinished" in line]
+
+
+# ------------------------------------------------------------------------------------- terminals, narrow ones, and none
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
+def test_the_line_of_progress_fits_the_terminal(halfway, width):
+    state, screen = halfway
+    state.recent = [12.5] * 20
+    screen.metrics = {"world_model/kl": 5432.1, "world_model/reward_loss": 0.0123, "actor/entropy": 1.5}
+    line = terminal_line(0.5, screen._parts(state), width).plain
+    assert len(line) < width
+    assert "\n" not in line
+    assert "50%" in line
+    assert "step 100" in line
+    assert ("return 12.50" in line and "eta 0:10" in line) == (width >= 40)
+    assert ("kl 5,432" in line) == (width >= 120)  # no exponent
+    assert ("env 100%" in line) == (width >= 200)
+
+
+def test_every_part_of_the_line_but_the_steps_can_be_left_out(halfway):
+    state, screen = halfway
+    assert {name for name, _ in screen._parts(state)} - set(LEAVE) == {"step"}
+
+
+def test_a_log_file_gets_a_line_each_twentieth_of_the_run(make_run, tmp_path, capsys):
+    run = make_run(tmp_path / "run", num_envs=1, env_steps=400, train_ratio=0.02, eval_every=0)
+    run.train(Progress())
+    shown = [line.split() for line in capsys.readouterr().err.splitlines() if " eta " in line]
+    assert [int(words[0].removesuffix("%")) for words in shown] == list(range(0, 101, 5))
+    more = make_run(tmp_path / "run", num_envs=1, env_steps=800, train_ratio=0.02, eval_every=0)
+    more.train(Progress())
+    again = [line.split()[0] for line in capsys.readouterr().err.splitlines() if " eta " in line]
+    assert again[0] == "50%"
+    assert again[-1] == "100%"
+    assert len(again) == 11
+
+
+def test_there_is_no_ratio_before_a_step_has_earned_an_update(halfway):
+    state, screen = halfway
+    train, clock = state.config.train, state.clock
+    object.__setattr__(train, "pretrain", 100)
+    clock.updates, clock.prefilled = 17, 100
+    assert achieved(state) == "pretraining was at update 17 of 100"
+    assert "pretraining step 100 update 17 of 100" in screen._status(state)[1]
+    clock.updates, clock.env_steps = 110, 200
+    assert achieved(state) == f"0.1 updates per step (asked for {train.train_ratio:g})"
+    assert "pretraining" not in screen._status(state)[1]
+    clock.updates = clock.prefilled = 0
+    assert achieved(state) == "no updates yet"
+    assert screen._status(state)[1].startswith("prefill step 200 update 0  ")
+
+
+def test_the_time_left_has_hours():
+    assert [clock_time(x) for x in (0, 24, 725, 10859)] == ["0:00", "0:24", "12:05", "3:00:59"]

@@ -13,7 +13,7 @@ import torch
 
 from ..build import pick_device
 from ..data.replay import Replay
-from ..errors import UserError
+from ..errors import UserError, counted, digits
 from ..fast.choose import decide
 from ..fast.modes import measure_types, pick_precision
 from ..run.forecast import memory_left, random_rows
@@ -44,7 +44,7 @@ def bench_update(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
         agent.update(next(batches))
 
     first = once(update, finish)
-    say(f"first update {first:.3g} s; warming up, then measuring")
+    say(f"first update {digits(first)} s; warming up, then measuring")
     for _ in range(WARM_UP.get(agent.mode, 2) - 1):
         update()
     samples = repeat(update, effort, finish)
@@ -116,7 +116,7 @@ def bench_packed(subject: Subject, seeds: int, effort: Effort, say: Say) -> dict
 
     memory = Memory(device)
     first = once(one_each, finish)
-    say(f"first update of {seeds} agents {first:.3g} s; warming up, then measuring")
+    say(f"first update of {seeds} agents {digits(first)} s; warming up, then measuring")
     for _ in range(WARM_UP.get(agents[0].mode, 2) - 1):
         one_each()
     finish()
@@ -165,7 +165,7 @@ def bench_policy(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
     steps = []
     for count in sorted({1, subject.config.env.num_envs}):
         samples = _act(agent, subject, count, effort)
-        say(f"{count} environment(s): {1e3 * samples.median:.3g} ms")
+        say(f"{counted(count, 'environment')}: {digits(1e3 * samples.median)} ms")
         work = count_policy(subject, count)
         steps.append(
             {
@@ -197,7 +197,7 @@ def bench_replay(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
     train, device = subject.config.train, pick_device(subject.config.compute.device)
     require_memory(subject)
     replay, add_seconds = _filled(subject)
-    say(f"{len(replay):,} steps stored, {1e6 * add_seconds:.3g} us each")
+    say(f"{len(replay):,} steps stored, {digits(1e6 * add_seconds)} us each")
     replay.sample(train.batch_size, train.seq_len)
     samples = repeat(lambda: replay.sample(train.batch_size, train.seq_len), effort)
     batch = replay.sample(train.batch_size, train.seq_len)
@@ -237,7 +237,7 @@ def require_memory(subject: Subject) -> None:
     need, left = 4 * batch_bytes(subject), memory_left()
     if left is not None and need > left:
         raise UserError(
-            f"drawing and copying such batches needs {need / 1e9:.3g} GB, {left / 1e9:.3g} GB are available.",
+            f"drawing and copying such batches needs {digits(need / 1e9)} GB, {digits(left / 1e9)} GB are available.",
             "Set a smaller --batch or --length.",
         )
 

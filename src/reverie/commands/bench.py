@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import UserError, counted, digits
 from .command import Command, add_json
 
 if TYPE_CHECKING:
@@ -200,10 +200,10 @@ def header_lines(found: Mapping[str, Any]) -> list[str]:
     machine = found["hardware"]
     where = " ".join([*(str(found[key]) for key in ("mode", "precision") if key in found), "on", found["device"]])
     lines = [
-        f"machine     {machine['cpu']}, {machine['cpus']} cores, {machine['threads']} threads; "
+        f"machine     {machine['cpu']}, {counted(machine['cpus'], 'core')}, {counted(machine['threads'], 'thread')}; "
         f"GPU {machine['gpu'] or 'none'}; torch {found['versions']['torch']}",
         f"task        {'; '.join(found['sees'])} ({found['shapes_from']})",
-        f"batch       {found['batch_size']} x {found['seq_len']}; {found['num_envs']} environment(s); {where}",
+        f"batch       {found['batch_size']} x {found['seq_len']}; {counted(found['num_envs'], 'environment')}; {where}",
     ]
     if "parameters" in found:
         lines.append(f"parameters  {found['parameters']:,}, the slow critic's included")
@@ -216,9 +216,9 @@ def ceilings_line(ceilings: Mapping[str, Any]) -> str:
     products = [("float32", ceilings["fp32_flops_per_s"]), *([("bfloat16", low)] if low else [])]
     if not ceilings["measured"]:
         products = [("products", ceilings["fp32_flops_per_s"])]
-    text = ", ".join(f"{name} {rate / 1e9:,.4g} GFLOP/s" for name, rate in products)
+    text = ", ".join(f"{name} {digits(rate / 1e9)} GFLOP/s" for name, rate in products)
     origin = "measured" if ceilings["measured"] else "stated"
-    copies = f"copy {ceilings['copy_bytes_per_s'] / 1e9:,.4g} GB/s (read and written)"
+    copies = f"copy {digits(ceilings['copy_bytes_per_s'] / 1e9)} GB/s (read and written)"
     return f"ceilings    {origin}: {text}, {copies}"
 
 
@@ -230,9 +230,9 @@ def _update_lines(found: Mapping[str, Any]) -> list[str]:
     return [
         f"update      {_spread(wall)}, {found['update']['count']} updates; first {_ms(found['first_update_s'])}",
         f"CPU time    {_spread(cpu)}",
-        f"            {found['updates_per_s']:.4g} updates/s",
-        f"arithmetic  {found['flops_per_update'] / 1e9:.4g} GFLOP (dense, as in the paper): "
-        f"{found['flops_per_s'] / 1e9:.4g} GFLOP/s, {found['fraction_of_ceiling']:.0%} of the ceiling for "
+        f"            {digits(found['updates_per_s'])} updates/s",
+        f"arithmetic  {digits(found['flops_per_update'] / 1e9)} GFLOP (dense, as in the paper): "
+        f"{digits(found['flops_per_s'] / 1e9)} GFLOP/s, {found['fraction_of_ceiling']:.0%} of the ceiling for "
         f"{found['precision']}, {found['fraction_of_fp32_ceiling']:.0%} of that for float32",
         ceilings_line(found["ceilings"]),
         f"memory      {memory['peak_over_idle_bytes'] / 1e6:,.0f} MB at most beyond {memory['idle_bytes'] / 1e6:,.0f} "
@@ -257,34 +257,34 @@ def _part_lines(parts: list[dict[str, Any]]) -> list[str]:
 def _packed_lines(found: Mapping[str, Any]) -> list[str]:
     return [
         f"one each    {_spread(found['round']['wall_s'])}: an update of {found['seeds']} agents",
-        f"together    {found['updates_per_s']:.4g} updates/s",
+        f"together    {digits(found['updates_per_s'])} updates/s",
         f"memory      {found['memory']['peak_over_idle_bytes'] / 1e6:,.0f} MB at most beyond what there was before",
     ]
 
 
 def _policy_lines(found: Mapping[str, Any]) -> list[str]:
     return [
-        f"policy      {row['num_envs']} environment(s): {_spread(row['step']['wall_s'])}; CPU "
+        f"policy      {counted(row['num_envs'], 'environment')}: {_spread(row['step']['wall_s'])}; CPU "
         f"{_ms(row['step']['cpu_s']['median'])}; at most {row['env_steps_per_s_bound']:,.0f} environment steps/s; "
-        f"{row['flops'] / 1e6:.3g} MFLOP, {row['weight_bytes'] / 1e6:.3g} MB of weights"
+        f"{digits(row['flops'] / 1e6)} MFLOP, {digits(row['weight_bytes'] / 1e6)} MB of weights"
         for row in found["policy"]
     ]
 
 
 def _replay_lines(found: Mapping[str, Any]) -> list[str]:
     return [
-        f"sample      {_spread(found['sample']['wall_s'])} for {found['batch_bytes'] / 1e6:.3g} MB",
-        f"copying     {found['copy_ms']:.3g} ms, {found['copy_to_new_memory_ms']:.3g} ms to new memory: sampling takes "
-        f"{found['ratio_to_copy']:.2f} and {found['ratio_to_copy_to_new_memory']:.2f} times that",
-        f"to device   {found['to_device_ms']:.3g} ms",
-        f"adding      {found['add_us_per_step']:.3g} us per step",
+        f"sample      {_spread(found['sample']['wall_s'])} for {digits(found['batch_bytes'] / 1e6)} MB",
+        f"copying     {digits(found['copy_ms'])} ms, {digits(found['copy_to_new_memory_ms'])} ms to new memory: "
+        f"sampling takes {found['ratio_to_copy']:.2f} and {found['ratio_to_copy_to_new_memory']:.2f} times that",
+        f"to device   {digits(found['to_device_ms'])} ms",
+        f"adding      {digits(found['add_us_per_step'])} us per step",
         f"storage     {found['bytes_per_step']:,.0f} bytes per step, {found['bytes_stored_per_raw_byte']:.3f} per byte "
         "of observation",
     ]
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+    return f"{digits(seconds)} s" if seconds >= 0.9995 else f"{digits(1e3 * seconds)} ms"
 
 
 def _spread(seconds: Mapping[str, float]) -> str:

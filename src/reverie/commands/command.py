@@ -28,6 +28,26 @@ def add_json(parser: argparse.ArgumentParser, text: str = "print one JSON object
     parser.add_argument("--json", action="store_true", help=text)
 
 
+def add_data_files(parser: argparse.ArgumentParser, rows: str, *, latex: bool = False) -> None:
+    """--csv and perhaps --latex. rows: what a row of the CSV file is."""
+    parser.add_argument("--csv", type=Path, metavar="FILE", help=f"write the numbers: a row for each {rows}")
+    if latex:
+        parser.add_argument("--latex", type=Path, metavar="FILE", help="write the tables for a paper (with booktabs)")
+
+
+def require_data_files(args: argparse.Namespace) -> None:
+    """Make the paths of `add_data_files` absolute, and refuse those that cannot be written. Raises UserError."""
+    from ..evidence.tidy import require_data_files as require
+    from ..files import absolute
+
+    for name in ("csv", "latex"):
+        path = getattr(args, name, None)
+        if path is not None:
+            setattr(args, name, absolute(path))
+    if args.csv or getattr(args, "latex", None):
+        require(args.csv, getattr(args, "latex", None))
+
+
 def positive(text: str) -> int:
     """A whole number above 0, as the type of an argument. Raises ArgumentTypeError."""
     if not text.isdigit() or int(text) < 1:

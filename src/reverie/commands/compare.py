@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .command import Command, add_json
+from .command import Command, add_data_files, add_json, require_data_files
+from .output import keep_lines_whole, terminal_width
 
 if TYPE_CHECKING:
     from ..evidence.compare import Verdict
@@ -29,6 +30,7 @@ Without RUN: the published tables.
   reverie compare                                        the published tables, from the files in the package
   reverie compare runs/pong-s0 runs/pong-s1              verdicts
   reverie compare benchmarks/results --out comparison    also curves, profiles, page, CSV, LaTeX, JSON
+  reverie compare runs/pong-s* --csv seeds.csv --latex tables.tex
 
 Exit code 2 if nothing can be compared. Statistics: mean, median, IQM, optimality gap with stratified bootstrap
 intervals, performance profiles, probability of improvement (Agarwal et al. 2021, arXiv 2108.13264).
@@ -39,6 +41,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="*", help="runs, results of `reverie sweep`, or folders with either")
     parser.add_argument("--against", default="", help="dreamerv2-atari, dreamerv2-dmc, atari-100k, crafter")
     parser.add_argument("-o", "--out", type=Path, help="a folder for page, plots and tables")
+    add_data_files(parser, "seed and published point", latex=True)
     parser.add_argument("--format", choices=("text", "markdown", "csv", "latex"), default="text")
     add_json(parser)
 
@@ -56,13 +59,16 @@ def run_compare(args: argparse.Namespace) -> int:
     from ..evidence.compare import group, verdict
     from ..evidence.results import results_in
     from ..evidence.statistics import require_scipy
+    from ..evidence.tidy import comparison_rows, published_rows, write_data_files
     from ..insight.plots import require_matplotlib
 
+    require_data_files(args)
     if not args.runs:
         if args.out or args.against:
             raise UserError("without runs there is nothing to compare.", "Give runs, or leave out --out and --against.")
         tables = published_tables()
         _print(args, tables, {"published": [_rows(table) for table in tables]})
+        write_data_files(csv_file=args.csv, rows=published_rows(tables), latex_file=args.latex, tables=tables)
         return 0
     require_scipy()
     if args.out:
@@ -90,8 +96,10 @@ def run_compare(args: argparse.Namespace) -> int:
     tables[0] = replace(tables[0], notes=[*tables[0].notes, *remarks])
     facts = {"verdicts": [each.to_dict() for each in found], "tables": [_rows(table) for table in tables]}
     _print(args, tables, facts | {"remarks": remarks})
+    rows = list(comparison_rows(verdicts))
+    write_data_files(csv_file=args.csv, rows=rows, latex_file=args.latex, tables=tables)
     if args.out:
-        _write(args.out, found, tables, facts)
+        _write(args.out, found, tables, facts, rows)
     return 0
 
 
@@ -122,10 +130,14 @@ def _print(args: argparse.Namespace, tables: list[Table], facts: dict[str, Any])
 
         print(plain_json(facts))
         return
+    if args.format == "text":
+        print("\n\n".join(table.text(terminal_width()).rstrip() for table in tables))
+        return
+    keep_lines_whole()
     print("\n\n".join(getattr(table, args.format)().rstrip() for table in tables))
 
 
-def _write(out: Path, found: list[Verdict], tables: list[Table], facts: dict[str, Any]) -> None:
+def _write(out: Path, found: list[Verdict], tables: list[Table], facts: dict[str, Any], rows: list[Any]) -> None:
     from ..evidence.aggregates import profiles
     from ..evidence.figures import curves, profile
     from ..evidence.page import write_files
@@ -140,6 +152,7 @@ def _write(out: Path, found: list[Verdict], tables: list[Table], facts: dict[str
         tables=tables,
         figures={name: figure for name, figure in figures.items() if figure is not None},
         facts=facts,
+        rows=rows,
     )
     print(f"\nwritten   {files[0]} and {len(files) - 1} more", file=sys.stderr)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .command import Command, add_json
+from .output import terminal_width
 
 if TYPE_CHECKING:
     from ..insight.doctor import Finding
@@ -43,8 +43,10 @@ def run_doctor(args: argparse.Namespace) -> int:
         level = min((finding.level for finding in findings), key=list(COLOURS).index)
         print(json.dumps({"run": str(args.run), "level": level, "findings": [f.to_dict() for f in findings]}))
     else:
-        colour = not args.no_color and "NO_COLOR" not in os.environ and sys.stdout.isatty()
-        print("\n\n".join("\n".join(format_finding(finding, colour=colour)) for finding in findings))
+        terminal = terminal_width()
+        colour = terminal > 0 and not args.no_color and not os.environ.get("NO_COLOR")
+        width = min(110, terminal or 110)
+        print("\n\n".join("\n".join(format_finding(finding, colour=colour, width=width)) for finding in findings))
     return int(any(finding.level == "FAIL" for finding in findings))
 
 

@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .command import Command, add_json, positive, seed
+from ..errors import digits
+from .command import Command, add_data_files, add_json, positive, require_data_files, seed
+from .output import terminal_width
 
 if TYPE_CHECKING:
     from ..insight.drift import Drift
@@ -37,16 +39,19 @@ def _arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--seed", type=seed, default=0)
     sub.add_argument("-o", "--out", type=Path, metavar="PNG", help="write the curves as a PNG")
+    add_data_files(sub, "curve and step")
     add_json(sub)
 
 
 def run_drift(args: argparse.Namespace) -> int:
     """Measure, print, draw. -> 0. Raises UserError."""
+    from ..evidence.tidy import drift_rows, write_data_files
     from ..insight.drift import drift
     from ..insight.plots import drift_plot, require_matplotlib
     from ..insight.run_reader import open_run
     from ..insight.video import require_writable
 
+    require_data_files(args)
     if args.out:
         require_matplotlib()
         require_writable(args.out, ".png")
@@ -55,11 +60,12 @@ def run_drift(args: argparse.Namespace) -> int:
     (args.run,) = args.run
     opened = open_run(args.run)
     found = drift(opened, horizon=args.horizon, context=args.context, starts=args.starts, seed=args.seed)
+    write_data_files(csv_file=args.csv, rows=drift_rows(found, str(args.run)))
     image = drift_plot(found, args.out, title=opened.config.env.id) if args.out else None
     if args.json:
         print(json.dumps({"run": str(args.run), **found.to_dict(), "picture": str(image) if image else None}))
         return 0
-    print("\n".join(table(found)))
+    print("\n".join(table(found, terminal_width())))
     print(f"useful horizon = {found.useful}")
     if found.warning:
         print(f"warning: {found.warning}")
@@ -70,23 +76,25 @@ def run_drift(args: argparse.Namespace) -> int:
 
 def _several(args: argparse.Namespace) -> int:
     """The disagreement of several runs. -> 0. Raises UserError."""
+    from ..evidence.tidy import models_rows, write_data_files
     from ..insight.plots import models_plot
     from ..insight.run_reader import open_run
     from ..insight.whole_models import whole_models
 
     opened = [open_run(path) for path in args.run]
     found = whole_models(opened, horizon=args.horizon, context=args.context, starts=args.starts, seed=args.seed)
+    write_data_files(csv_file=args.csv, rows=models_rows(found))
     image = models_plot(found, args.out, title=opened[0].config.env.id) if args.out else None
     if args.json:
         print(json.dumps({**found.to_dict(), "plot": str(image) if image else None}))
         return 0
-    print("\n".join(models_table(found)))
+    print("\n".join(models_table(found, terminal_width())))
     if image:
         print(f"look at   {image}")
     return 0
 
 
-def models_table(found: WholeModels) -> list[str]:
+def models_table(found: WholeModels, width: int = 0) -> list[str]:
     """Errors, variances between the models, and what warns of errors, as lines."""
     from ..evidence.tables import columns
 
@@ -104,12 +112,12 @@ def models_table(found: WholeModels) -> list[str]:
     rows = [(str(k), str(found.windows[k - 1]), *(_cell(curve[k - 1]) for curve in curves)) for k in shown]
     return [
         f"{len(found.runs)} models dream of the same windows; shares of the data's variance",
-        *columns(rows, header=header, right=range(len(header))),
+        *columns(rows, header=header, right=range(len(header)), width=width),
         "AUROC: how well a score names the worst tenth of a model's dreams, 0.5 is guessing",
     ]
 
 
-def table(drift: Drift) -> list[str]:
+def table(drift: Drift, width: int = 0) -> list[str]:
     """The curves as lines: errors of observations as shares of the data's variance, latent KL, errors of rewards."""
     from ..evidence.tables import columns
 
@@ -121,13 +129,13 @@ def table(drift: Drift) -> list[str]:
     correlation = drift.returns["correlation"]
     relation = "no spread in one of them" if correlation is None else f"correlation {correlation:.2f}"
     return [
-        *columns(rows, header=header, right=range(len(header))),
-        f"imagined against realized returns: {relation}, bias {drift.returns['bias']:.3g}",
+        *columns(rows, header=header, right=range(len(header)), width=width),
+        f"imagined against realized returns: {relation}, bias {digits(drift.returns['bias'])}",
     ]
 
 
 def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    return "-" if value is None else digits(value)
 
 
 COMMAND = Command(

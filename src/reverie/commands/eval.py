@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
-from .command import Command, add_json, positive, seed
+from ..errors import UserError, digits
+from .command import Command, add_data_files, add_json, positive, require_data_files, seed
+from .output import terminal_width
 
 if TYPE_CHECKING:
     from ..api import Dreamer
@@ -39,17 +40,20 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--out", type=Path, metavar="PNG", help="plot of --shift (default: RUN/shift-FACTOR.png)")
     parser.add_argument("--video", type=Path, help="where to write a GIF of the first episode (default: RUN/videos)")
+    add_data_files(parser, "episode")
     add_json(parser)
 
 
 def run_eval(args: argparse.Namespace) -> int:
     """Play, print the scores, write the video. -> 0. Raises UserError."""
     from ..api import load
+    from ..evidence.tidy import evaluation_rows, write_data_files
     from ..files import absolute
     from ..insight.video import require_video
 
     args.run = absolute(args.run)
     args.video = absolute(args.video) if args.video else None
+    require_data_files(args)
     if args.shift is not None:
         return _run_shift(args)
     if args.out:
@@ -64,6 +68,8 @@ def run_eval(args: argparse.Namespace) -> int:
     task = agent.config.env.id
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
+    rows = evaluation_rows(result, env=task, mode=mode, seed=args.seed)
+    write_data_files(csv_file=args.csv, rows=rows)
     if args.json:
         print(json.dumps({"env": task, "mode": mode, **result.to_dict(), "video": str(video) if video else None}))
     else:
@@ -80,6 +86,7 @@ def run_eval(args: argparse.Namespace) -> int:
 def _run_shift(args: argparse.Namespace) -> int:
     """Play with each value, print a table, draw. -> 0. Raises UserError."""
     from ..api import load
+    from ..evidence.tidy import shift_rows, write_data_files
     from ..files import absolute
     from ..insight.plots import shift_plot
     from ..insight.shift import shift
@@ -108,6 +115,7 @@ def _run_shift(args: argparse.Namespace) -> int:
     found = shift(
         agent.agent, factor, values, episodes=args.episodes, mode=args.mode or "", seed=args.seed, report=report
     )
+    write_data_files(csv_file=args.csv, rows=shift_rows(found))
     result, image, note = found.to_dict(), None, ""
     try:
         image = shift_plot(result, args.out or args.run / f"shift-{factor}.png")
@@ -119,7 +127,7 @@ def _run_shift(args: argparse.Namespace) -> int:
         print(json.dumps({"run": str(args.run), **result, "plot": str(image) if image else None}))
     else:
         print(f"{found.task}, {factor} ({found.meaning}), {args.episodes} episodes each, {found.mode} mode")
-        print("\n".join(shift_table(found)))
+        print("\n".join(shift_table(found, terminal_width())))
         print(f"look at   {image}" if image else note)
     return 0
 
@@ -133,7 +141,7 @@ def _factor_of(text: str) -> tuple[str, list[str]]:
     return factor.strip(), list(dict.fromkeys(values))
 
 
-def shift_table(found: Shift) -> list[str]:
+def shift_table(found: Shift, width: int = 0) -> list[str]:
     """A line for the task as trained, and one for each value."""
     from ..evidence.tables import columns
 
@@ -145,13 +153,13 @@ def shift_table(found: Shift) -> list[str]:
             (
                 point.value or "as trained",
                 f"{point.played.mean:.3f}{point.played.spread}",
-                f"{point.surprise:.3g}",
+                digits(point.surprise),
                 f"{point.surprising:.0%}",
                 "-" if point.alarm is None else f"{point.alarm:.0%}",
                 *("-" if each is None else f"{each.auroc:.2f} ({each.low:.2f} to {each.high:.2f})" for each in scores),
             )
         )
-    return columns(rows, header=header, right=range(1, len(header)))
+    return columns(rows, header=header, right=range(1, len(header)), width=width)
 
 
 def _video(args: argparse.Namespace, result: Evaluation) -> tuple[Path | None, str]:

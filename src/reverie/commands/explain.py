@@ -9,6 +9,7 @@ import textwrap
 from ..errors import UserError
 from ..insight.glossary import ENTRIES, Entry, find, near
 from .command import Command, add_json
+from .output import terminal_width
 
 EPILOG = """\
 examples:
@@ -43,7 +44,8 @@ def _one(key: str, entry: Entry) -> str:
 
 
 def _row(name: str, text: str) -> str:
-    return textwrap.fill(text, 100, initial_indent=f"  {name:9}", subsequent_indent=" " * 11)
+    width = min(100, terminal_width() or 100)
+    return textwrap.fill(text, width, initial_indent=f"  {name:9}", subsequent_indent=" " * 11)
 
 
 def _all() -> str:

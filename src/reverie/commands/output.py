@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
-from ..errors import UserError, printable
+from ..errors import UserError, printable, wrapped
 from ..files import reason
 
 #: Control sequences of our own that may pass: the colours of `reverie doctor`.
@@ -24,16 +25,19 @@ class PrintableOutput:
     """A text stream on top of another one.
 
     Control characters are shown as escapes, letters that the encoding lacks, too: a result is never lost for a letter.
+    On a terminal long lines are broken between words; what a program may read (a pipe, a file) stays as it is.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
+        self.whole = False  # lines stay as they are on a terminal, too
 
     def write(self, text: str) -> int:
         """Write. Raises OutputError where the system does not take it, e.g. for a full disk."""
         shown = _printable_lines(text)
         encoding = self.stream.encoding or "utf-8"
         shown = shown.encode(encoding, "backslashreplace").decode(encoding)
+        shown = shown if self.whole else wrapped(shown, terminal_width(self.stream))
         with _said():
             self.stream.write(shown)
         return len(text)
@@ -45,6 +49,26 @@ class PrintableOutput:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+def terminal_width(stream: Any = None) -> int:
+    """Columns of the terminal that a stream (default: the standard output) writes to; 0: it is none."""
+    stream = sys.stdout if stream is None else stream
+    try:
+        return shutil.get_terminal_size().columns if stream.isatty() else 0
+    except (OSError, ValueError):  # a stream that was closed
+        return 0
+
+
+def keep_lines_whole() -> None:
+    """What follows is CSV or LaTeX: a terminal must not break it."""
+    if isinstance(sys.stdout, PrintableOutput):
+        sys.stdout.whole = True
+
+
+def print_error(text: str) -> None:
+    """A sentence about what is wrong, on the standard error."""
+    print(wrapped(text, terminal_width(sys.stderr)), file=sys.stderr)
 
 
 def _printable_lines(text: str) -> str:

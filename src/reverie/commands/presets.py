@@ -22,6 +22,7 @@ from ..config.presets import (
 )
 from ..errors import UserError
 from .command import Command, add_json
+from .output import terminal_width
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,8 @@ def run_presets(args: argparse.Namespace) -> int:
         lines = _keys
     elif args.diff:
         found = {a.key: [_row(a), _row(b)] for a, b in preset_differences(*args.diff)}
-        lines = partial(_differences, *args.diff)
+        left, right = args.diff
+        lines = partial(_differences, left, right, terminal_width() or 120)
     elif args.name:
         found = {row.key: _row(row) for row in preset_rows(args.name)}
         lines = partial(_preset_table, args.name)
@@ -116,7 +118,7 @@ def _differences(left: str, right: str, width: int = 120) -> list[str]:
         cells += [(a.key, _cut(show(a.value), 16), _cut(show(b.value), 16), a.source, b.source) for a, b in group]
     header = ("setting", left, right, f"source in {left}", f"source in {right}")
     taken = sum(max(len(row[i]) for row in [header, *filter(None, cells)]) + 2 for i in range(3))
-    limits = (width,) * 3 + ((width - taken - 2) // 2,) * 2
+    limits = (width,) * 3 + (max(12, (width - taken - 2) // 2),) * 2
     return columns([[_cut(*cell) for cell in zip(row, limits, strict=False)] for row in cells], header=header)
 
 

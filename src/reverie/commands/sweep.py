@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..evidence.executors import PLACES, ClusterOptions, option_names, options_of
 from ..files import absolute
-from .command import Command, add_json, positive
-from .output import note, show_line
+from .command import Command, add_data_files, add_json, positive, require_data_files
+from .output import note, show_line, terminal_width
 
 if TYPE_CHECKING:
     from ..evidence.plan import Plan, PlannedRun
@@ -58,6 +58,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=positive, default=0, help="runs at a time (default: as cores and memory allow)")
     parser.add_argument("--dry-run", action="store_true", help="only print what would be run and what it costs")
     parser.add_argument("--report", action="store_true", help="run nothing, make the report of the existing results")
+    add_data_files(parser, "seed and evaluation, and for each tenth of a run", latex=True)
     add_json(parser, "print one JSON object at the end")
     add_cluster_arguments(parser)
 
@@ -94,6 +95,7 @@ def run_plan(args: argparse.Namespace, plan: Plan) -> int:
     from ..evidence.sweep import Sweep, estimate, parallel, results_of
     from ..insight.plots import require_matplotlib
 
+    require_data_files(args)
     out = args.out or Path("runs") / plan.name
     say = note if args.json else show_line
     if not args.dry_run:  # after hours of training it would be too late for these messages
@@ -104,7 +106,8 @@ def run_plan(args: argparse.Namespace, plan: Plan) -> int:
     options = cluster_options(args, plan)
     sweep = Sweep(plan, out, say=say)
     variants = len({job.variant for job in plan.jobs})
-    counts = f"{len(plan.tasks)} task(s), {variants} variant(s), {len(plan.seeds)} seed(s)"
+    kinds = (len(plan.tasks), "task"), (variants, "variant"), (len(plan.seeds), "seed")
+    counts = ", ".join(counted(n, what) for n, what in kinds)
     say(f"{plan.name}: {counts}, {len(plan.jobs)} runs in {out}")
     if args.on != "local" and not args.dry_run:  # the machine of the sweep is not the one of the runs: no forecast
         return _run_on_cluster(args, plan, out, options)
@@ -157,6 +160,7 @@ def _report(
 ) -> int:
     from ..evidence.ablate import report
     from ..evidence.page import plain_json, write_files
+    from ..evidence.tidy import sweep_rows, write_data_files
 
     for name, why in failed.items():
         note(f"FAILED {name}: {why}")
@@ -165,11 +169,15 @@ def _report(
     if not results:
         raise UserError(f"there are no results in {out} yet.", "Leave out --report to run the sweep.")
     words, tables, figures, facts = report(plan, results)
-    files = write_files(out, name="report", title=plan.name, words=words, tables=tables, figures=figures, facts=facts)
+    rows = list(sweep_rows(results))
+    files = write_files(
+        out, name="report", title=plan.name, words=words, tables=tables, figures=figures, facts=facts, rows=rows
+    )
+    write_data_files(csv_file=args.csv, rows=rows, latex_file=args.latex, tables=tables)
     if args.json:
         print(plain_json(facts | {"failed": failed, "report": str(files[0])}))
     else:
-        print("\n\n".join([*(table.text() for table in tables), *words]))
+        print("\n\n".join([*(table.text(terminal_width()) for table in tables), *words]))
         print(f"\nreport    {files[0]} and {len(files) - 1} more")
     return 1 if failed else 0
 

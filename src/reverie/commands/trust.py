@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
-from .command import Command, add_json, positive, seed
+from ..errors import UserError, digits
+from .command import Command, add_data_files, add_json, positive, require_data_files, seed
+from .output import terminal_width
 
 if TYPE_CHECKING:
     from ..insight.run_reader import RunReader
@@ -48,6 +49,7 @@ def _arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--all", action="store_true", help="measure and rank every kept checkpoint, and the best one")
     sub.add_argument("--no-files", action="store_true", help="write nothing")
     sub.add_argument("-o", "--out", type=Path, metavar="PNG", help="where to draw (default: RUN/trust.png)")
+    add_data_files(sub, "policy and episode, and for each curve and step")
     add_json(sub)
 
 
@@ -69,6 +71,7 @@ def run_trust(args: argparse.Namespace) -> int:
     args.out = absolute(args.out) if args.out else None
     if args.out:
         require_writable(args.out, ".png")
+    require_data_files(args)
     if len(paths) > 1:
         return _several(args, paths)
     (args.run,) = paths
@@ -78,6 +81,7 @@ def run_trust(args: argparse.Namespace) -> int:
         if args.all:
             return _ranking(args, opened, task)
         found = _measured(args, opened, task)
+    _write_rows(args, [(str(args.run), found)])
     files, notes = ([], []) if args.no_files else _write(args, opened, found)
     for note in (*found.notes, *notes):
         print(f"note: {note}", file=sys.stderr)
@@ -85,7 +89,7 @@ def run_trust(args: argparse.Namespace) -> int:
         print(json.dumps({"run": str(args.run), **found.to_dict(), "files": [str(file) for file in files]}))
     else:
         print("\n".join(found.to_dict()["verdict"]))
-        print("\n".join(table(found)))
+        print("\n".join(table(found, terminal_width())))
         print(f"{found.updates:,} updates in the dream, {found.cpu_minutes:.1f} CPU minutes in all")
         for file in files:
             print(f"look at   {file}")
@@ -125,6 +129,7 @@ def _several(args: argparse.Namespace, paths: list[Path]) -> int:
         if not args.no_files:
             written, why = _write(argparse.Namespace(run=run.path, out=None), run, found)
             files, notes = files + written, notes + why
+    _write_rows(args, [(str(path), found) for path, found in zip(paths, results, strict=True)])
     if args.out:
         files.append(models_plot(models, args.out, title=opened[0].config.env.id))
     for note in (*(note for found in results for note in found.notes), *notes):
@@ -133,7 +138,7 @@ def _several(args: argparse.Namespace, paths: list[Path]) -> int:
         named = [{"run": str(path), **found.to_dict()} for path, found in zip(paths, results, strict=True)]
         print(json.dumps({"runs": named, "models": models.to_dict(), "files": [str(file) for file in files]}))
     else:
-        print("\n".join([*_ranked([path.name for path in paths], results), *models_table(models)]))
+        print("\n".join([*_ranked([path.name for path in paths], results), *models_table(models, terminal_width())]))
         for file in files:
             print(f"look at   {file}")
     return int(any(found.level == "no" for found in results))
@@ -146,7 +151,7 @@ def _ranked(names: list[str], results: list[Trust]) -> list[str]:
     header = ("", "own return", "made in dreams", "random", "trusted", "steps")
     rows = [(name, *(_score(each, policy) for policy in ("own", "made", "random")), each.level, str(each.steps))
             for name, each in zip(names, results, strict=True)]  # fmt: skip
-    return columns(rows, header=header, right=(1, 2, 3, 5))
+    return columns(rows, header=header, right=(1, 2, 3, 5), width=terminal_width())
 
 
 def _measured(args: argparse.Namespace, opened: RunReader, task: Task) -> Trust:
@@ -177,12 +182,20 @@ def _ranking(args: argparse.Namespace, opened: RunReader, task: Task) -> int:
         reader = replace(open_run(path), experience=opened.experience)
         results.append(_measured(args, reader, task))
     results.sort(key=lambda found: found.rank, reverse=True)
+    _write_rows(args, [(str(args.run), found) for found in results])
     if args.json:
         print(json.dumps({"run": str(args.run), "ranking": [found.to_dict() for found in results]}))
     else:
         print("\n".join(_ranked([each.checkpoint for each in results], results)))
         print(f"first by the lower of both returns: {results[0].checkpoint}")
     return int(results[0].level == "no")
+
+
+def _write_rows(args: argparse.Namespace, found: list[tuple[str, Trust]]) -> None:
+    """--csv. Raises UserError."""
+    from ..evidence.tidy import trust_rows, write_data_files
+
+    write_data_files(csv_file=args.csv, rows=[row for run, each in found for row in trust_rows(each, run)])
 
 
 def _has_best(run: Path) -> bool:
@@ -232,7 +245,7 @@ def _strips(opened: RunReader, found: Trust, path: Path) -> Path | None:
     return write_image(path, np.concatenate(rows))
 
 
-def table(found: Trust) -> list[str]:
+def table(found: Trust, width: int = 0) -> list[str]:
     """Dreamed and real returns and errors after 1, 2, 3, 5, ... steps as lines."""
     from ..evidence.tables import columns
 
@@ -242,16 +255,16 @@ def table(found: Trust) -> list[str]:
     rows = []
     for k in (step - 1 for step in shown):
         low, high = optimism.low[k], optimism.high[k]
-        interval = "-" if low is None or high is None else f"{low:+.3g} to {high:+.3g}"
+        interval = "-" if low is None or high is None else f"{digits(low, sign=True)} to {digits(high, sign=True)}"
         errors = [_cell(found.errors.get(source, {}).get(name, [None] * reach)[k])
                   for name in ("reward", "value") for source in ("replay", "played")]  # fmt: skip
         own = [_cell(curve[k]) for curve in (optimism.dream, optimism.real, optimism.gap)]
         rows.append((str(k + 1), *own, interval, *errors))
-    return columns(rows, header=header, right=range(len(header)))
+    return columns(rows, header=header, right=range(len(header)), width=width)
 
 
 def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    return "-" if value is None else digits(value)
 
 
 class Bar:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import digits
 from ..files import write_file, writing
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -59,9 +60,9 @@ class Ranges:
     def lines(self) -> list[str]:
         """For the terminal, at most 100 columns: a table, two histograms, warnings."""
         width = min(KEY_WIDTH, max([8, *map(len, self.keys)]))
-        lines = [f"{'':{width}}  {'min':>9} {'max':>9} {'mean':>9} {'std':>9}  never changes"]
+        lines = [f"{'':{width}}  {'min':>8} {'max':>8} {'mean':>8} {'std':>8}  constant"]
         for key, item in self.keys.items():
-            numbers = " ".join(f"{x:9.3g}" for x in (item.low, item.high, item.mean, item.deviation))
+            numbers = " ".join(f"{digits(x):>8}" for x in (item.low, item.high, item.mean, item.deviation))
             dark = f", {item.black:.0%} black" if item.black else ""
             lines.append(f"{_cut(key, width):{width}}  {numbers}  {item.constant:.0%}{dark}")
         lines.append(f"{'rewards':{width}}  {histogram(self.rewards)}")
@@ -197,7 +198,7 @@ def _about_scale(key: str, flat: np.ndarray) -> list[str]:
         ratio = spread[high] / spread[low]
         return [f"number {high} of '{key}' varies {ratio:,.0f} times more than number {low}. {SCALING}"]
     extreme = large_value(flat)
-    return [f"'{key}' reaches {extreme:.4g}. {SCALING}"] if extreme is not None else []
+    return [f"'{key}' reaches {digits(extreme)}. {SCALING}"] if extreme is not None else []
 
 
 def _about_rewards(rewards: np.ndarray, learnt: np.ndarray, name: str) -> list[str]:
@@ -210,14 +211,14 @@ def _about_rewards(rewards: np.ndarray, learnt: np.ndarray, name: str) -> list[s
     most = np.abs(learnt).max()
     if name in ("tanh", "sign") and abs(extreme) > 1:
         return [
-            f"rewards reach {extreme:.4g}: model.reward_transform={name} flattens them at 1. Set "
+            f"rewards reach {digits(extreme)}: model.reward_transform={name} flattens them at 1. Set "
             "model.reward_transform=symlog to keep them apart."
         ]
     if most > LARGE:
-        return [f"rewards reach {extreme:.4g}. Set model.reward_transform=symlog."]
+        return [f"rewards reach {digits(extreme)}. Set model.reward_transform=symlog."]
     if most < 0.01:
         return [
-            f"rewards are at most {abs(extreme):.2g}: the entropy bonus (behavior.entropy_scale) outweighs them. "
+            f"rewards are at most {digits(abs(extreme))}: the entropy bonus (behavior.entropy_scale) outweighs them. "
             f"Set model.reward_unit={abs(extreme):.1g}, or divide it by 100."
         ]
     return []
@@ -232,10 +233,10 @@ def histogram(values: np.ndarray, bins: int = 30) -> str:
         return "none"
     low, high = float(values.min()), float(values.max())
     if low == high:
-        return f"always {low:.4g}"
+        return f"always {digits(low)}"
     counts, _ = np.histogram(values, bins, (low, high))
     heights = np.ceil(np.log1p(counts) / np.log1p(counts.max()) * (len(BARS) - 1)).astype(int)
-    return f"{low:.3g} |{''.join(BARS[height] for height in heights)}| {high:.3g} (log counts)"
+    return f"{digits(low)} |{''.join(BARS[height] for height in heights)}| {digits(high)} (log counts)"
 
 
 def _summary(values: np.ndarray) -> dict[str, float]:

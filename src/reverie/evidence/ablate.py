@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .compare import final_score
 from .plan import Plan, PlannedRun
 from .results import RunResult
@@ -26,6 +26,7 @@ from .statistics import (
     visible_difference,
     welch,
 )
+from .tables import Cell as NumberCell
 from .tables import Table, number, ranged
 
 #: Results of a sweep with the jobs they are of.
@@ -140,7 +141,7 @@ def table(found: Findings) -> Table:
         rows.append([*row, _probability(found, variant)])
     header = ["variant"]
     for task in found.tasks:
-        header += [f"{task} [95 %]", "minus base [95 %]"]
+        header += [f"{task} [95 %]", f"{f'{task} ' * (len(found.tasks) > 1)}minus base [95 %]"]
     note = (
         "Mean of seeds and Student's 95 % interval; differences by Welch's t. *: p < 0.05 after Holm's correction for "
         "all comparisons of this table. P: that a run of the variant beats one of the base, over tasks."
@@ -154,8 +155,9 @@ def _cell(cell: Cell) -> list[str]:
         return [shown, "identical"]
     if difference is None:
         return [shown, "–"]
-    sign = "+" if difference.value >= 0 else ""
-    return [shown, sign + ranged(Interval(*difference[:3])) + (" *" if cell.clear else "")]
+    sign, numbers = "+" if difference.value >= 0 else "", (*difference[:3], cell.p)
+    text = sign + ranged(Interval(*difference[:3])) + (" *" if cell.clear else "")
+    return [shown, NumberCell(text, numbers, ("", "low", "high", "p"))]
 
 
 def _probability(found: Findings, variant: str) -> str:
@@ -237,8 +239,9 @@ def _head(plan: Plan, results: Pairs) -> list[str]:
     machines = sorted({_machine(result) for result in found})
     variants = len({job.variant for job in plan.jobs})
     lines = [
-        f"{len(found)} runs, {hours:.1f} hours of training; {variants} variants, {len(plan.tasks)} task(s), seeds "
-        f"{', '.join(map(str, plan.seeds))}. Commit {', '.join(commits)}; {'; '.join(machines)}."
+        f"{len(found)} runs, {hours:.1f} hours of training; {counted(variants, 'variant')}, "
+        f"{counted(len(plan.tasks), 'task')}, seeds {', '.join(map(str, plan.seeds))}. "
+        f"Commit {', '.join(commits)}; {'; '.join(machines)}."
     ]
     if len(found) < len(plan.jobs):
         lines.append(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import counted
 from . import record
 from .compare import SeedGroup, Verdict, budget_score, final_score, window_score
 from .results import RunResult
@@ -23,7 +24,7 @@ from .statistics import (
     probability_of_improvement,
     student,
 )
-from .tables import Table, millions, number, ranged
+from .tables import Cell, Table, millions, number, ranged
 
 #: Methods of Atari-100k whose performance profiles stand beside ours.
 PROFILED = ("DreamerV3 (Nature repo)", "DreamerV3 (2023 paper)")
@@ -85,7 +86,7 @@ def _budget_table(label: str, verdicts: Sequence[Verdict], rule: str) -> Table:
         figures = [number(found["mean"]), number(found["median"]), "–", "–", number(found["mean without top"])]
         rows.append([name, *figures, f"{found['above human']} of {len(games)}", ranged(better)])
     notes = [
-        f"Human-normalised, over {len(games)} game(s), the same for every agent: {', '.join(games)}.",
+        f"Human-normalised, over {counted(len(games), 'game')}, the same for every agent: {', '.join(games)}.",
         f"Seeds per game of ours: {'-'.join(map(str, counts))}; brackets: 95 % stratified bootstrap over them"
         + (", which needs a second seed of every game." if counts[0] == 1 else "."),
         "Of others only means per game are published in a common form; P: against those means.",
@@ -176,7 +177,7 @@ def own_table(groups: Sequence[SeedGroup]) -> Table:
         scores = [score for score in map(final_score, each.results) if np.isfinite(score)]
         chance = np.concatenate([result.scores("random") for result in each.results])
         steps = sorted({result.env_steps for result in each.results})
-        shown = f"{steps[0]:,}" if steps[-1] <= 1.1 * steps[0] else f"{steps[0]:,} to {steps[-1]:,}"
+        shown = Cell(f"{steps[0]:,}" if steps[-1] <= 1.1 * steps[0] else f"{steps[0]:,} to {steps[-1]:,}", [steps[0]])
         level = number(float(chance.mean())) if len(chance) else "–"
         rows.append(
             [each.label, each.task, ranged(student(scores) if scores else None), level, str(len(scores)), shown]

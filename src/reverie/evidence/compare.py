@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..envs.families.crafter import crafter_score
-from ..errors import UserError
+from ..errors import UserError, digits
 from . import record
 from .protocol import experiment, mismatches, references_of
 from .record import Curve
@@ -112,7 +112,9 @@ def judge(own: Seeds, mean: float, std: float, seeds: int, *, floor: float | Non
     difference = Interval(value, value - half, value + half)
     count = f"{len(found)} seed{'s' * (len(found) > 1)} against {seeds}"
     if floor is not None and not (floor - mean + half < 0 and floor - mean < -least):
-        return Judgement("too early", f"random play would pass as well here: {count}, spread {spread:.3g}", difference)
+        return Judgement(
+            "too early", f"random play would pass as well here: {count}, spread {digits(spread)}", difference
+        )
     if value + half < 0 and value < -least:
         return Judgement("below", f"{count}, lower at the {CONFIDENCE:.0%} level", difference)
     if value - half > 0 and value > least:
@@ -290,7 +292,7 @@ def _budget(own: SeedGroup, key: str) -> Verdict:
         return Verdict(own, "atari-100k", key, Judgement("too early", why), own.frames)
     scores = [each for each in map(budget_score, own.results) if math.isfinite(each)]
     window = [each for each in map(window_score, own.results) if math.isfinite(each)]
-    score = f"{np.mean(window):.4g}" if window else "none"
+    score = digits(float(np.mean(window))) if window else "none"
     why = f"mean of training episodes in the last 10k frames {score}; compared over games below"
     return Verdict(own, "atari-100k", key, Judgement("scored", why), record.BUDGET_FRAMES, scores)
 

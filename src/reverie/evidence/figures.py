@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import write_file
 from ..insight.plots import COLOURS, label, new_figure, png, svg
 from .aggregates import LEVELS
@@ -86,7 +86,7 @@ def _own(axes: Any, verdict: Verdict, colour: str) -> None:
     if len(verdict.own) > 1:
         axes.fill_between(verdict.points, low, high, color=colour, alpha=0.15, lw=0)
     word = verdict.judgement.word
-    text = f"{label(verdict.group.label)}, {len(verdict.own)} seed(s): {word}"
+    text = f"{label(verdict.group.label)}, {counted(len(verdict.own), 'seed')}: {word}"
     axes.plot(verdict.points, mean, color=colour, lw=1.8, marker="." if len(mean) == 1 else None, label=text)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..insight.page import as_html, render
 from ..insight.plots import svg
 from .figures import save
 from .tables import Table
+from .tidy import csv_text, latex_text
 
 
 def write_files(
@@ -25,28 +27,36 @@ def write_files(
     tables: Sequence[Table],
     figures: Mapping[str, Any],
     facts: Mapping[str, Any],
+    rows: Iterable[Mapping[str, Any]],
 ) -> list[Path]:
-    """NAME.html, .md, .json, .csv, .tex and a PNG and SVG per figure. -> the files. Raises UserError.
+    """NAME.html, .md, .json, .tex, .csv, a .csv per table, a PNG and SVG per figure. -> the files. Raises UserError.
 
-    words: what the numbers say, a paragraph each. facts: everything, for the JSON file.
+    words: what the numbers say, a paragraph each. facts: everything, for the JSON file. rows: a row for each seed and
+    point (`tidy.py`), for the CSV file.
     """
     drawn = [(key, as_html(svg(figure))) for key, figure in figures.items()]
     texts = {
-        "html": render("tables.html", title=title, words=words, figures=drawn, tables=tables),
-        "md": _markdown(title, words, tables, {key: f"{name}-{key}.png" for key in figures}),
-        "json": plain_json(facts, indent=1) + "\n",
-        "csv": "\n".join(f"# {table.title}\n{table.csv()}" for table in tables),
-        "tex": "\n".join(table.latex() + "\n" for table in tables),
+        ".html": render("tables.html", title=title, words=words, figures=drawn, tables=tables),
+        ".md": _markdown(title, words, tables, {key: f"{name}-{key}.png" for key in figures}),
+        ".json": plain_json(facts, indent=1) + "\n",
+        ".csv": csv_text(rows),
+        ".tex": latex_text(tables),
     }
+    texts |= {f"-{_in_a_name(table.title)}.csv": table.csv() for table in tables}
     files = []
     try:
         for ending, text in texts.items():
-            files.append(write_file(out / f"{name}.{ending}", text))
+            files.append(write_file(out / f"{name}{ending}", text))
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}).", "Choose another --out.") from error
     for key, figure in figures.items():
         files += save(figure, out / f"{name}-{key}")
     return files
+
+
+def _in_a_name(title: str) -> str:
+    """ "Atari-100k, my run" -> "atari-100k-my-run"."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60]
 
 
 def plain_json(facts: Any, *, indent: int | None = None) -> str:

@@ -23,7 +23,7 @@ from ..bench.subject import make_subject
 from ..build import pick_device
 from ..config import flatten, load_file
 from ..envs.vector.workers import usable_cores
-from ..errors import UserError
+from ..errors import UserError, digits
 from ..files import read_bytes, write_file
 from ..guard.lock import RunLock
 from ..run.directory import check_directory
@@ -66,7 +66,7 @@ class Cost:
         """As text."""
         wall = self.seconds / max(1, min(jobs, self.left))
         each = ", ".join(f"{task} ({preset}) {duration(seconds)}" for (task, preset), seconds in self.cells.items())
-        memory = f", {self.memory / 1e9:.2g} GB of memory each" if self.memory else ""
+        memory = f", {digits(self.memory / 1e9)} GB of memory each" if self.memory else ""
         work = f"about {duration(wall)} ({duration(self.seconds)} of work)"
         return [f"{self.left} runs to do, {jobs} at a time: {work}{memory}", f"a run takes about: {each}"]
 
@@ -314,7 +314,7 @@ class Sweep:
         except (UserError, OSError) as error:
             self.failed[job.name] = str(error)
             return f"{name}: FAILED: {error}"
-        score = f"return {result.final().mean():.4g}" if len(result.final()) else "not evaluated"
+        score = f"return {digits(result.final().mean())}" if len(result.final()) else "not evaluated"
         return f"{name}: {score} after {result.env_steps:,} steps, {duration(seconds)}"
 
     def _end(self, going: Sequence[RunningJob]) -> None:

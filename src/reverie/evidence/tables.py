@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .statistics import Interval
 
 LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "±": r"$\pm$"}
-LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "≥": r"$\geq$"}
+LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "≥": r"$\geq$", "–": "--"}
+#: The sign of a number, which text shows as a hyphen and LaTeX must not.
+SIGN = re.compile(r"(?<![\w.)\]$])([-+])(?=\.?\d)")
 
 
 def columns(
-    rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), right: Sequence[int] = (), indent: str = ""
+    rows: Sequence[Sequence[str]],
+    *,
+    header: Sequence[str] = (),
+    right: Sequence[int] = (),
+    indent: str = "",
+    width: int = 0,
 ) -> list[str]:
     """Rows of cells as aligned lines, two spaces between columns; nothing is wrapped or cut, also in a pipe.
 
-    header: a first row. right: indices of the columns that are aligned at their right end.
+    header: a first row. right: indices of the columns that are aligned at their right end. width: of a terminal; a
+    table with a header that is wider than it is shown as a block for each row instead. 0: no terminal.
     """
     from rich.console import Console
     from rich.table import Table as Grid
@@ -35,9 +44,20 @@ def columns(
     for row in every:
         grid.add_row(*map(Text, row))
     out = io.StringIO()
-    width = 2 * sum(len(cell) + 2 for row in every for cell in row)  # more than it needs
-    Console(file=out, width=max(1, width), color_system=None, legacy_windows=False).print(grid)
-    return [f"{indent}{line}".rstrip() for line in out.getvalue().splitlines()]
+    room = 2 * sum(len(cell) + 2 for row in every for cell in row)  # more than it needs
+    Console(file=out, width=max(1, room), color_system=None, legacy_windows=False).print(grid)
+    lines = [f"{indent}{line}".rstrip() for line in out.getvalue().splitlines()]
+    too_wide = header and rows and 0 < width < max(map(len, lines))
+    return [line for row in rows for line in _block(header, row, indent)] if too_wide else lines
+
+
+def _block(header: Sequence[str], row: Sequence[str], indent: str) -> list[str]:
+    """A row below its first cell, a line for each other one."""
+    if not row:
+        return [""]
+    first = f"{header[0]} {row[0]}" if row[0].isdigit() else row[0]  # a number alone says nothing
+    below = columns(list(zip(header[1:], row[1:], strict=False)), indent=indent + "  ")
+    return [f"{indent}{first}", *below]
 
 
 @dataclass(frozen=True)
@@ -54,9 +74,9 @@ class Table:
         """All notes."""
         return [note for note in (self.note, *self.notes) if note]
 
-    def text(self) -> str:
-        """For a terminal or a pipe."""
-        return "\n".join([self.title, *columns(self.rows, header=self.header), *self.remarks()])
+    def text(self, width: int = 0) -> str:
+        """For a terminal of so many columns, or (0) for a pipe."""
+        return "\n".join([self.title, *columns(self.rows, header=self.header, width=width), *self.remarks()])
 
     def markdown(self) -> str:
         """A GitHub table."""
@@ -84,7 +104,10 @@ class Table:
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX.get(letter, letter) for letter in text)
+    """A cell, with a true minus where a number is negative: in math mode, as a hyphen is shorter."""
+    pieces = SIGN.split(text)
+    shown = ["".join(LATEX.get(letter, letter) for letter in piece) for piece in pieces]
+    return "".join(f"${piece}$" if at % 2 else shown[at] for at, piece in enumerate(pieces))
 
 
 class Cell(str):
@@ -104,16 +127,20 @@ def _csv_column(name: str, cells: Sequence[str]) -> list[list[str]]:
     """The columns with one number per cell that a column of a table becomes, each with its name first."""
     parts = max((cell.parts for cell in cells if isinstance(cell, Cell)), key=len, default=("",))
     plain = name.removesuffix(" [95 %]").removesuffix(" ± deviation")
-    found = [[f"{plain} {part}".rstrip() if len(parts) > 1 else name] for part in parts]
+    found = [[f"{plain} {part}".rstrip()] for part in parts]
     for cell in cells:
-        numbers = [_plain(value) for value in cell.numbers] if isinstance(cell, Cell) else ["" if cell == "–" else cell]
-        for column, text in zip(found, [*numbers, *[""] * len(parts)], strict=False):
-            column.append(text)
+        text = "" if cell == "–" else cell
+        numbers = [plain_cell(value) for value in cell.numbers] if isinstance(cell, Cell) else [text]
+        for column, shown in zip(found, [*numbers, *[""] * len(parts)], strict=False):
+            column.append(shown)
     return found
 
 
-def _plain(value: float | None) -> str:
-    return "" if value is None or value != value else f"{value:.10g}"
+def plain_cell(value: Any) -> str:
+    """A cell of a CSV file: a number in full, text as it is, nothing for what was not measured."""
+    if value is None or value != value:
+        return ""
+    return str(value) if isinstance(value, str | int) else f"{value:.10g}"
 
 
 def number(value: float | None) -> Cell:

@@ -8,8 +8,6 @@ one that was cut off, which the same command continues from its checkpoint.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import shlex
@@ -27,7 +25,7 @@ import yaml
 from ..config import flatten
 from ..config.presets import FILE
 from ..envs.vector.workers import usable_cores
-from ..errors import UserError
+from ..errors import UserError, digits
 from ..files import absolute, write_file
 from ..guard.lock import RunLock
 from ..run.directory import provenance
@@ -300,7 +298,7 @@ class Search:
             self._start(each, jobs)
             return False
         score = sum(each.scores) / len(each.scores)
-        self._tell(each.trial, DONE, score, f"return {score:.4g}")
+        self._tell(each.trial, DONE, score, f"return {digits(score)}")
         return True
 
     def _tell(self, trial: Any, state: str, score: float | None, what: str) -> None:
@@ -308,7 +306,7 @@ class Search:
         self.study.tell(trial, score, state=self.optuna.trial.TrialState[state])
         values = ", ".join(f"{key.split('.')[1]}={short(value)}" for key, value in trial.params.items())
         best = self.best()
-        top = f"; best: trial {best.number} with {best.value:.4g}" if best is not None else ""
+        top = f"; best: trial {best.number} with {digits(best.value)}" if best is not None else ""
         mark = "FAILED: " if state == FAILED else ""
         self.say(f"trial {trial.number} ({values}): {mark}{what}{top}")
 
@@ -329,13 +327,12 @@ class Search:
 
     def write(self) -> list[Path]:
         """OUT/best.yaml (if a trial has ended), trials.csv, .json and .png. -> the files. Raises UserError."""
+        from .tidy import csv_text
+
         rows, best, files = self.rows(), self.best(), []
-        table = io.StringIO()
         keys = ["trial", "state", "score", *(each.key for each in self.problem.dimensions), "evaluations", "outcome"]
-        writer = csv.DictWriter(table, keys, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        texts = {"trials.csv": table.getvalue(), "trials.json": json.dumps(rows, indent=1) + "\n"}
+        table = csv_text({key: row.get(key) for key in keys} for row in rows)
+        texts = {"trials.csv": table, "trials.json": json.dumps(rows, indent=1) + "\n"}
         if best is not None:
             texts["best.yaml"] = self.preset(best)
         try:
@@ -384,7 +381,7 @@ def _scalar(value: Any) -> str:
 
 def short(value: Any) -> str:
     """A proposed value in a line of text."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return digits(value) if isinstance(value, float) else str(value)
 
 
 def require_optuna() -> Any:

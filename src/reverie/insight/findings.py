@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..config import Config
+from ..errors import digits
 from ..run.html import html_table
 from .history import History
 from .measurements import Measurements
@@ -151,4 +152,4 @@ def finite(value: float | None) -> bool:
 
 def number(value: float) -> str:
     """Three significant digits, without an exponent for large numbers."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return digits(value)

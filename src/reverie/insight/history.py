@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import digits
 from ..run.lines import each_line, thinned
 
 #: Episodes of training that count as the newest ones.
@@ -39,8 +40,8 @@ class Comparison:
     def text(self) -> str:
         """The numbers as words."""
         return (
-            f"return {_short(self.agent)} over {self.episodes[0]} episodes, random policy {_short(self.random)} over "
-            f"{self.episodes[1]}; the difference is between {_short(self.low)} and {_short(self.high)} (95 %)"
+            f"return {digits(self.agent)} over {self.episodes[0]} episodes, random policy {digits(self.random)} over "
+            f"{self.episodes[1]}; the difference is between {digits(self.low)} and {digits(self.high)} (95 %)"
         )
 
 
@@ -53,10 +54,6 @@ def compare(agent: Sequence[float], random: Sequence[float]) -> Comparison:
         means.append(mean)
     difference, half = means[0] - means[1], SURE * math.sqrt(errors)
     return Comparison(means[0], means[1], difference - half, difference + half, (len(agent), len(random)))
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)

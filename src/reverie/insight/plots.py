@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..config import load_file
-from ..errors import UserError, printable
+from ..errors import UserError, digits, printable
 from ..files import plain_values, read_json, write_file
 from ..run.evaluation import Evaluation
 from ..run.lines import each_line, read_lines, thinned
@@ -388,7 +388,7 @@ def _returns(axes: Any, drift: Drift) -> None:
     correlation = drift.returns["correlation"]
     relation = "no spread" if correlation is None else f"correlation {correlation:.2f}"
     axes.set(xlabel="return of the window", ylabel="the same, imagined")
-    axes.set_title(f"{relation}, bias {drift.returns['bias']:.3g}", fontsize=9)
+    axes.set_title(f"{relation}, bias {digits(drift.returns['bias'])}", fontsize=9)
     axes.grid(alpha=0.25)
 
 
@@ -444,7 +444,7 @@ def _trust_figure(found: Mapping[str, Any]) -> Any:
     for place, key in enumerate(names):
         policy = found["policies"][key]
         left.errorbar(place, policy["mean"], policy.get("ci95") or 0, fmt="o", capsize=4, color=COLOURS[place])
-        left.text(place, policy["mean"], f"  {policy['mean']:.3g}", fontsize=8)
+        left.text(place, policy["mean"], f"  {digits(policy['mean'])}", fontsize=8)
     left.set(xticks=range(3), xticklabels=list(names.values()), xlim=(-0.5, 2.7), ylabel="return in the real task")
     left.grid(alpha=0.25)
     optimism = found["optimism"]

@@ -34,7 +34,7 @@ from ..data.collect import ActFunction
 from ..data.replay import Batch
 from ..envs import EnvLike, is_instance
 from ..envs.spaces import Spec
-from ..errors import UserError
+from ..errors import UserError, digits
 from ..files import read_record
 from ..finite import NonFinite
 from ..ops import SCALAR_TRANSFORMS
@@ -173,8 +173,8 @@ def verdict(found: Trust) -> list[str]:
     """The result in words, most important first."""
     random, own, made = (found.policies[name] for name in ("random", "own", "made"))
     scores = (
-        f"A policy that learnt in its dreams only earns {made.mean:.3g}{made.spread} in the real task; the run's own "
-        f"policy {own.mean:.3g}{own.spread}, random actions {random.mean:.3g}{random.spread}."
+        f"A policy that learnt in its dreams only earns {digits(made.mean)}{made.spread} in the real task; the run's "
+        f"own policy {digits(own.mean)}{own.spread}, random actions {digits(random.mean)}{random.spread}."
     )
     heads = {
         "yes": f"Its dreams can be trusted for {found.steps} steps.",
@@ -198,13 +198,15 @@ def _gap_in_words(found: Trust) -> list[str]:
     at = min(max(known), max(until, found.imagination_horizon - 1))
     gap, dream, real = optimism.gap[at], optimism.dream[at], optimism.real[at]
     low, high = optimism.low[at], optimism.high[at]
-    between = f"(gap {gap:+.3g}, 95 %: {low:+.3g} to {high:+.3g})"
+    if gap is None or dream is None or real is None or low is None or high is None:
+        return []  # they are known together
+    between = f"(gap {digits(gap, sign=True)}, 95 %: {digits(low, sign=True)} to {digits(high, sign=True)})"
     if until > at:
-        return [f"Within {at + 1} steps it dreams of {dream:.3g} and really earns {real:.3g} {between}."]
-    kind = "optimistic" if (gap or 0) > 0 else "pessimistic"
+        return [f"Within {at + 1} steps it dreams of {digits(dream)} and really earns {digits(real)} {between}."]
+    kind = "optimistic" if gap > 0 else "pessimistic"
     return [
-        f"The dreams are {kind}: within {at + 1} steps the policy dreams of {dream:.3g} and really earns {real:.3g} "
-        f"{between}."
+        f"The dreams are {kind}: within {at + 1} steps the policy dreams of {digits(dream)} and really earns "
+        f"{digits(real)} {between}."
     ]
 
 

@@ -28,6 +28,7 @@ from ..envs import AgentView, EnvLike, is_instance, make_env
 from ..envs.border import EnvironmentFailed, pass_on
 from ..envs.images import area_resize
 from ..envs.spaces import MASK, Spec, with_target_size
+from ..errors import digits
 from ..fast.modes import usual_switches
 from ..train import DreamerV2, to_batch
 from .directory import holds_run, stored_config
@@ -352,7 +353,9 @@ def _budget(config: Config, found: FirstExperience, fixed: Collection[str]) -> l
     row = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in seen.shapes.values())
     capacity = int(np.clip(_round(0.25 * free / max(1, row)), 10_000, 1_000_000))
     return [
-        Choice("train.train_ratio", ratio, f"{why}: {1000 * update:.0f} ms an update, {1000 * step:.2g} ms a step"),
+        Choice(
+            "train.train_ratio", ratio, f"{why}: {digits(1000 * update)} ms an update, {digits(1000 * step)} ms a step"
+        ),
         budget,
         Choice("train.eval_every", every, f"{max(1, steps // every)} evaluations, a fifth of the time at most"),
         Choice("behavior.entropy_decay", max(10, _whole(0.8 * steps * ratio)), "four fifths of the run's updates"),

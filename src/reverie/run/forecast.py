@@ -25,7 +25,7 @@ from torch import nn
 from ..config import Config
 from ..data.replay import Batch, Replay
 from ..envs.spaces import Spec
-from ..errors import UserError
+from ..errors import UserError, counted, digits
 from ..train import DreamerV2, to_batch
 from .evaluation import evaluations_due
 
@@ -86,21 +86,21 @@ class Forecast:
 
     def lines(self) -> list[str]:
         """For the header of a run."""
-        parts = f"replay {_size(self.replay)}, an update {_size(self.update)}, process {_size(self.now)}"
+        parts = f"replay {in_bytes(self.replay)}, an update {in_bytes(self.update)}, process {in_bytes(self.now)}"
         lines = [
-            f"memory {_size(self.peak)} at most ({parts}){_of(self.added, self.memory_left)}; disk {_size(self.disk)}"
-            f"{_of(self.disk, self.disk_left)}",
+            f"memory {in_bytes(self.peak)} at most ({parts}){_of(self.added, self.memory_left)}; "
+            f"disk {in_bytes(self.disk)}{_of(self.disk, self.disk_left)}",
             f"about {duration(self.seconds(100_000))} per 100,000 steps, "
             f"{duration(self.seconds(self.steps, self.idle))} for {self.steps:,} "
-            f"({1000 * self.update_seconds:.3g} ms an update)",
+            f"({digits(1000 * self.update_seconds)} ms an update)",
         ]
         if self.evaluations:  # how long an episode is, the first ones will show
             steps = 100 * self.evaluations * self.eval_episodes
             total = duration(steps * (self.step_seconds + self.act_seconds))
-            many = f"{self.evaluations:,} evaluations of {self.eval_episodes} episodes"
+            many = f"{counted(self.evaluations, 'evaluation')} of {counted(self.eval_episodes, 'episode')}"
             lines.append(f"and {many}: {total} for each 100 steps that an episode lasts")
         if self.gpu is not None:
-            lines.append(f"GPU memory {_size(self.gpu)}{_of(self.gpu, self.gpu_left)}")
+            lines.append(f"GPU memory {in_bytes(self.gpu)}{_of(self.gpu, self.gpu_left)}")
         return lines + [f"tight: {problem}" for problem in self.problems(TIGHT)]
 
     def problems(self, share: float = 1.0) -> list[str]:
@@ -108,19 +108,19 @@ class Forecast:
         found = []
         if self.memory_left is not None and self.added > share * self.memory_left:
             found.append(
-                f"the run needs {_size(self.added)} more memory, {_size(self.memory_left)} are available: "
+                f"the run needs {in_bytes(self.added)} more memory, {in_bytes(self.memory_left)} are available: "
                 f"{self._smaller_memory()}"
             )
         if self.gpu is not None and self.gpu_left is not None and self.gpu > share * self.gpu_left:
             found.append(
-                f"the run needs {_size(self.gpu)} of GPU memory, {_size(self.gpu_left)} are available: "
+                f"the run needs {in_bytes(self.gpu)} of GPU memory, {in_bytes(self.gpu_left)} are available: "
                 f"set train.batch_size={max(1, self.batch_size // 2)} or compute.precision=bfloat16"
             )
         if self.disk_left is not None and self.disk > share * self.disk_left:
             room = int(TIGHT * self.disk_left - (self.disk - self._rows() * self.row_bytes))
             fits = room // (self.row_bytes * (2 if self.on_disk else 1))
             advice = f"set replay.replay_capacity={fits}" if fits > 0 else "choose another disk with --run"
-            found.append(f"the run writes {_size(self.disk)}, {_size(self.disk_left)} are free: {advice}")
+            found.append(f"the run writes {in_bytes(self.disk)}, {in_bytes(self.disk_left)} are free: {advice}")
         return found
 
     def _rows(self) -> int:
@@ -323,12 +323,13 @@ def _disk_left(directory: Path) -> int | None:
         return None
 
 
-def _size(count: int) -> str:
+def in_bytes(count: int) -> str:
+    """ "0.47 GB", "3.9 MB"."""
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _of(used: int, left: int | None) -> str:
-    return "" if left is None else f" of {_size(left)}"
+    return "" if left is None else f" of {in_bytes(left)}"
 
 
 def duration(seconds: float) -> str:

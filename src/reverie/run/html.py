@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from ..errors import digits
+
 
 def html_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table; whatever is in the cells is text there."""
@@ -15,4 +17,4 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)  # NumPy's float64 is one
+    return digits(value) if isinstance(value, float) else str(value)  # NumPy's float64 is one

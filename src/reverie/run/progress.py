@@ -5,51 +5,66 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..build import count_parameters
 from ..envs.names import NamedMaker
-from ..errors import printable
+from ..errors import counted, digits, printable, wrapped
 from ..fast.modes import usual_switches
 from ..fast.products import said
 from .directory import FRESH
 from .evaluation import MAX_LENGTH, Evaluation, best_beyond_noise, evaluations_due, logged_evaluations
-from .forecast import duration
+from .forecast import duration, in_bytes
 from .lines import read_lines
-from .notebook import NotebookBar
+from .notebook import NotebookBlock
 from .state import RunState
 from .tasks import protocol_of_task
 
+if TYPE_CHECKING:
+    from rich.text import Text
+
 #: Steps with learning after which their own pace says more about the rest of a run than its forecast.
 MEASURED = 100
+#: A log file gets a line after each such share of the run; a display is drawn again after so many seconds.
+SHARE, REDRAWN = 0.05, 0.25
+#: What a narrow terminal leaves out of the line of progress, first things first.
+LEAVE = ("time", "losses", "unfinished", "update", "bar", "eval", "phase", "return", "eta")
 
 
 class Progress:
-    """Progress on a terminal; plain lines every few seconds where there is none (a log file, CI)."""
+    """One line that is drawn again on a terminal, one block in a notebook, a line per 5 % elsewhere (a file, CI)."""
 
     def __init__(
-        self, *, quiet: bool = False, every: float = 10.0, advise: Callable[[RunState], list[str]] | None = None
+        self, *, quiet: bool = False, every: float = SHARE, advise: Callable[[RunState], list[str]] | None = None
     ) -> None:
-        """every: seconds between lines without a terminal; advise: gives lines after each evaluation."""
+        """every: share of the run between lines without a display; advise: gives lines after each evaluation."""
         from rich.console import Console
 
         self.quiet = quiet
         self.every = every
         self.advise = advise
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        self.live = (self.console.is_terminal or self.console.is_jupyter) and not quiet
+        terminal = self.console.is_terminal and not self.console.is_dumb_terminal
+        self.live = (terminal or self.console.is_jupyter) and not quiet
         self.metrics: dict[str, float] = {}
-        self._progress: Any = None
-        self._task: Any = None
+        self._display: Any = None
+        self._block = NotebookBlock() if self.live and self.console.is_jupyter else None
         self._last = 0.0
+        self._shown = -1  # how many times `every` of the run the last line was shown after
         self._said: set[str] = set()
         self._begin = (0, 0.0)  # env_steps, seconds of training
 
     def say(self, text: str) -> None:
-        """One line, unless quiet."""
-        if not self.quiet:
-            self._draw(lambda: self.console.print(printable(text), markup=False))
+        """One line, unless quiet; on a terminal as many as it needs."""
+        if self.quiet:
+            return
+        block = self._block
+        if block is not None:
+            self._draw(lambda: block.say(printable(text)))
+        else:
+            width = self.console.width if self.console.is_terminal else 0
+            self._draw(lambda: self.console.print(wrapped(printable(text), width), markup=False))
 
     def once(self, text: str) -> None:
         """One line, unless it is empty or was said before."""
@@ -64,7 +79,7 @@ class Progress:
         except (OSError, ValueError, SystemExit):  # rich leaves the program when a pipe breaks
             self.quiet = True
             self.live = False
-            self._progress = None
+            self._display = None
 
     def start(self, run: RunState) -> None:
         """The header: the task, the model, the limits and the directory."""
@@ -82,10 +97,8 @@ class Progress:
         )
         self.say(f"model     {sizes} parameters on {agent.device}")
         self.say(f"products  {said(agent.precision.types)}: {agent.precision.why}")
-        gigabytes = run.replay.nbytes() / 1e9
-        self.say(
-            f"replay    {config.replay.replay_capacity:,} steps, up to {gigabytes:.2f} GB ({config.replay.storage})"
-        )
+        kept, size = config.replay, in_bytes(run.replay.nbytes())
+        self.say(f"replay    {kept.replay_capacity:,} steps, up to {size} ({kept.storage})")
         for index, line in enumerate(run.forecast.lines() if run.forecast else []):
             self.say(f"{'' if index else 'forecast':9} {line}")
         self.say(f"learns    {config.train.train_ratio:g} updates per step after {config.train.prefill} random steps")
@@ -100,40 +113,65 @@ class Progress:
         for note in [*agent.notes, *run.notes, *filter(None, [run.lock.note])]:
             self.say(f"note      {note}")
         self._begin = (run.clock.env_steps, run.clock.seconds)
-        if self.live and self.console.is_jupyter:
-            self._progress = NotebookBar()
-            self._draw(self._progress.start)
-        elif self.live:
-            from rich.progress import BarColumn, Progress, TextColumn
+        if self.live:
+            if self._block is not None:
+                self._display = self._block
+            else:
+                from rich.live import Live
 
-            columns = [TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}")]
-            self._progress = Progress(*columns, console=self.console)
-            self._draw(self._progress.start)
-        if self._progress is not None:
-            self._task = self._progress.add_task("train", total=1.0, text="")
+                self._display = Live(console=self.console, auto_refresh=False)
+            self._draw(self._display.start)
 
     def tick(self, run: RunState) -> None:
         """Called after every step; draws a few times per second at most."""
         if run.forecast is not None and run.clock.updates <= run.config.train.pretrain:
             self._begin = (run.clock.env_steps, run.clock.seconds)  # steps without learning say nothing about the rest
-        if self.quiet or time.monotonic() - self._last < (0.25 if self.live else self.every):
-            return
-        self._last = time.monotonic()
-        fraction, text = self._status(run)
-        if self.live:
-            self._draw(lambda: self._progress.update(self._task, completed=fraction, text=printable(text)))
-        else:
-            self.say(f"{fraction:4.0%}  {text}")
+        if not self.quiet and self._due(run):
+            self._show(run)
 
-    def _status(self, run: RunState) -> tuple[float, str]:
+    def _show(self, run: RunState) -> None:
+        self._last = time.monotonic()
+        block = self._block
+        share, text = self._status(run)
+        if block is not None:
+            self._draw(lambda: block.update(share, printable(text)))
+        elif self._display is not None:
+            line = terminal_line(share, self._parts(run), self.console.width)
+            self._draw(lambda: self._display.update(line, refresh=True))
+        else:
+            self.say(f"{share:4.0%}  {text}")
+
+    def _due(self, run: RunState) -> bool:
+        """Is it time to show the progress again?"""
+        if self.live:
+            return time.monotonic() - self._last >= REDRAWN
+        if self.every <= 0:
+            return True
+        count = int(self._share(run) / self.every + 1e-9)
+        due, self._shown = count > self._shown, max(count, self._shown)
+        return due
+
+    def _share(self, run: RunState) -> float:
+        """How much of the run is done, 0 to 1, by whichever limit ends it first."""
         clock, settings = run.clock, run.config.train
         done = [clock.env_steps / settings.env_steps]
         if settings.minutes:
             done.append(clock.seconds / (60 * settings.minutes))
-        parts = " ".join(f"{name} {share:.0%}" for name, share in clock.shares().items())
+        return min(1.0, max(done))
+
+    def _status(self, run: RunState) -> tuple[float, str]:
+        """(share of the run, all parts as one text)."""
+        parts = dict(self._parts(run))
+        groups = ("phase", "step", "update"), ("return", "unfinished", "eval"), ("losses",), ("time",), ("eta",)
+        return self._share(run), "  ".join(" ".join(parts[name] for name in group if parts[name]) for group in groups)
+
+    def _parts(self, run: RunState) -> list[tuple[str, str]]:
+        """(name, text) of what a line of progress shows, in its order."""
+        clock, pretrain = run.clock, run.config.train.pretrain
+        shares = " ".join(f"{name} {share:.0%}" for name, share in clock.shares().items())
         recent = f"{sum(run.recent) / len(run.recent):.2f}" if run.recent else "-"
-        if (unfinished := run.unfinished()) is not None:
-            recent += f" (unfinished: {unfinished[0]:.2f} after {unfinished[1]:,} steps)"
+        unfinished = run.unfinished()
+        lasting = f"(unfinished: {unfinished[0]:.2f} after {unfinished[1]:,} steps)" if unfinished else ""
         tested = f"{run.evaluation.mean:.2f}" if run.evaluation else "-"
         shown = [
             *((key[:12], f"world_model/obs/{key}_loss") for key in list(run.spec.obs)[:2]),
@@ -141,13 +179,20 @@ class Progress:
             ("kl", "world_model/kl"),
             ("entropy", "actor/entropy"),
         ]
-        losses = " ".join(f"{name} {self.metrics[key]:.3g}" for name, key in shown if key in self.metrics)
+        losses = " ".join(f"{name} {digits(self.metrics[key])}" for name, key in shown if key in self.metrics)
         left = int(self.seconds_left(run))
-        phase = "" if clock.prefilled else "prefill "
-        return min(1.0, max(done)), (
-            f"{phase}step {clock.env_steps:,} update {clock.updates:,}  return {recent} eval {tested}  "
-            f"{losses}  {parts}  eta {left // 60}:{left % 60:02d}"
-        )
+        learning = "pretraining" if clock.prefilled and clock.updates < pretrain else ""
+        return [
+            ("phase", learning if clock.prefilled else "prefill"),
+            ("step", f"step {clock.env_steps:,}"),
+            ("update", f"update {clock.updates:,}" + (f" of {pretrain:,}" if learning else "")),
+            ("return", f"return {recent}"),
+            ("unfinished", lasting),
+            ("eval", f"eval {tested}"),
+            ("losses", losses),
+            ("time", shares),
+            ("eta", f"eta {clock_time(left)}"),
+        ]
 
     def seconds_left(self, run: RunState) -> float:
         """Expected seconds to the end of the run: of training, and of the evaluations that are to come."""
@@ -211,9 +256,11 @@ class Progress:
 
     def stop(self, run: RunState) -> None:
         """The last lines: how the run ended."""
-        if self._progress is not None:
-            self._draw(self._progress.stop)
-            self._progress = None
+        if self._display is not None:
+            if run.over():
+                self._show(run)  # where it ended, not where it was drawn last
+            self._draw(self._display.stop)
+            self._display = None
         clock, settings = run.clock, run.config.train
         if not run.over():
             return  # an error message follows
@@ -224,12 +271,9 @@ class Progress:
             ended = f"reached train.env_steps={settings.env_steps:,}"
         else:
             ended = f"reached train.minutes={settings.minutes:g}"
-        ratio = clock.achieved_ratio(run.config.train.pretrain)
-        self.say(
-            f"{ended}: {clock.env_steps:,} steps, {clock.updates:,} updates, {clock.seconds:.0f} s of training and "
-            f"{clock.eval_seconds:.0f} s of evaluations; ratio {ratio:.4g} updates per step (asked for "
-            f"{settings.train_ratio:g})"
-        )
+        counts = f"{clock.env_steps:,} steps, {counted(clock.updates, 'update')}"
+        times = f"{clock.seconds:.0f} s of training and {clock.eval_seconds:.0f} s of evaluations"
+        self.say(f"{ended}: {counts}, {times}; {achieved(run)}")
         if not clock.prefilled:
             self.say(
                 f"nothing was learnt: the run ended within its {settings.prefill} random steps. Lower train.prefill."
@@ -253,6 +297,44 @@ class Progress:
         elif isinstance(run.env, NamedMaker):  # which a command can make by its name
             use = f"reverie eval {best} --env {run.config.env.id}, or {use}"
         self.say(f"          {use}")
+
+
+def terminal_line(share: float, parts: Sequence[tuple[str, str]], width: int) -> Text:
+    """A bar and as many parts of `Progress._parts` as one line of `width` letters holds: the last of LEAVE stay."""
+    from rich.text import Text
+
+    found, bar = {name: text for name, text in parts if text}, 20 if width >= 80 else 10
+
+    def text() -> str:
+        return "  ".join([f"{share:4.0%}", *found.values()])
+
+    for name in LEAVE:
+        if len(text()) + bar + 2 < width:
+            break
+        if name == "bar":
+            bar = -2
+        else:
+            found.pop(name, None)
+    if bar < 0:
+        return Text(text()[: width - 1])
+    full = round(share * bar)
+    return Text.assemble(("━" * full, "green"), ("─" * (bar - full), "dim"), f"  {text()}")
+
+
+def clock_time(seconds: int) -> str:
+    """ "0:24", "12:05", "3:00:59"."""
+    hours, minutes = divmod(seconds // 60, 60)
+    return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
+
+
+def achieved(run: RunState) -> str:
+    """Updates per step beside what was asked for, or how far the updates before the first of these are."""
+    clock, train = run.clock, run.config.train
+    if not clock.prefilled:
+        return "no updates yet"
+    if clock.updates <= train.pretrain:  # no step has earned an update yet, so there is no ratio
+        return f"pretraining was at update {clock.updates:,} of {train.pretrain:,}"
+    return f"{digits(clock.achieved_ratio(train.pretrain))} updates per step (asked for {train.train_ratio:g})"
 
 
 def evaluation_seconds(run: RunState) -> float:

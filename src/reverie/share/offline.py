@@ -17,7 +17,7 @@ import torch
 from .. import checkpoint
 from ..config import Config, build
 from ..config.presets import AUTO, load_preset
-from ..errors import UserError
+from ..errors import UserError, digits
 from ..fast.modes import seed_everything, usual_switches
 from ..files import append_text, writing
 from ..finite import NonFinite
@@ -150,7 +150,7 @@ def _measure(agent: DreamerV2, data: DataSet) -> None:
 
 def _shown(line: Mapping[str, float]) -> str:
     names = ("world_model/loss", "world_model/kl", "imagination/reward", "actor/imitation", "cloning/loss")
-    return "  ".join(f"{name} {line[name]:.3g}" for name in names if name in line)
+    return "  ".join(f"{name} {digits(line[name])}" for name in names if name in line)
 
 
 def cloned(agent: DreamerV2) -> DreamerV2:

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from ...data.data_report import SCALING, large_value, spread_of, uneven_pair
-from ...errors import UserError
+from ...errors import UserError, digits
 from ..border import kind_of, pass_on
 from ..spaces import MASK, MIN_FLOAT_IMAGE, box_key, leaves, name_of
 from .guarded_calls import equal
@@ -309,7 +309,7 @@ def check_pace(seen: Seen, report: CheckReport) -> None:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    return f"{digits(1000 * seconds)} ms" if seconds < 0.9995 else f"{digits(seconds)} s"
 
 
 def check_episodes(seen: Seen, limit: int, report: CheckReport) -> None:
@@ -354,9 +354,8 @@ def _ends(seen: Seen, steps: int, report: CheckReport) -> None:
     }
     spread = f"{min(lengths)} to {max(lengths)} steps long" if len(set(lengths)) > 1 else f"{lengths[0]} steps long"
     ends = f"{share:.0%} terminated, {1 - share:.0%} truncated"
-    report.facts["episodes"] = (
-        f"{len(lengths)} in {steps:,} random steps, {spread}, {ends}; mean return {np.mean(seen.returns):.4g}"
-    )
+    mean = digits(float(np.mean(seen.returns)))
+    report.facts["episodes"] = f"{len(lengths)} in {steps:,} random steps, {spread}, {ends}; mean return {mean}"
     if len(lengths) > 1 and max(lengths) == 1:
         report.add(
             "error",

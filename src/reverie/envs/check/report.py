@@ -21,7 +21,7 @@ class Problem:
     count: int = 1  # how often it was found
 
 
-@dataclass
+@dataclass(repr=False)
 class CheckReport:
     """All findings of `check_env` and a summary of the environment. `print` it."""
 
@@ -73,3 +73,6 @@ class CheckReport:
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
+
+    def __repr__(self) -> str:
+        return str(self)  # what a notebook shows of the last line of a cell

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from ...errors import UserError
+from ...errors import UserError, digits
 from ..spaces import MASK, Spec
 from .workers import WorkerVectorEnv, usable_cores
 
@@ -108,4 +108,4 @@ def _mean_seconds(step: Callable[[], object]) -> float:
 
 
 def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.3g} ms"
+    return f"{digits(1000 * seconds)} ms"
