@@ -144,9 +144,10 @@ class Progress:
         losses = " ".join(f"{name} {self.metrics[key]:.3g}" for name, key in shown if key in self.metrics)
         left = int(self.seconds_left(run))
         phase = "" if clock.prefilled else "prefill "
+        elsewhere = f"  collectors {said}" if (said := run.collectors_say()) else ""
         return min(1.0, max(done)), (
             f"{phase}step {clock.env_steps:,} update {clock.updates:,}  return {recent} eval {tested}  "
-            f"{losses}  {parts}  eta {left // 60}:{left % 60:02d}"
+            f"{losses}  {parts}{elsewhere}  eta {left // 60}:{left % 60:02d}"
         )
 
     def seconds_left(self, run: RunState) -> float:

@@ -55,6 +55,11 @@ def require_shares(config: Config, ranks: Ranks) -> None:
             f"env.async_collect is for runs of one process, this run has {ranks.size} ranks.",
             "Set env.async_collect=false.",
         )
+    if ranks.size > 1 and config.env.collectors != "none":
+        raise UserError(
+            f"env.collectors is for runs of one process, this run has {ranks.size} ranks.",
+            "Set env.collectors=none, or start one process.",
+        )
     alone = {
         "hierarchy.goal_every": config.hierarchy.goal_every,
         "behavior.cloning": config.behavior.cloning,
