@@ -406,13 +406,14 @@ def gone(pid, seconds=10.0):
 def test_processes_one_of_which_is_killed_and_ctrl_c_leave_nothing_behind(make_run, tmp_path):
     """A note for the one that was killed, a checkpoint at Ctrl-C, and no process afterwards."""
     run = make_run(tmp_path / "run", random_lengths, env_steps=100_000, eval_episodes=1, **ON)
-    said, seen = Said(), set()
+    said, seen, struck = Said(), set(), []
     take = run._take
 
     def watched(item, progress):
         take(item, progress)
         seen.update(slot.handle.process.pid for slot in run._collectors.slots)
-        if len(seen) == 2 and all(slot.begun for slot in run._collectors.slots):
+        if len(seen) == 2 and not struck and all(slot.begun for slot in run._collectors.slots):
+            struck.append(True)
             os.kill(run._collectors.slots[1].handle.process.pid, signal.SIGKILL)
         elif len(seen) == 3:
             os.kill(os.getpid(), signal.SIGINT)

@@ -109,7 +109,7 @@ class LocalHandle:
             start_new_session=True,  # not reached by the terminal's Ctrl-C; killed together with its children
         )
         other.close()
-        self._out: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._out: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: no more
         for message in (pickle.dumps(sys.path), task):
             self._out.put(message)
         for work in (self._write, self._read):
@@ -134,12 +134,13 @@ class LocalHandle:
         with suppress(ProcessLookupError, PermissionError):  # no process is left
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self._out.put(None)
         return self.notes
 
     def _write(self) -> None:
         with suppress(OSError):
-            while True:
-                self.link.send_bytes(self._out.get())
+            while (message := self._out.get()) is not None:
+                self.link.send_bytes(message)
 
     def _read(self) -> None:
         with suppress(EOFError, OSError):
@@ -149,6 +150,7 @@ class LocalHandle:
                     self.notes = answer
                 else:
                     self.deliver(self, answer)
+        self.link.close()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(CLOSING)
         self.deliver(self, _how_it_ended(self.process.poll()))

@@ -91,6 +91,7 @@ class RayHandle:
                 notes = self.ray.get(self._last, timeout=max(0.0, until - time.monotonic()))
         with suppress(Exception):
             self.ray.kill(self.actor)
+        self._asked.put((0, None))
         return notes
 
     def _read(self) -> None:
@@ -100,6 +101,8 @@ class RayHandle:
             self.where = self.ray.get(self._asked.get()[1])
             while True:
                 rows, answer = self._asked.get()
+                if answer is None:  # the end
+                    return
                 at, block = self.ray.get(answer)
                 if block.fault is None and len(block.versions) < rows:
                     self.ask(rows - len(block.versions))
