@@ -1,9 +1,12 @@
 """Steps per second with an environment that takes 30 ms a step: in turns, and while the agent learns.
 
     python benchmarks/async_collect.py --out benchmarks/results/async-collect.json
+    python benchmarks/async_collect.py --envs 4 --collectors 1 4 --out benchmarks/results/collectors.json
 
 Beside both: the environment alone (no updates) and the learner alone (an environment that takes no time), with the same
 preset and the same ratio of updates to steps. Each is the pace of the loop after the prefill, without evaluations.
+--collectors: also so many processes of this machine that share the environments (`env.collectors=local`), with the size
+of a row and the age of the weights that acted.
 """
 
 from __future__ import annotations
@@ -51,16 +54,21 @@ class Camera(gym.Env):
         return self._see(), float(action == 1), False, self.at >= 100, {}
 
 
-def pace(folder: Path, seconds: float, *, on: bool, ratio: float | None, args: argparse.Namespace) -> dict[str, float]:
-    """Steps per second of the loop after learning began."""
+def pace(
+    folder: Path, seconds: float, *, on: bool, ratio: float | None, args: argparse.Namespace, collectors: int = 0
+) -> dict[str, float]:
+    """Steps per second of the loop after learning began. collectors: 0 for none."""
     settings: dict[str, Any] = {
-        "env.id": "custom:camera", "num_envs": 1, "prefill": args.prefill, "env_steps": args.prefill + args.steps,
-        "pretrain": 1, "random_baseline": False, "tensorboard": False, "video": False, "eval_every": 0,
-        "env.async_collect": on, "replay_capacity": 20_000, "forecast": False, "env.backend": "async",
+        "env.id": "custom:camera", "num_envs": args.envs, "prefill": args.prefill, "pretrain": 1,
+        "env_steps": args.prefill + args.steps, "random_baseline": False, "tensorboard": False, "video": False,
+        "eval_every": 0, "env.async_collect": on, "replay_capacity": 20_000, "forecast": False, "env.backend": "async",
         "checkpoint_every": 1e9, "train.minutes": 0, "log.health_every": 0, "compute.threads": 1,
     }  # fmt: skip
     if ratio is not None:
         settings["train_ratio"] = ratio
+    if collectors:
+        backend = "async" if collectors < args.envs else "sync"
+        settings |= {"env.collectors": "local", "num_collectors": collectors, "env.backend": backend}
     run = Run(load_preset(args.preset, settings), folder, lambda: Camera(seconds))
     begun: list[float] = []
     take = run._take
@@ -69,7 +77,13 @@ def pace(folder: Path, seconds: float, *, on: bool, ratio: float | None, args: a
         take(item, progress)
         if run.clock.env_steps >= args.prefill + args.warm and not begun:
             begun.extend([time.perf_counter(), run.clock.env_steps, run.clock.updates, time.process_time()])
+            if run._collectors is not None:
+                run._collectors.numbers()  # those of what follows
+        if run._collectors is not None and run.clock.env_steps >= args.prefill + args.steps:
+            last = run._collectors.numbers()  # since the last line of metrics
+            numbers.update({name: last[name] for name in ("collectors/bytes_per_row", "collectors/weights_age")})
 
+    numbers: dict[str, float] = {}
     ended: list[float] = []
     run._take = watched  # type: ignore[method-assign]
     run.evaluate = lambda progress: ended.extend([time.perf_counter(), time.process_time()])  # type: ignore[method-assign]
@@ -80,7 +94,7 @@ def pace(folder: Path, seconds: float, *, on: bool, ratio: float | None, args: a
         "updates_per_step": (run.clock.updates - begun[2]) / steps,
         "cpu_seconds_per_step": (ended[1] - begun[3]) / steps,
         "seconds": elapsed,
-    }
+    } | numbers
 
 
 def main() -> None:
@@ -89,9 +103,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--prefill", type=int, default=200)
     parser.add_argument("--warm", type=int, default=40, help="steps after the prefill that do not count")
+    parser.add_argument("--envs", type=int, default=1, help="environments")
+    parser.add_argument("--collectors", type=int, nargs="*", default=[], help="numbers of collectors to measure, too")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     found: dict[str, Any] = {"settings": {"preset": args.preset, "steps": args.steps, "step_seconds": SECONDS}}
+    found["settings"]["envs"] = args.envs
+    found["load_before"] = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         for name, seconds, on, ratio in (
             ("environment_alone", SECONDS, False, 1e-6),
@@ -101,9 +119,14 @@ def main() -> None:
         ):
             found[name] = pace(Path(folder) / name, seconds, on=on, ratio=ratio, args=args)
             print(name, json.dumps(found[name]), flush=True)
+        for count in args.collectors:
+            name = f"collectors_{count}"
+            found[name] = pace(Path(folder) / name, SECONDS, on=False, ratio=None, args=args, collectors=count)
+            print(name, json.dumps(found[name]), flush=True)
     slower = min(found["environment_alone"]["steps_per_second"], found["learner_alone"]["steps_per_second"])
     found["share_of_the_slower"] = {
-        name: found[name]["steps_per_second"] / slower for name in ("in_turns", "async_collect")
+        name: found[name]["steps_per_second"] / slower
+        for name in ("in_turns", "async_collect", *(f"collectors_{count}" for count in args.collectors))
     }
     found |= {
         "cores": sorted(os.sched_getaffinity(0)),

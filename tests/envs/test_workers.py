@@ -245,7 +245,7 @@ def test_a_fault_ends_the_episodes_of_its_worker_and_nothing_else(make, fault):
     assert len(ours.messages) == 1
     assert ours.messages[0].startswith("environment 0 (seed 100) failed at step 5: " + MESSAGES[fault][0])
     assert all(part in ours.messages[0] for part in [*MESSAGES[fault], "A new process makes environments 0-1 again"])
-    assert "_die_with_parent" not in ours.messages[0]
+    assert "die_with_parent" not in ours.messages[0]
     after = pids(ours)
     assert after[1] == before[1]
     assert after[0] != before[0]

@@ -484,4 +484,10 @@ MUTANTS = [
        "While the agent learns, its first policy acts to the end.", "ours"),
     _m("rows-ahead-count-at-once", "run/loop.py < test_ahead", 'run.clock.env_steps += int((~row["is_first"]).sum())', "run.clock.env_steps = run.collector.steps",
        "Updates are made for steps that the replay does not hold yet.", "ours"),
+    _m("collectors-without-a-bound", "run/collectors.py < test_collectors", "slot.asked - slot.taken + self.block <= self.most",
+       "slot.asked - slot.received + self.block <= self.most", "Collectors make rows faster than they are learnt from, without end.", "ours"),
+    _m("collectors-act-by-first-weights", "run/collectors.py < test_collectors", "updates - self.updates < self.template.config.env.weights_every",
+       "self.updates >= 0", "Collectors act by the weights of the beginning to the end.", "ours"),
+    _m("collectors-share-streams", "run/loop.py < test_collectors", "item.streams if isinstance(item, CollectedRow) else None",
+       'np.arange(len(row["reward"]))', "Rows of two environments alternate in one stream.", "ours"),
 ]  # fmt: skip

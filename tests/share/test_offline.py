@@ -159,6 +159,11 @@ def test_the_weight_of_imitation_is_the_scale(data):
 # ------------------------------------------------------------------------------------------------------------ learning
 
 
+def test_a_data_set_has_nothing_for_collectors(data):
+    with pytest.raises(UserError, match=r"env\.collectors steps environments, and a data set has none"):
+        offline_config("debug", {"env.collectors": "local"}, data)
+
+
 def test_cloning_learns_what_the_data_does(data, tmp_path):
     config = offline_config("debug", {"actor_lr": 3e-3, "world_model_lr": 1e-3, "hidden_dim": 64}, data)
     assert config.behavior.cloning

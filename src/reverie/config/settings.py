@@ -60,6 +60,11 @@ class EnvConfig:
     async_collect: bool = opt(
         False, "act and step while the agent learns: for slow environments; not bit for bit repeatable", "ours"
     )
+    collectors: Literal["none", "local", "ray"] = opt(
+        "none", "act and step elsewhere: in processes of this machine, or on those of a Ray cluster", "ours"
+    )
+    num_collectors: int = opt(0, "how many collectors share the num_envs environments; 0: one each", "ours")
+    weights_every: int = opt(10, "updates after which collectors get new weights", "ours")
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ _POSITIVE = [
     "env.num_envs",
     "env.action_bound",
     "env.worker_timeout",
+    "env.weights_every",
     "replay.replay_capacity",
     "model.num_categories",
     "model.num_categoricals",
@@ -219,6 +220,7 @@ def invalid(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
         )
     if values["env.async_collect"] and values["train.deterministic"]:
         faults.append("'env.async_collect' acts with whatever weights there are: leave 'train.deterministic' off")
+    faults += _of_collectors(values)
     if length < 2:
         faults.append(f"'train.seq_len' must be at least 2, got {length}")
     if size and size < 4:
@@ -253,6 +255,26 @@ def _of_ensembles(values: Mapping[str, Any]) -> list[str]:
     return faults
 
 
+def _of_collectors(values: Mapping[str, Any]) -> list[str]:
+    """What contradicts itself about collectors elsewhere, as sentences."""
+    count, envs = values["env.num_collectors"], values["env.num_envs"]
+    if values["env.collectors"] == "none":
+        about = "is about collectors elsewhere: set 'env.collectors' local or ray, or it to 0"
+        return [f"'env.num_collectors' {count} {about}"] if count else []
+    faults = []
+    if count > envs:
+        faults.append(
+            f"'env.num_collectors' {count} cannot share 'env.num_envs' {envs}: set 'env.num_envs' to {count} at least"
+        )
+    if values["train.deterministic"]:
+        faults.append("'env.collectors' act with whatever weights have come: leave 'train.deterministic' off")
+    if values["env.async_collect"]:
+        faults.append("'env.async_collect' is about acting in this process: leave it off, or 'env.collectors' none")
+    if values["model.own_modules"]:
+        faults.append("'env.collectors' have no networks of your own ('model.own_modules'): set it to none")
+    return faults
+
+
 def _of_hierarchies(values: Mapping[str, Any]) -> list[str]:
     """What contradicts itself about a hierarchy, as sentences."""
     if not values["hierarchy.goal_every"]:
@@ -275,7 +297,7 @@ def _of_hierarchies(values: Mapping[str, Any]) -> list[str]:
 #: Settings that may differ when a run is continued; everything else makes it another run.
 MAY_CHANGE = (
     "train.env_steps", "train.minutes", "train.eval_", "train.random_baseline", "train.checkpoint_", "train.log_",
-    "train.on_nonfinite", "ensemble.collect",
+    "train.on_nonfinite", "ensemble.collect", "env.collectors", "env.num_collectors", "env.weights_every",
     "compute.", "log.",
 )  # fmt: skip
 

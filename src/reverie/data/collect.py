@@ -127,7 +127,7 @@ class Collector:
         replay the old one has no end, as after a crash. Native vectors all do.
         """
         self.steps = state["steps"]
-        if not _repeatable(self.envs) or len(state["places"]) != self.count:
+        if not _repeatable(self.envs) or len(state["places"]) != self.count or "elsewhere" in state:
             self.seed = state["seed"] + self.steps  # other starts than the first time
             return list(range(self.count))
         try:

@@ -186,8 +186,9 @@ class Replay:
 
     def first_rows(self, count: int) -> dict[str, np.ndarray]:
         """At most `count` steps from the beginning of each ring. {"obs/key", "action", ...: (N, *shape)}."""
-        slots = np.arange(min(count, self.size, int(self.counts.min())))
-        return {key: array[:, slots].reshape(-1, *array.shape[2:]) for key, array in self.data.items()}
+        begun = np.flatnonzero(self.counts)  # the steps of some streams may come late
+        slots = np.arange(min(count, self.size, int(self.counts[begun].min(initial=0 if not len(begun) else count))))
+        return {key: array[begun[:, None], slots].reshape(-1, *array.shape[2:]) for key, array in self.data.items()}
 
     def check_valid(self) -> None:
         """Raise ValueError if the contract of the drawing is broken anywhere; for tests and debugging."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import signal
 import subprocess
 import time
@@ -22,6 +21,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_file
+from ..run.ray_cluster import join_cluster
 from .executors import ClusterOptions, Executor, LocalExecutor, Process, Where, Work
 from .job import ClusterJob
 
@@ -261,20 +261,7 @@ class RayExecutor:
 
     def __init__(self, options: ClusterOptions) -> None:
         """Raises UserError where Ray is missing or not reached, or where no machine has what a run asks for."""
-        try:
-            import ray
-        except ModuleNotFoundError as error:
-            raise UserError("--on ray needs Ray.", "pip install 'reverie-rl[ray]'") from error
-        self.ours = not ray.is_initialized()
-        if self.ours:
-            os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # 30 are too few for a busy machine
-            there = options.address or os.environ.get("RAY_ADDRESS")
-            here = {} if there else {"include_dashboard": False}
-            try:
-                ray.init(address=options.address or None, log_to_driver=False, logging_level=logging.ERROR, **here)
-            except Exception as error:  # Ray raises plain ones, too, e.g. of a machine too busy to start it
-                why = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise UserError(f"there is no Ray cluster at {there or 'hand'}: {why}.") from error
+        ray, self.ours = join_cluster("--on ray", options.address)
         needs = {"CPU": float(options.cpus or 1), "GPU": float(options.gpus or 0)}
         needs |= {"memory": options.memory * 2**30} if options.memory else {}
         try:

@@ -100,7 +100,10 @@ class Callback:
         """Before the first step of this call of `learn`."""
 
     def on_step(self, row: dict[str, np.ndarray]) -> bool | None:
-        """After a step of every environment. row: arrays (N, ...) as the replay stores them (docs/time.md)."""
+        """After a step of every environment, or of those of one collector (`env.collectors`).
+
+        row: arrays (N, ...) as the replay stores them (docs/time.md).
+        """
 
     def on_update(self, metrics: dict[str, Any]) -> bool | None:
         """After an update. metrics: its numbers, tensors () on the agent's device; float() of one waits for it."""

@@ -29,7 +29,7 @@ from ..data.replay import Replay, require_possible, row_forms
 from ..data.replay_log import ReplayLog
 from ..envs import EnvLike
 from ..envs.fingerprint import fingerprint
-from ..envs.spaces import MASK, Spec
+from ..envs.spaces import Spec
 from ..errors import Stopped, UserError
 from ..fast.modes import Precision, seed_everything, usual_switches
 from ..fast.products import Types
@@ -38,13 +38,22 @@ from ..finite import NonFinite
 from ..guard.interrupts import on_signals
 from ..guard.lock import RunLock
 from ..guard.memory import enough_memory
-from ..ops import SCALAR_TRANSFORMS, renewed
-from ..player import forbidden
+from ..ops import SCALAR_TRANSFORMS
 from ..ranks import ALONE, RankLost, Ranks, seed_of
 from ..train import DreamerV2, to_batch
 from .ahead import Ahead
 from .callbacks import Callbacks, callbacks_of
 from .clock import Clock
+from .collector_transport import Transport
+from .collectors import (
+    CollectedRow,
+    Collectors,
+    RemoteCollector,
+    collectors_of,
+    make_transport,
+    require_collectable,
+    start_collectors,
+)
 from .directory import FRESH, check_directory, move_aside, prepare_directory
 from .evaluation import RANDOM_LIMIT, Evaluation, Evaluator, save_video, take_notes
 from .forecast import Forecast, make_forecast, require_fit
@@ -52,6 +61,7 @@ from .health import HealthMonitor
 from .lines import read_lines
 from .nan_policy import NanPolicy
 from .progress import Progress
+from .random_actions import random_action
 from .resume import open_logger, restore_newest, save_alone, save_run
 from .shards import home_of, may_take_over, require_shares
 from .state import RunState
@@ -63,6 +73,9 @@ FIRST_ROWS = 2000
 LEAST_AHEAD, MOST_AHEAD = 8, 1000
 #: Names of a line of episodes.jsonl that an environment's info["log"] cannot take.
 RESERVED = {"phase", "env_steps", "frames", "seconds", "return", "length"}
+
+#: What the loop takes: a row of every environment, or of those of one collector.
+Item = tuple[dict[str, np.ndarray], list[Episode]] | CollectedRow
 
 # ------------------------------------------------------------------------------------------------------------ opening
 
@@ -84,6 +97,7 @@ def open_run(
     """
     require_device(config.compute.device)  # before anything is moved
     require_shares(config, ranks)
+    require_collectable(config, env)
     aside = move_aside(directory) if fresh and ranks.first else None
     try:
         run = _open(config, directory, env, weights, ranks)
@@ -98,14 +112,15 @@ def open_run(
 
 
 def _open(config: Config, root: Path, env: EnvLike | None, weights: Path | None, ranks: Ranks) -> RunState:
-    lock, directory = RunLock(root), home_of(root, ranks)
+    lock, directory, elsewhere = RunLock(root), home_of(root, ranks), config.env.collectors != "none"
+    transport: Transport | None = None
     try:
         if ranks.first:
             _claim(config, lock)
         with enough_memory(config, directory, lambda: None):
             require_copies_apart(config, env)
             seed_everything(config)
-            envs = make_envs(config, env, config.env.num_envs)
+            envs = make_envs(config, env, 1 if elsewhere else config.env.num_envs)
             spec = spec_of(envs)
             _require_possible_replay(config, spec, root)
             evaluator = Evaluator(config, copy_env(env), spec)  # before the agent: it may raise
@@ -113,6 +128,7 @@ def _open(config: Config, root: Path, env: EnvLike | None, weights: Path | None,
                 evaluator.prepare(envs)  # one object for two users is refused before it is stepped
             with usual_switches():
                 agent = DreamerV2(config, spec)
+            transport = make_transport(config) if elsewhere else None
         with enough_memory(config, directory, lambda: agent):
             forecast = _forecast(agent, directory, env) if ranks.first else None
             if ranks.first:
@@ -136,7 +152,8 @@ def _open(config: Config, root: Path, env: EnvLike | None, weights: Path | None,
                 forecast=forecast,
                 replay=replay,
                 replay_log=ReplayLog(replay, directory / "replay"),
-                collector=Collector(envs, seed=seed),
+                collector=RemoteCollector(envs, config.env, seed=seed) if elsewhere else Collector(envs, seed=seed),
+                transport=transport,
                 rng=np.random.default_rng(seed),
                 nan_policy=NanPolicy(directory, agent, root=root),
                 health=HealthMonitor(directory, config.log.health_every, lock.check),
@@ -145,6 +162,8 @@ def _open(config: Config, root: Path, env: EnvLike | None, weights: Path | None,
             _restore(run, weights)
         return run
     except BaseException:
+        if transport is not None:
+            transport.close()
         leave(lock)
         raise
 
@@ -201,7 +220,8 @@ def _forecast(agent: DreamerV2, directory: Path, env: EnvLike | None) -> Forecas
     """What a new run will need. Raises UserError if it cannot fit."""
     if not agent.config.train.forecast or checkpoint.checkpoints(directory):
         return None
-    forecast = make_forecast(agent, directory, step_seconds=step_seconds(agent.config, env))
+    seconds = step_seconds(agent.config, env) / collectors_of(agent.config)
+    forecast = make_forecast(agent, directory, step_seconds=seconds)
     require_fit(forecast)
     return forecast
 
@@ -263,6 +283,7 @@ class Run:
         self._saving: Path | None = None  # a checkpoint that is being written in the background
         self._counted = self.state.collector.steps  # of this rank's steps, those that all have counted
         self._ahead: Ahead | None = None  # acts in a thread, with `env.async_collect`
+        self._collectors: Collectors | None = None  # act elsewhere, with `env.collectors`
         self._acting = threading.Lock()  # held while the weights that act are read or replaced
         self._progress = Progress(quiet=True)
         self._measure = weights is None  # loaded networks keep the scales that they were trained with
@@ -307,7 +328,7 @@ class Run:
         Raises UserError when the environment breaks or training becomes non-finite; the checkpoints stay good.
         """
         progress = progress or Progress(quiet=True)
-        self.state.nan_policy.say = progress.say
+        self.state.nan_policy.say, self._progress = progress.say, progress
         try:
             memory = enough_memory(self.config, self.directory, lambda: self.agent)
             with on_signals(self.state.stopping, self.stop, quiet=progress.quiet), memory:
@@ -323,7 +344,8 @@ class Run:
             with ExitStack() as stack:
                 stack.callback(self.close)  # whatever a callback raises
                 self._call("on_end")
-            for note in [*take_notes(self.state.envs), *self.state.evaluator.take_notes()]:
+            late = self.state.collector.notes  # those of a collector's end
+            for note in [*late, *take_notes(self.state.envs), *self.state.evaluator.take_notes()]:
                 progress.once(f"note      {note}")
         return self.agent
 
@@ -382,7 +404,6 @@ class Run:
         several, checkpointed = self.state.ranks.size > 1, self.state.resumed
         self._written = saved = time.monotonic()
         rows = self._timed_rows()
-        self._progress = progress
         if not self.state.resumed:  # else the last row is here already, and what follows from it may still be owed
             self._advance(rows, progress)
         while True:
@@ -407,8 +428,10 @@ class Run:
                 return
             self._advance(rows, progress)
 
-    def _advance(self, rows: Iterator[tuple[dict[str, np.ndarray], list[Episode]]], progress: Progress) -> None:
+    def _advance(self, rows: Iterator[Item | None], progress: Progress) -> None:
         item = next(rows)
+        if item is None:  # the run was asked to stop
+            return
         self._take(item, progress)
         if self.callbacks is not None:  # once the row and all that it brings is in its place
             self.callbacks.call("on_step", item[0])
@@ -417,12 +440,12 @@ class Run:
                     self.callbacks.call("on_episode", episode)
 
     @usual_switches()
-    def _take(self, item: tuple[dict[str, np.ndarray], list[Episode]], progress: Progress) -> None:
-        """One more row of every environment."""
-        (row, episodes), clock = item, self.clock
+    def _take(self, item: Item, progress: Progress) -> None:
+        """One more row of every environment, or of those of one collector."""
+        row, episodes, clock = item[0], item[1], self.clock
         for note in self.state.collector.notes:
             progress.once(f"note      {note}")
-        self.replay.add(row)
+        self.replay.add(row, item.streams if isinstance(item, CollectedRow) else None)
         self._follow_observations(row)
         episodes = self._count(row, episodes)
         self._note(episodes)
@@ -432,12 +455,15 @@ class Run:
             self._report_first_rows(progress)
             if self._measure:
                 self._measure_observations()
+            self._follow_weights()
 
     def _count(self, row: dict[str, np.ndarray], episodes: list[Episode]) -> list[Episode]:
         """Count the steps of a row, or of the rows of all ranks. -> the episodes to log: on rank 0 those of all."""
         run = self.state
-        if self._ahead is not None:
+        if self._ahead is not None or self._collectors is not None:
             run.clock.env_steps += int((~row["is_first"]).sum())  # the collector is further
+            if self._collectors is not None:
+                run.collector.steps = run.clock.env_steps
             return episodes
         if run.ranks.size == 1:
             run.clock.env_steps = run.collector.steps
@@ -504,16 +530,21 @@ class Run:
     def _collecting(self) -> Iterator[None]:
         """Context of the loop: with `env.async_collect` a thread acts in it, and leaves no row behind."""
         options = self.config
+        run = self.state
+        if run.transport is not None:
+            with start_collectors(run, self._most_ahead(), self._progress.say) as self._collectors:
+                self._follow_weights()
+                yield
+            self._collectors = None
+            return
         if not options.env.async_collect:
             yield
             return
-        run = self.state
         run.player.world_model = copy.deepcopy(run.player.world_model)
         run.player.actor = copy.deepcopy(run.player.actor)
-        rows_per_update = 1 / max(1e-6, options.train.train_ratio * options.env.num_envs)
         self._ahead = Ahead(
             run.collector.rows(self._act),
-            most=LEAST_AHEAD + min(MOST_AHEAD, math.ceil(rows_per_update)),
+            most=self._most_ahead(),
             enough=lambda: run.collector.steps >= options.train.env_steps,
         )
         try:
@@ -525,13 +556,19 @@ class Run:
             self._ahead = None
             run.player.world_model, run.player.actor = self.agent.world_model, self.agent.collecting.actor
 
+    def _most_ahead(self) -> int:
+        rows_per_update = 1 / max(1e-6, self.config.train.train_ratio * self.config.env.num_envs)
+        return LEAST_AHEAD + min(MOST_AHEAD, math.ceil(rows_per_update))
+
     def _take_waiting(self) -> None:
         """Store the rows that were made ahead, so that replay and environments are at the same step."""
         for item in self._ahead.waiting() if self._ahead is not None else ():
             self._take(item, self._progress)
 
     def _follow_weights(self) -> None:
-        """Give the thread that acts the weights of now."""
+        """Give the thread that acts, or the collectors if it is time for that, the weights of now."""
+        if self._collectors is not None and self.clock.prefilled:
+            self._collectors.follow(self.clock.updates, self.agent.world_model, self.agent.collecting.actor)
         if self._ahead is None:
             return
         agent, player = self.agent, self.state.player
@@ -542,8 +579,9 @@ class Run:
                 ):
                     value.copy_(now)
 
-    def _timed_rows(self) -> Iterator[tuple[dict[str, np.ndarray], list[Episode]]]:
-        rows = self.state.collector.rows(self._act) if self._ahead is None else self._ahead
+    def _timed_rows(self) -> Iterator[Item | None]:
+        rows: Iterator[Item | None] = self.state.collector.rows(self._act)
+        rows = self._collectors or self._ahead or rows
         while True:
             try:
                 with self.clock.timed("env"):
@@ -570,28 +608,9 @@ class Run:
         player = self.state.player
         self._before = player.memory(), player.generator.get_state(), self.state.rng.bit_generator.state
         if not self.clock.prefilled:
-            action = self._kept_action(
-                self.spec.action.random(self.state.rng, len(is_first), obs.get(MASK)), obs, is_first
-            )
-            longest = self.config.behavior.explore_hold
-            if longest <= 1 or MASK in obs:  # what was allowed may not be any more
-                return action
-            draw = torch.from_numpy(self.state.rng.random(len(is_first)))
-            fresh = renewed(draw, longest).numpy() | is_first
-            return np.where(fresh[:, None], action, self.state.collector.last_action)
+            return random_action(self.state, obs, is_first)
         with self._acting:
             return player.act(obs, is_first)
-
-    def _kept_action(self, action: np.ndarray, obs: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
-        """`behavior.action_hold` for the random actions before learning. action (N, A) -> (N, A)."""
-        hold, collector = self.config.behavior.action_hold, self.state.collector
-        if hold == 1:
-            return action
-        last = np.nan_to_num(collector.last_action)  # NaN where an episode begins
-        fresh = is_first | (collector.lengths % hold == 0)
-        if MASK in obs:
-            fresh = fresh | forbidden(torch.from_numpy(last), torch.from_numpy(obs[MASK])).numpy()
-        return np.where(fresh[:, None], action, last)
 
     def _undo_act(self) -> None:
         """Undo the choice of an action whose step failed: a resumed run chooses again."""
@@ -663,6 +682,7 @@ class Run:
         numbers |= {"replay/steps": len(self.replay), "train/ratio": clock.achieved_ratio(self.config.train.pretrain)}
         if not self.config.train.deterministic:
             numbers |= clock.speeds()
+        numbers |= self._collectors.numbers() if self._collectors is not None else {}
         numbers |= self.state.health.take()
         if self.config.train.on_nonfinite != "stop":
             numbers |= {"nonfinite/skipped": clock.skipped, "nonfinite/rollbacks": clock.rollbacks}
@@ -785,6 +805,8 @@ class Run:
                 stack.callback(self.state.evaluator.close)
                 stack.callback(self.state.envs.close)  # but an instance, which belongs to the caller
                 stack.callback(self.state.logger.close)
+                if self.state.transport is not None:
+                    stack.callback(self.state.transport.close)
 
     def history(self) -> list[dict[str, Any]]:
         """All episodes so far, as in episodes.jsonl."""

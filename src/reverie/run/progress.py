@@ -29,7 +29,7 @@ MEASURED = 100
 #: A log file gets a line after each such share of the run; a display is drawn again after so many seconds.
 SHARE, REDRAWN = 0.05, 0.25
 #: What a narrow terminal leaves out of the line of progress, first things first.
-LEAVE = ("time", "losses", "unfinished", "update", "bar", "eval", "phase", "return", "eta")
+LEAVE = ("time", "collectors", "losses", "unfinished", "update", "bar", "eval", "phase", "return", "eta")
 
 
 class Progress:
@@ -162,7 +162,14 @@ class Progress:
     def _status(self, run: RunState) -> tuple[float, str]:
         """(share of the run, all parts as one text)."""
         parts = dict(self._parts(run))
-        groups = ("phase", "step", "update"), ("return", "unfinished", "eval"), ("losses",), ("time",), ("eta",)
+        groups = (
+            ("phase", "step", "update"),
+            ("return", "unfinished", "eval"),
+            ("losses",),
+            ("time",),
+            ("collectors",),
+            ("eta",),
+        )
         return self._share(run), "  ".join(" ".join(parts[name] for name in group if parts[name]) for group in groups)
 
     def _parts(self, run: RunState) -> list[tuple[str, str]]:
@@ -191,6 +198,7 @@ class Progress:
             ("eval", f"eval {tested}"),
             ("losses", losses),
             ("time", shares),
+            ("collectors", f"collectors {said}" if (said := run.collectors_say()) else ""),
             ("eta", f"eta {clock_time(left)}"),
         ]
 

@@ -50,6 +50,11 @@ def require_shares(config: Config, ranks: Ranks) -> None:
             f"compute.mode=graph captures an update of one process, this run has {ranks.size} ranks.",
             "Use compute.mode=fast.",
         )
+    if ranks.size > 1 and config.env.collectors != "none":
+        raise UserError(
+            f"env.collectors is for runs of one process, this run has {ranks.size} ranks.",
+            "Set env.collectors=none, or start one process.",
+        )
     alone = {
         "env.async_collect": config.env.async_collect,
         "hierarchy.goal_every": config.hierarchy.goal_every,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ..player import Player
 from ..ranks import ALONE, Ranks
 from ..train import DreamerV2
 from .clock import Clock
+from .collector_transport import Transport
 from .evaluation import Evaluation, Evaluator, logged_evaluations
 from .forecast import Forecast
 from .health import HealthMonitor
@@ -60,6 +61,8 @@ class RunState:
     replay_log: ReplayLog
     collector: Collector
     rng: np.random.Generator  # of the random actions before learning begins
+    transport: Transport | None = field(kw_only=True, default=None)  # where collectors act, with `env.collectors`
+    collectors_say: Callable[[], str] = field(kw_only=True, default=str)  # how they do, in a few words
 
     # rules and measurements
     nan_policy: NanPolicy

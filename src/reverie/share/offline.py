@@ -41,6 +41,8 @@ def offline_config(preset: str, settings: Mapping[str, Any], data: DataSet) -> C
         preset = "small" if data.spec.images else "vector"
     known = {"env.id": data.about.get("env") or "custom:recorded", "env.num_envs": 1, "behavior.cloning": True}
     config = load_preset(preset, known | dict(settings))
+    if config.env.collectors != "none":
+        raise UserError("env.collectors steps environments, and a data set has none.", "Leave it out.")
     if len(data) < config.train.seq_len:
         raise UserError(
             f"the data set has {len(data)} rows, a sequence needs train.seq_len={config.train.seq_len}.",

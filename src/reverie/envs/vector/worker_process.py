@@ -230,7 +230,7 @@ def serve(link: Connection, memory: int, trace: int) -> None:
         os.set_inheritable(descriptor, False)
     faulthandler.enable(trace, all_threads=False)
     faulthandler.register(signal.SIGUSR1, trace, chain=True)  # writes the traceback, then dies of the signal
-    threading.Thread(target=_die_with_parent, args=(link.fileno(),), daemon=True).start()
+    threading.Thread(target=die_with_parent, args=(link.fileno(),), daemon=True).start()
     part: EnvSlice | None = None
     with suppress(EOFError, OSError):  # when the parent is gone
         while (message := link.recv_bytes()) != CLOSE:
@@ -252,7 +252,7 @@ def serve(link: Connection, memory: int, trace: int) -> None:
             link.send_bytes(pickle.dumps(part.close()))
 
 
-def _die_with_parent(pipe: int) -> None:
+def die_with_parent(pipe: int) -> None:
     """Wait until the other end of the pipe is closed, even while an environment hangs; then end, with all children."""
     hangup = select.poll()
     hangup.register(pipe, 0)
@@ -286,7 +286,7 @@ def _of_user(file: str) -> bool:
 def read_dump(text: str) -> tuple[str, str]:
     """A dump by `faulthandler` after a crash or a hang -> (the user's line as in `Fault`, the relevant part)."""
     threads = re.split(r"\n(?=Thread |Current thread )", text.partition("\nExtension modules")[0])
-    dump = "\n".join(thread.strip("\n") for thread in threads if _die_with_parent.__name__ not in thread)
+    dump = "\n".join(thread.strip("\n") for thread in threads if die_with_parent.__name__ not in thread)
     frames = re.findall(r'File "(.*)", line (\d+) in', dump.rpartition("Current thread")[2])
     user_frames = [(file, number) for file, number in frames if _of_user(file)]
     return f" ({os.path.basename(user_frames[0][0])}, line {user_frames[0][1]})" if user_frames else "", dump
