@@ -135,11 +135,11 @@ def test_curves_of_several_runs_and_live_lines(served, runs, open_page):
         )
     wait(page, f"{last}.includes('123k')")  # the list of runs
     wait(page, "[...document.querySelectorAll('details.group summary')].some((x) => x.textContent.startsWith('new'))")
-    card = page.locator("[data-chart='World model loss'] .u-over")
-    box = card.bounding_box()
+    loss = page.locator("[data-chart='World model loss: custom:SquareEnv']")  # each task has a scale of its own
+    box = loss.locator(".u-over").bounding_box()
     page.mouse.move(box["x"] + box["width"] - 12, box["y"] + 30)
-    page.wait_for_selector("[data-chart='World model loss'] .tip:not([hidden])")
-    assert "123,000" in page.locator("[data-chart='World model loss'] .tip").inner_text()  # the curve
+    loss.locator(".tip:not([hidden])").wait_for()
+    assert "123,000" in loss.locator(".tip").inner_text()  # the curve
     page.get_by_text("updates", exact=True).click()
     page.locator("#log").check()
     wait(page, "document.querySelector('.returns .u-over')")

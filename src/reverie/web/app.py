@@ -38,6 +38,8 @@ ASSETS = {
     "common.js": "text/javascript",
     "charts.js": "text/javascript",
     "panels.js": "text/javascript",
+    "notes.js": "text/javascript",
+    "player.js": "text/javascript",
     "watch.js": "text/javascript",
     "play.js": "text/javascript",
     "icon.svg": "image/svg+xml",
@@ -291,7 +293,7 @@ class Dashboard:
         """Metrics of some runs (?runs=0,1&keys=a,b), or their episodes (without keys), as they were logged."""
         chosen, keys = self._chosen(request), request.query_params.get("keys", "")
         make = partial(metrics_csv, chosen, keys.split(",")[:MOST_KEYS]) if keys else partial(episodes_csv, chosen)
-        headers = {"content-disposition": 'attachment; filename="reverie.csv"', "cache-control": "no-store"}
+        headers = {"content-disposition": "attachment", "cache-control": "no-store"}
         return Response(await run_in_threadpool(make), media_type="text/csv; charset=utf-8", headers=headers)
 
     # -------------------------------------------------------------------------------------------------- notes, deletion
