@@ -352,14 +352,14 @@ const openLatents = single((body, state) => {
 /** A button that starts a job on the server, and its result. */
 function jobPanel(name, button, hint, draw, before = () => {}) {
   const box = el("div", { className: "stack" }), start = el("button", { type: "button", className: "main" }, button), out = el("div");
-  let run = null, timer = 0;
+  let run = null, timer = 0, turn = 0;
   async function poll(begin) {
     clearTimeout(timer);
-    const id = run.id, state = await ask(`/api/runs/${id}/jobs/${name}`, begin ? "POST" : "GET");
+    const id = run.id, mine = ++turn, state = await ask(`/api/runs/${id}/jobs/${name}`, begin ? "POST" : "GET");
     if (run.id !== id) return;
     start.disabled = state.state === "running";
     start.textContent = state.state === "done" ? "again" : button;
-    if (state.state === "idle") { out.replaceChildren(); before(out, run, start); }
+    if (state.state === "idle") { out.replaceChildren(); before(out, run, start, () => turn === mine); }
     if (state.state === "running") { out.replaceChildren(el("p", { className: "spin dim" }, "computing")); timer = setTimeout(() => poll(false), 700); }
     if (state.state === "failed") out.replaceChildren(el("p", {}, state.message), el("p", { className: "dim small" }, state.hint || ""));
     if (state.state === "done") draw(out, state.result, run);
@@ -389,8 +389,9 @@ function lists(values, prefix = "") {
 }
 
 /** What the doctor found before, if it has run: when, and whether the run has gone further. */
-async function drawEarlier(out, run, start) {
+async function drawEarlier(out, run, start, still) {
   const { found } = await ask(`/api/runs/${run.id}/findings`);
+  if (!still()) return; // it was started meanwhile
   if (!found) { out.replaceChildren(el("p", { className: "dim small" }, "It has not run yet. `reverie train` asks it after evaluations.")); return; }
   start.textContent = "run it again";
   const list = el("div"), since = run.updates - found.updates;
@@ -458,7 +459,7 @@ function drawTrust(out, found) {
 }
 
 const openInsight = single((body) => {
-  const doctor = jobPanel("doctor", "run the doctor", "Reads the run's metrics and newest checkpoint, and reports what is wrong and what to change.", drawFindings, (out, run, start) => drawEarlier(out, run, start).catch((error) => out.replaceChildren(error.message)));
+  const doctor = jobPanel("doctor", "run the doctor", "Reads the run's metrics and newest checkpoint, and reports what is wrong and what to change.", drawFindings, (out, run, start, still) => drawEarlier(out, run, start, still).catch((error) => out.replaceChildren(error.message)));
   const drift = jobPanel("drift", "measure drift", "Compares open-loop dreams with what really happened; takes seconds to a minute.", drawDrift);
   return { update(run, fresh) {
     if (!fresh) return;
