@@ -141,7 +141,7 @@ def test_random_play_of_each_task_has_its_own_level(tmp_path):
 def noisy_gif(count, side):
     """Frames that no GIF makes small."""
     rng = np.random.default_rng(0)
-    frames = [Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)) for _ in range(count)]
+    frames = [Image.fromarray(rng.integers(0, 256, (side, side), np.uint8)) for _ in range(count)]  # gray: quick
     out = io.BytesIO()
     frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], duration=50, loop=0)
     return out.getvalue()
