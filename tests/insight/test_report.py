@@ -192,17 +192,20 @@ def test_a_video_that_is_none_is_left_out(run, tmp_path):
 
 
 def test_the_lines_are_explained_and_tasks_have_scales_of_their_own(run, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(run, other)
-    config = (other / "config.yaml").read_text()
-    (other / "config.yaml").write_text(re.sub(r"id: .*", "id: custom:Other", config, count=1))
-    page, _ = page_of([run, other], tmp_path)
+    paths = {name: tmp_path / name for name in ("DictEnv", "Other")}
+    random = json.dumps({"phase": "random", "env_steps": 0, "frames": 0, "return": 2.0, "length": 9}) + "\n"
+    for name, path in paths.items():
+        shutil.copytree(run, path, ignore=shutil.ignore_patterns("checkpoints", "replay"))  # curves alone
+        config = (path / "config.yaml").read_text()
+        (path / "config.yaml").write_text(re.sub(r"id: .*", f"id: custom:{name}", config, count=1))
+        (path / "episodes.jsonl").write_text(random + (path / "episodes.jsonl").read_text())
+    page, _ = page_of(list(paths.values()), tmp_path)
     assert "The dashed gray line is what random actions earn in that task" in page.text
-    for task in ("custom:DictEnv", "custom:Other"):
-        assert f"Losses and statistics: {task}" in page.text
-        assert f"random policy on {task} (" in page.text
-    alone, _ = page_of([run], tmp_path)
-    assert "random policy (" in alone.text
+    for name in paths:
+        assert f"Losses and statistics: custom:{name}" in page.text
+        assert f"random policy on custom:{name} (2.00)" in page.text
+    alone, _ = page_of([paths["Other"]], tmp_path)
+    assert "random policy (2.00)" in alone.text
 
 
 @pytest.mark.parametrize("words", [["report"], ["drift"], ["trust"]])
