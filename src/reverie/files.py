@@ -32,6 +32,7 @@ MANIFEST = "manifest.json"
 #: Bytes that a file of ours can have at most; a larger one is refused unread. Others: by their ending, see `_limit`.
 LARGEST = {"config.yaml": 2**20, "spec.json": 2**24, "state.json": 2**28, MANIFEST: 2**22}
 LARGEST |= {"provenance.json": 2**24, "latents.json": 2**26, ".json": 2**28}
+LARGEST |= {"end.json": 2**16, "notes.json": 2**16, "doctor.json": 2**20}
 LARGEST |= {".safetensors": 2**38, ".jsonl": 2**32, ".gif": 2**30, ".mp4": 2**30, "": 2**24}
 LARGEST[".tmp"] = LARGEST[".safetensors"]  # a draft of the replay's log
 #: What we write into a directory of a run, a checkpoint or a saved agent; the rest of it belongs to the user.
@@ -39,7 +40,7 @@ OURS = {
     "config.yaml", "spec.json", "state.json", "weights.safetensors", "optimizers.safetensors", "run.safetensors",
     MANIFEST, "metrics.jsonl", "episodes.jsonl", "provenance.json", "first_rows.json", "latents.json", "wandb_id",
     "mlflow_id", ".lock", "checkpoints", "replay", "ring", "videos", "crash", "tensorboard", "crash.json",
-    "case.safetensors", "ranks",
+    "case.safetensors", "ranks", "end.json", "notes.json", "doctor.json",
 }  # fmt: skip
 #: Absolute numbers beyond this are taken for infinite: their squares must still be numbers.
 LARGEST_NUMBER = 1e100
@@ -110,7 +111,7 @@ def require_own_files(folder: Path) -> None:
         except OSError:  # no directory, or one that a running training has just removed
             continue
         for entry in entries:
-            if here == Path(folder) and not _is_ours(entry.name):
+            if here == Path(folder) and not is_ours(entry.name):
                 continue
             kind = _kind(entry, root)
             if kind == "folder":
@@ -122,7 +123,8 @@ def require_own_files(folder: Path) -> None:
                 )
 
 
-def _is_ours(name: str) -> bool:
+def is_ours(name: str) -> bool:
+    """Is it the name of a file or directory that we write into a run?"""
     return name in OURS or name.startswith("replay-") or (name.startswith(".") and name.endswith((".tmp", ".old")))
 
 

@@ -4,6 +4,7 @@ import pytest
 from toys import CountingEnv
 
 from reverie.insight import live_doctor as live
+from reverie.insight.doctor_record import read_findings
 from reverie.insight.findings import Finding
 from reverie.run.progress import Progress
 
@@ -23,6 +24,8 @@ def test_a_finding_is_reported_once_and_looking_has_a_budget(make_run, tmp_path,
     assert adviser(run) == ["doctor    WARN actor random: entropy 1.0", "          behavior.entropy_scale: 3e-4"]
     assert adviser(run) == []  # nothing new
     assert len(asked) == 2  # the run has ended: the budget does not count
+    kept = read_findings(tmp_path / "run")
+    assert (kept["level"], kept["updates"], kept["findings"]) == ("WARN", run.clock.updates, [SICK.to_dict()])
     run.clock.env_steps, run.clock.seconds = 1, 10.0
     adviser.last, adviser.spent = 1.0, 0.0
     assert adviser(run) == []

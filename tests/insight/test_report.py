@@ -1,16 +1,20 @@
 """The page holds everything in itself, takes nothing from a run as HTML, and is made of any run."""
 
+import io
 import json
 import re
 import shutil
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from PIL import Image
 from toys import DictEnv
 
 import reverie
 from reverie import cli
+from reverie.insight.page import smaller_gif
 from reverie.insight.report import summary, write_report
 
 pytest.importorskip("matplotlib")
@@ -132,6 +136,76 @@ def test_random_play_of_each_task_has_its_own_level(tmp_path):
     assert "random policy on CartPole-v1 (20.00)" in drawn
     assert "random policy on Pendulum-v1 (-1000.00)" in drawn.replace("\u2212", "-")
     assert "random policy (20.00)" in returns_svg({"a": runs["a"], "c": runs["c"]})
+
+
+def noisy_gif(count, side):
+    """Frames that no GIF makes small."""
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 256, (side, side), np.uint8)) for _ in range(count)]  # gray: quick
+    out = io.BytesIO()
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], duration=50, loop=0)
+    return out.getvalue()
+
+
+def seconds_of(video):
+    total = 0
+    for index in range(video.n_frames):
+        video.seek(index)
+        total += video.info["duration"]
+    return total / 1000
+
+
+def test_two_runs_with_large_videos_are_less_than_a_megabyte(run, tmp_path):
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for path in runs:
+        shutil.copytree(run, path)
+        shutil.rmtree(path / "videos", ignore_errors=True)
+        (path / "videos").mkdir()
+        (path / "videos" / "eval-000000200.gif").write_bytes(noisy_gif(70, 160))
+        assert (path / "videos" / "eval-000000200.gif").stat().st_size > 1_000_000
+    page, text = page_of(runs, tmp_path)
+    assert len(text.encode()) < 1_000_000
+    assert "one episode of the evaluation at step 200" in page.text
+    assert page.tags.count("img") == 4  # a dream and a video of each
+
+
+def test_a_smaller_gif_plays_as_long():
+    before = noisy_gif(70, 64)
+    after = smaller_gif(before, 40_000)
+    assert len(after) <= 40_000
+    with Image.open(io.BytesIO(before)) as old, Image.open(io.BytesIO(after)) as new:
+        assert seconds_of(new) == pytest.approx(seconds_of(old), rel=0.01)
+        assert new.n_frames < old.n_frames
+    assert smaller_gif(after, 40_000) is after
+    for wrong in (b"", b"GIF89a"):
+        with pytest.raises((OSError, ValueError)):
+            smaller_gif(wrong, 10)
+
+
+def test_a_video_that_is_none_is_left_out(run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    (path / "videos").mkdir(exist_ok=True)
+    (path / "videos" / "eval-999999999.gif").write_bytes(b"<script>")
+    page, _ = page_of([path], tmp_path)
+    assert "Last evaluation" not in page.text
+
+
+def test_the_lines_are_explained_and_tasks_have_scales_of_their_own(run, tmp_path):
+    paths = {name: tmp_path / name for name in ("DictEnv", "Other")}
+    random = json.dumps({"phase": "random", "env_steps": 0, "frames": 0, "return": 2.0, "length": 9}) + "\n"
+    for name, path in paths.items():
+        shutil.copytree(run, path, ignore=shutil.ignore_patterns("checkpoints", "replay"))  # curves alone
+        config = (path / "config.yaml").read_text()
+        (path / "config.yaml").write_text(re.sub(r"id: .*", f"id: custom:{name}", config, count=1))
+        (path / "episodes.jsonl").write_text(random + (path / "episodes.jsonl").read_text())
+    page, _ = page_of(list(paths.values()), tmp_path)
+    assert "The dashed gray line is what random actions earn in that task" in page.text
+    for name in paths:
+        assert f"Losses and statistics: custom:{name}" in page.text
+        assert f"random policy on custom:{name} (2.00)" in page.text
+    alone, _ = page_of([paths["Other"]], tmp_path)
+    assert "random policy (2.00)" in alone.text
 
 
 @pytest.mark.parametrize("words", [["report"], ["drift"], ["trust"]])

@@ -13,6 +13,7 @@ from toys import BrokenEnv, CountingEnv, DictEnv, RandomLengthEnv, long_counting
 from reverie import UserError, checkpoint
 from reverie.config.presets import load_preset
 from reverie.envs.border import EnvironmentFailed
+from reverie.run.ending import read_end
 from reverie.run.evaluation import Evaluation
 from reverie.run.logger import Logger, read_lines
 from reverie.run.loop import Clock, Run
@@ -165,7 +166,9 @@ def test_the_files_of_a_run(finished):
         "checkpoints",
         "replay",
         "tensorboard",
+        "end.json",
     }
+    assert read_end(finished.directory) == ("done", "train.env_steps")
     assert list((finished.directory / "tensorboard").iterdir())
     assert "no video" in finished.evaluation.note  # the task cannot draw itself
 
@@ -186,6 +189,7 @@ def test_metrics_have_their_names(finished):
     assert trained
     expected = {"env_steps", "updates", "frames", "seconds", "replay/steps", "train/ratio"}
     expected |= {"speed/env_steps_per_second", "speed/updates_per_second", "time/env", "time/replay", "time/update"}
+    expected |= {"machine/ram_gb", "machine/cpu_busy"}
     expected |= {"world_model/kl", "world_model/reward_loss", "world_model/continue_loss", "world_model/grad_norm"}
     expected |= {"actor/entropy", "actor/loss", "critic/loss", "imagination/reward"}
     assert expected <= set(trained[-1])

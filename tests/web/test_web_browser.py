@@ -135,11 +135,11 @@ def test_curves_of_several_runs_and_live_lines(served, runs, open_page):
         )
     wait(page, f"{last}.includes('123k')")  # the list of runs
     wait(page, "[...document.querySelectorAll('details.group summary')].some((x) => x.textContent.startsWith('new'))")
-    card = page.locator("[data-chart='World model loss'] .u-over")
-    box = card.bounding_box()
+    loss = page.locator("[data-chart='World model loss: custom:SquareEnv']")  # each task has a scale of its own
+    box = loss.locator(".u-over").bounding_box()
     page.mouse.move(box["x"] + box["width"] - 12, box["y"] + 30)
-    page.wait_for_selector("[data-chart='World model loss'] .tip:not([hidden])")
-    assert "123,000" in page.locator("[data-chart='World model loss'] .tip").inner_text()  # the curve
+    loss.locator(".tip:not([hidden])").wait_for()
+    assert "123,000" in loss.locator(".tip").inner_text()  # the curve
     page.get_by_text("updates", exact=True).click()
     page.locator("#log").check()
     wait(page, "document.querySelector('.returns .u-over')")
@@ -292,3 +292,73 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(served, open_page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     answered(page, lambda: page.locator("#controls button").last.click())
     assert page.locator("#controls button").last.bounding_box()["y"] < 844  # within reach of a thumb
+
+
+def test_a_selection_is_an_address_and_seeds_are_one_band(served, open_page):
+    page = open_page()
+    page.goto(f"{served.url}#curves?runs=square&runs=swing&runs=gone&x=updates&seeds=each")
+    page.wait_for_selector(".returns .u-over")
+    wait(page, "document.querySelectorAll('.returns:not([hidden])').length === 2")  # two tasks: two scales
+    assert page.locator("#runs input:checked").count() == 2
+    assert page.locator("#notice").inner_text() == "1 of the 3 runs in this address are not here."
+    assert page.locator("#runs .run[data-state=done]").count() == 3
+    page.locator("#runs .run", has_text="swing").locator("input").uncheck()
+    wait(page, "location.hash.includes('runs=square&') && !location.hash.includes('swing')")
+    assert "x=updates" in page.evaluate("location.hash")
+    page.locator("#runs .run", has_text=NASTY.replace("/", "")).locator("input").check()
+    page.get_by_text("as one band", exact=True).click()  # the copy differs in nothing: a group of two
+    page.locator(".returns:not([hidden]) .legend", has_text="mean and both").wait_for()
+    assert "environment steps" not in page.locator(".returns:not([hidden]) .legend").inner_text()
+    other = page.evaluate("location.href")
+    page.goto("about:blank")
+    page.goto(other)
+    page.locator(".returns:not([hidden]) .legend", has_text="mean and both").wait_for()
+
+
+def test_a_note_is_kept_and_deleting_asks(runs, tmp_path, open_page):
+    for name in ("alpha", "beta"):
+        shutil.copytree(runs / "square", tmp_path / name)
+    with serving(tmp_path) as served:
+        page = open_page()
+        page.goto(served.url)
+        alpha = page.locator("#runs .run", has_text="alpha")
+        alpha.locator("button[title^=Note]").click()
+        page.locator("dialog textarea").fill(NASTY)
+        page.locator("dialog input").fill("first, <b>")
+        page.locator("dialog button", has_text="save").click()
+        alpha.locator(".note-line", has_text="onerror").wait_for()
+        assert alpha.locator(".pill.tag").all_inner_texts() == ["first", "<b>"]
+        assert page.evaluate("window.hacked") is None
+        alpha.locator("button[title^=Note]").click()
+        page.locator("dialog button", has_text="delete …").click()
+        page.locator("dialog button", has_text="keep it").click()
+        assert (tmp_path / "alpha").exists()  # it was only asked
+        page.locator("dialog button", has_text="hide").click()
+        wait(page, "document.querySelectorAll('#runs .run').length === 1")
+        page.locator("#unhide").check()
+        alpha.locator("button[title^=Note]").click()
+        page.locator("dialog button", has_text="delete …").click()
+        page.locator("dialog button", has_text="delete for good").click()
+        wait(page, "document.querySelectorAll('#runs .run').length === 1")
+        assert sorted(path.name for path in tmp_path.iterdir() if path.name in ("alpha", "beta")) == ["beta"]
+        page.goto("about:blank")  # before the server ends
+
+
+def test_a_video_is_paused_and_charts_are_saved(served, runs, open_page):
+    page = open_page()
+    page.goto(f"{served.url}#videos?runs=square")
+    card = page.locator(".videos .card", has_text="Evaluation at step").first
+    card.get_by_text("pause").click()
+    card.get_by_text("frame").wait_for()
+    shown = card.locator("output").inner_text()
+    page.wait_for_timeout(300)
+    assert card.locator("output").inner_text() == shown
+    card.locator("input").fill("0")
+    assert card.locator("output").inner_text().startswith("frame 1 of")
+    assert "return" in card.inner_text()
+    page.goto(f"{served.url}#curves?runs=square")
+    page.wait_for_selector(".returns .u-over")
+    for button, begins in (("PNG", b"\x89PNG"), ("CSV", b"run,task,seed,phase")):
+        with page.expect_download() as download:
+            page.locator(".returns button", has_text=button).click()
+        assert Path(download.value.path()).read_bytes().startswith(begins)

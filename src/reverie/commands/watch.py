@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 Opens a page on this machine with curves of all runs (live while they train), latent usage, drift, doctor's findings,
-videos, the configuration, and a player inside the dream. Nothing is changed and nothing is fetched from the network.
+videos, the configuration, and a player inside the dream. Nothing is fetched from the network; in a run only what you
+ask for is changed: notes, a diagnosis, deletion.
 
   reverie watch                        every run below ./runs
   reverie watch runs/demo runs/other   these, or all runs below these directories
@@ -76,7 +77,7 @@ def _announce(args: argparse.Namespace, served: DashboardServer) -> None:
         print(f"watching  {len(names)} run(s): {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
         print(f"open      {served.url}", flush=True)
         if "token=" in served.url:
-            print("          anyone with this URL has access; http is not encrypted: use it in networks that you trust")
+            print("          anyone with this URL can read and delete runs; http is not encrypted: trust the network")
         print("          Ctrl-C ends it", flush=True)
     if args.open and not webbrowser.open(served.url):
         print("no browser was found", file=sys.stderr)

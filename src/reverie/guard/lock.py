@@ -144,6 +144,12 @@ def in_use(directory: Path) -> bool:
     return bool(holder) and _alive(holder) is not False
 
 
+def abandoned(directory: Path) -> bool:
+    """Did a process that wrote to this run end without releasing it: killed, or lost with its machine?"""
+    holder = _holder(directory / NAME)
+    return bool(holder) and _alive(holder) is False
+
+
 def _lock(file: int) -> None:
     """Lock an open file without waiting. Raises OSError."""
     if sys.platform == "win32":

@@ -1,1 +1,1 @@
-"""What an agent has learned and what is going wrong. Reads runs, never writes into them; the core knows none of it."""
+"""What an agent has learned and what is going wrong. Reads runs, keeps its findings in them; the core knows none."""

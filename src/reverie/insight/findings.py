@@ -9,10 +9,9 @@ from typing import Any
 from ..config import Config
 from ..errors import digits
 from ..run.html import html_table
+from .doctor_record import LEVELS as LEVELS
 from .history import History
 from .measurements import Measurements
-
-LEVELS = ("FAIL", "WARN", "OK")
 
 #: Thresholds. Measured values of healthy and of broken runs: docs/doctor.md.
 LIMITS: dict[str, float] = {

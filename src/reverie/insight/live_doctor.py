@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .doctor import diagnose_agent
+from .doctor_record import write_findings
 from .history import read_history
 from .measurements import experience_of
 
@@ -37,6 +38,8 @@ class Adviser:
             findings = diagnose_agent(run.agent, experience_of(run.replay), history)
         except Exception as error:  # advice is never worth a run
             return [f"doctor    the diagnosis failed ({type(error).__name__}: {error})"]
+        found = [finding.to_dict() for finding in findings]
+        write_findings(run.directory, found, updates=history.updates, env_steps=history.env_steps)
         self.last = time.perf_counter() - since
         self.spent += self.last
         lines = []

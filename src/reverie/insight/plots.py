@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ PANELS: Mapping[str, Mapping[str, str]] = {
     },
     "steps per second": {"steps": "speed/env_steps_per_second"},
 }
-MAX_POINTS = 400  # of a line in an SVG
+MAX_POINTS = 200  # of a line in an SVG
+PHONE = 5.0  # inches: an SVG of this width can be read on a phone, where a page gives it 340 pixels
 LONGEST_LABEL = 60  # letters
 
 
@@ -86,6 +87,7 @@ def svg(figure: Any) -> str:
     """A figure as an <svg> element that scales with the page; text stays text, the same figure gives the same text."""
     body = _drawn(figure, "svg", metadata={"Date": None}).decode("utf-8")
     body = body[body.index("<svg") :]
+    body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), body)  # a third of the bytes less
     return re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", re.sub(r'width="[^"]*pt"', "", body, count=1), count=1)
 
 
@@ -111,10 +113,12 @@ def label(name: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _grid(axes: Any) -> None:
+def _grid(axes: Any, *, below: bool = False) -> None:
+    """below: the legend stands under the axes, where it hides nothing."""
     axes.grid(alpha=0.25)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+        under: Any = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.2)} if below else {}
+        axes.legend(frameon=False, fontsize=8, **under)
 
 
 # -------------------------------------------------------------------------------------------------------------- returns
@@ -141,21 +145,26 @@ def learning_curve(run: Path, *, title: str = "", to: Path | None = None) -> Pat
 
 
 def returns_svg(runs: Mapping[str, Path]) -> str:
-    """Returns of several runs: training episodes (a running mean) and evaluations with 95 % intervals. -> SVG."""
-    figure = new_figure(9, 3.8)
-    axes = figure.add_subplot()
-    every: dict[str, list[dict[str, Any]]] = {}  # by task: random play on one says nothing about another
-    for (name, path), colour in zip(runs.items(), cycle(COLOURS), strict=False):
-        episodes = read_lines(path / "episodes.jsonl")
-        every.setdefault(load_file(path / "config.yaml").env.id, []).extend(episodes)
-        steps, means, _ = _running_mean([e for e in episodes if e.get("phase") == "train"])
-        keep = _thinned(len(steps))
-        axes.plot(steps[keep], means[keep], color=colour, lw=1, alpha=0.55)
-        _evaluations(axes, episodes, fmt="o-", color=colour, ms=3, lw=1.4, capsize=2, label=label(name))
-    for (task, episodes), line in zip(every.items(), cycle(("--", ":", "-.")), strict=False):
-        _random_level(axes, episodes, style=line, task=task if len(every) > 1 else "")
-    axes.set(xlabel="environment steps", ylabel="return")
-    _grid(axes)
+    """Returns of several runs: training episodes (a running mean) and evaluations with 95 % intervals. -> SVG.
+
+    Each task has axes of its own, and its own level of the random policy.
+    """
+    tasks: dict[str, dict[str, tuple[list[dict[str, Any]], str]]] = {}
+    for name, colour in colours_of(runs).items():
+        task = load_file(runs[name] / "config.yaml").env.id
+        tasks.setdefault(task, {})[name] = (read_lines(runs[name] / "episodes.jsonl"), colour)
+    figure = new_figure(PHONE, 3.6 * len(tasks))
+    for axes, (task, found) in zip(figure.subplots(len(tasks), 1, squeeze=False)[:, 0], tasks.items(), strict=True):
+        for name, (episodes, colour) in found.items():
+            steps, means, _ = _running_mean([e for e in episodes if e.get("phase") == "train"])
+            keep = _thinned(len(steps))
+            axes.plot(steps[keep], means[keep], color=colour, lw=1, alpha=0.55)
+            _evaluations(axes, episodes, fmt="o-", color=colour, ms=3, lw=1.4, capsize=2, label=label(name))
+        every = [episode for episodes, _ in found.values() for episode in episodes]
+        _random_level(axes, every, task=task if len(tasks) > 1 else "")
+        axes.set(xlabel="environment steps", ylabel="return of an episode")
+        axes.set_title(label(task), fontsize=9, loc="left")
+        _grid(axes, below=True)
     return svg(figure)
 
 
@@ -179,35 +188,49 @@ def _evaluations(axes: Any, episodes: Sequence[Mapping[str, Any]], **style: Any)
         axes.errorbar(sorted(scores), [each.mean for each in found], widths, **style)
 
 
-def _random_level(axes: Any, episodes: Sequence[Mapping[str, Any]], *, style: str = "--", task: str = "") -> None:
+def _random_level(axes: Any, episodes: Sequence[Mapping[str, Any]], *, task: str = "") -> None:
     returns = [episode["return"] for episode in episodes if episode.get("phase") == "random"]
     if returns:
         level = float(np.mean(returns))
         where = f" on {label(task)}" if task else ""
-        axes.axhline(level, color="0.5", ls=style, lw=1, label=f"random policy{where} ({level:.2f})")
+        axes.axhline(level, color="0.5", ls="--", lw=1, label=f"random policy{where} ({level:.2f})")
 
 
 # -------------------------------------------------------------------------------------------------------------- metrics
 
 
-def panels_svg(runs: Mapping[str, Path]) -> list[str]:
-    """Small plots of what several runs log about their models. -> SVGs."""
+def panels_svg(runs: Mapping[str, Path], colours: Mapping[str, str] | None = None) -> list[str]:
+    """Small plots of what several runs of one task log about their models. colours: of the runs. -> SVGs."""
     lines = {name: thinned(each_line(path / "metrics.jsonl")) for name, path in runs.items()}
     logged = {key for found in lines.values() for line in found for key in line}
-    return [_panel(title, keys, lines) for title, keys in PANELS.items() if logged & set(keys.values())]
+    ink = colours or colours_of(runs)
+    return [_panel(title, keys, lines, ink) for title, keys in PANELS.items() if logged & set(keys.values())]
 
 
-def _panel(title: str, keys: Mapping[str, str], lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def colours_of(runs: Iterable[str]) -> dict[str, str]:
+    """A color for each of these names, the same in every chart of a page."""
+    return dict(zip(runs, cycle(COLOURS), strict=False))
+
+
+def _panel(
+    title: str,
+    keys: Mapping[str, str],
+    lines: Mapping[str, Sequence[Mapping[str, Any]]],
+    colours: Mapping[str, str],
+) -> str:
     figure = new_figure(3.9, 2.5)
     axes = figure.add_subplot()
-    for (run, found), colour in zip(lines.items(), cycle(COLOURS), strict=False):
+    for run, found in lines.items():
         for style, (title_of, key) in zip(("-", "--", ":"), keys.items(), strict=False):
             points = [(line["env_steps"], line[key]) for line in found if line.get(key) is not None]
             if points:
                 at = np.array(points)[_thinned(len(points))]
                 tag = title_of if len(lines) == 1 else label(run) if style == "-" else None
-                axes.plot(at[:, 0], at[:, 1], style, color=colour, lw=1.2, label=tag)
+                axes.plot(at[:, 0], at[:, 1], style, color=colours[run], lw=1.2, label=tag)
+    for style, name in zip(("-", "--", ":"), keys if len(lines) > 1 < len(keys) else (), strict=False):
+        axes.plot([], [], style, color="0.5", lw=1.2, label=name)  # the runs have the colors, the numbers the lines
     axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel("environment steps", fontsize=8)
     axes.tick_params(labelsize=8)
     _grid(axes)
     legend = axes.get_legend()
@@ -238,20 +261,20 @@ def usage_svg(run: Path) -> str:
         at, usage = read_usage(run)
     except UserError:
         return ""
-    return svg(_usage_figure(at, usage))
+    return svg(_usage_figure(at, usage, PHONE, 4.0))
 
 
-def _usage_figure(at: int, usage: np.ndarray) -> Any:
-    """at: environment steps; usage: average probabilities (S, K)."""
+def _usage_figure(at: int, usage: np.ndarray, width: float = 7, height: float = 4.6) -> Any:
+    """at: environment steps; usage: average probabilities (S, K); width, height: inches."""
     count, classes = usage.shape
-    figure = new_figure(7, 4.6)
+    figure = new_figure(width, height)
     axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     drawn = axes.imshow(-np.sort(-usage, axis=1), aspect="auto", cmap="magma", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(drawn, ax=axes, location="left", label="average probability")
     axes.set(xlabel="classes, most used first", ylabel="categorical", title=f"latent classes at {at:,} steps")
     logs = np.log(usage, where=usage > 0, out=np.zeros_like(usage))
     beside.barh(np.arange(count), np.exp(-(usage * logs).sum(1)), height=0.8, color="tab:orange")
-    beside.set(xlabel=f"perplexity (1 to {classes})", xlim=(1, max(classes, 2)))
+    beside.set(xlabel=f"perplexity\n(1 to {classes})", xlim=(1, max(classes, 2)))
     return figure
 
 
@@ -286,12 +309,13 @@ def vector_plot(dreamed: Dreamed, path: Path, *, start: int = 0) -> Path:
 
 def vector_svg(dreamed: Dreamed) -> str:
     """The same of the first start as SVG."""
-    return svg(_vector_figure(dreamed, 0))
+    return svg(_vector_figure(dreamed, 0, PHONE))
 
 
-def _vector_figure(dreamed: Dreamed, start: int) -> Any:
+def _vector_figure(dreamed: Dreamed, start: int, width: float = 8) -> Any:
+    """width: inches."""
     curves = _chosen(dreamed, start)
-    figure = new_figure(8, 1.5 * (len(curves) + 1), dpi=110)
+    figure = new_figure(width, 1.5 * (len(curves) + 1), dpi=110)
     axes = figure.subplots(len(curves) + 1, 1, sharex=True)
     at = np.arange(dreamed.steps) - dreamed.context + 1
     for i, (ax, (name, truth, dream)) in enumerate(zip(axes, curves, strict=False)):
@@ -354,7 +378,7 @@ def drift_plot(drift: Drift, path: Path, *, title: str = "") -> Path:
 
 def drift_svg(drift: Drift) -> str:
     """The dream's error by horizon beside guesses that need no model. -> SVG."""
-    figure = new_figure(6.4, 4.2)
+    figure = new_figure(PHONE, 3.8)
     axes = figure.add_subplot()
     _drift_curves(axes, drift.error, "squared error / variance", drift)
     axes.set_title(f"useful horizon: {drift.useful}", loc="left", fontsize=9)
@@ -433,13 +457,13 @@ def trust_plot(found: Mapping[str, Any], path: Path) -> Path:
 
 
 def trust_svg(found: Mapping[str, Any]) -> str:
-    """The same as SVG."""
-    return svg(_trust_figure(found))
+    """The same as SVG, one panel below the other."""
+    return svg(_trust_figure(found, stacked=True))
 
 
-def _trust_figure(found: Mapping[str, Any]) -> Any:
-    figure = new_figure(11, 3.6, dpi=110)
-    left, middle, right = figure.subplots(1, 3)
+def _trust_figure(found: Mapping[str, Any], *, stacked: bool = False) -> Any:
+    figure = new_figure(PHONE, 9.6) if stacked else new_figure(11, 3.6, dpi=110)
+    left, middle, right = figure.subplots(3, 1) if stacked else figure.subplots(1, 3)
     names = {"random": "random", "own": "own policy", "made": "dream-made"}
     for place, key in enumerate(names):
         policy = found["policies"][key]

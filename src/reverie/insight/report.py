@@ -15,14 +15,15 @@ import numpy as np
 
 from ..config import Config, flatten, load_file
 from ..errors import UserError
-from ..files import is_own_file, read_record, write_file
-from ..run.evaluation import Evaluation
+from ..files import is_own_file, read_bytes, read_record, write_file
+from ..run.evaluation import Evaluation, logged_evaluations
 from ..run.lines import newest_values, read_lines
 from . import plots
-from .page import as_html, data_uri, render
+from .page import as_html, gif_uri, render
 from .run_reader import RunReader, open_run
 
-MAX_VIDEO = 3 * 2**20  # bytes of a GIF that is put into the page
+MAX_VIDEO = 100_000  # bytes of a GIF in the page: two runs with two each stay below 1 MB
+LARGEST_VIDEO = 64 * 2**20  # bytes of a GIF that is made smaller for it
 
 
 class Part(NamedTuple):
@@ -48,12 +49,22 @@ def write_report(paths: Sequence[Path], out: Path) -> Path:
         title=", ".join(runs),
         runs=[_run(name, path) for name, path in runs.items()],
         returns=as_html(plots.returns_svg(runs)),
-        panels=[as_html(panel) for panel in plots.panels_svg(runs)],
+        panels=_panels(runs),
     )
     try:
         return write_file(out, page)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror}).", "Choose another -o.") from error
+
+
+def _panels(runs: Mapping[str, Path]) -> list[tuple[str, list[Any]]]:
+    """(task, SVGs) of each task with any: losses and rewards of different tasks do not share a scale."""
+    tasks: dict[str, dict[str, Path]] = {}
+    for name, path in runs.items():
+        tasks.setdefault(load_file(path / "config.yaml").env.id, {})[name] = path
+    colours = plots.colours_of(runs)
+    drawn = {task: [as_html(panel) for panel in plots.panels_svg(own, colours)] for task, own in tasks.items()}
+    return [(task if len(tasks) > 1 else "", panels) for task, panels in drawn.items() if panels]
 
 
 def _names(paths: Sequence[Path]) -> dict[str, Path]:
@@ -164,15 +175,28 @@ def _dream(opened: RunReader) -> Any:
         return {"svg": as_html(plots.vector_svg(found))}
     with tempfile.TemporaryDirectory() as folder:
         file = write_video(Path(folder) / "dream.gif", frames(found), fps=3)
-        return PageImage(data_uri(file), "rows: truth, dreams, error; columns: different starts")
+        return PageImage(gif_uri(read_bytes(file), MAX_VIDEO), "rows: truth, dreams, error; columns: different starts")
 
 
 def _video(path: Path) -> PageImage | None:
-    """The newest evaluation's video, unless it is too large for a page."""
+    """The newest evaluation's video, with its step and the mean return of that evaluation."""
     videos = [video for video in sorted((path / "videos").glob("eval-*.gif")) if is_own_file(video)]
-    if not videos or videos[-1].stat().st_size > MAX_VIDEO:
+    if not videos or videos[-1].stat().st_size > LARGEST_VIDEO:
         return None
-    return PageImage(data_uri(videos[-1]), "one episode")
+    try:
+        source = gif_uri(read_bytes(videos[-1]), MAX_VIDEO)
+    except (OSError, ValueError):  # no GIF, whatever its name
+        return None
+    return PageImage(source, _video_line(videos[-1], path))
+
+
+def _video_line(video: Path, path: Path) -> str:
+    step = video.stem.removeprefix("eval-")
+    if not step.isdecimal():
+        return "one episode"
+    found = logged_evaluations(read_lines(path / "episodes.jsonl")).get(int(step))
+    mean = f", mean return {found.mean:.3f}{found.spread} over {len(found.scores)} episodes" if found else ""
+    return f"one episode of the evaluation at step {int(step):,}{mean}"
 
 
 def _provenance(path: Path) -> list[tuple[str, str]]:

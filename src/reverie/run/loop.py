@@ -55,10 +55,12 @@ from .collectors import (
     start_collectors,
 )
 from .directory import FRESH, check_directory, move_aside, prepare_directory
+from .ending import recorded_end
 from .evaluation import RANDOM_LIMIT, Evaluation, Evaluator, save_video, take_notes
 from .forecast import Forecast, make_forecast, require_fit
 from .health import HealthMonitor
 from .lines import read_lines
+from .machine import MachineMeter
 from .nan_policy import NanPolicy
 from .progress import Progress
 from .random_actions import random_action
@@ -286,6 +288,7 @@ class Run:
         self._collectors: Collectors | None = None  # act elsewhere, with `env.collectors`
         self._acting = threading.Lock()  # held while the weights that act are read or replaced
         self._progress = Progress(quiet=True)
+        self._machine = MachineMeter(self.state.agent.device)
         self._measure = weights is None  # loaded networks keep the scales that they were trained with
         self._written = 0.0  # when the last line of metrics was written, in seconds of time.monotonic
         # the player's memory, its generator and the random actions' generator before the last action
@@ -331,7 +334,8 @@ class Run:
         self.state.nan_policy.say, self._progress = progress.say, progress
         try:
             memory = enough_memory(self.config, self.directory, lambda: self.agent)
-            with on_signals(self.state.stopping, self.stop, quiet=progress.quiet), memory:
+            signals = on_signals(self.state.stopping, self.stop, quiet=progress.quiet)
+            with recorded_end(self.state), signals, memory:
                 progress.start(self.state)
                 try:
                     self._train_with_callbacks(progress)
@@ -681,7 +685,7 @@ class Run:
         numbers: dict[str, float] = {"updates": clock.updates, "frames": clock.env_steps * self.state.repeat}
         numbers |= {"replay/steps": len(self.replay), "train/ratio": clock.achieved_ratio(self.config.train.pretrain)}
         if not self.config.train.deterministic:
-            numbers |= clock.speeds()
+            numbers |= clock.speeds() | self._machine.numbers()
         numbers |= self._collectors.numbers() if self._collectors is not None else {}
         numbers |= self.state.health.take()
         if self.config.train.on_nonfinite != "stop":

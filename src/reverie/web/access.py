@@ -3,7 +3,7 @@
 Host      the name in the address bar must belong to this machine: a page of another site whose name was pointed at
           127.0.0.1 (DNS rebinding) is refused
 Origin    a page of another site may not open a websocket or fetch anything
-method    only GET and HEAD, so nothing can be changed; POST, with an Origin, to start a job
+method    GET and HEAD change nothing; POST, with the page's own Origin, starts a job, writes a note, deletes a run
 links     from another site lead to the two pages only
 length    of a URL: a number of thousands of digits is none
 token     for addresses other than loopback: once in the URL, then in a cookie that scripts cannot read
@@ -12,6 +12,7 @@ token     for addresses other than loopback: once in the URL, then in a cookie t
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
@@ -25,6 +26,8 @@ App = Callable[[Scope, Any, Send], Awaitable[None]]
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 #: What a link of another site may lead to.
 PAGES = ("/", "/play")
+#: What a POST of the page itself may ask for: jobs, notes, deletion.
+CHANGES = re.compile(r"/api/runs/\d{1,9}/(?:jobs/\w{1,20}|notes|delete)")
 #: Letters of an address: a number of thousands of digits is none. A query may have sixty names of metrics.
 LONGEST_PATH, LONGEST_QUERY = 300, 8000
 _HEADERS = {
@@ -42,7 +45,7 @@ _HEADERS = {
 class AccessControl:
     """`app` behind the checks of this file."""
 
-    reads_only = True  # nothing but jobs is started by POST
+    reads_only = True  # POST is for `CHANGES` alone
 
     def __init__(self, app: App, *, names: Iterable[str] = (), token: str = "", port: int = 0) -> None:
         """names: of this host, besides those of loopback; token: "" for none (loopback only); port: for the cookie."""
@@ -70,7 +73,8 @@ class AccessControl:
             return 421, "This address is not one of this server's names. Open the URL that reverie watch printed."
         if len(scope["path"]) > LONGEST_PATH or len(scope["query_string"]) > LONGEST_QUERY:
             return 414, "This address is too long."
-        starts = self.reads_only and scope["type"] == "http" and scope["method"] == "POST" and "/jobs/" in scope["path"]
+        posted = self.reads_only and scope["type"] == "http" and scope["method"] == "POST"
+        starts = posted and CHANGES.fullmatch(scope["path"]) is not None
         if self.reads_only and scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and not starts:
             return 405, "This page is read-only."
         origin = headers.get("origin")

@@ -21,8 +21,10 @@ from starlette.websockets import WebSocket
 
 from .. import __version__
 from ..errors import UserError
+from ..files import read_bytes as read_video
 from .columns import AXES
-from .jobs import JOBS, Job, JobRunner, explain_metric
+from .csv_export import episodes_csv, metrics_csv
+from .jobs import JOBS, Job, JobRunner, explain_metric, unit_of
 from .play_socket import PlayServer
 from .runs import RunIndex, WatchedRun, compare_configs
 
@@ -36,6 +38,8 @@ ASSETS = {
     "common.js": "text/javascript",
     "charts.js": "text/javascript",
     "panels.js": "text/javascript",
+    "notes.js": "text/javascript",
+    "player.js": "text/javascript",
     "watch.js": "text/javascript",
     "play.js": "text/javascript",
     "icon.svg": "image/svg+xml",
@@ -43,6 +47,7 @@ ASSETS = {
 }
 POLL_SECONDS, SCAN_EVERY, BEAT_SECONDS, FIRST_SECONDS = 1.0, 10, 15, 1.0
 MOST_LISTENERS, MOST_POINTS, MOST_KEYS, MOST_LINES_AT_ONCE = 32, 5000, 64, 200
+MOST_TOGETHER, BIGGEST_BODY = 100, 2**16
 
 
 _log = logging.getLogger(__name__)
@@ -124,6 +129,10 @@ class LiveUpdates:
                 updates.append({"id": run.id, "generation": generation, "from": count, "lines": lines})
         return updates
 
+    def say(self, name: str) -> None:
+        """An event without content, to every page."""
+        self._send(_event(name, {}))
+
     def _send(self, text: str) -> None:
         for queue in list(self.listeners):
             event = text
@@ -165,6 +174,12 @@ class Dashboard:
             Route(f"{run}/videos/{{number:int}}", self._video),
             Route(f"{run}/jobs/{{name}}", self._job, methods=["GET", "POST"]),
             Route(f"{run}/jobs/dream/video.gif", self._comparison),
+            Route(f"{run}/videos/{{number:int}}/frames", self._video_frames),
+            Route(f"{run}/jobs/dream/frames", self._comparison_frames),
+            Route(f"{run}/findings", self._findings),
+            Route(f"{run}/notes", self._notes, methods=["POST"]),
+            Route(f"{run}/delete", self._delete, methods=["POST"]),
+            Route("/api/csv", self._csv),
             Route("/api/configs", self._configs),
             Route("/api/explain", self._explain),
             Route("/api/events", self._events),
@@ -208,7 +223,9 @@ class Dashboard:
             return [run.summary() | {"keys": run.keys()} for run in self.runs.all()]
 
         roots = [str(root) for root in self.runs.roots]
-        return _json({"version": __version__, "roots": roots, "runs": await run_in_threadpool(summaries)})
+        runs = await run_in_threadpool(summaries)
+        units = {key: unit_of(key) for run in runs for key in run["keys"]}
+        return _json({"version": __version__, "roots": roots, "units": units, "runs": runs})
 
     async def _series(self, request: Request) -> Response:
         run = self._run(request)
@@ -233,6 +250,9 @@ class Dashboard:
     async def _trust(self, request: Request) -> Response:
         return _json({"trust": await run_in_threadpool(self._run(request).trust)})
 
+    async def _findings(self, request: Request) -> Response:
+        return _json({"found": await run_in_threadpool(self._run(request).findings)})
+
     async def _videos(self, request: Request) -> Response:
         return _json({"videos": await run_in_threadpool(self._run(request).videos)})
 
@@ -244,10 +264,59 @@ class Dashboard:
             raise HTTPException(404, "There is no such video.")
         return FileResponse(found[0], media_type=found[1], headers={"cache-control": "no-cache"})
 
-    async def _configs(self, request: Request) -> Response:
+    async def _video_frames(self, request: Request) -> Response:
+        """A video as one sheet of frames, for a player that can pause."""
+        from .frame_sheet import frame_sheet
+
+        run = self._run(request)
+        await run_in_threadpool(run.videos)
+        found = run.video(request.path_params["number"])
+        if found is None or found[1] != "image/gif":
+            raise HTTPException(404, "There is no such GIF.")
+        return _json(await run_in_threadpool(lambda: frame_sheet(read_video(found[0]))))
+
+    async def _comparison_frames(self, request: Request) -> Response:
+        from .frame_sheet import frame_sheet
+
+        found = self.jobs.state(self._run(request).path, "dream").get("result")
+        if not isinstance(found, bytes):
+            raise HTTPException(404, "There is no such video yet.")
+        return _json(await run_in_threadpool(frame_sheet, found))
+
+    def _chosen(self, request: Request) -> list[WatchedRun]:
+        """The runs that the query names by their numbers."""
         words = request.query_params.get("runs", "").split(",")
-        numbers = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 6][:20]
-        chosen = [run for run in map(self.runs.get, numbers) if run is not None]
+        numbers = [int(word) for word in words if word.isascii() and word.isdigit() and len(word) < 6][:MOST_TOGETHER]
+        return [run for run in map(self.runs.get, numbers) if run is not None]
+
+    async def _csv(self, request: Request) -> Response:
+        """Metrics of some runs (?runs=0,1&keys=a,b), or their episodes (without keys), as they were logged."""
+        chosen, keys = self._chosen(request), request.query_params.get("keys", "")
+        make = partial(metrics_csv, chosen, keys.split(",")[:MOST_KEYS]) if keys else partial(episodes_csv, chosen)
+        headers = {"content-disposition": "attachment", "cache-control": "no-store"}
+        return Response(await run_in_threadpool(make), media_type="text/csv; charset=utf-8", headers=headers)
+
+    # -------------------------------------------------------------------------------------------------- notes, deletion
+
+    async def _asked(self, request: Request) -> tuple[WatchedRun, dict[str, Any]]:
+        """The run and the body of a change. The body names the run: numbers begin again with the server."""
+        run, body = self._run(request), await _body(request)
+        if body.get("name") != finite(run.name):
+            raise HTTPException(409, "This page is of another server. Load it again.")
+        return run, body
+
+    async def _notes(self, request: Request) -> Response:
+        run, body = await self._asked(request)
+        return _json((await run_in_threadpool(run.annotate, body))._asdict())
+
+    async def _delete(self, request: Request) -> Response:
+        run, _ = await self._asked(request)
+        left = await run_in_threadpool(self.runs.delete, run)
+        self.live.say("runs")
+        return _json({"left": left})
+
+    async def _configs(self, request: Request) -> Response:
+        chosen = self._chosen(request)[:20]
         return _json({"runs": [run.id for run in chosen], "rows": compare_configs(chosen)})
 
     # ------------------------------------------------------------------------------------------------------- jobs
@@ -330,6 +399,24 @@ def finite(values: Any) -> Any:
     if isinstance(values, Mapping):
         return {finite(str(key)): finite(value) for key, value in values.items()}
     return [finite(value) for value in values] if isinstance(values, list | tuple) else values
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """The JSON object that a page sent. Raises HTTPException."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise HTTPException(415, "Send JSON.")
+    data = b""
+    async for part in request.stream():
+        data += part
+        if len(data) > BIGGEST_BODY:
+            raise HTTPException(413, "That is too long.")
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise HTTPException(400, "That is no JSON object.")
+    return found
 
 
 def _axis(request: Request) -> str:

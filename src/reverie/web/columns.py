@@ -89,6 +89,13 @@ class MetricColumns:
         rows, values = self.columns[key]
         return np.array(self.axes[axis])[np.array(rows, np.int64)], np.array(values)
 
+    def points(self, key: str) -> list[tuple[float, ...]]:
+        """(env_steps, seconds, updates, value) of every value of a key that is held."""
+        if key not in self.columns:
+            return []
+        rows, values = self.columns[key]
+        return [(*(self.axes[axis][row] for axis in AXES), value) for row, value in zip(rows, values, strict=True)]
+
     def at_steps(self, env_steps: np.ndarray, axis: str) -> np.ndarray:
         """The positions of environment steps on another axis, by interpolation. (n,) -> (n,)."""
         if axis == "env_steps" or len(self) == 0:

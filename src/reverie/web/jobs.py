@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..insight.doctor_record import write_findings
 from ..insight.glossary import find
+from ..run.lines import newest_values
 
 MOST_KEPT = 64
 _log = logging.getLogger(__name__)
@@ -31,10 +33,13 @@ def measure_drift(path: Path) -> dict[str, Any]:
 
 
 def run_doctor(path: Path) -> list[dict[str, Any]]:
-    """The doctor's findings as JSON values."""
+    """The doctor's findings as JSON values, which the run keeps."""
     from ..insight.doctor import diagnose
 
-    return [finding.to_dict() for finding in diagnose(path)]
+    findings = [finding.to_dict() for finding in diagnose(path)]
+    newest = newest_values(path / "metrics.jsonl", ("updates", "env_steps"))
+    write_findings(path, findings, updates=newest.get("updates", 0), env_steps=newest.get("env_steps", 0))
+    return findings
 
 
 def compare_with_dream(path: Path) -> bytes:
@@ -50,6 +55,12 @@ def explain_metric(key: str) -> dict[str, Any] | None:
     """The glossary's entry of a logged number, None if it has none."""
     entry = find(key)
     return None if entry is None else entry._asdict()
+
+
+def unit_of(key: str) -> str:
+    """The unit of a logged number, "" if the glossary has no entry for it."""
+    entry = find(key)
+    return "" if entry is None else entry.unit
 
 
 #: The jobs that a page may start.

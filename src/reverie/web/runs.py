@@ -5,11 +5,14 @@ No file is ever opened by a name that came over the network: runs and videos are
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
+import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,22 @@ from typing import Any
 import numpy as np
 
 from ..config import SETTINGS, Config, flatten, load_file
+from ..config.validation import MAY_CHANGE
 from ..errors import UserError, printable
 from ..files import is_own_file, read_record
-from ..guard.lock import in_use
+from ..insight.doctor_record import FILE as DOCTOR
+from ..insight.doctor_record import read_findings
 from ..insight.trust_record import read_trust
 from .columns import AXES, EpisodeTable, MetricColumns, downsample, group_evaluations, rounded
+from .deletion import delete_run
+from .notes import FILE as NOTES
+from .notes import Notes, read_notes, write_notes
+from .run_status import Progress, progress_of, status_of
 from .tail import JsonlTail
 
 MOST_RUNS, DEEPEST, RECENT = 200, 4, 500
+#: Name of an evaluation's video: its environment steps.
+EVALUATION = re.compile(r"eval-(\d{1,15})\.\w+")
 VIDEO_TYPES = {".gif": "image/gif", ".mp4": "video/mp4", ".webp": "image/webp", ".png": "image/png"}
 
 
@@ -38,6 +49,7 @@ class WatchedRun:
     id: int
     path: Path
     name: str
+    root: Path | None = None  # the directory that the user named, at or above it
     metrics: MetricColumns = field(default_factory=MetricColumns)
     episodes: EpisodeTable = field(default_factory=EpisodeTable)
     generation: int = 0  # counts how often the files were rewritten
@@ -51,6 +63,7 @@ class WatchedRun:
         self._episodes_file = JsonlTail(self.path / "episodes.jsonl")
         self._lock = threading.Lock()
         self._videos: list[str] = []  # names by number
+        self._records: dict[str, tuple[int, Any]] = {}  # small files: when they were changed, what they hold
         self._read_config()
 
     def _read_config(self) -> None:
@@ -61,6 +74,7 @@ class WatchedRun:
         except UserError as error:
             self.config = None
             self.trouble = error.message
+        self.group = _group_of(self.config)
 
     @property
     def count(self) -> int:
@@ -124,14 +138,7 @@ class WatchedRun:
             last, axes = self.metrics.last, self.metrics.axes
             newest = {axis: axes[axis][-1] if len(self.metrics) else 0.0 for axis in AXES}
             returns = np.array(self.episodes.last)
-            return {
-                "id": self.id,
-                "name": self.name,
-                "task": self.config.env.id if self.config else "",
-                "seed": self.config.train.seed if self.config else None,
-                "target": self.config.train.env_steps if self.config else None,
-                "live": in_use(self.path),
-                "trouble": self.trouble,
+            scores = {
                 "return": _mean(returns),
                 "evaluation": last.get("eval/return"),
                 "speed": last.get("speed/env_steps_per_second"),
@@ -142,6 +149,28 @@ class WatchedRun:
                 "count": self.count,
                 **newest,
             }
+        about = {"id": self.id, "name": self.name, "trouble": self.trouble}
+        return about | self._identity() | self._state(newest) | scores
+
+    def _identity(self) -> dict[str, Any]:
+        """What the run is: its task, seed, group and limits, and the user's notes."""
+        env, train = (self.config.env, self.config.train) if self.config else (None, None)
+        return {
+            "task": env.id if env else "",
+            "seed": train.seed if train else None,
+            "target": train.env_steps if train else None,
+            "minutes": train.minutes if train else 0,
+            "group": self.group,
+            **self.notes()._asdict(),
+        }
+
+    def _state(self, newest: Mapping[str, float]) -> dict[str, Any]:
+        """What it is doing, how far it is, and what the doctor found last."""
+        counts = newest["env_steps"], newest["seconds"]
+        progress = progress_of(self.config, *counts) if self.config else Progress(0, "")
+        status, found = status_of(self.path, self.config, progress), self.findings()
+        worst = found and {"level": found["level"], "updates": found["updates"], "count": len(found["findings"])}
+        return {"live": status.state == "training", **status._asdict(), **progress._asdict(), "doctor": worst}
 
     def keys(self) -> list[str]:
         """All metrics that the run has logged."""
@@ -184,6 +213,32 @@ class WatchedRun:
         """A small JSON file of the run, None if there is none. name: never from the network."""
         return read_record(self.path / name) or None
 
+    def findings(self) -> dict[str, Any] | None:
+        """What the doctor found last, None if it has not run. As `read_findings`."""
+        found: dict[str, Any] | None = self._record(DOCTOR, read_findings)
+        return found
+
+    def notes(self) -> Notes:
+        """The user's note, tags, and whether the run is hidden."""
+        found: Notes = self._record(NOTES, read_notes)
+        return found
+
+    def _record(self, name: str, read: Callable[[Path], Any]) -> Any:
+        """A small file of the run, read again when it has changed."""
+        changed, kept = _modified(self.path / name), self._records.get(name)
+        if kept is None or kept[0] != changed:
+            kept = self._records[name] = (changed, read(self.path))
+        return kept[1]
+
+    def annotate(self, changes: Mapping[str, Any]) -> Notes:
+        """Change the notes. Raises UserError."""
+        return write_notes(self.path, changes)
+
+    def points(self, key: str) -> list[tuple[float, ...]]:
+        """(env_steps, seconds, updates, value) of a metric, for CSV."""
+        with self._lock:
+            return self.metrics.points(key)
+
     def trust(self) -> dict[str, Any] | None:
         """What `reverie trust` measured, None if it has not. Raises UserError where the file is damaged."""
         return read_trust(self.path)
@@ -198,8 +253,9 @@ class WatchedRun:
             return []
         with self._lock:
             self._videos += [name for _, name in found if name not in self._videos]
+            results = {row[0]: row for row in group_evaluations(*self.episodes.of("eval")[:2])}
             return [
-                {"number": self._videos.index(name), "name": name, "modified": round(modified)}
+                {"number": self._videos.index(name), "name": name, "modified": round(modified), **_label(name, results)}
                 for modified, name in found[:100]
             ]
 
@@ -211,6 +267,25 @@ class WatchedRun:
         if not name or not is_own_file(path) or path.parent.is_symlink():
             return None
         return path, VIDEO_TYPES[path.suffix.lower()]
+
+
+def _label(name: str, results: Mapping[float, tuple[float, float, float, int]]) -> dict[str, Any]:
+    """What is known of a video: the steps of its evaluation, that one's mean return, interval and episodes."""
+    match = EVALUATION.fullmatch(name)
+    if match is None:
+        return {}
+    step, found = int(match[1]), results.get(float(match[1]))
+    known = {} if found is None else {"return": found[1], "ci95": found[2], "episodes": found[3]}
+    return {"env_steps": step, **known}
+
+
+def _group_of(config: Config | None) -> str:
+    """The same for runs that differ in nothing but their seed and in what may change in a run; "" if not known."""
+    if config is None:
+        return ""
+    kept = {key: _shown(value) for key, value in flatten(config).items()}
+    fixed = {key: value for key, value in kept.items() if key != "train.seed" and not key.startswith(MAY_CHANGE)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _modified(path: Path) -> int:
@@ -234,20 +309,36 @@ class RunIndex:
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = [Path(os.path.abspath(root)) for root in roots]
-        self.known: dict[Path, WatchedRun] = {}
+        self.known: dict[Path, WatchedRun] = {}  # those that are there
+        self.numbered: list[WatchedRun | None] = []  # by number; None: no longer there
         self._scanning = threading.Lock()
         self.scan()
 
     def scan(self) -> bool:
-        """Look for new runs. -> whether there was one."""
+        """Look for new runs, and forget those whose directory is gone. -> whether anything has changed."""
         with self._scanning:
+            gone = [run for run in self.known.values() if not run.path.exists()]
+            for run in gone:
+                self._forget(run)
             before = len(self.known)
             for root in self.roots:
                 for path in find_runs(root):
                     if path not in self.known and len(self.known) < MOST_RUNS:
                         name = path.name if path == root else str(path.relative_to(root))
-                        self.known[path] = WatchedRun(len(self.known), path, printable(name))
-            return len(self.known) > before
+                        self.known[path] = WatchedRun(len(self.numbered), path, printable(name), root)
+                        self.numbered.append(self.known[path])
+            return bool(gone) or len(self.known) > before
+
+    def _forget(self, run: WatchedRun) -> None:
+        self.known.pop(run.path, None)
+        self.numbered[run.id] = None
+
+    def delete(self, run: WatchedRun) -> list[str]:
+        """Delete a run. -> names of files that are not ours, which stay. Raises UserError."""
+        with self._scanning:
+            left = delete_run(run.path, run.root or run.path)
+            self._forget(run)
+            return left
 
     def all(self) -> list[WatchedRun]:
         """The runs in the order in which they were found, which is that of their numbers."""
@@ -262,8 +353,7 @@ class RunIndex:
 
     def get(self, number: int) -> WatchedRun | None:
         """The run with that number, or None."""
-        runs = self.all()
-        return runs[number] if 0 <= number < len(runs) else None
+        return self.numbered[number] if 0 <= number < len(self.numbered) else None
 
 
 def find_runs(root: Path, depth: int = DEEPEST) -> list[Path]:

@@ -19,8 +19,10 @@ export function el(tag, props = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-export async function ask(path, method = "GET") {
-  const answer = await fetch(path, { method, headers: { accept: "application/json" } });
+/** The JSON answer of a path; with `body` (an object, sent as JSON) a POST. Throws an Error with the server's sentence. */
+export async function ask(path, method = "GET", body = null) {
+  const sent = body === null ? {} : { body: JSON.stringify(body) };
+  const answer = await fetch(path, { method: body === null ? method : "POST", headers: { accept: "application/json", ...(body === null ? {} : { "content-type": "application/json" }) }, ...sent });
   const values = await answer.json().catch(() => ({ message: answer.statusText }));
   if (!answer.ok) throw new Error([values.message, values.hint].filter(Boolean).join(" "));
   return values;
@@ -37,6 +39,26 @@ export function short(value) {
   if (size && size < 1e-3) return value.toExponential(1);
   return `${+value.toPrecision(3)}`;
 }
+
+/** Save a URL or a Blob under a name. */
+export function download(name, what) {
+  const url = typeof what === "string" ? what : URL.createObjectURL(what);
+  const link = el("a", { href: url, download: name.replace(/[^\w.-]+/g, "-").slice(0, 100) });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  if (url !== what) setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+/** A cell of CSV; text that a spreadsheet would take for a formula begins with an apostrophe. */
+export const cell = (value) => {
+  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value ?? "");
+  return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+};
+
+/** Half of the 95 % interval of a mean of n values is this many standard errors (Student's t). */
+const T95 = [0, 0, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11, 2.101, 2.093];
+export const student = (n) => T95[n] ?? 1.96 + 2.5 / n;
 
 /** Seconds -> "1 h 05 min". */
 export function duration(seconds) {

@@ -1,6 +1,7 @@
 // The views of the dashboard. Each has open(main, state) -> {update, lines?, again?, tick?, close?}.
-import { chartCard } from "./charts.js";
+import { band, chartCard } from "./charts.js";
 import { ask, css, drawHeat, duration, el, short } from "./common.js";
+import { player } from "./player.js";
 
 const AXES = { env_steps: "env steps", seconds: "wall time", updates: "updates" };
 const POINTS = Math.round(Math.max(160, Math.min(500, innerWidth / 2.5)));
@@ -11,12 +12,22 @@ const FAVOURED = [
   ["Image or vector loss", [/^world_model\/obs\/.*_loss$/]],
   ["Reward loss", ["world_model/reward_loss"]],
   ["Continue loss", ["world_model/continue_loss"]],
-  ["KL posterior ‖ prior, nats", ["kl/raw", "world_model/kl"]],
-  ["Actor entropy, nats", ["actor/entropy"]],
+  ["KL posterior ‖ prior", ["kl/raw", "world_model/kl"]],
+  ["Actor entropy", ["actor/entropy"]],
   ["Value in dreams", ["critic/value"]],
-  ["Throughput, env steps per second", ["speed/env_steps_per_second"]],
-  ["Throughput, updates per second", ["speed/updates_per_second"]],
 ];
+/** The same of the machine, with unit, and whether the range leaves out peaks: before learning begins steps are quick. */
+const MACHINE = [
+  ["Environment steps per second", ["speed/env_steps_per_second"], "steps per second", true],
+  ["Updates per second", ["speed/updates_per_second"], "updates per second"],
+  ["Memory of the process", ["machine/ram_gb"], "GB"],
+  ["CPU in use", ["machine/cpu_busy"], "cores (1: one is always busy)"],
+  ["GPU memory", ["machine/gpu_gb"], "GB"],
+  ["GPU in use", ["machine/gpu_busy"], "share of the GPU"],
+];
+/** Metrics of the machine: the only ones that runs of different tasks share a scale of. */
+const SHARED = /^(speed|machine|time|train|replay|frames)(\/|$)/;
+const RANDOM = "#8a94a8";
 const keyOf = (run, wanted) => wanted.map((w) => (typeof w === "string" ? run.keys.find((k) => k === w) : run.keys.find((k) => w.test(k)))).find(Boolean);
 
 /** Series that have been fetched; live lines are appended to them. */
@@ -73,7 +84,8 @@ function tools(state) {
   const smooth = el("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: state.smooth, on: { input: () => state.set("smooth", +smooth.value) } });
   const log = el("input", { type: "checkbox", checked: state.log, id: "log", on: { change: () => state.set("log", log.checked) } });
   return el("div", { className: "tools" },
-    segments(AXES, state.axis, (axis) => state.set("axis", axis)),
+    el("span", { className: "inline" }, "horizontal", segments(AXES, state.axis, (axis) => state.set("axis", axis))),
+    el("span", { className: "inline seeds", title: "Runs that differ in nothing but their seed, as their mean and its 95 % interval" }, "seeds", segments({ each: "each run", bands: "as one band" }, state.seeds, (seeds) => state.set("seeds", seeds))),
     el("label", {}, "smoothing", smooth), el("label", {}, log, "log scale"),
     el("span", { className: "dim hide-small" }, "drag to zoom, double-click to reset"));
 }
@@ -90,51 +102,85 @@ const nothing = (text) => el("div", { className: "note" }, text);
 
 // ----------------------------------------------------------------------------------------------------------- curves
 
+/** The runs by a property, in order: [[value, runs]]. */
+function by(runs, key) {
+  const found = new Map();
+  for (const run of runs) found.set(run[key], [...(found.get(run[key]) || []), run]);
+  return [...found];
+}
+
+/** Name of a group of seeds: what their names have in common. */
+function commonName(runs) {
+  const names = runs.map((run) => run.name);
+  let length = 0;
+  while (length < names[0].length && names.every((name) => name[length] === names[0][length])) length++;
+  return `${names[0].slice(0, length).replace(/[\s/_.-]*(seed)?[\s/_.-]*$/i, "") || runs[0].task} (${runs.length} seeds)`;
+}
+
+/** What is drawn as one curve: each run, or each group of runs that differ in their seed alone. -> [{label, colour, runs}] */
+function curvesOf(runs, state) {
+  const single = (run) => ({ label: run.name, colour: state.colour(run.id), runs: [run] });
+  if (state.seeds !== "bands") return runs.map(single);
+  return by(runs, "group").flatMap(([group, some]) => (group && some.length > 1 ? [{ label: commonName(some), colour: state.colour(some[0].id), runs: some }] : some.map(single)));
+}
+
+/** One curve of some runs: itself, or the band of several. found: their series. */
+function asCurve({ label, colour, runs }, found, smooth) {
+  if (runs.length === 1) return { label, colour, ...found[0] };
+  const { n, ...made } = band(found, smooth);
+  return { label: `${label}: mean${n > 2 ? " and its 95 % interval" : n === 2 ? " and both" : ""}`, colour, raw: true, ...made };
+}
+
 function openCurves(main, state) {
   const store = new Store(), cards = new Map(), groups = new Map();
   const tasks = new Map(); // a chart of returns for each task: scores of different tasks cannot be compared
-  const grid = el("div", { className: "grid" }), more = el("div");
-  main.append(tools(state), grid, el("h2", {}, "All metrics"), more);
-  const curve = (run, series) => ({ label: run.name, colour: state.colour(run.id), ...series });
+  const grid = el("div", { className: "grid" }), machine = el("div", { className: "grid" }), more = el("div"), bar = tools(state);
+  const lead = el("p", { className: "dim small lead" }, "A run learns if its return rises above the gray line, which is what random actions earn. Each task has charts of its own: numbers of different tasks do not compare.");
+  main.append(bar, lead, grid, el("h2", {}, "The machine"), machine, el("h2", {}, "All metrics"), more);
   const options = () => ({ axis: state.axis, smooth: state.smooth, log: state.log });
 
-  function card(title, keys, into) {
-    const name = `${into === grid ? "" : "all "}${title}`;
+  function card(title, keys, into, calm = false) {
+    const name = `${into === grid || into === machine ? "" : "all "}${title}`;
     if (!cards.has(name)) {
-      const made = chartCard(title, { about: () => { const run = state.picked().find((r) => keyOf(r, keys)); if (run) explain(keyOf(run, keys), made.card); } });
-      cards.set(name, { ...made, keys });
+      const own = () => cards.get(name).runs, found = () => own().find((run) => keyOf(run, keys));
+      const made = chartCard(title, { calm, about: () => { if (found()) explain(keyOf(found(), keys), made.card); }, csv: () => csvOf(own(), [...new Set(own().map((run) => keyOf(run, keys)).filter(Boolean))]) });
+      cards.set(name, { ...made, keys, runs: [] });
       into.append(made.card);
     }
     return cards.get(name);
   }
 
   async function drawReturns(runs) {
-    const own = Map.groupBy ? Map.groupBy(runs, (run) => run.task) : runs.reduce((m, run) => m.set(run.task, [...(m.get(run.task) || []), run]), new Map());
-    for (const [task, { card: box }] of tasks) box.hidden = !own.has(task);
+    const own = by(runs, "task");
+    for (const [task, { card: box }] of tasks) box.hidden = !own.some(([name]) => name === task);
     for (const [task, some] of own) {
       if (!tasks.has(task)) {
-        const made = chartCard(`Return of episodes${task ? `: ${task}` : ""}`, { wide: true, height: 270 }), legend = el("div", { className: "legend" });
-        made.card.append(legend);
+        const made = chartCard(`Return of episodes${task ? `: ${task}` : ""}`, { wide: true, height: 290, unit: "return: sum of an episode's rewards", csv: () => csvOf(tasks.get(task).runs, []) });
         made.card.classList.add("returns");
         grid.insertBefore(made.card, [...grid.children].find((child) => !child.classList.contains("returns")) || null);
-        tasks.set(task, { ...made, legend });
+        tasks.set(task, { ...made, runs: [] });
       }
-      tasks.get(task).card.classList.toggle("wide", own.size === 1);
+      tasks.get(task).card.classList.toggle("wide", own.length === 1);
+      tasks.get(task).runs = some;
       await drawTask(tasks.get(task), some);
     }
   }
 
-  async function drawTask({ chart, legend }, runs) {
-    const curves = [];
-    for (const run of runs) {
-      const found = await store.returns(run, state.axis), colour = state.colour(run.id);
-      if (runs.length === 1 && found.random !== null) curves.push({ label: "random policy", colour: "#8a94a8", x: [], level: found.random, dash: [5, 5] });
-      curves.push({ ...curve(run, found.train), label: runs.length === 1 ? "training episodes" : run.name });
-      if (found.eval.x.length) curves.push({ label: `${runs.length === 1 ? "" : `${run.name} `}evaluation`, colour: runs.length === 1 ? css("--text") : colour, x: found.eval.x, y: found.eval.y, ci: found.eval.ci95, points: true, dash: runs.length === 1 ? undefined : [4, 3] });
+  async function drawTask({ chart }, runs) {
+    const curves = [], drawn = curvesOf(runs, state), found = new Map();
+    for (const run of runs) found.set(run, await store.returns(run, state.axis));
+    const levels = [...found.values()].map((f) => f.random).filter((level) => level !== null);
+    if (levels.length) curves.push({ label: `random actions (${short(levels.reduce((a, b) => a + b) / levels.length)})`, colour: RANDOM, x: [], level: levels.reduce((a, b) => a + b) / levels.length, dash: [5, 5] });
+    for (const each of drawn) {
+      const series = each.runs.map((run) => found.get(run)), tests = series.map((s) => s.eval).filter((e) => e.x.length), alone = drawn.length === 1;
+      const training = asCurve(each, series.map((s) => s.train), state.smooth);
+      curves.push({ ...training, label: alone ? `training episodes${each.runs.length > 1 ? ` of ${training.label}` : ""}` : training.label });
+      if (!tests.length) continue;
+      const tested = { colour: alone ? css("--text") : each.colour, dash: [4, 3], points: true, unlisted: !alone, label: `${alone && each.runs.length === 1 ? "" : `${each.label} · `}evaluation${each.runs.length === 1 ? " and its 95 % interval" : ""}` };
+      if (each.runs.length === 1) curves.push({ ...tested, x: tests[0].x, y: tests[0].y, ci: tests[0].ci95 });
+      else curves.push({ ...asCurve({ ...each, label: `${each.label} · evaluation` }, tests, 0), colour: tested.colour, dash: tested.dash, unlisted: !alone });
     }
-    chart.show(curves, { ...options(), log: false });
-    const shown = curves.filter((c) => runs.length === 1 || !c.ci);
-    legend.replaceChildren(...(runs.length > 1 ? [el("span", {}, "solid: training episodes, dashed: evaluations")] : []), ...shown.map((c) => el("span", {}, el("span", { className: "swatch", style: { background: c.colour } }), c.label)));
+    chart.show(curves, { ...options(), log: false, note: drawn.length > 1 ? "line: training episodes; dashed: evaluations and their 95 % interval" : "" });
   }
 
   function drawGroups(runs) {
@@ -152,27 +198,41 @@ function openCurves(main, state) {
     for (const { keys: own, count } of groups.values()) count.textContent = `${own.size}`;
   }
 
-  async function drawCard({ chart, keys, card: box }, runs) {
+  async function drawCard(drawn, runs, unit) {
     const curves = [];
-    for (const run of runs) {
-      const key = keyOf(run, keys);
-      if (key) curves.push(curve(run, (await store.series(run, [key], state.axis))[0]));
+    for (const each of curvesOf(runs, state)) {
+      const own = each.runs.filter((run) => keyOf(run, drawn.keys)), found = [];
+      for (const run of own) found.push((await store.series(run, [keyOf(run, drawn.keys)], state.axis))[0]);
+      if (own.length) curves.push(asCurve({ ...each, runs: own }, found, state.smooth));
     }
-    box.hidden = !curves.length && runs.length > 0;
-    chart.show(curves, options());
+    drawn.runs = runs;
+    drawn.card.hidden = !curves.length;
+    drawn.chart.show(curves, { ...options(), unit });
+  }
+
+  /** A metric of some runs: in one chart for each task, for no two have the same scale; what the machine does in one. */
+  async function drawMetric(title, keys, into, runs, own = "", calm = false) {
+    const key = runs.map((run) => keyOf(run, keys)).find(Boolean) || "", unit = own || state.units[key] || "", parts = SHARED.test(key) ? [["", runs]] : by(runs, "task");
+    for (const [name, { card: box }] of cards) if (name === title || name.startsWith(`${title}: `) || name === `all ${title}` || name.startsWith(`all ${title}: `)) if (box.parentNode === into) box.hidden = true;
+    for (const [task, some] of parts) {
+      if (some.some((run) => keyOf(run, keys))) await drawCard(card(parts.length > 1 ? `${title}: ${task}` : title, keys, into, calm), some, unit);
+    }
   }
 
   async function update() {
-    const runs = state.picked();
+    const runs = state.picked(), featured = [...FAVOURED, ...MACHINE];
     main.classList.toggle("none", !runs.length);
-    await Promise.all(runs.map((run) => store.series(run, FAVOURED.map(([, keys]) => keyOf(run, keys)).filter(Boolean), state.axis)));
+    bar.querySelector(".seeds").hidden = !by(runs, "group").some(([group, some]) => group && some.length > 1);
+    await Promise.all(runs.map((run) => store.series(run, featured.map(([, keys]) => keyOf(run, keys)).filter(Boolean), state.axis)));
     await drawReturns(runs);
-    for (const [title, keys] of FAVOURED) await drawCard(card(title, keys, grid), runs);
+    if (!runs.length) for (const { card: box } of cards.values()) box.hidden = true;
+    for (const [title, keys] of FAVOURED) await drawMetric(title, keys, grid, runs);
+    for (const [title, keys, unit, calm] of MACHINE) await drawMetric(title, keys, machine, runs, unit, calm);
     drawGroups(runs);
     for (const { box, inner, keys } of groups.values()) {
       if (!box.open) continue;
       await Promise.all(runs.map((run) => store.series(run, [...keys].filter((key) => run.keys.includes(key)), state.axis)));
-      for (const key of keys) await drawCard(card(key, [key], inner), runs);
+      for (const key of keys) await drawMetric(key, [key], inner, runs);
     }
   }
   const guarded = queued(update);
@@ -186,6 +246,8 @@ function openCurves(main, state) {
     },
   };
 }
+
+const csvOf = (runs, keys) => `/api/csv?runs=${runs.map((run) => run.id).join(",")}${keys.length ? `&keys=${encodeURIComponent(keys.join(","))}` : ""}`;
 
 /** Runs `work` one at a time; calls in the meantime lead to one more run. */
 function queued(work) {
@@ -228,22 +290,21 @@ function single(draw) {
 // ---------------------------------------------------------------------------------------------------------- latents
 
 const LATENT_CHARTS = [
-  ["KL components, nats", { "posterior ‖ prior": ["kl/raw", "world_model/kl"], "prior ‖ posterior": ["kl/reverse", "world_model/kl_reverse"], "loss after free nats": ["kl/loss", "world_model/kl_loss"] }],
-  ["Share of states under the free nats", { share: ["kl/below_free", "world_model/kl_below_free"] }],
-  ["Entropy of latents, nats", { posterior: ["entropy/posterior", "world_model/posterior_entropy"], prior: ["entropy/prior", "world_model/prior_entropy"] }],
-  ["Perplexity of categoricals", { mean: ["latent/perplexity"], lowest: ["latent/perplexity_min"] }],
-  ["Used classes and dead categoricals, shares", { used: ["latent/used"], dead: ["latent/dead"] }],
-  ["Gradient norms of the KL's halves", { prior: ["kl/grad_prior"], posterior: ["kl/grad_posterior"] }],
+  ["KL components", "nats", { "posterior ‖ prior": ["kl/raw", "world_model/kl"], "prior ‖ posterior": ["kl/reverse", "world_model/kl_reverse"], "loss after free nats": ["kl/loss", "world_model/kl_loss"] }],
+  ["States under the free nats", "share of states", { share: ["kl/below_free", "world_model/kl_below_free"] }],
+  ["Entropy of latents", "nats", { posterior: ["entropy/posterior", "world_model/posterior_entropy"], prior: ["entropy/prior", "world_model/prior_entropy"] }],
+  ["Perplexity of categoricals", "classes in use", { mean: ["latent/perplexity"], lowest: ["latent/perplexity_min"] }],
+  ["Used classes and dead categoricals", "share", { used: ["latent/used"], dead: ["latent/dead"] }],
+  ["Gradients of the KL's halves", "norm", { prior: ["kl/grad_prior"], posterior: ["kl/grad_posterior"] }],
 ];
 const LINE = ["#5b8cff", "#f2913d", "#2fb380"];
 
 const openLatents = single((body, state) => {
   const store = new Store(), usage = el("div", { className: "card wide" }), grid = el("div", { className: "grid" }, usage);
-  const charts = LATENT_CHARTS.map(([title, parts]) => {
-    const made = chartCard(title), legend = el("div", { className: "legend" });
-    made.card.append(legend);
+  const charts = LATENT_CHARTS.map(([title, unit, parts]) => {
+    const made = chartCard(title, { unit });
     grid.append(made.card);
-    return { ...made, parts, legend };
+    return { ...made, parts };
   });
   let current = null;
 
@@ -272,7 +333,7 @@ const openLatents = single((body, state) => {
     const run = current;
     if (!body.contains(grid)) body.replaceChildren(grid);
     await drawUsage(run);
-    for (const { chart, parts, card, legend } of charts) {
+    for (const { chart, parts, card } of charts) {
       const curves = [];
       for (const [label, keys] of Object.entries(parts)) {
         const key = keyOf(run, keys);
@@ -280,7 +341,6 @@ const openLatents = single((body, state) => {
       }
       card.hidden = !curves.length;
       chart.show(curves, { axis: state.axis, smooth: 0.3, log: false });
-      legend.replaceChildren(...curves.map((c) => el("span", {}, el("span", { className: "swatch", style: { background: c.colour } }), c.label)));
     }
   });
   return { update(run) { current = run; update(); }, again: () => { store.kept.clear(); if (current) update(); }, close: () => charts.forEach(({ chart }) => chart.remove()),
@@ -290,16 +350,16 @@ const openLatents = single((body, state) => {
 // ---------------------------------------------------------------------------------------------------------- insight
 
 /** A button that starts a job on the server, and its result. */
-function jobPanel(name, button, hint, draw) {
+function jobPanel(name, button, hint, draw, before = () => {}) {
   const box = el("div", { className: "stack" }), start = el("button", { type: "button", className: "main" }, button), out = el("div");
-  let run = null, timer = 0;
+  let run = null, timer = 0, turn = 0;
   async function poll(begin) {
     clearTimeout(timer);
-    const id = run.id, state = await ask(`/api/runs/${id}/jobs/${name}`, begin ? "POST" : "GET");
+    const id = run.id, mine = ++turn, state = await ask(`/api/runs/${id}/jobs/${name}`, begin ? "POST" : "GET");
     if (run.id !== id) return;
     start.disabled = state.state === "running";
     start.textContent = state.state === "done" ? "again" : button;
-    if (state.state === "idle") out.replaceChildren();
+    if (state.state === "idle") { out.replaceChildren(); before(out, run, start, () => turn === mine); }
     if (state.state === "running") { out.replaceChildren(el("p", { className: "spin dim" }, "computing")); timer = setTimeout(() => poll(false), 700); }
     if (state.state === "failed") out.replaceChildren(el("p", {}, state.message), el("p", { className: "dim small" }, state.hint || ""));
     if (state.state === "done") draw(out, state.result, run);
@@ -328,7 +388,27 @@ function lists(values, prefix = "") {
   return found;
 }
 
-const DRIFT_TITLES = { error: "Error of observations, shares of their variance", latent_kl: "KL posterior ‖ dream, nats", reward: "Squared error of rewards", continues: "Brier score of the continue head" };
+/** What the doctor found before, if it has run: when, and whether the run has gone further. */
+async function drawEarlier(out, run, start, still) {
+  const { found } = await ask(`/api/runs/${run.id}/findings`);
+  if (!still()) return; // it was started meanwhile
+  if (!found) { out.replaceChildren(el("p", { className: "dim small" }, "It has not run yet. `reverie train` asks it after evaluations.")); return; }
+  start.textContent = "run it again";
+  const list = el("div"), since = run.updates - found.updates;
+  drawFindings(list, found.findings);
+  out.replaceChildren(el("p", { className: "dim small" }, `Found at update ${found.updates.toLocaleString("en")}, step ${found.env_steps.toLocaleString("en")}${since > 0 ? `; the run is ${since.toLocaleString("en")} updates further now` : ""}.`), list);
+}
+
+const DRIFT_TITLES = { error: ["Error of observations", "share of their variance"], latent_kl: ["KL posterior ‖ dream", "nats"], reward: ["Squared error of rewards", "reward squared"], continues: ["Brier score of the continue head", "0 is perfect, 0.25 is guessing"] };
+const ENDINGS = { mse: "squared error", psnr: "PSNR, dB", ssim: "SSIM, 1 is equal" };
+
+/** Title and unit of a group of drift curves. */
+function driftTitle(group) {
+  if (DRIFT_TITLES[group]) return DRIFT_TITLES[group];
+  const ending = group.split("/").at(-1), name = group.replace(/^observations\//, "").replace(new RegExp(`/${ending}$`), "").replaceAll("_", " ");
+  return ending in ENDINGS ? [`${name}, ${ending.toUpperCase()}`, ENDINGS[ending]] : [group.replaceAll("_", " "), "value"];
+}
+
 const GUESSES = { dream: "dream", floor: "reconstruction", copy: "copy of the last frame", mean: "mean of all" };
 
 function drawDrift(out, drift) {
@@ -345,13 +425,11 @@ function drawDrift(out, drift) {
     drift.warning && el("div", { className: "card finding WARN" }, el("span", { className: "level" }, "WARN"), drift.warning),
     typeof drift.returns?.correlation === "number" && el("p", { className: "dim small" }, `Imagined against realized return: correlation ${short(drift.returns.correlation)}${typeof drift.returns.bias === "number" ? `, bias ${short(drift.returns.bias)}` : ""}.`), grid].filter(Boolean));
   for (const [group, parts] of [...groups].sort(([a], [b]) => order(a) - order(b))) {
-    const { card, chart } = chartCard(DRIFT_TITLES[group] || group.replace(/^observations\//, "").replace(/\/mse$/, ", squared error").replace(/\/psnr$/, ", PSNR in dB").replace(/\/ssim$/, ", SSIM").replaceAll("_", " "), { axis: "" }), legend = el("div", { className: "legend" });
+    const [title, unit] = driftTitle(group), { card, chart } = chartCard(title, { axis: "", xlabel: "steps after the last observation", unit });
     grid.append(card);
     const colours = ["#5b8cff", "#f2913d", "#2fb380", "#e0567a", "#a678f0", "#17b1c9"];
     const curves = parts.map(({ label, values }, i) => ({ label: GUESSES[label] || label.replaceAll("_", " "), colour: colours[i % 6], x: horizons?.length === values.length ? horizons : values.map((_, k) => k + 1), y: values, raw: true, dash: label === "dream" || parts.length === 1 ? undefined : [5, 4] }));
     chart.show(curves);
-    if (parts.length > 1) legend.append(...curves.map((c) => el("span", {}, el("span", { className: "swatch", style: { background: c.colour } }), c.label)));
-    card.append(legend);
   }
 }
 
@@ -367,23 +445,21 @@ function drawTrust(out, found) {
   el("div", { className: "card scroll" }, el("table", {}, el("thead", {}, el("tr", {}, el("th", {}, "policy"), el("th", { className: "num" }, "return in the real task, 95 %"))), el("tbody", {}, ...Object.entries(POLICIES).map(([key, name]) =>
     el("tr", {}, el("td", {}, name), el("td", { className: "num" }, score(found.policies[key]))))))), grid);
   const steps = (values) => values.map((_, k) => k + 1), { optimism, errors } = found;
-  const show = (title, curves) => {
-    const { card, chart } = chartCard(title, { axis: "" }), legend = el("div", { className: "legend" });
+  const show = (title, unit, curves) => {
+    const { card, chart } = chartCard(title, { axis: "", xlabel: "steps", unit });
     grid.append(card);
     chart.show(curves.map((c) => ({ raw: true, x: steps(c.y), ...c })));
-    legend.append(...curves.map((c) => el("span", {}, el("span", { className: "swatch", style: { background: c.colour } }), c.label)));
-    card.append(legend);
   };
-  show("Earned within so many steps", [{ label: "in the dream", colour: LINE[1], y: optimism.dream }, { label: "really", colour: LINE[0], y: optimism.real }]);
-  show("The gap, and its 95 % interval", [{ label: "dream − real", colour: LINE[0], y: optimism.gap }, { label: "lower", colour: "#8a94a8", y: optimism.low, dash: [4, 3] }, { label: "upper", colour: "#8a94a8", y: optimism.high, dash: [4, 3] }]);
+  show("Earned within so many steps", "sum of rewards", [{ label: "in the dream", colour: LINE[1], y: optimism.dream }, { label: "really", colour: LINE[0], y: optimism.real }]);
+  show("The gap, and its 95 % interval", "sum of rewards", [{ label: "dream − real", colour: LINE[0], y: optimism.gap }, { label: "lower", colour: "#8a94a8", y: optimism.low, dash: [4, 3] }, { label: "upper", colour: "#8a94a8", y: optimism.high, dash: [4, 3] }]);
   for (const [source, where] of Object.entries({ replay: "its replay", played: "episodes of the made policy" })) {
     const curves = Object.entries(errors[source] || {}).map(([label, y], i) => ({ label, y, colour: LINE[i % 3] })).filter((c) => c.y.some((v) => v !== null));
-    if (curves.length) show(`Errors on ${where}, shares of the variance`, curves);
+    if (curves.length) show(`Errors on ${where}`, "share of the variance", curves);
   }
 }
 
 const openInsight = single((body) => {
-  const doctor = jobPanel("doctor", "run the doctor", "Reads the run's metrics and newest checkpoint, and reports what is wrong and what to change.", drawFindings);
+  const doctor = jobPanel("doctor", "run the doctor", "Reads the run's metrics and newest checkpoint, and reports what is wrong and what to change.", drawFindings, (out, run, start, still) => drawEarlier(out, run, start, still).catch((error) => out.replaceChildren(error.message)));
   const drift = jobPanel("drift", "measure drift", "Compares open-loop dreams with what really happened; takes seconds to a minute.", drawDrift);
   return { update(run, fresh) {
     if (!fresh) return;
@@ -397,9 +473,18 @@ const openInsight = single((body) => {
 
 // ------------------------------------------------------------------------------------------------------------ videos
 
+/** A title and a line for a video: of an evaluation its step and return. */
+function videoTitle(video) {
+  const dream = /^dream-(\d+)/.exec(video.name);
+  if (dream) return [`Dream at step ${(+dream[1]).toLocaleString("en")}`, "made by reverie dream"];
+  if (video.env_steps === undefined) return [video.name, ""];
+  const mean = video.return === undefined || video.return === null ? "return not logged" : `mean return ${short(video.return)}${video.episodes > 1 ? ` ± ${short(video.ci95)} over ${video.episodes} episodes` : ""}; this is one of them`;
+  return [`Evaluation at step ${video.env_steps.toLocaleString("en")}`, mean];
+}
+
 const openVideos = single((body) => {
-  const dream = jobPanel("dream", "make a video", "A real part of an episode beside the model's dream of it from the recorded actions only.", (out, url) => {
-    out.replaceChildren(el("div", { className: "card" }, el("img", { className: "wide-video", src: `${url}?${Date.now()}`, alt: "Truth, dream and error side by side" })));
+  const dream = jobPanel("dream", "make a video", "A real part of an episode beside the model's dream of it from the recorded actions only.", (out, url, run) => {
+    out.replaceChildren(el("div", { className: "card wide-video" }, el("h3", {}, "left: what happened; middle: what the model dreamed; right: the difference"), player(`${url}?${Date.now()}`, `/api/runs/${run.id}/jobs/dream/frames`, "Truth, dream and error side by side")));
   });
   return { async update(run, fresh) {
     if (!fresh) return;
@@ -409,8 +494,9 @@ const openVideos = single((body) => {
     const { videos } = await ask(`/api/runs/${run.id}/videos`);
     list.replaceChildren(...(videos.length ? videos.map((video) => {
       const src = `/api/runs/${run.id}/videos/${video.number}?${video.modified}`;
-      const node = video.name.endsWith(".mp4") ? el("video", { src, controls: true, loop: true, muted: true, preload: "metadata" }) : el("img", { src, loading: "lazy", alt: video.name });
-      return el("div", { className: "card" }, el("h3", {}, video.name), node);
+      const [title, text] = videoTitle(video), kind = video.name.split(".").at(-1).toLowerCase();
+      const node = kind === "mp4" ? el("video", { src, controls: true, loop: true, muted: true, preload: "metadata" }) : kind === "gif" ? player(src, `/api/runs/${run.id}/videos/${video.number}/frames`, title) : el("img", { src, loading: "lazy", alt: title });
+      return el("div", { className: "card" }, el("h3", {}, title), el("p", { className: "small" }, text), node, el("p", { className: "dim small" }, video.name));
     }) : [nothing("No videos yet. Evaluations write them if the task can be rendered; so does `reverie dream`.")]));
   }, close: () => dream.close() };
 });
@@ -420,8 +506,8 @@ const openVideos = single((body) => {
 function openConfig(main, state) {
   const filter = el("input", { type: "search", placeholder: "filter settings", on: { input: () => draw() } });
   let mode = "changed", rows = [], runs = [];
-  const box = el("div", { className: "card scroll" }), about = el("div", { className: "stack" });
-  main.append(el("div", { className: "tools" }, segments({ differs: "differ between runs", changed: "not the default", all: "all" }, mode, (next) => { mode = next; draw(); }), filter), box, el("h2", {}, "Provenance"), about);
+  const box = el("div", { className: "card scroll tall" }), about = el("div", { className: "stack" });
+  main.append(el("div", { className: "tools" }, segments({ differs: "differ between runs", changed: "not the default", all: "all" }, mode, (next) => { mode = next; draw(); }), filter, el("span", { className: "dim" }, "bold: not the default; blue: differs between the chosen runs")), box, el("h2", {}, "Provenance"), about);
 
   function draw() {
     const wanted = filter.value.trim().toLowerCase();
@@ -456,8 +542,8 @@ const openEpisodes = single((body) => {
   const update = queued(async () => {
     const { episodes } = await ask(`/api/runs/${current.id}/episodes`);
     if (!episodes.length) { body.replaceChildren(nothing("No episode has ended yet.")); return; }
-    const names = ["phase", "env_steps", "return", "length", "seconds"], heads = ["phase", "env steps", "return", "length", "after"];
-    body.replaceChildren(el("div", { className: "card scroll" }, el("table", {},
+    const names = ["phase", "env_steps", "return", "length", "seconds"], heads = ["phase", "env steps", "return", "length, steps", "training time"];
+    body.replaceChildren(el("div", { className: "card scroll tall" }, el("table", {},
       el("thead", {}, el("tr", {}, ...heads.map((name, i) => el("th", { className: i ? "num" : "" }, name)))),
       el("tbody", {}, ...episodes.map((episode) => el("tr", {}, ...names.map((name, i) => el("td", { className: i ? "num" : "dim" }, name === "seconds" ? duration(episode[name]) : name === "env_steps" ? episode[name].toLocaleString("en") : typeof episode[name] === "number" ? short(episode[name]) : episode[name]))))))));
   });

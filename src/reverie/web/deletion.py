@@ -1,0 +1,67 @@
+"""Deleting a run from the dashboard: what we wrote of it, and never anything else.
+
+A directory must be a run: one with a configuration of ours, not a link, and not reached through one. It must not be in
+use; it is locked meanwhile. Files that are not ours stay, and with them the directory; links are removed, not followed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from ..config import load_file
+from ..errors import UserError
+from ..files import is_ours, is_own_file, reason
+from ..guard.lock import NAME as LOCK
+from ..guard.lock import RunLock, in_use
+
+#: What our commands write into a run besides `files.OURS`.
+OUTPUTS = {"report.html", "curve.png", "latents.png", "trust.json", "trust.png", "agent", "cloning"}
+ENDINGS = (".jsonl.lost",)
+CONFIG = "config.yaml"
+
+
+def delete_run(run: Path, root: Path) -> list[str]:
+    """Delete it. root: the directory that the user named. -> names of what is left. Raises UserError."""
+    require_deletable(run, root)
+    lock = RunLock(run)
+    lock.acquire()  # no training begins in it meanwhile
+    try:
+        _delete_ours(run)
+    except OSError as error:
+        raise UserError(f"cannot delete all of {run} ({reason(error)}).", "Make it writable, and try again.") from error
+    finally:
+        lock.release()
+    left = sorted(entry.name for entry in os.scandir(run))
+    if not left:
+        run.rmdir()
+    return left
+
+
+def require_deletable(run: Path, root: Path) -> None:
+    """Is it a run below `root`, itself and no link? Raises UserError."""
+    inside = [run, *run.parents][: max(1, len(run.parts) - len(root.parts))]  # a root that is a link is the user's
+    if root not in (run, *run.parents) or any(path.is_symlink() for path in inside):
+        raise UserError(f"{run} is a link, or is reached through one.", "Delete the directory that it leads to.")
+    if not run.is_dir() or not is_own_file(run / CONFIG):
+        raise UserError(f"{run} is not a run.", "Only a directory of `reverie train` can be deleted here.")
+    load_file(run / CONFIG)  # raises UserError where it is no configuration of ours
+    if in_use(run):
+        raise UserError(f"{run} is training.", "Stop it first.")
+
+
+def _delete_ours(run: Path) -> None:
+    """All of ours but the lock; the configuration last: until then it is a run, and can be deleted again."""
+    ours = [entry.name for entry in os.scandir(run) if _is_a_runs(entry.name) and entry.name != LOCK]
+    for name in sorted(ours, key=lambda name: name == CONFIG):
+        path = run / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)  # which removes links inside and does not follow them
+        else:
+            path.unlink()
+
+
+def _is_a_runs(name: str) -> bool:
+    shift = name.startswith("shift-") and name.endswith(".png")
+    return is_ours(name) or name in OUTPUTS or name.endswith(ENDINGS) or shift
