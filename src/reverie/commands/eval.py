@@ -47,8 +47,9 @@ def run_eval(args: argparse.Namespace) -> int:
     from ..api import load
     from ..files import absolute
     from ..insight.video import require_video
+    from ..share.sources import find
 
-    args.run = absolute(args.run)
+    args.run = find(args.run)
     args.video = absolute(args.video) if args.video else None
     if args.shift is not None:
         return _run_shift(args)

@@ -55,6 +55,7 @@ def run_record(args: argparse.Namespace) -> int:
     from ..files import absolute
     from ..run.data_set import require_new
     from ..share.record import config_of, player_of, record
+    from ..share.sources import find
 
     if (args.policy == "agent") != (args.agent is not None):
         raise UserError("--policy agent and --agent belong together.", "Give both, or neither.")
@@ -67,8 +68,9 @@ def run_record(args: argparse.Namespace) -> int:
     if human:
         written = _by_hand(args, env, out)
         return _report(out, written)
-    player = None if args.agent is None else player_of(absolute(args.agent), mode=args.mode, seed=args.seed)
-    config = config_of(args.env, None if args.agent is None else absolute(args.agent), args.settings)
+    agent = None if args.agent is None else find(args.agent)
+    player = None if agent is None else player_of(agent, mode=args.mode, seed=args.seed)
+    config = config_of(args.env, agent, args.settings)
     written = record(config, env, out, episodes=args.episodes, player=player, seed=args.seed, noise=args.noise)
     return _report(out, written)
 

@@ -123,6 +123,7 @@ _POSITIVE = [
 ]
 _UNIT = [
     "replay.priority_share",
+    "replay.demo_share",
     "model.kl_balance",
     "model.unimix",
     "model.overshooting_decay",
@@ -271,7 +272,7 @@ def _of_hierarchies(values: Mapping[str, Any]) -> list[str]:
 #: Settings that may differ when a run is continued; everything else makes it another run.
 MAY_CHANGE = (
     "train.env_steps", "train.minutes", "train.eval_", "train.random_baseline", "train.checkpoint_", "train.log_",
-    "train.on_nonfinite", "ensemble.collect",
+    "train.on_nonfinite", "ensemble.collect", "replay.demos",
     "compute.", "log.",
 )  # fmt: skip
 

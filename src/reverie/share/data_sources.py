@@ -393,12 +393,12 @@ def _lerobot_obs(table: dict[str, np.ndarray], rows: np.ndarray, spec: Spec, vid
     """What the agent sees of an episode {key: (T, *shape)}: a few frames at a time, which it sees smaller."""
     keys = [(str(item.path[0]), item.raw_shape) for item in spec.obs.values()]
     episode = int(table["episode_index"][rows[0], 0])
-    films = {key: videos.frames(key, episode, len(rows)) for key, _ in keys if key in videos}
+    moving = {key: videos.frames(key, episode, len(rows)) for key, _ in keys if key in videos}
     pieces: list[dict[str, np.ndarray]] = []
     for some in np.split(rows, range(FRAMES, len(rows), FRAMES)):
         raw = {
-            key: np.stack([next(films[key]) for _ in some])
-            if key in films
+            key: np.stack([next(moving[key]) for _ in some])
+            if key in moving
             else table[key][some].reshape((len(some), *shape))
             for key, shape in keys
         }
