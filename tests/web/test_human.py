@@ -23,6 +23,7 @@ pytest.importorskip("websockets")
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from reverie.web.action_names import keys_for
 from reverie.web.human import HumanPlay, prepare_human
 
 
@@ -121,6 +122,16 @@ def test_a_forbidden_action_is_refused():
         assert ask(socket, do="start")["mask"][:2] == [1, 0]
         assert "not allowed" in ask(socket, do="step", choices=[1])["message"]
         assert ask(socket, do="step", choices=[0])["step"] == 1
+
+
+def test_the_arrow_up_goes_forward_and_picks_nothing_up():
+    """All seven actions of MiniGrid: the word "up" is in "pick up"."""
+    names = ("turn left", "turn right", "forward", "pick up", "drop", "toggle", "done")
+    keys = keys_for(names, 7)
+    assert [keys[f"Arrow{way}"] for way in ("Left", "Right", "Up")] == [0, 1, 2]
+    assert (keys["KeyW"], keys["Enter"], keys["Space"]) == (2, 3, 5)
+    taxi = keys_for(("down", "up", "right", "left", "pick up", "drop"), 6)
+    assert [taxi[f"Arrow{way}"] for way in ("Down", "Up", "Right", "Left")] == [0, 1, 2, 3]
 
 
 def test_numbers_are_played_too():

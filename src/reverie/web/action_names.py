@@ -109,8 +109,8 @@ def keys_for(names: tuple[str, ...], count: int) -> dict[str, int]:
         keys |= {key: i for i, key in enumerate(LETTERS) if i < count}
     for key, words in _KEYS.items():
         matching = [i for word in words for i in _with_word(names, word)]
-        if matching:
-            keys[key] = matching[0]
+        if matching:  # "forward" before "pick up", although "up" comes first
+            keys[key] = min(matching, key=lambda i: names[i] not in words)
     return keys | {letter: keys[arrow] for arrow, letter in LETTERS.items() if arrow in keys}
 
 
