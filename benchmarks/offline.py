@@ -18,7 +18,7 @@ import numpy as np
 
 import reverie
 from reverie.evidence.statistics import student
-from reverie.share.data_set import read_data, write_data
+from reverie.run.data_set import read_data, write_data
 from reverie.share.data_sources import Options, open_source
 from reverie.share.record import config_of, player_of, record
 

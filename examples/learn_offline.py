@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import reverie
-from reverie.share.data_set import read_data
+from reverie.run.data_set import read_data
 from reverie.share.record import config_of, record
 
 data = Path("data/random")

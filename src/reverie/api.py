@@ -100,6 +100,7 @@ class Dreamer:
         data: str | Path | None = None,
         updates: int = 20_000,
         offline: str = "agent",
+        demonstrations: str | Path | None = None,
         callback: Any = None,
     ) -> Dreamer:
         """Train until the run has seen `env_steps` steps in all, or for `minutes` of training time in all.
@@ -111,21 +112,22 @@ class Dreamer:
         callback: an object with some of the methods of `reverie.Callback`, a function that is called with a
         `run.callbacks.Training` after every step, or a list of them; each may return False to stop (docs/callbacks.md).
 
-        data: learn from recorded data alone (docs/offline.md), with `updates` updates: offline "agent", or
+        data: learn from recorded data alone (docs/offline.md), with `updates` updates in all: offline "agent", or
         "world_model", which learns no policy in dreams. An imitating policy is always learnt beside it.
+
+        demonstrations: a data set of which each batch has a share, less and less (`replay.demos`).
 
         Ctrl-C, SIGTERM and SIGHUP end the training with a checkpoint and then the program: KeyboardInterrupt for
         Ctrl-C, SystemExit for the others. Catch it to use the agent as far as it is; `learn` again continues the run.
         """
         if data is not None:
-            if env_steps is not None or minutes is not None or fresh:
-                raise UserError("learning from data ends by updates, not by env_steps or minutes.", "Leave them out.")
-            if callback is not None:
-                raise UserError("callbacks are not called while learning from data.", "Leave callback out.")
+            _require_offline(env_steps is not None or minutes is not None or fresh, demonstrations, callback)
             return self._learn_offline(absolute(data), updates, offline, quiet=quiet)
         self._fresh = self._fresh or fresh
         limits = {"train.env_steps": env_steps, "train.minutes": minutes}
-        given = {key: value for key, value in limits.items() if value is not None}
+        given: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
+        if demonstrations is not None:
+            given["replay.demos"] = str(absolute(demonstrations))
         if env_steps is not None and minutes is None:
             given["train.minutes"] = 0.0  # of an earlier call: it would end this one at once
         if self._config is None:
@@ -149,10 +151,11 @@ class Dreamer:
 
     def _learn_offline(self, data: Path, updates: int, what: str, *, quiet: bool) -> Dreamer:
         from .guard.interrupts import Stopping, end_program
-        from .share.data_set import read_data
+        from .run.data_set import read_data
         from .share.offline import learn_offline, offline_config
+        from .share.offline_state import holds_offline
 
-        if self.agent is not None:
+        if self.agent is not None and not (self._weights is None and holds_offline(self.run)):
             raise UserError("learning from data begins with new weights; this agent has some.", "Make a new Dreamer.")
         found = read_data(data)
         if self._config is None:
@@ -285,6 +288,16 @@ class Dreamer:
         if self.agent is None:
             raise UserError("this agent has not been trained yet.", "Call learn(), or reverie.load(directory).")
         return self.agent
+
+
+def _require_offline(limited: bool, demonstrations: object, callback: object) -> None:
+    """Refuse what `learn(data=...)` has no use for. Raises UserError."""
+    if limited:
+        raise UserError("learning from data ends by updates, not by env_steps or minutes.", "Leave them out.")
+    if demonstrations is not None:
+        raise UserError("data is learnt from alone, demonstrations beside an environment.", "Give one of them.")
+    if callback is not None:
+        raise UserError("callbacks are not called while learning from data.", "Leave callback out.")
 
 
 @usual_switches()

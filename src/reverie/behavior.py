@@ -314,7 +314,15 @@ class Behavior:
 
 
 def imitation_loss(actor: Actor, mask_key: str, posterior: State, batch: Batch) -> Tensor:
-    """`compute_imitation_loss` of stored steps: drawing in `replay.py`. posterior and batch of (B, T, ...) -> ()."""
+    """`compute_imitation_loss` of stored steps: drawing in `replay.py`. posterior and batch of (B, T, ...) -> ().
+
+    With demonstrations in the batch only theirs are imitated, and the loss counts by their share of the steps: it fades
+    as they do.
+    """
     feat = State(*(x[:, :-1] for x in posterior)).feat.detach()
     policy = actor(feat, batch.obs[mask_key][:, :-1] if mask_key else None)
-    return compute_imitation_loss(policy, batch.action[:, 1:], batch.is_first[:, 1:])
+    action, first = batch.action[:, 1:], batch.is_first[:, 1:]
+    if batch.demo is None:
+        return compute_imitation_loss(policy, action, first)
+    shown = ~first & batch.demo[:, 1:]
+    return compute_imitation_loss(policy, action, ~shown) * shown.sum() / (~first).sum().clamp(min=1)

@@ -58,6 +58,8 @@ def absolute(path: str | Path) -> Path:
     """
     try:
         return require_possible(Path(os.path.abspath(Path(path).expanduser())))
+    except TypeError as error:
+        raise UserError(f"{printable(str(path))[:60]} is no path.", "Give the name of a directory or file.") from error
     except RuntimeError as error:
         raise UserError(f"there is no home directory for '{path}'.", "Write the whole path.") from error
     except FileNotFoundError as error:  # of getcwd

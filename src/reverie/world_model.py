@@ -215,4 +215,4 @@ def to_batch(batch: Batch, device: torch.device | str = "cpu") -> Batch:
         tensor = torch.from_numpy(value)
         return (tensor.pin_memory() if cuda else tensor).to(device, non_blocking=True)  # pinned: no wait
 
-    return Batch({key: move(value) for key, value in batch.obs.items()}, *(move(value) for value in batch[1:]))
+    return batch.map(move)

@@ -144,7 +144,7 @@ def test_shapes_and_dtypes_of_a_batch():
     assert batch.obs["image"].shape == (7, 5, 2, 2, 1)
     assert batch.obs["image"].dtype == np.uint8
     assert batch.action.shape == (7, 5, 1)
-    assert {key: (getattr(batch, key).shape, getattr(batch, key).dtype.str) for key in Batch._fields[2:]} == {
+    assert {key: (getattr(batch, key).shape, getattr(batch, key).dtype.str) for key in Batch._fields[2:-1]} == {
         "reward": ((7, 5), "<f4"),
         "is_first": ((7, 5), "|b1"),
         "is_last": ((7, 5), "|b1"),

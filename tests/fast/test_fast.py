@@ -408,7 +408,7 @@ def test_an_update_never_waits_for_the_device(preset, action, monkeypatch):
     monkeypatch.setattr("reverie.train.pick_mode", lambda compute, device: "graph")
     agent = agent_of(preset, "auto", action, **{"compute.device": "meta", "compute.precision": "float32"})
     batch = batch_of(agent_of(preset, "reference", action))
-    there = Batch({key: x.to("meta") for key, x in batch.obs.items()}, *(x.to("meta") for x in batch[1:]))
+    there = batch.map(lambda x: x.to("meta"))
     metrics = agent.compute_update(there)
     assert {value.device.type for value in metrics.values()} == {"meta"}
 

@@ -11,9 +11,11 @@ from toys import CountingEnv, DictEnv, SpaceEnv
 
 import reverie
 from reverie import cli
+from reverie.config import build
 from reverie.config.presets import load_preset
 from reverie.insight.glossary import ENTRIES, explain, find, near
 from reverie.run.loop import Run
+from reverie.share.record import record
 
 SOURCE = Path(reverie.__file__).parent
 SMALL = {"model.hidden_dim": 16, "rnn_hidden_dim": 16, "layers": 1, "batch_size": 2, "seq_len": 8, "pretrain": 1}
@@ -36,6 +38,7 @@ RUNS = {
     "v3": (CountingEnv, "dreamerv3+small", SMALL),
     "explore": (CountingEnv, "debug", {"members": 3, "behavior.explore": "ensemble", "uncertainty_penalty": 0.1}),
     "imitating": (CountingEnv, "debug", {"cloning": True, "bc_scale": 0.5}),
+    "shown": (CountingEnv, "debug", {"demo_until": 100}),
     "hierarchy": (CountingEnv, "debug", {"goal_every": 3, "goal_dim": 16, "goal_layers": 1}),
     "deterministic": (CountingEnv, "debug", {"deterministic": True, "log_steps": 10}),
     "far": (CountingEnv, "debug", {"model.overshooting": 0.1, "model.open_loop_heads": 0.1, "overshooting_depth": 4}),
@@ -45,7 +48,10 @@ RUNS = {
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
     keys = set()
+    demos = tmp_path_factory.mktemp("data") / "demos"
+    record(build({"env.id": "custom:toy"}), CountingEnv, demos, episodes=8)
     for name, (env, preset, options) in RUNS.items():
+        options = options | ({"demos": str(demos)} if name == "shown" else {})
         directory = tmp_path_factory.mktemp("logged") / name
         Run(load_preset(preset, {**QUICK, **options, "env.id": "custom:toy"}), directory, env).train()
         for file in ("metrics.jsonl", "episodes.jsonl"):

@@ -78,13 +78,13 @@ def make_batch(update):
     reward = np.where(first, 0, rng.normal(size=(BATCH, LENGTH))).astype(np.float32)
     last = np.roll(first, -1, 1) & (np.arange(LENGTH) < LENGTH - 1)
     batch = Batch({"state": draw}, action, reward, first, last, last & (rng.random((BATCH, LENGTH)) < 0.5))
-    return Batch({"state": torch.from_numpy(draw)}, *(torch.from_numpy(x) for x in batch[1:]))
+    return batch.map(torch.from_numpy)
 
 
 def part_of(batch, ranks):
     share = BATCH // ranks.size
     keep = slice(ranks.rank * share, (ranks.rank + 1) * share)
-    return Batch({key: value[keep] for key, value in batch.obs.items()}, *(value[keep] for value in batch[1:]))
+    return batch.map(lambda x: x[keep])
 
 
 def share_noise(ranks, monkeypatch):

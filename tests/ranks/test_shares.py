@@ -14,6 +14,7 @@ from reverie.run.shards import require_shares
         ({"goal_every": 4, "goal_dim": 16, "goal_layers": 1}, "hierarchy.goal_every"),
         ({"cloning": True}, "behavior.cloning"),
         ({"bc_scale": 0.5}, "behavior.bc_scale"),
+        ({"demos": "data"}, "replay.demos"),
         ({"batch_size": 3}, "train.batch_size=2"),
         ({"async_collect": True}, "env.async_collect"),
     ],

@@ -14,11 +14,13 @@ from test_api import TINY
 
 import reverie
 from reverie import UserError, cli
+from reverie.config.presets import load_preset
 from reverie.files import Damaged
 from reverie.insight.dream import dream
 from reverie.insight.run_reader import open_run
+from reverie.run.evaluation import Evaluation
 from reverie.share import sources
-from reverie.share.card import Score, make_card
+from reverie.share.card import Card, Score, _text, make_card
 
 pytest.importorskip("matplotlib", reason="cards have curves")
 
@@ -184,3 +186,26 @@ def test_watch_opens_a_trained_agent(saved, tmp_path):
         process.terminate()
         process.wait(30)
         process.stdout.close()
+
+
+def test_what_the_user_says_of_random_play_and_of_drift_is_a_sentence(tmp_path):
+    """Given levels are used, and what could not be measured is not counted in steps."""
+
+    score = Score(Evaluation([1.0, 2.0], [5, 6]), "eval", 0, random=None)
+    card = Card(load_preset("debug", {"env.id": "CartPole-v1"}), score, {})
+    card.drift = "How long the dream is better than guessing was not measured: episodes are too short."
+    assert card.drift in _text(card)
+    assert not any("for not measured" in line for line in _text(card))
+
+
+def test_the_given_level_of_random_play_stands_in_the_card(tmp_path):
+    reverie.load("pretrained:demo").save(tmp_path / "a", card={"random": 0.125}, episodes=1)
+    assert json.loads((tmp_path / "a" / "results.json").read_text())["random"] == 0.125
+    assert "| random policy | 0.125 |" in (tmp_path / "a" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("card", [{"colour": 1}, "yes", {"random": "x"}])
+def test_a_wrong_card_is_refused_before_anything_is_played(tmp_path, card):
+    with pytest.raises(reverie.UserError, match="card"):
+        reverie.load("pretrained:demo").save(tmp_path / "a", card=card)
+    assert not (tmp_path / "a").exists()

@@ -13,8 +13,8 @@ from reverie.data.replay import Batch
 from reverie.envs.actions import make_action_spec
 from reverie.envs.spaces import make_spec
 from reverie.errors import UserError
-from reverie.share.data_check import findings
-from reverie.share.data_set import DataSet, episode_rows, leaving_rows, read_data, write_data
+from reverie.run.data_check import findings
+from reverie.run.data_set import DataSet, episode_rows, leaving_rows, read_data, write_data
 from reverie.share.data_sources import Options, open_source
 
 SPEC = make_spec(SpaceEnv(spaces.Box(-9, 9, (2,)), spaces.Discrete(3)))
@@ -259,15 +259,58 @@ def lerobot(path):
     pq.write_table(pa.table(table), path / "data" / "chunk-000" / "file-000.parquet")
 
 
-def test_lerobot(tmp_path):
+def test_lerobot(tmp_path, monkeypatch):
     lerobot(tmp_path)
+    monkeypatch.setattr("reverie.share.data_sources.importlib.util.find_spec", lambda name: None if name == "av" else 1)
     source = open_source(tmp_path, Options())
-    assert any("observation.images.top" in note and "left out" in note for note in source.notes)
+    assert any("observation.images.top' is left out: its video needs av, pip install" in note for note in source.notes)
     first, second = source.episodes
     require_rows(first, length=3, terminal=True, rewards=[1, 2, 3])
     require_rows(second, length=5, terminal=True, actions=np.linspace([-1, 1], [1, -1], 5))
     assert second["obs/observation.state"][:, 0].tolist() == [0, 1, 2, 3, 4, 4]
     assert [rows["is_terminal"].any() for rows in open_source(tmp_path, Options(ends="truncated")).episodes] == [0, 0]
+
+
+def lerobot_video(path):
+    """Both episodes in one file, each frame of its own gray: 20 per frame from 20 on."""
+    av, pa, pq = (pytest.importorskip(name) for name in ("av", "pyarrow", "pyarrow.parquet"))
+    key = "observation.images.top"
+    file = path / "videos" / key / "chunk-000" / "file-000.mp4"
+    file.parent.mkdir(parents=True)
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"g": "4"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for gray in range(20, 180, 20):
+            image = np.full((48, 64, 3), gray, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+    (path / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
+    places = {"episode_index": [0, 1], f"videos/{key}/chunk_index": [0, 0], f"videos/{key}/file_index": [0, 0]}
+    table = pa.table(places | {f"videos/{key}/from_timestamp": [0.0, 3 / 30]})
+    pq.write_table(table, path / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
+    return file
+
+
+def test_lerobot_videos(tmp_path, monkeypatch):
+    """Each row has its own frame, also where an episode begins inside of a file; the last one is repeated."""
+    lerobot(tmp_path)
+    file = lerobot_video(tmp_path)
+    monkeypatch.setattr("reverie.share.data_sources.FRAMES", 2)
+    source = open_source(tmp_path, Options())
+    assert any("not exact" in note for note in source.notes)
+    seen = [rows["obs/observation.images.top"] for rows in source.episodes]
+    assert [images.shape[1:] for images in seen] == [(48, 64, 3)] * 2
+    for images, grays in zip(seen, ([20, 40, 60, 60], [80, 100, 120, 140, 160, 160]), strict=True):
+        np.testing.assert_allclose(images.mean((1, 2, 3)), grays, atol=3)
+    content = file.read_bytes()
+    file.write_bytes(b"no video")
+    with pytest.raises(UserError, match="cannot be read"):
+        list(open_source(tmp_path, Options()).episodes)
+    file.write_bytes(content)
+    episodes = next((tmp_path / "meta" / "episodes").rglob("*.parquet"))
+    episodes.unlink()
+    with pytest.raises(UserError, match="does not say where"):
+        list(open_source(tmp_path, Options()).episodes)
 
 
 # ------------------------------------------------------------------------------------------------------------- checks

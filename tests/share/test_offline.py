@@ -1,6 +1,11 @@
 """Learning from recorded data: imitation by its equation, a run without an environment, what stays as it was."""
 
+import contextlib
+import dataclasses
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -18,7 +23,7 @@ from reverie.distributions import Part, make_policy, stats_dim
 from reverie.envs.spaces import make_spec
 from reverie.errors import UserError
 from reverie.rssm import State
-from reverie.share.data_set import episode_rows, read_data, write_data
+from reverie.run.data_set import episode_rows, read_data, write_data
 from reverie.share.offline import learn_offline, offline_config
 from reverie.train import DreamerV2, to_batch
 
@@ -191,6 +196,108 @@ def test_from_the_command_line_and_in_python(tmp_path, capsys):
     agent.learn(data=tmp_path / "data", updates=2, quiet=True)
     assert len(agent.evaluate(1).scores) == 1
     assert (tmp_path / "python" / "cloning" / "weights.safetensors").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ resuming
+
+
+class Killed(BaseException):
+    """As kill -9: nothing of ours handles it."""
+
+
+def learn(data, run, *, updates=23, die_at=None, monkeypatch=None, **settings):
+    """Learn with a checkpoint after every update; die at one."""
+    quick = {"checkpoint_every": 0.0001, "compute.mode": "reference", "members": 2, "uncertainty_penalty": 0.5}
+    config = offline_config("debug", quick | settings, data)
+    if die_at is None:
+        return learn_offline(config, data, run, updates=updates)
+    usual = DreamerV2.update
+
+    def update(self, batch):
+        if self.updates == die_at:
+            raise Killed
+        return usual(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DreamerV2, "update", update)
+        with pytest.raises(Killed):
+            learn_offline(config, data, run, updates=updates)
+    return None
+
+
+@pytest.mark.parametrize("settings", [{}, {"replay.prioritize": "ends", "bc_scale": 0.5}], ids=["plain", "marked"])
+def test_resuming_ends_where_not_stopping_does(data, tmp_path, monkeypatch, settings):
+    """Killed before, between and after lines of metrics: weights, moments, random states and lines, bit for bit."""
+    monkeypatch.setattr("reverie.share.offline.LOG_EVERY", 10)
+    learn(data, tmp_path / "whole", **settings)
+    for count in (3, 9, 10, 16):
+        learn(data, tmp_path / "parts", die_at=count, monkeypatch=monkeypatch, **settings)
+        assert not (tmp_path / "parts" / "agent").exists()
+    learn(data, tmp_path / "parts", **settings)
+    names = ["metrics.jsonl", "agent/weights.safetensors", "cloning/weights.safetensors", "resume/state.json"]
+    names += ["resume/optimizers.safetensors", "resume/weights.safetensors", "resume/run.safetensors"]
+    for name in names:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+
+
+def test_killed_from_outside_and_repeated(in_tmp):
+    """SIGKILL at any time, three times; then the same command ends with the same files."""
+    write_data(in_tmp / "data", SPEC, [steered(seed) for seed in range(4)], {"env": ""})
+    words = [sys.executable, "-m", "reverie", "train", "--data", "data", "--preset", "debug", "--updates", "250"]
+    words += ["checkpoint_every=0.3", "compute.mode=reference"]
+    subprocess.run([*words, "--run", "whole"], check=True, capture_output=True)
+    for least in (20, 60, 120):
+        process = subprocess.Popen([*words, "--run", "parts"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and reached(in_tmp / "parts") < least:
+            time.sleep(0.02)
+        process.kill()
+        assert process.wait() == -9
+    done = subprocess.run([*words, "--run", "parts"], check=True, capture_output=True, text=True)
+    assert "continues at update" in done.stdout
+    for name in ("metrics.jsonl", "agent/weights.safetensors", "cloning/weights.safetensors"):
+        assert (in_tmp / "whole" / name).read_bytes() == (in_tmp / "parts" / name).read_bytes(), name
+
+
+def reached(run):
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((run / "resume" / "state.json").read_text())["count"]
+    return 0
+
+
+def test_more_updates_later_and_what_is_refused(data, tmp_path):
+    """A larger number continues; other settings, other data or another way of learning are another run."""
+    whole = learn(data, tmp_path / "whole", updates=30).state_dict()
+    learn(data, tmp_path / "run", updates=20)
+    again = learn(data, tmp_path / "run", updates=30).state_dict()
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["updates"] for line in lines] == [20, 30]
+    same = learn(data, tmp_path / "run", updates=10).state_dict()  # there is nothing left to do
+    assert all(torch.equal(whole[key], same[key]) for key in whole)
+    with pytest.raises(UserError, match=r"other settings: behavior\.bc_scale"):
+        learn(data, tmp_path / "run", bc_scale=1.0)
+    with pytest.raises(UserError, match="other data"):
+        learn(dataclasses.replace(data, identity="another"), tmp_path / "run")
+    config = offline_config(None, {}, data, tmp_path / "run")
+    assert config.ensemble.members == 2  # as it was left
+    with pytest.raises(UserError, match="--offline agent, not world_model"):
+        learn_offline(config, data, tmp_path / "run", updates=40, what="world_model")
+    (tmp_path / "run" / "resume" / "weights.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="damaged"):
+        learn(data, tmp_path / "run", updates=40)
+
+
+def test_in_python_the_same_call_continues(data, tmp_path):
+    write_data(tmp_path / "data", SPEC, [steered(seed) for seed in range(4)], {"env": ""})
+    agent = reverie.Dreamer(preset="debug", run=tmp_path / "run")
+    agent.learn(data=tmp_path / "data", updates=2, quiet=True)
+    first = agent.agent.state_dict()
+    agent.learn(data=tmp_path / "data", updates=4, quiet=True)
+    assert not all(torch.equal(first[key], value) for key, value in agent.agent.state_dict().items())
+    assert reached(tmp_path / "run") == 4
+    loaded = reverie.load(tmp_path / "run" / "agent", run=tmp_path / "run")
+    with pytest.raises(UserError, match="begins with new weights"):
+        loaded.learn(data=tmp_path / "data", updates=5)
 
 
 @pytest.mark.parametrize(

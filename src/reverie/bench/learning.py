@@ -201,7 +201,7 @@ def bench_replay(subject: Subject, effort: Effort, say: Say) -> dict[str, Any]:
     replay.sample(train.batch_size, train.seq_len)
     samples = repeat(lambda: replay.sample(train.batch_size, train.seq_len), effort)
     batch = replay.sample(train.batch_size, train.seq_len)
-    arrays = [*batch.obs.values(), *batch[1:]]
+    arrays = [*batch.obs.values(), *(array for array in batch[1:] if array is not None)]
     targets = [np.zeros_like(array) for array in arrays]
 
     def copy() -> None:
@@ -257,7 +257,7 @@ def _filled(subject: Subject) -> tuple[Replay, float]:
         priority_share=settings.priority_share,
     )
     flat = {f"obs/{key}": value for key, value in window.obs.items()} | window._asdict()
-    flat.pop("obs")
+    flat = {key: value for key, value in flat.items() if key not in ("obs", "demo")}
     steps = {key: value.reshape(-1, *value.shape[2:]) for key, value in flat.items()}
     index = np.arange(count)[:, None] * streams + np.arange(streams)
     rows = [{key: value[at % len(value)] for key, value in steps.items()} for at in index[:100]]

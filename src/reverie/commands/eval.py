@@ -50,8 +50,9 @@ def run_eval(args: argparse.Namespace) -> int:
     from ..evidence.tidy import evaluation_rows, write_data_files
     from ..files import absolute
     from ..insight.video import require_video
+    from ..share.sources import find
 
-    args.run = absolute(args.run)
+    args.run = find(args.run)
     args.video = absolute(args.video) if args.video else None
     require_data_files(args)
     if args.shift is not None:

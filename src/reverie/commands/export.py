@@ -38,11 +38,12 @@ def run_export(args: argparse.Namespace) -> int:
     """Write the file, its interface and its player. -> 0. Raises UserError."""
     from ..files import absolute
     from ..share.export import KINDS, export_saved
+    from ..share.sources import find
 
     kind = "torch" if args.torch else "onnx"
     if args.out.suffix != KINDS[kind]:
         raise UserError(f"--{kind} writes a file NAME{KINDS[kind]}, got '{args.out}'.", "Give --out such a name.")
-    path = export_saved(absolute(args.run), absolute(args.out), kind=kind, mode=args.mode)
+    path = export_saved(find(args.run), absolute(args.out), kind=kind, mode=args.mode)
     written = [path, path.with_suffix(".json"), *path.parent.glob(f"{path.stem}_player.py")]
     print(f"wrote {', '.join(str(item) for item in written)}")
     print(f"as the agent plays in mode {args.mode}: compared on random observations, with resets")

@@ -43,8 +43,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def run_import(args: argparse.Namespace) -> int:
     """Import, check, report. -> 0. Raises UserError."""
     from ..files import absolute
-    from ..share.data_check import findings
-    from ..share.data_set import read_data, require_new, write_data
+    from ..run.data_check import findings
+    from ..run.data_set import read_data, require_new, write_data
     from ..share.data_sources import Options, open_source
     from ..share.record import spec_of_env
 

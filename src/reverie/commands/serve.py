@@ -35,14 +35,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_serve(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C. -> 0. Raises UserError."""
-    from ..files import absolute
     from ..web.server import require_web
 
     require_web("serve")
     from ..share.export import plain_graph, read_policy
+    from ..share.sources import find
     from ..web.policy_server import prepare_policy
 
-    graph = plain_graph(*read_policy(absolute(args.run)), args.mode)
+    graph = plain_graph(*read_policy(find(args.run)), args.mode)
     served = prepare_policy(
         graph,
         title=f"Policy of {args.run.name}",

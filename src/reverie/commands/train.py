@@ -47,6 +47,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="continue a run that explored: the task's policy acts from now on, weights and replay are kept",
     )
+    parser.add_argument(
+        "--demonstrations",
+        type=Path,
+        metavar="DATA",
+        help="a data set of which each batch has a share, from replay.demo_share to 0 at replay.demo_until",
+    )
     parser.add_argument("--data", type=Path, help="learn from this data set alone, without an environment")
     parser.add_argument("--updates", type=positive, help="of --data: how many (default: 20000)")
     parser.add_argument(
@@ -128,9 +134,9 @@ def _train(args: argparse.Namespace, ranks: Ranks) -> None:
 def _train_offline(args: argparse.Namespace, ranks: Ranks) -> None:
     """`--data`. Raises UserError."""
     from ..files import absolute
-    from ..share.data_check import findings
-    from ..share.data_set import read_data
-    from ..share.offline import learn_offline, offline_config, require_free
+    from ..run.data_check import findings
+    from ..run.data_set import read_data
+    from ..share.offline import learn_offline, offline_config, require_place
 
     if ranks.size > 1:
         raise UserError("--data is learnt from by one process.", "Start it without torchrun.")
@@ -138,16 +144,18 @@ def _train_offline(args: argparse.Namespace, ranks: Ranks) -> None:
         raise UserError("--updates and --offline are about --data.", "Give --data DATA, or leave them out.")
     if args.run is None:
         raise UserError("--data needs a place for what is learnt.", "Give --run DIRECTORY.")
+    if args.demonstrations is not None:
+        raise UserError("--data is learnt from alone, --demonstrations beside an environment.", "Give one of them.")
     if args.env_steps or args.minutes or args.fresh or args.adapt:
         raise UserError("--data has no environment: it ends by --updates.", "Leave the other limits out.")
     directory, data = absolute(args.run), read_data(absolute(args.data))
-    require_free(directory)
+    require_place(directory)
     say = (lambda line: None) if args.quiet else print
     for finding in findings(data):
         say(f"check     {finding}")
     named = {"env.id": args.env, "train.seed": args.seed}
     settings = args.settings | {key: value for key, value in named.items() if value is not None}
-    config = offline_config(args.preset or AUTO, settings, data)
+    config = offline_config(args.preset, settings, data, directory)
     learn_offline(config, data, directory, updates=args.updates or 20_000, what=args.offline or "agent", say=say)
     written = [directory / name for name in ("agent", "cloning") if (directory / name).exists()]
     if args.json:
@@ -197,10 +205,13 @@ def config_of(args: argparse.Namespace, env: NamedMaker | None = None) -> tuple[
         "train.env_steps": args.env_steps,
         "train.minutes": args.minutes,
     }
+    from ..files import absolute
+
+    if args.demonstrations is not None:
+        named["replay.demos"] = str(absolute(args.demonstrations))
     settings = args.settings | {key: value for key, value in named.items() if value is not None}
     if args.adapt:
         settings["ensemble.collect"] = "task"
-    from ..files import absolute
     from ..run.directory import holds_run, stored_config
 
     if args.run is not None:  # absolute from the start: an environment may change the working directory

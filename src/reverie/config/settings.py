@@ -79,6 +79,11 @@ class ReplayConfig:
         "design: not mentioned; released defaults: ends; rewards is ours",
     )
     priority_share: float = opt(0.25, "share of a batch drawn by `prioritize`; the rest is uniform", "ours")
+    demos: str = opt(
+        "", "a data set of `reverie record` or `import`: demonstrations, of which each batch has a share", "none; ours"
+    )
+    demo_share: float = opt(0.5, "share of demonstrations in a batch at the first step", "ours; RLPD: 0.5 throughout")
+    demo_until: int = opt(0, "step at which that share has fallen to 0; 0: the last one, train.env_steps", "ours")
 
 
 @dataclass(frozen=True)

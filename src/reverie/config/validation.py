@@ -124,6 +124,7 @@ _POSITIVE = [
 ]
 _UNIT = [
     "replay.priority_share",
+    "replay.demo_share",
     "model.kl_balance",
     "model.unimix",
     "model.overshooting_decay",
@@ -298,6 +299,7 @@ def _of_hierarchies(values: Mapping[str, Any]) -> list[str]:
 MAY_CHANGE = (
     "train.env_steps", "train.minutes", "train.eval_", "train.random_baseline", "train.checkpoint_", "train.log_",
     "train.on_nonfinite", "ensemble.collect", "env.collectors", "env.num_collectors", "env.weights_every",
+    "replay.demos",
     "compute.", "log.",
 )  # fmt: skip
 

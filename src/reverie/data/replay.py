@@ -20,7 +20,7 @@ import hashlib
 import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +53,12 @@ class Batch(NamedTuple):
     is_first: Any  # (B, T) bool: o_t came from a reset
     is_last: Any  # (B, T) bool: last step of its episode
     is_terminal: Any  # (B, T) bool: the task ended here; a time limit does not count
+    demo: Any = None  # (B, T) bool: a step of a demonstration (`replay.demos`); None: the run has none
+
+    def map(self, change: Callable[[Any], Any]) -> Batch:
+        """A batch of what `change` makes of each array."""
+        arrays = {key: change(value) for key, value in self._asdict().items() if key != "obs" and value is not None}
+        return Batch({key: change(value) for key, value in self.obs.items()}, **arrays)
 
 
 def row_forms(obs_shapes: Forms, action_dim: int) -> Forms:

@@ -30,6 +30,8 @@ def register(modules: Mapping[str, Any], resolve: Callable[[str], Factory]) -> t
     A function may be given as text, MODULE:NAME, which `resolve` imports; the configuration then keeps that text.
     Raises UserError.
     """
+    if not isinstance(modules, Mapping):
+        raise UserError(f"modules must be a dict, got {str(modules)[:60]!r}.", "Its places: encoder, latent and heads.")
     heads = modules.get("heads", {})
     if not isinstance(heads, Mapping):
         raise UserError(f"modules['heads'] must be a dict of names and functions, got {str(heads)[:60]!r}.")

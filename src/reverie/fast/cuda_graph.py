@@ -53,13 +53,15 @@ class CapturedUpdate:
 
 def clone(batch: Batch) -> Batch:
     """The same numbers elsewhere."""
-    return Batch({key: value.clone() for key, value in batch.obs.items()}, *(value.clone() for value in batch[1:]))
+    return batch.map(Tensor.clone)
 
 
 def copy(source: Batch, target: Batch) -> None:
     """Overwrite a batch. Raises ValueError where shapes differ: a graph is made for one shape."""
     pairs = [(source.obs[key], value) for key, value in target.obs.items()]
     for new, old in [*pairs, *zip(source[1:], target[1:], strict=True)]:
+        if new is None and old is None:
+            continue
         if new.shape != old.shape:
             raise ValueError(f"a captured update is made for batches of {tuple(old.shape)}, got {tuple(new.shape)}")
         old.copy_(new, non_blocking=True)

@@ -446,7 +446,8 @@ def _tensors_of(case: FailedUpdate) -> dict[str, Tensor]:
     found = {f"random/{name}": value for name, value in case.random.items()}
     if case.batch is not None:
         found |= {f"batch/obs/{key}": value for key, value in case.batch.obs.items()}
-        found |= {f"batch/{key}": getattr(case.batch, key) for key in case.batch._fields if key != "obs"}
+        others = {key: value for key, value in case.batch._asdict().items() if key != "obs" and value is not None}
+        found |= {f"batch/{key}": value for key, value in others.items()}
     if case.posterior is not None:
         found |= {f"posterior/{key}": value for key, value in dense(case.posterior)._asdict().items()}
     if case.is_terminal is not None:

@@ -152,9 +152,7 @@ def dream_of(
     if not 1 <= context < steps:
         raise UserError(f"--context must be from 1 to {steps - 1}, got {context}.", "Choose a longer --horizon.")
     chance, rssm, device = private_generator(seed), agent.world_model.rssm, agent.device
-    seen = to_batch(
-        Batch({k: v[:, :context] for k, v in batch.obs.items()}, *(v[:, :context] for v in batch[1:])), device
-    )
+    seen = to_batch(batch.map(lambda x: x[:, :context]), device)
     noise = rssm.latent.noise(starts, context, generator=chance).to(device)
     embed = agent.world_model.encoder(agent.world_model.preprocess(seen.obs))
     looked, _ = DiscreteRSSM.rollout_observation(rssm, embed, seen.action, seen.is_first, noise=noise)

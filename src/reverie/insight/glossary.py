@@ -54,6 +54,8 @@ ENTRIES: tuple[Entry, ...] = (
     _e("updates", "run/loop.py:write", "updates", "Updates of world model, actor and critic so far.",
        "train.train_ratio per step after the prefill, plus train.pretrain.", _NOTHING),
     _e("seconds", "run/clock.py:speeds", "s", "Time spent on acting and learning, without evaluations.", "Rises.", _NOTHING),
+    _e("replay/demo_share", "run/demonstrations.py:share_at", "share", "Share of a batch that is drawn from demonstrations "
+       "(replay.demos).", "Falls from replay.demo_share to 0.", "0 before the agent is good: raise replay.demo_until."),
     _e("replay/steps", "run/loop.py:write", "steps", "Steps in replay.", "Rises to replay.replay_capacity.",
        "Full early and the return falls: a larger replay.replay_capacity."),
     _e("train/ratio", "run/clock.py:achieved_ratio", "updates per step", "Updates per environment step since the prefill.",

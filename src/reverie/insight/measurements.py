@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.replay import Batch, Replay
+from ..data.replay import STEP_KEYS, Batch, Replay
 from ..errors import UserError
 from ..ops import SCALAR_TRANSFORMS
 from ..rssm import State
@@ -77,7 +77,7 @@ def experience_of(replay: Replay, *, most: int = MOST_STEPS) -> Experience:
         if length:
             batch = replay.window(np.array([stream]), np.array([held - length]), length)
             rows = {f"obs/{key}": value[0] for key, value in batch.obs.items()}
-            segments.append(Segment(rows | {k: v[0] for k, v in batch._asdict().items() if k != "obs"}))
+            segments.append(Segment(rows | {key: getattr(batch, key)[0] for key in ("action", *STEP_KEYS)}))
     return Experience(tuple(segments))
 
 
@@ -131,7 +131,8 @@ def event_windows(experience: Experience, count: int, length: int, *, seed: int 
 
 def _joined(left: Batch, right: Batch) -> Batch:
     obs = {key: np.concatenate([value, right.obs[key]]) for key, value in left.obs.items()}
-    return Batch(obs, *(np.concatenate(pair) for pair in zip(left[1:], right[1:], strict=True)))
+    names = ("action", *STEP_KEYS)
+    return Batch(obs, **{name: np.concatenate([getattr(left, name), getattr(right, name)]) for name in names})
 
 
 def _of_experience(experience: Experience, agent: DreamerV2) -> dict[str, Any]:

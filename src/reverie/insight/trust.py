@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -423,8 +424,7 @@ def _filtered(agent: DreamerV2, played: Batch, seed: int, *, chunk: int = 64) ->
     generator, state, parts = private_generator(seed), None, []
     for cut in range(0, played.reward.shape[1], chunk):
         step = slice(cut, cut + chunk)
-        piece = Batch({k: v[:, step] for k, v in played.obs.items()}, *(v[:, step] for v in played[1:]))
-        batch = to_batch(piece, device)
+        batch = to_batch(played.map(itemgetter((slice(None), step))), device)
         noise = model.rssm.latent.noise(*batch.reward.shape, generator=generator).to(device)
         embed = model.encoder(model.preprocess(batch.obs))
         found, _ = DiscreteRSSM.rollout_observation(
@@ -486,9 +486,7 @@ class Replayed:
         rows = np.argsort(error)[::-1][:count]
         context = self.batch.reward.shape[1] - self.valid.shape[1]
         steps = context + int(self.valid[rows].sum(1).max())
-        picked = Batch(
-            {k: v[rows, :steps] for k, v in self.batch.obs.items()}, *(v[rows, :steps] for v in self.batch[1:])
-        )
+        picked = self.batch.map(lambda x: x[rows, :steps])
         seen = np.ones((len(rows), context), bool)
         return picked, np.concatenate([seen, self.valid[rows]], 1)[:, :steps], context
 

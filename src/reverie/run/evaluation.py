@@ -277,7 +277,7 @@ class Recording:
 
     def __init__(self, envs: VectorEnv) -> None:
         self.frames: list[np.ndarray] = []
-        self._camera, self.note = _camera(envs)  # note: why there are no frames
+        self._camera, self.note = camera(envs)  # note: why there are no frames
         self._stride = 1
         self._seen = 0
 
@@ -303,7 +303,7 @@ def _no_video(error: BaseException) -> str:
     return f"no video: {error.message if isinstance(error, UserError) else describe_error(error)}".rstrip(": ")
 
 
-def _camera(envs: VectorEnv) -> tuple[Camera | None, str]:
+def camera(envs: VectorEnv) -> tuple[Camera | None, str]:
     """How to get frames of environment 0: its own rendering, else its first image; or None and why not."""
     if not isinstance(envs, SyncVectorEnv):
         return None, "no video: env.backend=async environments run in other processes"

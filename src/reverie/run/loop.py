@@ -25,7 +25,7 @@ from ..build import require_device
 from ..config import Config
 from ..data.collect import Collector, Episode
 from ..data.data_report import range_report, write_report
-from ..data.replay import Replay, require_possible, row_forms
+from ..data.replay import Batch, Replay, require_possible, row_forms
 from ..data.replay_log import ReplayLog
 from ..envs import EnvLike
 from ..envs.fingerprint import fingerprint
@@ -54,6 +54,7 @@ from .collectors import (
     require_collectable,
     start_collectors,
 )
+from .demonstrations import open_demonstrations
 from .directory import FRESH, check_directory, move_aside, prepare_directory
 from .ending import recorded_end
 from .evaluation import RANDOM_LIMIT, Evaluation, Evaluator, save_video, take_notes
@@ -108,6 +109,7 @@ def open_run(
             os.replace(aside, directory)
         raise
     run.notes += [f"the run that was here is {aside} now"] if aside else []
+    run.notes += run.demos.notes if run.demos is not None and not run.resumed else []
     if run.edited and not run.complete():
         run.notes.append(f"the source of the environment was edited since the last checkpoint; to {FRESH}")
     return run
@@ -125,6 +127,7 @@ def _open(config: Config, root: Path, env: EnvLike | None, weights: Path | None,
             envs = make_envs(config, env, 1 if elsewhere else config.env.num_envs)
             spec = spec_of(envs)
             _require_possible_replay(config, spec, root)
+            demos = open_demonstrations(config, spec)
             evaluator = Evaluator(config, copy_env(env), spec)  # before the agent: it may raise
             if env is not None and not isinstance(env, str | gym.Env):
                 evaluator.prepare(envs)  # one object for two users is refused before it is stepped
@@ -159,6 +162,7 @@ def _open(config: Config, root: Path, env: EnvLike | None, weights: Path | None,
                 rng=np.random.default_rng(seed),
                 nan_policy=NanPolicy(directory, agent, root=root),
                 health=HealthMonitor(directory, config.log.health_every, lock.check),
+                demos=demos,
                 source=fingerprint(config.env.id if env is None else env),
             )
             _restore(run, weights)
@@ -408,6 +412,8 @@ class Run:
         several, checkpointed = self.state.ranks.size > 1, self.state.resumed
         self._written = saved = time.monotonic()
         rows = self._timed_rows()
+        if self.state.demos is not None and not self.state.resumed:
+            self._follow_observations(self.state.demos.replay.contents([f"obs/{key}" for key in self.spec.vectors]))
         if not self.state.resumed:  # else the last row is here already, and what follows from it may still be owed
             self._advance(rows, progress)
         while True:
@@ -630,7 +636,11 @@ class Run:
             self.agent.world_model.follow_observations(vectors)
 
     def _measure_observations(self) -> None:
-        rows = self.replay.contents([f"obs/{key}" for key in self.spec.vectors])
+        keys = [f"obs/{key}" for key in self.spec.vectors]
+        rows = self.replay.contents(keys)
+        if self.state.demos is not None:
+            shown = self.state.demos.replay.contents(keys)
+            rows = {key: np.concatenate([value, shown[key]]) for key, value in rows.items()}
         if self.state.ranks.size > 1:
             found = [safetensors.numpy.load(data) for data in self.state.ranks.exchange(safetensors.numpy.save(rows))]
             rows = {key: np.concatenate([each[key] for each in found]) for key in rows}
@@ -642,7 +652,7 @@ class Run:
         """One update of everything, from one batch. -> its metrics; None if it was non-finite and left out."""
         with self.clock.timed("replay"):
             share = self.config.train.batch_size // self.state.ranks.size
-            batch = to_batch(self.replay.sample(share, self.config.train.seq_len), self.agent.device)
+            batch = to_batch(self._sample(share, self.config.train.seq_len), self.agent.device)
         with self.clock.timed("update"):
             try:
                 metrics = self.agent.update(batch)
@@ -657,6 +667,12 @@ class Run:
         self._follow_weights()
         self.state.health.after_update(self.agent, batch, updates=self.clock.updates, env_steps=self.clock.env_steps)
         return metrics
+
+    def _sample(self, batch_size: int, seq_len: int) -> Batch:
+        """Windows of the replay and, with `replay.demos`, of demonstrations. -> Batch of arrays (B, T, ...)."""
+        if self.state.demos is None:
+            return self.replay.sample(batch_size, seq_len)
+        return self.state.demos.sample(self.replay, batch_size, seq_len, env_steps=self.clock.env_steps)
 
     # ---------------------------------------------------------------------------------------------- numbers and files
 
@@ -687,6 +703,8 @@ class Run:
         if not self.config.train.deterministic:
             numbers |= clock.speeds() | self._machine.numbers()
         numbers |= self._collectors.numbers() if self._collectors is not None else {}
+        if self.state.demos is not None:
+            numbers["replay/demo_share"] = self.state.demos.share_at(clock.env_steps)
         numbers |= self.state.health.take()
         if self.config.train.on_nonfinite != "stop":
             numbers |= {"nonfinite/skipped": clock.skipped, "nonfinite/rollbacks": clock.rollbacks}

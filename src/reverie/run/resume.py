@@ -25,6 +25,7 @@ from ..fast.products import Types
 from ..files import Damaged, check, read_json, sound, writing
 from . import shards
 from .clock import Clock
+from .demonstrations import resume_demonstrations
 from .directory import FRESH, clear_leftovers
 from .evaluation import Evaluation
 from .lines import read_lines
@@ -65,6 +66,8 @@ def state_of(run: RunState) -> tuple[dict[str, Any], dict[str, Tensor]]:
     }
     tensors = {f"player/{key}": value for key, value in run.player.memory().items()}
     tensors |= {f"log/{key}": value for key, value in run.logger.sums.items()}
+    if run.demos is not None:
+        state["demos"] = run.demos.state()
     if run.ranks.size > 1:
         state["ranks"] = run.ranks.size
     if run.replay_log.directory.name != "replay":
@@ -255,6 +258,7 @@ def _resume_own(run: RunState, own: dict[str, Any], tensors: dict[str, Tensor]) 
         shards.set_streams(tensors, generators_of(run))
     run.replay.rng.bit_generator.state = own["replay"]["rng"]
     run.rng.bit_generator.state = own["rng"]
+    resume_demonstrations(run.demos, own.get("demos"))
     run.replay_log.load(np.array(own["replay"]["counts"]))
     if "collector" in own:
         run.replay.mark_again(own["replay"]["marked"])

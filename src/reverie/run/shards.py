@@ -33,6 +33,8 @@ from .state import RunState
 
 #: Names of the directory of a replay's log: the first one, and those after a change of the number of ranks.
 LOG_NAME = re.compile(r"replay(-\d+)?")
+#: What turns a setting off, by its type; 0 for others.
+OFF = {bool: "false", str: ""}
 #: Seconds that a rank waits for rank 0 to save and end, after another was lost.
 HANDOVER = 12.0
 
@@ -60,12 +62,13 @@ def require_shares(config: Config, ranks: Ranks) -> None:
         "hierarchy.goal_every": config.hierarchy.goal_every,
         "behavior.cloning": config.behavior.cloning,
         "behavior.bc_scale": config.behavior.bc_scale,
+        "replay.demos": config.replay.demos,
     }
     given = [name for name, value in alone.items() if value]
     if ranks.size > 1 and given:
         raise UserError(
             f"{given[0]} is for runs of one process, this run has {ranks.size} ranks.",
-            f"Set {given[0]}={'false' if alone[given[0]] is True else 0}, or start one process.",
+            f"Set {given[0]}={OFF.get(type(alone[given[0]]), 0)}, or start one process.",
         )
     if batch_size % ranks.size:
         least = max(1, batch_size // ranks.size) * ranks.size

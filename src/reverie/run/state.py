@@ -27,6 +27,7 @@ from ..ranks import ALONE, Ranks
 from ..train import DreamerV2
 from .clock import Clock
 from .collector_transport import Transport
+from .demonstrations import Demonstrations
 from .evaluation import Evaluation, Evaluator, logged_evaluations
 from .forecast import Forecast
 from .health import HealthMonitor
@@ -76,6 +77,7 @@ class RunState:
     ended_at: int = -1  # env_steps when the last of them ended
     evaluation: Evaluation | None = None  # the last one
     evaluated_at: int = -1  # env_steps of the last evaluation
+    demos: Demonstrations | None = None  # what batches also hold (`replay.demos`)
     evaluated_changes: int = -1  # `clock.changes` then; -1: none yet in this process
     written_at: int = 0  # env_steps of the last line of metrics
     resumed: bool = False  # continues a checkpoint

@@ -76,7 +76,7 @@ class Card:
     options: Mapping[str, Any]
     training: dict[str, Any] = field(default_factory=dict)  # how far the run was
     files: dict[str, str | bytes] = field(default_factory=dict)
-    drift: str = ""
+    drift: str = ""  # a sentence
 
     @property
     def name(self) -> str:
@@ -86,6 +86,8 @@ class Card:
 
 def check_options(card: bool | Mapping[str, Any]) -> Mapping[str, Any]:
     """What `save(card=...)` was given, as a dict; refuses what cannot be drawn before any work. Raises UserError."""
+    if not isinstance(card, bool | Mapping):
+        raise UserError(f"card must be True or a dict, got {str(card)[:60]!r}.", f"A dict takes {', '.join(OPTIONS)}.")
     options = {} if isinstance(card, bool) else dict(card)
     unknown = [str(key) for key in options if key not in OPTIONS]
     if unknown:
@@ -125,11 +127,11 @@ def _add_curves(card: Card, run: Path, folder: Path) -> None:
         return
     try:
         found = drift(reader)
-        card.drift = found.useful
+        card.drift = f"The dream is better than guessing for {found.useful} steps."
         card.files["drift.png"] = drift_plot(found, folder / "d.png", title=card.config.env.id).read_bytes()
         card.files |= _dream(reader, folder)
     except UserError as error:  # episodes are too short for it
-        card.drift = f"not measured ({error.message})"
+        card.drift = f"How long the dream is better than guessing was not measured: {error.message}"
     card.files |= excerpt(reader.experience)
 
 
@@ -202,7 +204,7 @@ def _text(card: Card) -> list[str]:
     if card.training:
         lines += [f"Training: {', '.join(f'{value:,g} {key}' for key, value in card.training.items())}.", ""]
     lines += [f"Made by: `{card.options['command']}`", ""] if "command" in card.options else []
-    lines += [f"The dream is better than guessing for {card.drift} steps.", ""] if card.drift else []
+    lines += [card.drift, ""] if card.drift else []
     titles = {
         "learning_curve.png": "Returns while training",
         "drift.png": "Errors of the dream by its length",

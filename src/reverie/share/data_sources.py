@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +20,16 @@ from ..data.replay import row_forms
 from ..data.replay_log import log_files, read_log_file
 from ..envs.spaces import Spec, make_spec
 from ..errors import UserError
-from .data_set import Rows, episode_rows, leaving_rows
+from ..run.data_set import Rows, episode_rows, leaving_rows
 
 #: Names of the action, of rewards and of flags in npz files; all other arrays with a row for each step are observed.
 NPZ_KNOWN = {"action", "reward", "discount", "is_first", "is_last", "is_terminal", "step_type", "reset"}
 MINARI_JPEG = (
     "images in Minari are JPEG-coded unless the data set was made with jpeg_encoding=False: they are not exact."
 )
+#: Where LeRobot v3 keeps videos, unless its info says otherwise; frames that are read before they are made smaller.
+VIDEO_PATH, FRAMES = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4", 64
+AV = "pip install 'reverie-rl[offline]'"
 
 
 @dataclass
@@ -249,31 +252,105 @@ def _minari_episodes(path: Path, found: Any, spec: Spec, options: Options) -> It
 
 
 def from_lerobot(path: Path, options: Options) -> Source:
-    """A LeRobot v3 data set: rows of parquet, the action of a row leaves it. Videos are left out. Raises UserError."""
+    """A LeRobot v3 data set: rows of parquet, the action of a row leaves it; videos, where the package av is there.
+
+    Raises UserError.
+    """
     _require("pyarrow", "LeRobot")
     info = _read(path / "meta" / "info.json", json.loads)
     features: Mapping[str, Any] = info.get("features", {})
-    left_out = sorted(key for key, item in features.items() if item.get("dtype") in ("video", "image"))
+    videos = Videos.of(
+        path, info, None if options.spec is None else [item.path[0] for item in options.spec.obs.values()]
+    )
+    left_out = sorted(k for k, item in features.items() if item.get("dtype") in ("video", "image") and k not in videos)
     vectors = {
         key: tuple(item["shape"])
         for key, item in features.items()
         if key.startswith("observation") and item.get("dtype", "").startswith(("float", "int"))
     }
-    if not vectors or "action" not in features:
-        raise UserError(f"{path} has no observation of numbers, or no action.", "Videos are not imported.")
+    if not (vectors or videos) or "action" not in features:
+        raise UserError(f"{path} has no action, or no observation that can be read.", f"Videos need av: {AV}")
     observed: dict[str, spaces.Space] = {key: spaces.Box(-np.inf, np.inf, shape) for key, shape in vectors.items()}
+    observed |= {key: spaces.Box(0, 255, shape, np.uint8) for key, shape in videos.items()}
     table = _lerobot_table(path, [*vectors, "action", "episode_index", "frame_index"])
     low, high = table["action"].min(0), table["action"].max(0)
     own = spaces.Box(np.minimum(low, high - 1e-3).astype(np.float32), high.astype(np.float32))
     env: Any = SimpleNamespace(observation_space=spaces.Dict(observed), action_space=own)
     notes = ["the format has no observation after the last action: the last one is repeated, so that its reward counts"]
-    notes += [f"'{key}' is a video or image and is left out" for key in left_out]
+    for key in left_out:
+        kind = features[key]["dtype"]
+        notes.append(f"'{key}' is left out: " + (f"its video needs av, {AV}" if kind == "video" else "an image"))
+    if videos:
+        notes.append("videos are coded with losses: their images are not exact")
     if options.spec is None:
         notes.append("the limits of actions are those of the data (--env takes the space of a task)")
     if "next.reward" not in table:
         notes.append("there is no next.reward: every reward is 0")
     spec = options.spec or make_spec(env, **options.view)
-    return Source(spec, _lerobot_episodes(path, table, spec, options), "lerobot", notes)
+    return Source(spec, _lerobot_episodes(path, table, spec, options, videos), "lerobot", notes)
+
+
+class Videos(dict[str, tuple[int, ...]]):
+    """The videos of a LeRobot data set that can be read: {key: shape of a frame (H, W, 3)}; {} without package av."""
+
+    path: Path
+    template: str  # of a file's path
+    fps: float
+    where: dict[str, dict[int, tuple[int, int, float]]]  # key -> episode -> chunk, file, seconds where it begins in it
+
+    @classmethod
+    def of(cls, path: Path, info: Mapping[str, Any], wanted: Sequence[Any] | None) -> Videos:
+        """wanted: keys that the user's task has; None: all. Raises UserError."""
+        found = cls()
+        found.path, found.fps, found.where = path, float(info.get("fps", 30)), {}
+        found.template = str(info.get("video_path", VIDEO_PATH))
+        for key, item in info.get("features", {}).items():
+            if item.get("dtype") != "video" or importlib.util.find_spec("av") is None:
+                continue
+            if wanted is None or key in wanted:
+                shape = tuple(item["shape"])
+                found[key] = shape if shape[-1] == 3 else (*shape[1:], shape[0])
+        if found:
+            found._locate()
+        return found
+
+    def _locate(self) -> None:
+        import pyarrow.parquet as pq
+
+        names = ("chunk_index", "file_index", "from_timestamp")
+        self.where = {key: {} for key in self}
+        for file in sorted((self.path / "meta" / "episodes").rglob("*.parquet")):
+            table = _read(file, None, lambda file: pq.read_table(file))
+            columns = {name: table[name].to_pylist() for name in table.column_names}
+            for key in self:
+                try:
+                    places = zip(*(columns[f"videos/{key}/{name}"] for name in names), strict=True)
+                    self.where[key] |= dict(zip(columns["episode_index"], places, strict=True))
+                except KeyError as error:
+                    raise UserError(f"{file} lacks {error}.", "Is the data set whole, and of version 3?") from error
+
+    def frames(self, key: str, episode: int, count: int) -> Iterator[np.ndarray]:
+        """`count` frames of an episode, uint8 (H, W, 3). Raises UserError."""
+        import av
+
+        if episode not in self.where[key]:
+            raise UserError(f"{self.path} does not say where the video of episode {episode} is.", "Is it whole?")
+        chunk, number, begin = self.where[key][episode]
+        file = self.path / self.template.format(video_key=key, chunk_index=chunk, file_index=number)
+        given = 0
+        try:
+            with av.open(str(file)) as container:
+                stream = container.streams.video[0]
+                container.seek(int(begin / stream.time_base), stream=stream)  # the key frame before it
+                for frame in container.decode(stream):
+                    if frame.time >= begin - 0.5 / self.fps:
+                        yield frame.to_ndarray(format="rgb24")
+                        given += 1
+                        if given == count:
+                            return
+        except (OSError, ValueError) as error:  # av's errors are of these kinds
+            raise UserError(f"{file} cannot be read ({error}).", "Is the data set whole?") from error
+        raise UserError(f"{file} ends within episode {episode}: {given} of {count} frames.", "Is the data set whole?")
 
 
 def _lerobot_table(path: Path, needed: list[str]) -> dict[str, np.ndarray]:
@@ -297,20 +374,36 @@ def _lerobot_table(path: Path, needed: list[str]) -> dict[str, np.ndarray]:
     return {key: value[order].reshape(len(order), -1) for key, value in found.items()}
 
 
-def _lerobot_episodes(path: Path, table: dict[str, np.ndarray], spec: Spec, options: Options) -> Iterator[Rows]:
+def _lerobot_episodes(
+    path: Path, table: dict[str, np.ndarray], spec: Spec, options: Options, videos: Videos
+) -> Iterator[Rows]:
     index = table["episode_index"][:, 0]
     edges = np.flatnonzero(np.diff(index)) + 1
     for rows in np.split(np.arange(len(index)), edges):
         with _fitting(path):
-            raw = {
-                item.path[0]: table[str(item.path[0])][rows].reshape((len(rows), *item.raw_shape))
-                for item in spec.obs.values()
-            }
+            obs = _lerobot_obs(table, rows, spec, videos)
             action = table["action"][rows].reshape((len(rows), *spec.action.parts[0].shape))
             reward = table["next.reward"][rows, 0] if "next.reward" in table else np.zeros(len(rows))
             flag = next((key for key in ("next.terminated", "next.success", "next.done") if key in table), None)
             terminal = flag is not None and bool(table[flag][rows[-1], 0]) and options.ends == "stored"
-            yield leaving_rows(spec.encode(raw), spec.action.encode(action), reward, terminal=terminal)
+            yield leaving_rows(obs, spec.action.encode(action), reward, terminal=terminal)
+
+
+def _lerobot_obs(table: dict[str, np.ndarray], rows: np.ndarray, spec: Spec, videos: Videos) -> dict[str, np.ndarray]:
+    """What the agent sees of an episode {key: (T, *shape)}: a few frames at a time, which it sees smaller."""
+    keys = [(str(item.path[0]), item.raw_shape) for item in spec.obs.values()]
+    episode = int(table["episode_index"][rows[0], 0])
+    moving = {key: videos.frames(key, episode, len(rows)) for key, _ in keys if key in videos}
+    pieces: list[dict[str, np.ndarray]] = []
+    for some in np.split(rows, range(FRAMES, len(rows), FRAMES)):
+        raw = {
+            key: np.stack([next(moving[key]) for _ in some])
+            if key in moving
+            else table[key][some].reshape((len(some), *shape))
+            for key, shape in keys
+        }
+        pieces.append(spec.encode(raw))
+    return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
 
 
 def _read(path: Path, parse: Callable[[str], Any] | None, opened: Callable[[Path], Any] | None = None) -> Any:

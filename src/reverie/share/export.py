@@ -15,6 +15,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def export_policy(
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}).", "Choose another place.") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be a file
+            draft.unlink(missing_ok=True)
     return path
 
 

@@ -3,11 +3,13 @@
 RUN/agent       what was learnt, as `agent.save` writes it
 RUN/cloning     the same world model with the actor that only imitates: the baseline
 RUN/metrics.jsonl    a line for every LOG_EVERY updates
+RUN/resume      from where the same call continues (offline_state.py)
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,14 @@ from ..config import Config, build
 from ..config.presets import AUTO, load_preset
 from ..errors import UserError, digits
 from ..fast.modes import seed_everything, usual_switches
-from ..files import append_text, writing
+from ..files import append_text, sound, truncate, writing
 from ..finite import NonFinite
 from ..guard.interrupts import Stopping, on_signals
+from ..guard.lock import NAME as LOCK
+from ..guard.lock import RunLock
+from ..run.data_set import DataSet
 from ..train import DreamerV2, to_batch
-from .data_set import DataSet
+from .offline_state import holds_offline, require_same, restore, save, stored_config
 
 #: What is learnt. agent: everything; world_model: no policy in dreams, the imitating one all the same.
 WHAT = ("agent", "world_model")
@@ -32,17 +37,24 @@ LOG_EVERY = 100
 MEASURED = 100_000
 
 
-def offline_config(preset: str, settings: Mapping[str, Any], data: DataSet) -> Config:
+def offline_config(
+    preset: str | None, settings: Mapping[str, Any], data: DataSet, directory: Path | None = None
+) -> Config:
     """The settings: preset auto means one for the data's observations. Cloning is on unless it is turned off.
 
-    Raises UserError.
+    preset None: of what is in the directory already, else auto. Raises UserError.
     """
-    if preset == AUTO:
-        preset = "small" if data.spec.images else "vector"
+    if preset is None and directory is not None and holds_offline(directory):
+        return build(settings, base=stored_config(directory), where="setting")
+    chosen = preset or AUTO
+    if chosen == AUTO:
+        chosen = "small" if data.spec.images else "vector"
     known = {"env.id": data.about.get("env") or "custom:recorded", "env.num_envs": 1, "behavior.cloning": True}
-    config = load_preset(preset, known | dict(settings))
+    config = load_preset(chosen, known | dict(settings))
     if config.env.collectors != "none":
         raise UserError("env.collectors steps environments, and a data set has none.", "Leave it out.")
+    if config.replay.demos:
+        raise UserError("replay.demos is about a run with an environment.", "Leave it out.")
     if len(data) < config.train.seq_len:
         raise UserError(
             f"the data set has {len(data)} rows, a sequence needs train.seq_len={config.train.seq_len}.",
@@ -51,10 +63,13 @@ def offline_config(preset: str, settings: Mapping[str, Any], data: DataSet) -> C
     return config
 
 
-def require_free(directory: Path) -> None:
-    """Raises UserError where another run, or anything else, is."""
-    if directory.exists() and any(directory.iterdir()):
-        raise UserError(f"{directory} is not empty.", "Learning from data begins in a new --run, and is not continued.")
+def require_place(directory: Path) -> None:
+    """Raises UserError where another run, or anything else, is: only what learnt from data is continued."""
+    there = directory.exists() and any(item.name != LOCK for item in directory.iterdir())
+    if there and not holds_offline(directory):
+        raise UserError(
+            f"{directory} is not empty.", "Learning from data begins in a new --run, or continues what it left there."
+        )
 
 
 @usual_switches()
@@ -68,42 +83,87 @@ def learn_offline(
     say: Callable[[str], None] = lambda line: None,
     stopping: Stopping | None = None,
 ) -> DreamerV2:
-    """Make so many updates from the data, and write what was learnt. -> the agent.
+    """Make so many updates from the data in all, and write what was learnt. -> the agent.
 
-    Ctrl-C, SIGTERM and SIGHUP end it early: what was learnt so far is written, and `stopping.signal` says which came.
-    Raises UserError.
+    What is in the directory already is continued: it ends, bit for bit, as if nothing had come between. Ctrl-C, SIGTERM
+    and SIGHUP end it early: what was learnt so far is written, and `stopping.signal` says which came. Raises UserError.
     """
     if what not in WHAT:
         raise UserError(f"offline must be one of {', '.join(WHAT)}, got '{what}'.")
     if updates < 1:
         raise UserError(f"updates must be above 0, got {updates}.")
-    require_free(directory)
-    seed_everything(config)
-    agent = DreamerV2(config, data.spec)
-    options = config.replay
-    replay = data.replay(seed=config.train.seed, prioritize=options.prioritize, priority_share=options.priority_share)
-    _measure(agent, data)
-    stopping = stopping or Stopping()
+    require_place(directory)
+    if holds_offline(directory):
+        require_same(directory, config, data.identity, what)
+    lock = RunLock(directory)
+    lock.acquire()
+    try:
+        return _Learning(config, data, directory, updates=updates, what=what, say=say).run(stopping or Stopping())
+    finally:
+        lock.release()
 
-    def stop() -> None:
-        stopping.requested = True
 
-    log = _Log(directory, updates, say)
-    with on_signals(stopping, stop):
-        for count in range(1, updates + 1):
-            batch = to_batch(replay.sample(config.train.batch_size, config.train.seq_len), agent.device)
-            try:
-                log.add(count, agent.update(batch) if what == "agent" else _model_alone(agent, batch))
-            except NonFinite as error:
-                raise UserError(f"update {count}: {error}.", "`reverie import` says what it finds in data.") from error
-            if stopping.requested:
-                break
-        with stopping.held():
-            log.write()
-            checkpoint.save_agent(directory / "agent", agent)
-            if agent.cloning is not None:
-                checkpoint.save_agent(directory / "cloning", cloned(agent))
-    return agent
+class _Learning:
+    """Agent, replay and log, new or as they were left."""
+
+    def __init__(
+        self, config: Config, data: DataSet, directory: Path, *, updates: int, what: str, say: Callable[[str], None]
+    ) -> None:
+        seed_everything(config)
+        options = config.replay
+        self.config = config
+        self.data = data
+        self.directory = directory
+        self.updates = updates
+        self.what = what
+        self.agent = DreamerV2(config, data.spec)
+        self.replay = data.replay(
+            seed=config.train.seed, prioritize=options.prioritize, priority_share=options.priority_share
+        )
+        self.log = _Log(directory, updates, say)
+        if holds_offline(directory):
+            self.log.restore(*restore(directory, self.agent, self.replay))
+            say(f"continues at update {self.log.count} of {updates}")
+        else:
+            (directory / "metrics.jsonl").unlink(missing_ok=True)  # of an attempt that came to no checkpoint
+            _measure(self.agent, data)
+
+    def run(self, stopping: Stopping) -> DreamerV2:
+        """Make the updates that are missing, and write agents and state."""
+
+        def stop() -> None:
+            stopping.requested = True
+
+        saved = time.monotonic()
+        with on_signals(stopping, stop):
+            for count in range(self.log.count + 1, self.updates + 1):
+                self._update(count)
+                if stopping.requested:
+                    break
+                if time.monotonic() - saved >= self.config.train.checkpoint_every:
+                    with stopping.held():
+                        self._save()
+                    saved = time.monotonic()
+            with stopping.held():
+                if not stopping.requested:  # else the line is written where it would have been
+                    self.log.write()
+                self._save()
+                checkpoint.save_agent(self.directory / "agent", self.agent)
+                if self.agent.cloning is not None:
+                    checkpoint.save_agent(self.directory / "cloning", cloned(self.agent))
+        return self.agent
+
+    def _update(self, count: int) -> None:
+        train, agent = self.config.train, self.agent
+        batch = to_batch(self.replay.sample(train.batch_size, train.seq_len), agent.device)
+        try:
+            self.log.add(count, agent.update(batch) if self.what == "agent" else _model_alone(agent, batch))
+        except NonFinite as error:
+            raise UserError(f"update {count}: {error}.", "`reverie import` says what it finds in data.") from error
+
+    def _save(self) -> None:
+        state = {"data": self.data.identity, "what": self.what} | self.log.state()
+        save(self.directory, self.agent, self.replay, state, self.log.sums)
 
 
 class _Log:
@@ -111,11 +171,26 @@ class _Log:
 
     def __init__(self, directory: Path, updates: int, say: Callable[[str], None]) -> None:
         self.directory = directory
+        self.file = directory / "metrics.jsonl"
         self.updates = updates
         self.say = say
         self.sums: dict[str, torch.Tensor] = {}
-        self.since = 0
-        self.count = 0
+        self.since = 0  # updates that were added
+        self.count = 0  # updates in all
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the tensors."""
+        size = self.file.stat().st_size if self.file.exists() else 0
+        return {"count": self.count, "since": self.since, "log_bytes": size, "names": list(self.sums)}
+
+    def restore(self, state: Mapping[str, Any], sums: Mapping[str, torch.Tensor]) -> None:
+        """Continue there: lines that were written later are dropped. Raises UserError."""
+        self.count, self.since = state["count"], state["since"]
+        with sound(self.directory / "resume"):
+            self.sums = {name: sums[name] for name in state["names"]}  # in the order of a line
+        with writing("metrics.jsonl", self.directory):
+            if self.file.exists():
+                truncate(self.file, state["log_bytes"])
 
     def add(self, count: int, metrics: Mapping[str, torch.Tensor]) -> None:
         """The metrics of one more update."""
@@ -133,7 +208,7 @@ class _Log:
         line = {"updates": self.count} | {key: float(value) / self.since for key, value in self.sums.items()}
         with writing("metrics.jsonl", self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            append_text(self.directory / "metrics.jsonl", json.dumps(line) + "\n")
+            append_text(self.file, json.dumps(line) + "\n")
         self.say(f"update {self.count} of {self.updates}  {_shown(line)}")
         self.sums, self.since = {}, 0
 

@@ -17,8 +17,8 @@ from ..envs import EnvLike
 from ..envs.names import maker_of
 from ..envs.spaces import MASK, Spec
 from ..player import Player
+from ..run.data_set import Rows, write_data
 from ..run.tasks import make_envs, spec_of
-from .data_set import Rows, write_data
 from .export import read_policy
 
 Act = Callable[[dict[str, np.ndarray], np.ndarray], np.ndarray]

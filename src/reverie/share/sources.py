@@ -27,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 
 def find(path: str | Path) -> Path:
     """The directory that a path, `pretrained:NAME` or `hf://USER/NAME` stands for, fetched first. Raises UserError."""
-    text = str(path)
+    text = re.sub(r"^hf:/+", HUB, str(path))  # a Path has one slash left of two
     if text.startswith(PRETRAINED):
         return find_pretrained(text[len(PRETRAINED) :])
     if text.startswith(HUB):

@@ -70,7 +70,7 @@ class AccessControl:
     def refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         """-> (status, reason) of a refused request, None if it is allowed."""
         if not self._is_own_name(headers.get("host", "")):
-            return 421, "This address is not one of this server's names. Open the URL that reverie watch printed."
+            return 421, "This address is not one of this server's names. Open the URL that was printed."
         if len(scope["path"]) > LONGEST_PATH or len(scope["query_string"]) > LONGEST_QUERY:
             return 414, "This address is too long."
         posted = self.reads_only and scope["type"] == "http" and scope["method"] == "POST"
@@ -85,7 +85,7 @@ class AccessControl:
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not link:
             return 403, "The request comes from another site. Only the page itself may make it."
         if self.token and not self._has_token(scope, headers):
-            return 403, "Open the URL with the token that reverie watch printed."
+            return 403, "Open the URL with the token that was printed."
         return None
 
     def _is_own_name(self, host: str) -> bool:

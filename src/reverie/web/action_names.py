@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from ..config import Config
 from ..config.validation import names_code
 from ..envs.family import family_of
 from ..envs.spaces import Spec
+from ..errors import UserError
 
 _ATARI = (
     "noop", "fire", "up", "right", "left", "down", "upright", "upleft", "downright", "downleft",
@@ -105,9 +109,33 @@ def keys_for(names: tuple[str, ...], count: int) -> dict[str, int]:
         keys |= {key: i for i, key in enumerate(LETTERS) if i < count}
     for key, words in _KEYS.items():
         matching = [i for word in words for i in _with_word(names, word)]
-        if matching:
-            keys[key] = matching[0]
+        if matching:  # "forward" before "pick up", although "up" comes first
+            keys[key] = min(matching, key=lambda i: names[i] not in words)
     return keys | {letter: keys[arrow] for arrow, letter in LETTERS.items() if arrow in keys}
+
+
+def vector_of(spec: Spec, wanted: Mapping[str, Any]) -> np.ndarray:
+    """{"choices": [index of each one-hot], "numbers": [-1..1 of each]} -> the agent's vector (A,).
+
+    Raises UserError for values out of range and for too few or too many.
+    """
+    choices, numbers = list(wanted.get("choices", ())), list(wanted.get("numbers", ()))
+    pieces: list[np.ndarray] = []
+    for group in spec.action.groups:
+        for _ in range(group.copies if group.kind == "onehot" else 1):
+            if group.kind == "onehot":
+                index = choices.pop(0) if choices else -1
+                if not isinstance(index, int) or not 0 <= index < group.size:
+                    raise UserError(f"a choice must be 0 to {group.size - 1}, got {index!r}.")
+                pieces.append(np.eye(group.size, dtype=np.float32)[index])
+            else:
+                own, numbers = numbers[: group.size], numbers[group.size :]
+                if len(own) != group.size or not all(isinstance(x, int | float) and -1 <= x <= 1 for x in own):
+                    raise UserError(f"this action needs {group.size} numbers from -1 to 1, got {own!r}.")
+                pieces.append(np.array(own, np.float32))
+    if choices or numbers:
+        raise UserError("the action has more parts than the environment takes.")
+    return np.concatenate(pieces)
 
 
 def _with_word(names: tuple[str, ...], word: str) -> list[int]:

@@ -23,6 +23,7 @@ from ..insight.drift import CONTEXT
 from ..insight.run_reader import RunReader, private_generator
 from ..rssm import State
 from ..train import DreamerV2
+from .action_names import vector_of
 
 #: Limits of a session: parallel branches, dreamed steps, real steps before them.
 MOST_LANES, MOST_STEPS, MOST_CONTEXT = 9, 2000, 64
@@ -272,27 +273,8 @@ def _policy_numbers(policy: Policy, lanes: int) -> list[list[dict[str, Any]]]:
 
 
 def action_of(agent: DreamerV2, wanted: Mapping[str, Any]) -> np.ndarray:
-    """{"choices": [index of each one-hot], "numbers": [-1..1 of each]} -> the agent's vector (A,).
-
-    Raises UserError for values out of range and for too few or too many.
-    """
-    choices, numbers = list(wanted.get("choices", ())), list(wanted.get("numbers", ()))
-    pieces: list[np.ndarray] = []
-    for group in agent.spec.action.groups:
-        for _ in range(group.copies if group.kind == "onehot" else 1):
-            if group.kind == "onehot":
-                index = choices.pop(0) if choices else -1
-                if not isinstance(index, int) or not 0 <= index < group.size:
-                    raise UserError(f"a choice must be 0 to {group.size - 1}, got {index!r}.")
-                pieces.append(np.eye(group.size, dtype=np.float32)[index])
-            else:
-                own, numbers = numbers[: group.size], numbers[group.size :]
-                if len(own) != group.size or not all(isinstance(x, int | float) and -1 <= x <= 1 for x in own):
-                    raise UserError(f"this action needs {group.size} numbers from -1 to 1, got {own!r}.")
-                pieces.append(np.array(own, np.float32))
-    if choices or numbers:
-        raise UserError("the action has more parts than the environment takes.")
-    return np.concatenate(pieces)
+    """`action_names.vector_of` for an agent's task."""
+    return vector_of(agent.spec, wanted)
 
 
 def select(step: DreamStep, row: int) -> DreamStep:

@@ -120,7 +120,7 @@ def comparison_frames(reader: RunReader, *, seed: int, context: int = 5, length:
             "this agent observes no images.", "Play inside its dream instead, where vectors are drawn as lines."
         )
     total = batch.reward.shape[1]
-    start = Batch({k: v[:, :context] for k, v in batch.obs.items()}, *(part[:, :context] for part in batch[1:]))
+    start = batch.map(lambda x: x[:, :context])
     session = DreamSession(reader.agent, start, seed=seed)
     frames = []
     for t in range(context - 1, total):

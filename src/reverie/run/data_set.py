@@ -22,7 +22,17 @@ from safetensors.numpy import load_file, save_file
 from ..data.replay import Replay, row_forms
 from ..envs.spaces import Spec
 from ..errors import UserError
-from ..files import MANIFEST, Damaged, check_manifest, manifest_of, read_json, require_own_files, usual_rights, writing
+from ..files import (
+    MANIFEST,
+    Damaged,
+    check_manifest,
+    fingerprint,
+    manifest_of,
+    read_json,
+    require_own_files,
+    usual_rights,
+    writing,
+)
 
 FORMAT = 1
 NAME = "data.json"
@@ -39,6 +49,7 @@ class DataSet:
     spec: Spec
     rows: Rows
     about: Mapping[str, Any]
+    identity: str = ""  # fingerprint of its files; "" where it was not read from any
 
     def __len__(self) -> int:
         return len(self.rows["reward"])
@@ -158,4 +169,5 @@ def read_data(path: Path) -> DataSet:
             raise ValueError("its rows are of another form than its spec")
     except (KeyError, TypeError, ValueError, SafetensorError, AttributeError) as error:
         raise Damaged(f"the data set {path} is damaged ({error}).", "Import it again.") from error
-    return DataSet(spec, rows, {key: value for key, value in about.items() if key != "spec"})
+    rest = {key: value for key, value in about.items() if key != "spec"}
+    return DataSet(spec, rows, rest, identity=fingerprint(path / MANIFEST))
