@@ -281,6 +281,25 @@ def test_hostile_descriptions(whole, tmp_path, text):
     refused(rewritten(whole, tmp_path, "spec.json", text))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"starts": [10**30]}, {"starts": [-(2**63)]}, {"starts": [2**31 - 1], "dtype": "int32"}, {"starts": [0.5]},
+     {"dtype": "datetime64[s]"}, {"dtype": "object"}, {"choices": [10**9]}, {"low": [10**400], "high": [10**400]}],
+    ids=lambda changes: "-".join(changes),
+)  # fmt: skip
+def test_actions_that_no_type_can_hold(whole, tmp_path, changes):
+    spec = json.loads((checkpoint.checkpoints(whole)[-1] / "spec.json").read_text())
+    spec["action"]["parts"][0] |= changes
+    refused(rewritten(whole, tmp_path, "spec.json", json.dumps(spec)))
+
+
+@pytest.mark.parametrize("changes", [{"frames": 10**30}, {"factor": 10**400}], ids=["frames", "factor"])
+def test_observations_that_no_type_can_hold(whole, tmp_path, changes):
+    spec = json.loads((checkpoint.checkpoints(whole)[-1] / "spec.json").read_text())
+    next(iter(spec["obs"].values())).update(changes)
+    refused(rewritten(whole, tmp_path, "spec.json", json.dumps(spec)))
+
+
 def test_sizes_are_checked_before_memory_is_taken(whole, tmp_path):
     """In a process that may take 6 GB: each of these layers alone would take more."""
     sizes = {"hidden_dim": 900_000, "rnn_hidden_dim": 1_000_000, "layers": 900, "num_categories": 10**18}

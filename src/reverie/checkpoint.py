@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -332,22 +332,40 @@ def _require_form(spec: Spec) -> None:
         whole = all(type(size) is int and 0 <= size <= MOST for size in (*item.raw_shape, *item.shape, *item.choices))
         image = item.kind == "image"
         axes = len(item.shape) == (3 if image else 1) and min(item.shape) > 0 and len(item.choices) == len(item.starts)
-        numbers = all(type(each) is int for each in (*item.starts, item.frames)) and isinstance(
-            item.factor, float | int
-        )
+        numbers = all(map(_countable, (*item.starts, item.frames))) and _finite(item.factor)
         known = item.kind in KINDS and item.layout in (LAYOUTS if image else ("", *LAYOUTS)) and item.frames > 0
         if not (whole and axes and numbers and known and _is_path(item.path)):
             raise ValueError(f"observation '{printable(key)[:80]}'")
     for part in spec.action.parts:
-        limits = all(isinstance(each, int | float) and each == each for each in (*part.low, *part.high))
+        limits = all(map(_finite, (*part.low, *part.high)))
         sizes = [*part.shape, *part.choices]
         whole = all(type(size) is int and 0 <= size <= MOST for size in sizes) and len(part.low) == len(part.high)
-        whole = whole and all(type(each) is int for each in part.starts) and len(part.choices) == len(part.starts)
-        if not (limits and whole and part.size > 0 and part.kind in ACTIONS and _is_path(part.path)):
+        whole = whole and all(map(_countable, part.starts)) and len(part.choices) == len(part.starts)
+        numbers = np.dtype(part.dtype).kind in "biuf"
+        if not (limits and whole and numbers and part.size > 0 and part.kind in ACTIONS and _is_path(part.path)):
             raise ValueError("an action")
-        np.dtype(part.dtype)
+        if not _holds(np.dtype(part.dtype), zip(part.starts, part.choices, strict=True)):
+            raise ValueError("an action whose choices its type cannot hold")
     if not spec.action.parts or not spec.obs:
         raise ValueError("nothing to see or to do")
+
+
+def _countable(value: Any) -> bool:
+    """A whole number that NumPy can add to."""
+    return type(value) is int and abs(value) <= 2**62
+
+
+def _finite(value: Any) -> bool:
+    """A number that a float can hold."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
+def _holds(kind: np.dtype[Any], choices: Iterable[tuple[int, int]]) -> bool:
+    """Has a type all values of (smallest value, how many)?"""
+    if kind.kind not in "iu":
+        return True
+    limits = np.iinfo(kind)
+    return all(limits.min <= start and start + count - 1 <= limits.max for start, count in choices)
 
 
 def _is_path(path: Any) -> bool:
