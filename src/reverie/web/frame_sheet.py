@@ -13,7 +13,7 @@ from ..errors import UserError
 
 MOST_FRAMES, MOST_PIXELS, LEAST_MS = 600, 16_000_000, 20
 #: What Pillow raises for damaged files, in the order in which one meets them.
-DAMAGED = (OSError, ValueError, EOFError, IndexError, TypeError, SyntaxError, struct.error)
+DAMAGED: tuple[type[Exception], ...] = (OSError, ValueError, EOFError, IndexError, TypeError, SyntaxError, struct.error)
 DAMAGED += (Image.DecompressionBombError,)
 
 
