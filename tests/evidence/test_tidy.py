@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -192,6 +193,24 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_done(comman
     assert "it is there already and does not end in" in capsys.readouterr().err
     assert (tmp_path / "config.yaml").read_text() == "keep: me"
     assert {path.name for path in tmp_path.iterdir()} == {"s.toml", "file", "config.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--csv", "-"], "--csv writes a file"),
+        (["--latex", "-"], "--latex writes a file"),
+        (["--csv", "one", "--latex", "one"], "are the same file"),
+        (["--csv", "pipe"], "a device or a pipe"),
+    ],
+)
+def test_files_that_are_none_are_refused(words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["compare", *words]) == 2
+    said = capsys.readouterr()
+    assert (sentence in said.err, said.out) == (True, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_eval_writes_its_episodes(tmp_path, capsys):

@@ -33,9 +33,13 @@ import yaml
 from tests.fuzz.cases import from_command_line, try_seeds
 from tests.fuzz.limits import PATIENCE, HangError, Patience, limited
 
+#: Settings of what is learnt from data.
+OFFLINE = ["--preset", "debug", "cnn_depth=1", "rnn_hidden_dim=4", "hidden_dim=4", "num_categoricals=2",
+           "num_categories=3", "train.batch_size=2", "train.seq_len=6"]  # fmt: skip
 SECONDS = 30  # a command's time limit, of computing
-TEXTS = ["metrics.jsonl", "episodes.jsonl", "provenance.json", "config.yaml", "latents.json", "first_rows.json"]
-FOLDERS = ["checkpoints", "replay", "videos", "crash"]
+TEXTS = ["metrics.jsonl", "episodes.jsonl", "provenance.json", "config.yaml", "latents.json", "first_rows.json",
+         "end.json", "doctor.json", "notes.json"]  # fmt: skip
+FOLDERS = ["checkpoints", "replay", "videos", "crash", "resume"]
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 0.5, -1e300, 1e300, 10**30, -(10**400), 2**63, "", "x", "1", "nan", "\x1b]0;title\x07",
     "$\\frac{1", "$a$b", "a\nb", "\ud800", "_hidden", "x" * 5000, [], [1], [[[]]], {}, {"a": None}, {"a": {"b": [1]}},
@@ -385,18 +389,23 @@ class Recorder(logging.Handler):
         self.found.append(self.format(record))
 
 
-async def ask(app: Any, path: str, method: str = "GET") -> tuple[int, bytes]:
-    """A request without a network. -> status, body (of a stream the first part)."""
+async def ask(app: Any, path: str, method: str = "GET", body: Any = None) -> tuple[int, bytes]:
+    """A request without a network, with a body as JSON. -> status, body (of a stream the first part)."""
     where, _, query = path.partition("?")
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
         "path": where, "raw_path": where.encode(), "query_string": query.encode(), "root_path": "",
-        "headers": [(b"host", b"127.0.0.1:1"), (b"origin", b"http://127.0.0.1:1")],
+        "headers": [
+            (b"host", b"127.0.0.1:1"), (b"origin", b"http://127.0.0.1:1"), (b"content-type", b"application/json"),
+        ],
         "client": ("127.0.0.1", 2), "server": ("127.0.0.1", 1),
     }  # fmt: skip
-    status, body, gone = [0], bytearray(), asyncio.Event()
+    status, answer, gone = [0], bytearray(), asyncio.Event()
+    sent = [] if body is None else [json.dumps(body).encode()]
 
     async def receive() -> dict[str, Any]:
+        if sent:
+            return {"type": "http.request", "body": sent.pop(), "more_body": False}
         await gone.wait()
         return {"type": "http.disconnect"}
 
@@ -404,12 +413,27 @@ async def ask(app: Any, path: str, method: str = "GET") -> tuple[int, bytes]:
         if message["type"] == "http.response.start":
             status[0] = message["status"]
         else:
-            body.extend(message.get("body", b""))
-            if len(body) > 2**20 or (where.endswith("/events") and body):
+            answer.extend(message.get("body", b""))
+            if len(answer) > 2**20 or (where.endswith("/events") and answer):
                 gone.set()
 
     await asyncio.wait_for(app(scope, receive, send), PATIENCE * SECONDS)
-    return status[0], bytes(body)
+    return status[0], bytes(answer)
+
+
+async def note_and_delete(case: Case, app: Any, name: str) -> list[str]:
+    """Write a note, then delete the run: what is outside stays. -> what was wrong."""
+    faults = []
+    changes = {"note": "x", "tags": ["a"], "hidden": case.rng.choice([True, False])}
+    for what, more in (("notes", changes), ("delete", {})):
+        status, body = await ask(app, f"/api/runs/0/{what}", "POST", {"name": name, **more})
+        if status >= 500:
+            faults.append(f"{status} for {what}: {body[:200]!r}")
+        if what == "delete" and status == 200 and name != case.run.name:
+            faults.append(f"{name} was deleted, which is no run")  # but a part of what was learnt from data
+        elif what == "delete" and status == 200 and json.loads(body)["left"] == [] and os.path.lexists(case.run):
+            faults.append("a run that was deleted is still there")
+    return faults
 
 
 def visit(case: Case) -> list[str]:
@@ -426,7 +450,8 @@ def visit(case: Case) -> list[str]:
         dashboard = Dashboard(RunIndex([case.run.parent]), seconds=0.01)
         app = AccessControl(dashboard.app(), port=1)
         status, body = await ask(app, "/api/runs")
-        keys = json.loads(body)["runs"][0]["keys"] if status == 200 and json.loads(body)["runs"] else []
+        runs = json.loads(body)["runs"] if status == 200 else []
+        keys = runs[0]["keys"] if runs else []
         series = ",".join(map(quote, keys[:40]))
         about = f"about latents videos episodes series?keys={series} returns?x=seconds&limit=20 videos/0 jobs/doctor"
         paths = [f"/api/runs/0/{path}" for path in f"{about} series?keys=&limit=99999999999 videos/{'9' * 20}".split()]
@@ -453,6 +478,8 @@ def visit(case: Case) -> list[str]:
                 answer = json.loads(dashboard.play_server._answer(client, json.dumps(message)))
                 if "bug" in str(answer.get("hint")):
                     faults.append(f"player: {answer['message']}")
+        if runs and case.rng.random() < 0.5:
+            faults.extend(await note_and_delete(case, app, runs[0]["name"]))
         dashboard.close()
 
     try:
@@ -492,7 +519,39 @@ def tiny_run(folder: Path) -> Path:
         for steps in ("60", "120"):
             assert main([*words, *sizes, *quick, f"env_steps={steps}"]) == 0
     assert (run / "config.yaml").exists()
+    _tell_more(run)
     return run
+
+
+def _tell_more(run: Path) -> None:
+    """A note, and what the doctor found."""
+    from reverie.insight.doctor_record import LEVELS, TEXTS, write_findings
+    from reverie.web.notes import write_notes
+
+    write_notes(run, {"note": "a note", "tags": ["tag"], "hidden": False})
+    found = dict.fromkeys(TEXTS, "text") | {"level": LEVELS[0]}
+    write_findings(run, [found], updates=3, env_steps=100)
+    assert all((run / name).is_file() for name in ("end.json", "notes.json", "doctor.json"))
+
+
+def tiny_offline(folder: Path, run: Path) -> tuple[Path, Path]:
+    """What was learnt from the rows of `tiny_run`, to be continued, and these rows. -> run, data set."""
+    from reverie.cli import main
+
+    data, learnt = folder / "base" / "data", folder / "base" / "learnt"
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert main(["import", str(run), "--out", str(data)]) == 0
+        assert main(["train", "--data", str(data), "--run", str(learnt), "--updates", "2", *OFFLINE]) == 0
+    assert (learnt / "resume" / "state.json").is_file()
+    return learnt, data
+
+
+def offline_commands(case: Case, data: Path) -> list[list[str]]:
+    """Continue what was learnt from data, and read the agent that it left."""
+    run = str(case.run) if not case.run.name.startswith("-") else str(case.run.resolve())
+    asked = case.rng.choice([[], [], OFFLINE, ["compute.mode=eager"], ["env.collectors=local"], ["train.batch_size=3"]])
+    more = ["train", "--data", str(data), "--run", run, "--updates", case.rng.choice(["1", "3"]), *asked]
+    return [more, case.rng.choice([["info", run], ["info", f"{run}/agent"], ["compare", run], more])]
 
 
 def state_of(folder: Path) -> dict[str, Any]:
@@ -518,17 +577,18 @@ def make_outside(folder: Path) -> Path:
     return outside
 
 
-def try_case(base: Path, folder: Path, seed: int) -> list[str]:
-    """Make one case and try it. -> its faults, with what was changed."""
+def try_case(base: Path, learnt: tuple[Path, Path], folder: Path, seed: int) -> list[str]:
+    """Make one case and try it; each fourth one was learnt from data. -> its faults, with what was changed."""
     rng = random.Random(seed)
     place = folder / f"case-{seed}"
-    shutil.copytree(base, place / "run", symlinks=True)
+    offline = rng.random() < 0.25
+    shutil.copytree(learnt[0] if offline else base, place / "run", symlinks=True)
     outside, out = make_outside(place), place / "out"
     out.mkdir()
     case = Case(rng, place / "run", outside)
     change(case)
     before, faults = state_of(outside), []
-    for words in commands(case, out):
+    for words in offline_commands(case, learnt[1]) if offline else commands(case, out):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wrong = run_command(words)
@@ -554,7 +614,8 @@ def fuzz(count: int, seed: int, *, say: Callable[[str], None] = print) -> list[s
         os.chdir(folder / "cwd")
         try:
             base = tiny_run(folder)
-            faults = try_seeds(lambda number: try_case(base, folder, number), count, seed, say)
+            learnt = tiny_offline(folder, base)
+            faults = try_seeds(lambda number: try_case(base, learnt, folder, number), count, seed, say)
             stray = [str(path) for path in (folder / "cwd").iterdir()]
             return faults + ([f"files in the current directory: {stray}"] if stray else [])
         finally:

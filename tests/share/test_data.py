@@ -15,7 +15,7 @@ from reverie.envs.spaces import make_spec
 from reverie.errors import UserError
 from reverie.run.data_check import findings
 from reverie.run.data_set import DataSet, episode_rows, leaving_rows, read_data, write_data
-from reverie.share.data_sources import Options, open_source
+from reverie.share.data_sources import VIDEO_PATH, Options, Videos, open_source
 
 SPEC = make_spec(SpaceEnv(spaces.Box(-9, 9, (2,)), spaces.Discrete(3)))
 BOX = make_spec(SpaceEnv(spaces.Box(-9, 9, (2,)), spaces.Box(-2, 2, (2,))))
@@ -311,6 +311,17 @@ def test_lerobot_videos(tmp_path, monkeypatch):
     episodes.unlink()
     with pytest.raises(UserError, match="does not say where"):
         list(open_source(tmp_path, Options()).episodes)
+
+
+def test_videos_outside_of_the_data_set_are_not_read(tmp_path):
+    videos = Videos()
+    videos.path = tmp_path / "data"
+    (tmp_path / "data" / "meta").mkdir(parents=True)
+    for videos.template in ("../outside.mp4", "/dev/zero", "{0}", "{video_key.nothing}", "meta"):
+        with pytest.raises(UserError, match=r"outside of the data set|in no way of LeRobot"):
+            videos._file("top", 0, 0)
+    videos.template = VIDEO_PATH
+    assert videos._file("top", 0, 1) == tmp_path / "data" / "videos" / "top" / "chunk-000" / "file-001.mp4"
 
 
 # ------------------------------------------------------------------------------------------------------------- checks

@@ -169,6 +169,13 @@ def test_a_data_set_has_nothing_for_collectors(data):
         offline_config("debug", {"env.collectors": "local"}, data)
 
 
+def test_what_is_continued_is_refused_the_same(data, tmp_path):
+    learn(data, tmp_path / "run", updates=1)
+    for name, value in {"env.collectors": "local", "replay.demos": "data"}.items():
+        with pytest.raises(UserError, match=name):
+            offline_config(None, {name: value}, data, tmp_path / "run")
+
+
 def test_cloning_learns_what_the_data_does(data, tmp_path):
     config = offline_config("debug", {"actor_lr": 3e-3, "world_model_lr": 1e-3, "hidden_dim": 64}, data)
     assert config.behavior.cloning

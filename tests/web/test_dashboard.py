@@ -278,8 +278,14 @@ def test_what_is_not_ours_stays(served, tmp_path):
     (run / "thesis.tex").write_text("years of work")
     (run / "data").mkdir()
     (run / "report.html").write_text("ours")
-    assert request(served, "/api/runs/0/delete", {"name": "a"})[2] == {"left": ["data", "thesis.tex"]}
-    assert sorted(path.name for path in run.iterdir()) == ["data", "thesis.tex"]
+    (run / "replay-notes").mkdir()  # names that are like ours
+    (run / ".thesis.tex.old").write_text("months of work")
+    for name in ("replay-2", "replay"):
+        (run / name).mkdir()
+    (run / ".metrics.jsonl.tmp").write_text("")
+    left = [".thesis.tex.old", "data", "replay-notes", "thesis.tex"]
+    assert request(served, "/api/runs/0/delete", {"name": "a"})[2] == {"left": left}
+    assert sorted(path.name for path in run.iterdir()) == left
     assert "a" not in listed(served)
 
 
@@ -320,6 +326,41 @@ def test_links_runs_in_use_and_what_is_no_run_are_not_deleted(tmp_path):
     assert (real / "metrics.jsonl").exists()
     assert (root / "busy" / "config.yaml").exists()
     assert (root / "odd" / "metrics.jsonl").exists()
+
+
+def test_parts_of_what_is_learnt_from_data_and_saved_agents_are_no_runs(tmp_path):
+    """`reverie train --data` keeps them side by side: what it continues from is not even listed."""
+    learnt = tmp_path / "runs" / "learnt"
+    for name in ("agent", "resume", "steps"):
+        make_run(learnt / name)
+    (learnt / "agent" / "weights.safetensors").write_bytes(b"months")
+    lock = RunLock(learnt)
+    lock.acquire()
+    with serving(tmp_path / "runs") as served:
+        found = listed(served)
+        assert sorted(found) == ["learnt/agent", "learnt/steps"]
+        for name, why in {"learnt/agent": "saved agent", "learnt/steps": "is training"}.items():
+            status, _, answer = request(served, f"/api/runs/{found[name]['id']}/delete", {"name": name})
+            assert (status, why in answer["message"]) == (400, True), answer
+    lock.release()
+    assert (learnt / "agent" / "weights.safetensors").read_bytes() == b"months"
+
+
+def test_what_cannot_be_removed_is_said(served, tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "rmdir", refuse)
+    status, _, answer = request(served, "/api/runs/0/delete", {"name": "a"})
+    assert (status, "cannot be removed (Permission denied)" in answer["message"]) == (400, True)
+
+
+def test_a_run_that_was_moved_away_is_not_made_again(tmp_path):
+    gone = tmp_path / "gone"
+    with pytest.raises(UserError, match="no longer there"):
+        write_notes(gone, {"note": "x"})
+    write_findings(gone, [{"level": "FAIL"}], updates=1, env_steps=1)
+    assert not gone.exists()
 
 
 def test_below_a_directory_that_is_itself_a_link_runs_can_be_deleted(tmp_path):
@@ -412,6 +453,19 @@ def test_a_sheet_has_every_frame_and_a_limit(monkeypatch):
     monkeypatch.setattr(module, "MOST_PIXELS", 24)
     small = frame_sheet(gif(5))
     assert (small["width"], small["height"], len(small["ms"])) == (4, 3, 2)
-    for wrong in (b"", b"GIF89a", b"nonsense"):
+    png = io.BytesIO()
+    Image.new("RGB", (8, 6)).save(png, "PNG")
+    for wrong in (b"", b"GIF89a", b"nonsense", png.getvalue()):
         with pytest.raises(UserError, match="cannot be read"):
             frame_sheet(wrong)
+
+
+def test_damaged_bytes_of_a_video_are_a_sentence():
+    whole, kinds = gif(5), set()
+    for at in range(len(whole)):
+        for value in (0, 255, 0x21, 0x2C):
+            try:
+                frame_sheet(whole[:at] + bytes([value]) + whole[at + 1 :])
+            except UserError as error:
+                kinds.add(type(error.__cause__))
+    assert IndexError in kinds  # which Pillow raises for some

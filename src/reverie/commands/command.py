@@ -42,6 +42,8 @@ def require_data_files(args: argparse.Namespace) -> None:
 
     for name in ("csv", "latex"):
         path = getattr(args, name, None)
+        if path is not None and str(path) == "-":
+            raise UserError(f"--{name} writes a file, and '-' is none.", "Give the name of a file.")
         if path is not None:
             setattr(args, name, absolute(path))
     if args.csv or getattr(args, "latex", None):

@@ -35,6 +35,8 @@ Row = Mapping[str, Any]
 
 def require_data_files(csv_file: Path | None = None, latex_file: Path | None = None) -> None:
     """Can these be written? Call it before the work of hours. Raises UserError."""
+    if csv_file is not None and csv_file == latex_file:
+        raise UserError(f"--csv and --latex are the same file, {csv_file}.", "Give two names.")
     for path, ending in ((csv_file, ".csv"), (latex_file, ".tex")):
         if path is not None:
             require_writable(path, ending)

@@ -42,6 +42,8 @@ def require_writable(path: Path, *kinds: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         why = "it is a directory" if path.is_dir() else "" if os.access(path.parent, os.W_OK) else "no permission"
+        if not why and path.exists() and not (path.is_symlink() or path.is_file()):
+            why = "it is a device or a pipe"
         if path.is_file() and path.suffix.lower() not in kinds:
             why = f"it is there already and does not end in {' or '.join(kinds)}"
     except (OSError, ValueError) as error:

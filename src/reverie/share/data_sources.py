@@ -259,9 +259,9 @@ def from_lerobot(path: Path, options: Options) -> Source:
     _require("pyarrow", "LeRobot")
     info = _read(path / "meta" / "info.json", json.loads)
     features: Mapping[str, Any] = info.get("features", {})
-    videos = Videos.of(
-        path, info, None if options.spec is None else [item.path[0] for item in options.spec.obs.values()]
-    )
+    wanted = None if options.spec is None else [item.path[0] for item in options.spec.obs.values()]
+    with _fitting(path):
+        videos = Videos.of(path, info, wanted)
     left_out = sorted(k for k, item in features.items() if item.get("dtype") in ("video", "image") and k not in videos)
     vectors = {
         key: tuple(item["shape"])
@@ -329,6 +329,17 @@ class Videos(dict[str, tuple[int, ...]]):
                 except KeyError as error:
                     raise UserError(f"{file} lacks {error}.", "Is the data set whole, and of version 3?") from error
 
+    def _file(self, key: str, chunk: int, number: int) -> Path:
+        """A video's file. The data set may come from someone else: nothing outside of it is read. Raises UserError."""
+        try:
+            file = self.path / self.template.format(video_key=key, chunk_index=chunk, file_index=number)
+            inside = file.resolve().is_relative_to(self.path.resolve())
+        except (ValueError, KeyError, IndexError, AttributeError, OSError) as error:
+            raise UserError(f"{self.path} names its videos in no way of LeRobot ({error}).", "Is it whole?") from error
+        if not inside or (file.exists() and not file.is_file()):
+            raise UserError(f"{file} is outside of the data set, or no file.", "Put a copy of the video there.")
+        return file
+
     def frames(self, key: str, episode: int, count: int) -> Iterator[np.ndarray]:
         """`count` frames of an episode, uint8 (H, W, 3). Raises UserError."""
         import av
@@ -336,7 +347,7 @@ class Videos(dict[str, tuple[int, ...]]):
         if episode not in self.where[key]:
             raise UserError(f"{self.path} does not say where the video of episode {episode} is.", "Is it whole?")
         chunk, number, begin = self.where[key][episode]
-        file = self.path / self.template.format(video_key=key, chunk_index=chunk, file_index=number)
+        file = self._file(key, chunk, number)
         given = 0
         try:
             with av.open(str(file)) as container:
@@ -348,7 +359,7 @@ class Videos(dict[str, tuple[int, ...]]):
                         given += 1
                         if given == count:
                             return
-        except (OSError, ValueError) as error:  # av's errors are of these kinds
+        except (OSError, ValueError, IndexError, TypeError) as error:  # av's errors, no picture in it, no time
             raise UserError(f"{file} cannot be read ({error}).", "Is the data set whole?") from error
         raise UserError(f"{file} ends within episode {episode}: {given} of {count} frames.", "Is the data set whole?")
 

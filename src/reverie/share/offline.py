@@ -45,12 +45,13 @@ def offline_config(
     preset None: of what is in the directory already, else auto. Raises UserError.
     """
     if preset is None and directory is not None and holds_offline(directory):
-        return build(settings, base=stored_config(directory), where="setting")
-    chosen = preset or AUTO
-    if chosen == AUTO:
-        chosen = "small" if data.spec.images else "vector"
-    known = {"env.id": data.about.get("env") or "custom:recorded", "env.num_envs": 1, "behavior.cloning": True}
-    config = load_preset(chosen, known | dict(settings))
+        config = build(settings, base=stored_config(directory), where="setting")
+    else:
+        chosen = preset or AUTO
+        if chosen == AUTO:
+            chosen = "small" if data.spec.images else "vector"
+        known = {"env.id": data.about.get("env") or "custom:recorded", "env.num_envs": 1, "behavior.cloning": True}
+        config = load_preset(chosen, known | dict(settings))
     if config.env.collectors != "none":
         raise UserError("env.collectors steps environments, and a data set has none.", "Leave it out.")
     if config.replay.demos:

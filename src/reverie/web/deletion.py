@@ -7,19 +7,25 @@ use; it is locked meanwhile. Files that are not ours stay, and with them the dir
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 from ..config import load_file
 from ..errors import UserError
-from ..files import is_ours, is_own_file, reason
+from ..files import OURS, is_own_file, reason
 from ..guard.lock import NAME as LOCK
 from ..guard.lock import RunLock, in_use
 
 #: What our commands write into a run besides `files.OURS`.
 OUTPUTS = {"report.html", "curve.png", "latents.png", "trust.json", "trust.png", "agent", "cloning"}
-ENDINGS = (".jsonl.lost",)
+#: And by their form: logs of the replay after a change of ranks, pictures of shifts, lines that were set aside.
+FORMS = re.compile(r"replay-\d+|shift-.*\.png|(metrics|episodes)\.jsonl\.lost")
+#: What is being written, or was when a process was killed.
+DRAFT = re.compile(r"\.(.+)\.(tmp|old)")
 CONFIG = "config.yaml"
+#: What a checkpoint and a saved agent have beside their configuration, and a run has not.
+OF_AGENTS = ("weights.safetensors", "spec.json", "manifest.json")
 
 
 def delete_run(run: Path, root: Path) -> list[str]:
@@ -33,9 +39,12 @@ def delete_run(run: Path, root: Path) -> list[str]:
         raise UserError(f"cannot delete all of {run} ({reason(error)}).", "Make it writable, and try again.") from error
     finally:
         lock.release()
-    left = sorted(entry.name for entry in os.scandir(run))
-    if not left:
-        run.rmdir()
+    try:
+        left = sorted(entry.name for entry in os.scandir(run))
+        if not left:
+            run.rmdir()
+    except OSError as error:  # the folder above cannot be written to, or somebody began something in it just now
+        raise UserError(f"{run} is empty but cannot be removed ({reason(error)}).", "Remove it yourself.") from error
     return left
 
 
@@ -46,8 +55,10 @@ def require_deletable(run: Path, root: Path) -> None:
         raise UserError(f"{run} is a link, or is reached through one.", "Delete the directory that it leads to.")
     if not run.is_dir() or not is_own_file(run / CONFIG):
         raise UserError(f"{run} is not a run.", "Only a directory of `reverie train` can be deleted here.")
+    if any(os.path.lexists(run / name) for name in OF_AGENTS):
+        raise UserError(f"{run} is a checkpoint or a saved agent, no run.", "Delete it yourself, if you want that.")
     load_file(run / CONFIG)  # raises UserError where it is no configuration of ours
-    if in_use(run):
+    if any(map(in_use, inside)):
         raise UserError(f"{run} is training.", "Stop it first.")
 
 
@@ -63,5 +74,7 @@ def _delete_ours(run: Path) -> None:
 
 
 def _is_a_runs(name: str) -> bool:
-    shift = name.startswith("shift-") and name.endswith(".png")
-    return is_ours(name) or name in OUTPUTS or name.endswith(ENDINGS) or shift
+    """By names that we give and no others: `files.is_ours` takes more for ours, to be careful with what is read."""
+    draft = DRAFT.fullmatch(name)
+    known = draft[1] if draft else name
+    return known in OURS or known in OUTPUTS or FORMS.fullmatch(known) is not None

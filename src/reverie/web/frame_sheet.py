@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import UserError
 
 MOST_FRAMES, MOST_PIXELS, LEAST_MS = 600, 16_000_000, 20
+#: What Pillow raises for damaged files, in the order in which one meets them.
+DAMAGED: tuple[type[Exception], ...] = (OSError, ValueError, EOFError, IndexError, TypeError, SyntaxError, struct.error)
+DAMAGED += (Image.DecompressionBombError,)
 
 
 def frame_sheet(gif: bytes) -> dict[str, Any]:
@@ -20,12 +24,12 @@ def frame_sheet(gif: bytes) -> dict[str, Any]:
     """
     try:
         return _sheet(gif)
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise UserError(f"the video cannot be read ({error}).", "It is shown without a pause button.") from error
 
 
 def _sheet(gif: bytes) -> dict[str, Any]:
-    with Image.open(io.BytesIO(gif)) as video:
+    with Image.open(io.BytesIO(gif), formats=["GIF"]) as video:
         count = min(MOST_FRAMES, int(getattr(video, "n_frames", 1)))
         width, height = video.size
         shrink = max(1.0, (count * width * height / MOST_PIXELS) ** 0.5)

@@ -34,6 +34,8 @@ from .run_status import Progress, progress_of, status_of
 from .tail import JsonlTail
 
 MOST_RUNS, DEEPEST, RECENT = 200, 4, 500
+#: Where learning from data keeps what it continues from (share/offline_state.py): no run, and nothing to look at.
+CONTINUES = "resume"
 #: Name of an evaluation's video: its environment steps.
 EVALUATION = re.compile(r"eval-(\d{1,15})\.\w+")
 VIDEO_TYPES = {".gif": "image/gif", ".mp4": "video/mp4", ".webp": "image/webp", ".png": "image/png"}
@@ -370,7 +372,8 @@ def _runs_below(root: Path, depth: int, seen: set[tuple[int, int]]) -> list[Path
         if (here.st_dev, here.st_ino) in seen:
             return []
         seen.add((here.st_dev, here.st_ino))
-        inner = sorted(entry.path for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+        found = [entry for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
+        inner = sorted(entry.path for entry in found if entry.name != CONTINUES)
     except OSError:
         return []
     return [path for sub in inner for path in _runs_below(Path(sub), depth - 1, seen)] if depth else []
