@@ -93,6 +93,16 @@ def test_short_names_of_settings():
     assert (two.name, three.settings) == ("latents=categorical", {"model.latents": "gaussian"})
 
 
+def test_presets_are_varied_like_settings():
+    assert parse_vary(["preset=vector, debug"])[1] == Variant("preset=debug", {}, "debug")
+    plan = make_plan("p", [Task("pole", "debug", {"env.id": "CartPole-v1"})], _two_presets(), 1, {})
+    assert [(job.variant, job.preset) for job in plan.jobs] == [("base", "debug"), ("preset=vector", "vector")]
+
+
+def _two_presets():
+    return [Variant("base", {}), *parse_vary(["preset=debug,vector"])]  # debug again changes nothing: left out
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

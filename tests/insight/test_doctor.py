@@ -106,6 +106,14 @@ def test_a_sound_run_is_healthy_and_says_why():
         assert word in finding.evidence
 
 
+def test_a_short_dream_is_not_to_be_lowered_to_a_longer_one():
+    for length, advice in ((15, "lower it to 5, or train"), (5, "short already: train"), (4, "short already: train")):
+        drift = replace(drifting(0), imagination_horizon=length)
+        found = verdicts(replace(SOUND, drift=drift), imagination_horizon=length)
+        (finding,) = [each for each in found if each.verdict == "imagination drift"]
+        assert advice in finding.change
+
+
 BLIND = {"information": 0.1, "kl": 0.01, "explained": {"image": 0.0}}
 
 #: name -> (what differs from SOUND, settings, verdict, level, key)

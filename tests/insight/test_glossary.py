@@ -99,6 +99,13 @@ def test_keys_are_found_and_mistakes_answered(capsys):
     assert "KL(posterior || prior)" in capsys.readouterr().out
     assert cli.main(["explain", "actor/entropi"]) == 2
     assert "actor/entropy" in capsys.readouterr().err
+    assert cli.main(["explain", "kl_balance"]) == 0
+    assert (
+        "model.kl_balance\n           share of the KL gradient that trains the prior\n  default  0.8"
+        in capsys.readouterr().out
+    )
+    assert cli.main(["explain", "model.kl_balance", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["default"] == 0.8
     assert cli.main(["explain", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(ENTRIES)
     assert cli.main(["explain", "actor/entropy_part1", "--json"]) == 0

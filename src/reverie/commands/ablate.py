@@ -15,13 +15,16 @@ model.kl_balance; a+b=false changes two settings together. Everything else is as
   reverie ablate --preset demo --env-steps 3000 --seeds 5 \\
       --vary latents=categorical,gaussian kl.balance=0.5,0.8 reward.transform=symlog,tanh,none
   reverie ablate --preset vector --env Pendulum-v1 --vary free_nats=0,1,3 --seeds 3 --dry-run
+  reverie ablate --preset vector --env CartPole-v1 --vary preset=dreamerv3+small --seeds 5      # two presets
 """
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="demo", help="the base (default: demo)")
     parser.add_argument("--env", help="id of the task, or FILE.py:FUNCTION and the like (default: the preset's)")
-    parser.add_argument("--vary", nargs="+", required=True, metavar="NAME=A,B", help="settings and their values")
+    parser.add_argument(
+        "--vary", nargs="+", required=True, metavar="NAME=A,B", help="settings and their values, or preset=A,B"
+    )
     parser.add_argument("--seeds", type=positive, default=3, help="how many (default: 3)")
     parser.add_argument("--env-steps", type=positive, help="environment steps of a run")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of every run")

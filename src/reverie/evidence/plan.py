@@ -173,12 +173,18 @@ def setting_name(key: str) -> str:
 
 
 def parse_vary(words: Sequence[str]) -> list[Variant]:
-    """`key=a,b` -> the base and one variant per value; `a+b=false` sets two settings together. Raises UserError."""
+    """`key=a,b` -> one variant per value; `a+b=false` sets two settings together, `preset=a,b` is other presets.
+
+    Raises UserError.
+    """
     found = []
     for word in words:
         keys, equals, values = str(word).partition("=")
         if not equals or not keys or not values:
             raise UserError(f"'{word}' is not of the form name=value,value.", "E.g. --vary kl.balance=0.5,0.8")
+        if keys.strip() == "preset":
+            found += [Variant(f"preset={value}", {}, value) for value in map(str.strip, values.split(","))]
+            continue
         names = [setting_name(key.strip()) for key in keys.split("+")]
         shown = "+".join(name.split(".")[-1] for name in names)
         for value in map(str.strip, values.split(",")):

@@ -196,7 +196,8 @@ def imagination_drift(facts: RunFacts) -> Finding | None:
     m, behavior = facts.measured, facts.config.behavior
     if m is None or m.drift is None or not m.drift.warning or facts.unforeseeable:
         return None
-    drift = m.drift
+    drift, shorter = m.drift, max(5, m.drift.useful_horizon)
+    change = f"lower it to {shorter}, or" if shorter < behavior.imagination_horizon else "it is short already:"
     floor, guess = drift.error["floor"][0], drift.error["mean"][0]
     blurred = floor is None or guess is None or floor > LIMITS["drift floor"] * guess
     kl = [value for value in drift.latent_kl if value is not None]
@@ -208,5 +209,5 @@ def imagination_drift(facts: RunFacts) -> Finding | None:
         f"{number(kl[0])} to {number(kl[-1])} nats" + (f"; {caveat}" if caveat else ""),
         "The actor learns from the whole dream, including the part that is no better than guessing.",
         "behavior.imagination_horizon",
-        f"lower it to {max(5, drift.useful_horizon)}, or train the world model longer",
+        f"{change} train the world model longer",
     )
