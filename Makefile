@@ -19,7 +19,7 @@ $(VENV)/base: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/demo: $(VENV)/base
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,web]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/base
