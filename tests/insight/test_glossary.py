@@ -38,6 +38,7 @@ RUNS = {
     "v3": (CountingEnv, "dreamerv3+small", SMALL),
     "explore": (CountingEnv, "debug", {"members": 3, "behavior.explore": "ensemble", "uncertainty_penalty": 0.1}),
     "imitating": (CountingEnv, "debug", {"cloning": True, "bc_scale": 0.5}),
+    "collected": (CountingEnv, "debug", {"env.collectors": "local", "env_steps": 120}),
     "shown": (CountingEnv, "debug", {"demo_until": 100}),
     "hierarchy": (CountingEnv, "debug", {"goal_every": 3, "goal_dim": 16, "goal_layers": 1}),
     "deterministic": (CountingEnv, "debug", {"deterministic": True, "log_steps": 10}),

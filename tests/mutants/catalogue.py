@@ -423,8 +423,8 @@ MUTANTS = [
     _m("percentile-of-the-last-batch", "extensions/ensemble.py < test_ensemble", "moved = self.table.lerp(new, (1 / self.count.clamp(min=1)).clamp(min=0.01))", "moved = new",
        "What is usual is what the last batch held.", "ours"),
     # --------------------------------------------------------------------------------- recorded data, exported policies
-    _m("imitation-of-the-action-before", "behavior.py < test_offline", "batch.action[:, 1:], batch.is_first[:, 1:])",
-       "batch.action[:, :-1], batch.is_first[:, :-1])", "The policy imitates the action that led to a state.",
+    _m("imitation-of-the-action-before", "behavior.py < test_offline", "batch.action[:, 1:], batch.is_first[:, 1:]\n",
+       "batch.action[:, :-1], batch.is_first[:, :-1]\n", "The policy imitates the action that led to a state.",
        "danijar/dreamerv2 expl.py pairs a state with the action before it"),
     _m("imitation-of-first-rows", "actor_critic.py < test_offline", "torch.where(is_first, torch.zeros_like(nll), nll).sum()", "nll.sum()",
        "Resets count as actions.", "ours"),

@@ -173,7 +173,7 @@ def test_progress_is_that_of_the_limit_which_comes_first(tmp_path):
     ],
 )
 def test_a_run_records_how_it_ended(tmp_path, end, error, expected):
-    run = SimpleNamespace(ranks=ALONE, root=tmp_path, end=lambda: end)
+    run = SimpleNamespace(ranks=ALONE, root=tmp_path, end=lambda: end, lock=SimpleNamespace(check=lambda: None))
     (tmp_path / "end.json").write_text('{"state": "done", "reason": "earlier"}')
     caught = None
     try:

@@ -826,9 +826,10 @@ def test_every_asset_is_listed_and_there():
     from importlib.resources import files
 
     from reverie.web.app import ASSETS
+    from reverie.web.human import ASSETS as HUMAN
 
     there = {entry.name for entry in (files("reverie.web") / "static").iterdir()}
-    assert there == set(ASSETS)
+    assert there == set(ASSETS) | set(HUMAN)
     assert "Permission is hereby granted" in (files("reverie.web") / "static" / "uplot-LICENSE.txt").read_text()
 
 

@@ -60,9 +60,9 @@ class Ranges:
     def lines(self) -> list[str]:
         """For the terminal, at most 100 columns: a table, two histograms, warnings."""
         width = min(KEY_WIDTH, max([8, *map(len, self.keys)]))
-        lines = [f"{'':{width}}  {'min':>8} {'max':>8} {'mean':>8} {'std':>8}  constant"]
+        lines = [f"{'':{width}}  {'min':>9} {'max':>9} {'mean':>9} {'std':>9}  constant"]
         for key, item in self.keys.items():
-            numbers = " ".join(f"{digits(x):>8}" for x in (item.low, item.high, item.mean, item.deviation))
+            numbers = " ".join(f"{_column(x):>9}" for x in (item.low, item.high, item.mean, item.deviation))
             dark = f", {item.black:.0%} black" if item.black else ""
             lines.append(f"{_cut(key, width):{width}}  {numbers}  {item.constant:.0%}{dark}")
         lines.append(f"{'rewards':{width}}  {histogram(self.rewards)}")
@@ -253,3 +253,9 @@ def _zeros(values: np.ndarray) -> float:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _column(value: float) -> str:
+    """For a column of 9 letters: with an exponent where the plain number is longer."""
+    text = digits(value)
+    return text if len(text) <= 9 else f"{value:.3g}"

@@ -47,16 +47,17 @@ def recorded_end(run: RunState) -> Iterator[None]:
     try:
         yield
     except (Stopped, KeyboardInterrupt):
-        _write(run.root, End("stopped", run.end() or "interrupted"))
+        _write(run, End("stopped", run.end() or "interrupted"))
         raise
     except BaseException as error:
         what = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        _write(run.root, End("crashed", what[:1000]))
+        _write(run, End("crashed", what[:1000]))
         raise
-    _write(run.root, End("done" if run.end() in LIMITS else "stopped", run.end() or "asked to stop"))
+    _write(run, End("done" if run.end() in LIMITS else "stopped", run.end() or "asked to stop"))
 
 
-def _write(root: Path, end: End) -> None:
-    if root.is_dir():  # else it was moved away: another one of this name is not made
-        with suppress(OSError):
-            write_file(root / FILE, json.dumps(end._asdict()))
+def _write(run: RunState, end: End) -> None:
+    if run.root.is_dir():  # else it was moved away: another one of this name is not made
+        with suppress(OSError, UserError):
+            run.lock.check()  # nor is one written into that took its place
+            write_file(run.root / FILE, json.dumps(end._asdict()))

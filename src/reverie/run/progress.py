@@ -170,7 +170,9 @@ class Progress:
             ("collectors",),
             ("eta",),
         )
-        return self._share(run), "  ".join(" ".join(parts[name] for name in group if parts[name]) for group in groups)
+        return self._share(run), "  ".join(
+            filter(None, (" ".join(parts[name] for name in group if parts[name]) for group in groups))
+        )
 
     def _parts(self, run: RunState) -> list[tuple[str, str]]:
         """(name, text) of what a line of progress shows, in its order."""

@@ -359,7 +359,7 @@ class Videos(dict[str, tuple[int, ...]]):
                         given += 1
                         if given == count:
                             return
-        except (OSError, ValueError, IndexError, TypeError) as error:  # av's errors, no picture in it, no time
+        except (OSError, ValueError, IndexError, TypeError) as error:  # av's errors, no image in it, no time
             raise UserError(f"{file} cannot be read ({error}).", "Is the data set whole?") from error
         raise UserError(f"{file} ends within episode {episode}: {given} of {count} frames.", "Is the data set whole?")
 

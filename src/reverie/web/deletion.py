@@ -19,7 +19,7 @@ from ..guard.lock import RunLock, in_use
 
 #: What our commands write into a run besides `files.OURS`.
 OUTPUTS = {"report.html", "curve.png", "latents.png", "trust.json", "trust.png", "agent", "cloning"}
-#: And by their form: logs of the replay after a change of ranks, pictures of shifts, lines that were set aside.
+#: And by their form: logs of the replay after a change of ranks, plots of shifts, lines that were set aside.
 FORMS = re.compile(r"replay-\d+|shift-.*\.png|(metrics|episodes)\.jsonl\.lost")
 #: What is being written, or was when a process was killed.
 DRAFT = re.compile(r"\.(.+)\.(tmp|old)")
@@ -43,7 +43,7 @@ def delete_run(run: Path, root: Path) -> list[str]:
         left = sorted(entry.name for entry in os.scandir(run))
         if not left:
             run.rmdir()
-    except OSError as error:  # the folder above cannot be written to, or somebody began something in it just now
+    except OSError as error:  # the folder above cannot be written to, or another process began something in it just now
         raise UserError(f"{run} is empty but cannot be removed ({reason(error)}).", "Remove it yourself.") from error
     return left
 
