@@ -58,7 +58,7 @@ faults: $(VENV)/dev  ## inject one fault after the other into real runs: one row
 soak: $(VENV)/dev  ## half an hour of everything with forced restarts: do memory, files, threads or processes grow?
 	$(BIN)/python tests/faults/soak.py --minutes 30 --out benchmarks/results/soak.json
 
-fuzz: $(VENV)/dev  ## 2,000 random run directories, environments and command lines each: an hour on one core
+fuzz: $(VENV)/dev  ## 2,000 random run directories, environments and command lines each: two hours on one slow core
 	$(BIN)/python -m tests.fuzz.run_directories --count 2000
 	$(BIN)/python -m tests.fuzz.environments --count 2000
 	$(BIN)/python -m tests.fuzz.command_lines --count 2000
