@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .. import checkpoint
-from ..config import Config
+from ..config import Config, flatten
 from ..data.replay_log import ReplayLog, log_files, read_log_file
 from ..errors import UserError
 from ..files import Damaged, read_json, sound, writing
@@ -33,8 +33,15 @@ from .state import RunState
 
 #: Names of the directory of a replay's log: the first one, and those after a change of the number of ranks.
 LOG_NAME = re.compile(r"replay(-\d+)?")
-#: What turns a setting off, by its type; 0 for others.
-OFF = {bool: "false", str: ""}
+#: What only a run of one process has, and the value without it.
+ALONE: dict[str, Any] = {
+    "env.async_collect": False,
+    "env.collectors": "none",
+    "hierarchy.goal_every": 0,
+    "behavior.cloning": False,
+    "behavior.bc_scale": 0,
+    "replay.demos": "",
+}
 #: Seconds that a rank waits for rank 0 to save and end, after another was lost.
 HANDOVER = 12.0
 
@@ -52,23 +59,12 @@ def require_shares(config: Config, ranks: Ranks) -> None:
             f"compute.mode=graph captures an update of one process, this run has {ranks.size} ranks.",
             "Use compute.mode=fast.",
         )
-    if ranks.size > 1 and config.env.collectors != "none":
-        raise UserError(
-            f"env.collectors is for runs of one process, this run has {ranks.size} ranks.",
-            "Set env.collectors=none, or start one process.",
-        )
-    alone = {
-        "env.async_collect": config.env.async_collect,
-        "hierarchy.goal_every": config.hierarchy.goal_every,
-        "behavior.cloning": config.behavior.cloning,
-        "behavior.bc_scale": config.behavior.bc_scale,
-        "replay.demos": config.replay.demos,
-    }
-    given = [name for name, value in alone.items() if value]
+    values = flatten(config)
+    given = [name for name, off in ALONE.items() if values[name] != off]
     if ranks.size > 1 and given:
         raise UserError(
             f"{given[0]} is for runs of one process, this run has {ranks.size} ranks.",
-            f"Set {given[0]}={OFF.get(type(alone[given[0]]), 0)}, or start one process.",
+            f"Set {given[0]}={str(ALONE[given[0]]).lower()}, or start one process.",
         )
     if batch_size % ranks.size:
         least = max(1, batch_size // ranks.size) * ranks.size
