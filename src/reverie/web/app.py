@@ -8,7 +8,6 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
-from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
@@ -22,6 +21,7 @@ from starlette.websockets import WebSocket
 from .. import __version__
 from ..errors import UserError
 from ..files import read_bytes as read_video
+from .assets import asset
 from .columns import AXES
 from .csv_export import episodes_csv, metrics_csv
 from .jobs import JOBS, Job, JobRunner, explain_metric, unit_of
@@ -198,15 +198,12 @@ class Dashboard:
 
     def _page(self, name: str) -> Any:
         async def page(request: Request) -> Response:
-            return _file(name)
+            return asset(name, ASSETS)
 
         return page
 
     async def _asset(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in ASSETS:
-            raise HTTPException(404, "There is no such file.")
-        return _file(name)
+        return asset(request.path_params["name"], ASSETS)
 
     # ------------------------------------------------------------------------------------------------------- runs
 
@@ -379,11 +376,6 @@ class _Events(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self.ended()
-
-
-def _file(name: str) -> Response:
-    content = (files(__package__) / "static" / name).read_bytes()
-    return Response(content, media_type=ASSETS[name], headers={"cache-control": "no-cache"})
 
 
 def _json(values: Any) -> Response:

@@ -15,12 +15,10 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
@@ -36,6 +34,7 @@ from ..run.evaluation import camera
 from ..run.tasks import make_envs, spec_of
 from .access import AccessControl
 from .action_names import controls, vector_of
+from .assets import asset
 from .image_encoding import data_url
 from .server import DashboardServer, bind, configured, is_loopback, own_names, require_web, shown_name
 
@@ -150,12 +149,10 @@ class HumanServer:
         self.play.close()
 
     async def _page(self, request: Request) -> Response:
-        return _file("human.html")
+        return asset("human.html", ASSETS)
 
     async def _asset(self, request: Request) -> Response:
-        if request.path_params["name"] not in ASSETS:
-            raise HTTPException(404, "There is no such file.")
-        return _file(request.path_params["name"])
+        return asset(request.path_params["name"], ASSETS)
 
     async def _serve(self, socket: WebSocket) -> None:
         await socket.accept()
@@ -255,11 +252,6 @@ def prepare_human(
     human.done = stop
     url = f"http://{shown_name(host)}:{number}/" + (f"?token={token}" if token else "")
     return DashboardServer(url, bound, server, human)
-
-
-def _file(name: str) -> Response:
-    content = (files(__package__) / "static" / name).read_bytes()
-    return Response(content, media_type=ASSETS[name], headers={"cache-control": "no-cache"})
 
 
 def _error(message: str, hint: str) -> str:
