@@ -352,6 +352,8 @@ class Videos(dict[str, tuple[int, ...]]):
         try:
             with av.open(str(file)) as container:
                 stream = container.streams.video[0]
+                if stream.time_base is None:
+                    raise ValueError("the video has no unit of time")
                 container.seek(int(begin / stream.time_base), stream=stream)  # the key frame before it
                 for frame in container.decode(stream):
                     if frame.time >= begin - 0.5 / self.fps:
