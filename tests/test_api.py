@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from odd_envs import OldGenerator, SignalEnv
 from toys import CountingEnv
 
 import reverie
@@ -39,18 +40,6 @@ def usual_signals():
     yield
     for number, handler in before:
         signal.signal(number, handler)
-
-
-class SignalEnv(CountingEnv):
-    """Sends a signal to the training process at a step of one of its objects; `after` counts all steps of the class."""
-
-    number, after, steps, whole = signal.SIGINT, 60, 0, 0
-
-    def step(self, action):
-        type(self).steps += 1
-        if type(self).steps == self.after:
-            os.kill(self.whole, self.number)
-        return super().step(action)
 
 
 def signalling(number, after):
@@ -253,14 +242,6 @@ def test_switches_of_the_program_change_nothing(tmp_path, as_it_was, name, when)
 
 
 # ------------------------------------------------------------------------------------------------------------- seeds
-
-
-class OldGenerator(CountingEnv):
-    """Seeds NumPy's old generator, which takes 32 bits."""
-
-    def reset(self, *, seed=None, options=None):
-        np.random.RandomState(seed)
-        return super().reset(seed=seed, options=options)
 
 
 @pytest.mark.parametrize("backend", ["sync", "async"])

@@ -199,6 +199,7 @@ def protocol(request: Request) -> str:
 '''
 
 
+@pytest.mark.slow
 def test_another_family_is_one_file(clone):
     pytest.importorskip("pygame")
     clone.write("envs/families/frozen_lake.py", FROZEN_LAKE)
@@ -257,6 +258,7 @@ class LaplaceLatent(Latent):
 '''
 
 
+@pytest.mark.slow
 def test_another_latent_is_one_class_and_its_name(clone):
     clone.write("latents.py", clone.read("latents.py").rstrip("\n") + "\n" + LAPLACE)
     clone.replace(
@@ -314,6 +316,7 @@ class StartPredictor(Head):
 '''
 
 
+@pytest.mark.slow
 def test_another_head_is_one_class_and_its_line(clone):
     clone.write("networks.py", clone.read("networks.py").rstrip("\n") + "\n" + START)
     clone.replace("build.py", "    ContinuePredictor,\n", "    ContinuePredictor,\n    StartPredictor,\n")

@@ -378,6 +378,7 @@ def test_tasks_of_ray_on_two_nodes_one_of_which_dies(tmp_path):
 PAGE = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_pages_script_runs_in_the_debug_executor(tmp_path):
     """With two seeds of a smaller preset and budget."""
     pytest.importorskip("submitit")

@@ -166,6 +166,7 @@ def scores_in(out):
     return [row["seeds"] for row in json.loads((out / "report.json").read_text())["scores"]["last evaluation"]]
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_and_restarted_ends_with_the_same_table(tmp_path):
     """kill -9 in the middle of a run: the next sweep waits for what may still be running, and continues it."""
     pytest.importorskip("matplotlib")

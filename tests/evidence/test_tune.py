@@ -318,6 +318,7 @@ def test_values_that_do_not_go_together_are_a_pruned_trial(tmp_path):
 PAGE = (Path(__file__).parents[2] / "docs" / "tune.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_pages_example_runs_is_extended_and_its_preset_trains(in_tmp, capsys):
     """With a smaller preset and budget. In this process, with real runs in others."""
     (script,) = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)

@@ -1,6 +1,5 @@
 """Runs on environments that break: what was learnt is kept, and what a run does not need never ends it."""
 
-import asyncio
 import os
 import signal
 import threading
@@ -10,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from odd_envs import Odd, cancel, fail, late, leave, nan, panic
 from toys import CountingEnv, long_counting
 
 import reverie
@@ -22,52 +22,6 @@ from reverie.run.tasks import require_copies_apart
 
 BOTH = pytest.mark.parametrize("backend", ["sync", "async"])
 QUICK = {"random_baseline": False, "eval_episodes": 2, "num_envs": 2, "forecast": False}
-
-
-class Odd(CountingEnv):
-    """Episodes of ten steps; what is replaced by `parts` is called with the environment."""
-
-    def __init__(self, since=0, **parts):
-        super().__init__(lengths=(10,))
-        self.parts, self.since, self.steps = parts, since, 0
-        self.metadata = {"render_modes": ["rgb_array"]}
-        self.render_mode = "rgb_array" if "render" in parts else None
-
-    def step(self, action):
-        self.steps += 1
-        result = super().step(action)
-        return self.parts["step"](self, *result) if "step" in self.parts and self.steps > self.since else result
-
-    def render(self):
-        return self.parts["render"](self)
-
-    def close(self):
-        if "close" in self.parts:
-            self.parts["close"](self)
-
-
-def fail(*_):
-    raise RuntimeError("the simulator is gone")
-
-
-class PanicException(BaseException):
-    """As extensions in Rust raise it."""
-
-
-def panic(*_):
-    raise PanicException("index out of bounds")
-
-
-def cancel(*_):
-    raise asyncio.CancelledError("a task of the environment's")
-
-
-def leave(*_):
-    raise SystemExit("the window was closed")
-
-
-def nan(env, obs, *rest):
-    return obs * np.float32(np.nan), *rest
 
 
 def saved(directory):
@@ -243,14 +197,10 @@ def test_closing_that_fails_is_noted_and_nothing_is_lost(make_run, tmp_path, bac
     assert "Traceback" not in capfd.readouterr().err
 
 
-def _late(env):
-    return fail() if env.at > 3 else np.zeros((32, 32, 3), np.uint8)
-
-
 @BOTH
 def test_what_is_drawn_never_ends_a_run(make_run, tmp_path, backend):
-    drawn = iter([lambda env: None, fail, _late, lambda env: np.zeros((2, 2, 2, 2))])
-    kinds = list(drawn) if backend == "sync" else [_late]
+    drawn = iter([lambda env: None, fail, late, lambda env: np.zeros((2, 2, 2, 2))])
+    kinds = list(drawn) if backend == "sync" else [late]
     for number, render in enumerate(kinds):
         options = QUICK | {"video": True, "backend": backend, "env_steps": 60}
         run, lines = make_run(tmp_path / str(number), lambda render=render: Odd(render=render), **options), Lines()

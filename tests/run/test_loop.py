@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from odd_envs import Shaky
 from toys import BrokenEnv, CountingEnv, DictEnv, RandomLengthEnv, long_counting
 
 from reverie import UserError, checkpoint
@@ -586,18 +587,6 @@ def test_a_random_policy_that_takes_too_long_is_not_measured_by_halves(make_run,
 
 
 # --------------------------------------------------------------------------------------------- environments that break
-
-
-class Shaky(RandomLengthEnv):
-    """Raises in its 120th step; the one that is made in its place is as shaky."""
-
-    taken = 0
-
-    def step(self, action):
-        self.taken += 1
-        if self.taken == 120:
-            raise OSError("the simulator is gone")
-        return super().step(action)
 
 
 def test_a_run_survives_environments_that_crash(make_run, tmp_path, capfd):

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import time
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from odd_envs import Walk
 from safetensors.numpy import load_file
 from toys import CountingEnv, long_counting
 
@@ -29,27 +29,6 @@ from reverie.run.resume import save_run
 
 ALL = {"deterministic": True, "log_steps": 20, "checkpoint_every": 1e9, "eval_every": 60, "random_baseline": True}
 ALL |= {"log.health_every": 3}
-
-
-class Walk(gym.Env):
-    """A random walk that draws from its own generator at every step; forgetful ones also from the global one."""
-
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = gym.spaces.Discrete(2)
-
-    def __init__(self, forgetful=False):
-        self.forgetful = forgetful
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.x = self.np_random.normal(size=2)
-        return self.x.astype(np.float32), {}
-
-    def step(self, action):
-        self.x = self.x + self.np_random.normal(size=2) + action
-        if self.forgetful:
-            self.x = self.x + np.random.normal()  # noqa: NPY002
-        return self.x.astype(np.float32), float(self.x[0]), bool(self.np_random.random() < 0.1), False, {}
 
 
 class StopAt(Progress):
@@ -195,7 +174,7 @@ def test_going_on_ends_where_not_stopping_does(make_run, tmp_path, settings, scr
     """Stopped at several steps, in the prefill, in pretraining, in the middle of episodes; or killed after a save."""
     whole = make_run(tmp_path / "whole", Walk, **ALL, **settings)
     whole.train()
-    for step in (13, 47, 71, 103):
+    for step in (13, 47, 71, 103) if "env.backend" not in settings else (71,):  # workers take seconds to start
         run = make_run(tmp_path / "parts", Walk, **ALL, **settings)
         if screens == "stopped":
             run.train(StopAt(step))
@@ -255,8 +234,9 @@ def rows_of(collector, act, number):
     return [row for row, _ in itertools.islice(collector.rows(act), number)]
 
 
-@pytest.mark.parametrize("backend", ["sync", "async"])
-@pytest.mark.parametrize("cut", [1, 2, 9, 23, 40])
+@pytest.mark.parametrize(
+    ("backend", "cut"), [*(("sync", cut) for cut in (1, 2, 9, 23, 40)), ("async", 1), ("async", 23)]
+)
 def test_a_collector_goes_on_in_the_middle_of_episodes(backend, cut):
     make = lambda: make_vector(Walk, 3, backend=backend)  # noqa: E731
     envs = make()
