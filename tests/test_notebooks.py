@@ -11,6 +11,10 @@ nbclient = pytest.importorskip("nbclient", reason="notebooks need: pip install n
 pytest.importorskip("ipykernel", reason="notebooks need: pip install nbclient ipykernel")
 
 ROOT = Path(__file__).parents[1]
+#: What makes a notebook shorter, besides the variables of the environment: text -> text. Every one must be found.
+SHORTER = {
+    "own-environment-from-scratch": {'run="runs/cart")': 'run="runs/cart", pretrain=5)', "env_steps=STEPS": "150"}
+}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -21,7 +25,12 @@ def test_every_cell_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PRESET", "demo+debug")
     monkeypatch.setenv("UPDATES", "5")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
-    notebook = nbformat.read(path, as_version=4)
+    text = path.read_text(encoding="utf-8")
+    for old, new in SHORTER.get(path.stem, {}).items():
+        old, new = (json.dumps(part)[1:-1] for part in (old, new))
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    notebook = nbformat.reads(text, as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
