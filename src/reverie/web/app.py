@@ -37,6 +37,7 @@ ASSETS = {
     "uplot.js": "text/javascript",
     "common.js": "text/javascript",
     "charts.js": "text/javascript",
+    "svg.js": "text/javascript",
     "panels.js": "text/javascript",
     "notes.js": "text/javascript",
     "player.js": "text/javascript",
