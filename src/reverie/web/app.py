@@ -36,6 +36,7 @@ ASSETS = {
     "uplot.css": "text/css",
     "uplot.js": "text/javascript",
     "common.js": "text/javascript",
+    "session.js": "text/javascript",
     "charts.js": "text/javascript",
     "svg.js": "text/javascript",
     "panels.js": "text/javascript",
