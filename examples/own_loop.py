@@ -1,4 +1,4 @@
-"""A trained agent in a control loop of your own, without Gymnasium: readings in, commands out. Half a minute.
+"""A trained agent in a control loop of your own, without Gymnasium: readings in, commands out. 50 CPU seconds.
 
 python examples/own_loop.py [SAVED_AGENT_OR_RUN]        without Reverie, too: examples/export_policy.py
 """

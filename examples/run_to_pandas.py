@@ -1,4 +1,4 @@
-"""A run's files as pandas tables: two seeds, their curve, one CSV file to share. A minute; pip install pandas.
+"""A run's files as pandas tables: two seeds, their curve, one CSV file to share. 100 CPU seconds; pip install pandas.
 
 python examples/run_to_pandas.py [RUN ...]
 """

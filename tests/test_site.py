@@ -3,6 +3,7 @@
 import html
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +24,13 @@ PUBLIC = (
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def target(tmp_path_factory):
+    return tmp_path_factory.mktemp("site")
+
+
+@pytest.fixture(scope="module")
+def site(target):
     """The built site. -> {page: HTML}."""
-    target = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(target)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "NO_COLOR": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=400)
@@ -55,19 +60,19 @@ def test_every_public_module_has_a_page_of_reference():
 
 def test_start_page_is_the_readme(site):
     assert "discrete world model" in site["index.html"]
-    assert {"contributing/index.html", "changelog/index.html", "examples/index.html"} <= set(site)
+    assert {"contributing.html", "changelog.html", "examples.html"} <= set(site)
 
 
 def test_reference_has_signatures_and_docstrings(site):
-    page = site["reference/rssm/index.html"]
+    page = site["reference/rssm.html"]
     assert 'id="reverie.rssm.DiscreteRSSM.kl_loss"' in page
     assert "kl_balance" in page
     assert 'id="reverie.rssm.demo"' not in page
-    assert 'id="reverie.api.Dreamer.learn"' in site["reference/api/index.html"]
+    assert 'id="reverie.api.Dreamer.learn"' in site["reference/api.html"]
 
 
 def test_formulas_are_mathml(site):
-    page = site["equations/index.html"]
+    page = site["equations.html"]
     assert page.count("<math") > 50
     assert "arithmatex" not in page
     text = re.sub(r"<[^>]+>", "", page)
@@ -78,9 +83,9 @@ def test_formulas_are_mathml(site):
 def test_examples_are_shown(site):
     listed = set(pages(CONFIG["nav"]))
     for path in (ROOT / "examples").glob("*.py"):
-        assert f'href="{path.stem}/"' in site["examples/index.html"]
+        assert f'href="examples/{path.stem}.html"' in site["examples.html"]
         assert f"examples/{path.stem}.md" in listed
-        assert "import" in site[f"examples/{path.stem}/index.html"]
+        assert "import" in site[f"examples/{path.stem}.html"]
 
 
 def test_every_command_setting_and_metric_is_in_the_reference(site):
@@ -90,7 +95,7 @@ def test_every_command_setting_and_metric_is_in_the_reference(site):
     from reverie.insight.glossary import ENTRIES
 
     texts = {
-        name: html.unescape(re.sub(r"<[^>]+>", "", site[f"reference/{name}/index.html"]))
+        name: html.unescape(re.sub(r"<[^>]+>", "", site[f"reference/{name}.html"]))
         for name in ("commands", "settings", "metrics")
     }
     assert [name for name in COMMANDS if f"reverie {name}" not in texts["commands"]] == []
@@ -106,3 +111,34 @@ def test_no_page_fetches_anything_from_elsewhere(site):
         fetched = re.findall(r"<(?:script|img|iframe|source)[^>]+src=\"?([^\"> ]+)", page)
         fetched += re.findall(r"<link[^>]+href=\"?([^\"> ]+)", page)
         assert [url for url in fetched if url.startswith(("http:", "https:", "//"))] == [], name
+
+
+def test_the_search_works_in_a_page_from_the_disk(site, target):
+    """Its index is a script, a page without a server has no other; links name files, for no server finds index.html."""
+    index = (target / "search" / "search_index.js").read_text(encoding="utf-8")
+    assert index.startswith("var __index = {")
+    assert "free nats" in index
+    assert all("iframe-worker.js" in page for name, page in site.items() if not name.startswith("benchmarks/"))
+    links = set(re.findall(r'href="([^"#?:]*)[#"]', site["index.html"])) - {""}
+    assert [link for link in links if link.endswith("/")] == []
+    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not chromium:
+        pytest.skip("no Chromium: apt install chromium, or set CHROMIUM=/path")
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((target / "guide" / "which-preset.html").as_uri())
+        page.locator("[data-md-component=search-query]").fill("free nats")
+        found = page.locator(".md-search-result__item a.md-search-result__link")
+        found.first.wait_for(timeout=60_000)
+        if shots := os.environ.get("REVERIE_SHOTS"):
+            page.screenshot(path=str(Path(shots) / "search.png"))
+        found.first.click()
+        page.locator("h1").first.wait_for()
+        assert page.url.startswith((target / "").as_uri())
+        assert "which-preset" not in page.url
+        assert [url for url in asked if not url.startswith(("file:", "data:", "blob:", "about:"))] == []
+        browser.close()

@@ -20,7 +20,7 @@ from gymnasium.vector.utils import CloudpickleWrapper
 
 from reverie import check_env
 from reverie.envs import AgentView, make_env, make_vector
-from reverie.envs.border import EnvironmentFailed, Notes, episode_log, image_of, is_bright, number_of
+from reverie.envs.border import EnvironmentFailed, Notes, episode_log, image_of, is_bright, limit_of, number_of
 from reverie.envs.spaces import Spec
 from reverie.envs.vector.worker_process import EnvSlice, SharedArrays, WorkerTask, _fault, anonymous_file
 from reverie.errors import Stopped, UserError
@@ -821,3 +821,102 @@ def test_a_choice_of_too_many_values_is_a_sentence(vector, part, huge):
 def test_drawings_of_floats_are_bright_beyond_1_whatever_else_they_hold(image, bright):
     with np.errstate(all="raise"):
         assert is_bright(image) == bright
+
+
+# -------------------------------------------------------------------------------------------------------------- limits
+
+
+class Foreign:
+    """A wrapper of no package: it has an `env`, and whatever else is given."""
+
+    def __init__(self, env, **given):
+        self.env = env
+        self.__dict__.update(given)
+
+
+class Closed(gym.Wrapper):
+    """Whoever asks it for its spec or for a limit gets an exception, and not only an Exception."""
+
+    @property
+    def spec(self):
+        raise SystemExit("no spec")
+
+    @property
+    def _max_episode_steps(self):
+        raise RuntimeError("no limit")
+
+
+def cut(env, steps):
+    return gym.wrappers.TimeLimit(env, steps)
+
+
+def counting(steps):
+    env = Task()
+    env.max_steps = steps
+    return env
+
+
+def specified(steps):
+    env = Task()
+    env.spec = gym.envs.registration.EnvSpec("Task-v0", max_episode_steps=steps)
+    return env
+
+
+def own_wrapper(steps):
+    env = Task()
+    env.env = cut(Task(), steps)  # a subclass of Env that passes everything on, which many write
+    return env
+
+
+@pytest.mark.parametrize(("make", "steps"), [
+    (Task, 0),
+    (lambda: cut(Task(), 30), 30),
+    (lambda: gym.wrappers.TimeAwareObservation(gym.wrappers.RecordEpisodeStatistics(cut(Task(), 30))), 30),
+    (lambda: cut(cut(Task(), 30), 90), 30),
+    (lambda: cut(cut(Task(), 90), 30), 30),
+    (lambda: Closed(cut(Task(), 30)), 30),
+    (lambda: Closed(Closed(gym.make("CartPole-v1"))), 500),
+    (lambda: Foreign(cut(Task(), 30)), 30),
+    (lambda: Foreign(Foreign(Task(), _max_episode_steps=np.int64(30))), 30),
+    (lambda: own_wrapper(30), 30),
+    (lambda: gym.make("CartPole-v1"), 500),
+    (lambda: gym.make("CartPole-v1", max_episode_steps=30), 30),
+    (lambda: cut(gym.make("CartPole-v1").unwrapped, 900), 900),  # longer than registered
+    (lambda: gym.make("CartPole-v1").unwrapped, 0),
+    (lambda: Closed(specified(30)), 30),
+    (lambda: Foreign(Foreign(specified(30))), 30),
+    (lambda: counting(30), 30),
+    (lambda: cut(counting(30), 90), 30),
+    (lambda: cut(counting(90), 30), 30),
+])  # fmt: skip
+def test_the_limit_of_an_episode_is_found_behind_every_wrapper(make, steps):
+    assert limit_of(make()) == steps
+
+
+@pytest.mark.parametrize("limit", [None, 0, -1, True, False, "30", float("inf"), float("nan"), [30], np.zeros(3), len])
+def test_what_is_no_number_of_steps_is_no_limit(limit):
+    assert limit_of(Foreign(Task(), _max_episode_steps=limit)) == 0
+    assert limit_of(Foreign(Task(), _max_episode_steps=limit, spec=Foreign(None, max_episode_steps=limit))) == 0
+    assert limit_of(counting(limit)) == 0
+    assert limit_of(Foreign(cut(Task(), 30), _max_episode_steps=limit)) == 30
+
+
+def test_wrappers_in_a_circle_and_without_end_have_an_end():
+    round_about = Foreign(None, _max_episode_steps=7)
+    round_about.env = Foreign(round_about)
+    assert limit_of(round_about) == 7
+
+    class Endless:
+        @property
+        def env(self):
+            return Endless()
+
+    assert limit_of(Endless()) == 0
+
+
+def test_check_env_knows_the_limit_of_a_wrapper():
+    def never(steps):
+        return check_env(lambda: cut(Task(ended=False), steps), steps=300)
+
+    assert "the limit is 5,000" in str(never(5000))
+    assert "the limit is" not in str(check_env(lambda: Task(ended=False), steps=300))

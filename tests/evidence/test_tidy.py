@@ -1,5 +1,6 @@
 """Data out: every CSV has a row per seed (or episode) and point and plain numbers; LaTeX has true minus signs."""
 
+import csv
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from reverie.evidence.results import write_result
 from reverie.evidence.statistics import Interval
 from reverie.evidence.tables import Table, columns, deviating, ranged
 from reverie.insight.drift import Drift
+from reverie.insight.spreadsheet import plain_cell
 from reverie.insight.trust import Optimism, Trust
 from reverie.insight.whole_models import WholeModels
 from reverie.run.evaluation import Evaluation
@@ -29,18 +31,41 @@ pandas = pytest.importorskip("pandas", reason="what a reader does with the files
 
 
 def frame(rows_or_text):
-    text = rows_or_text if isinstance(rows_or_text, str) else tidy.csv_text(rows_or_text)
+    text = rows_or_text if isinstance(rows_or_text, str) else tidy.csv_of(rows_or_text)
     return pandas.read_csv(io.StringIO(text))
 
 
 def test_a_csv_has_one_header_and_plain_numbers():
-    text = tidy.csv_text([{"seed": 0, "value": -1234.5}, {"seed": 1, "value": None, "note": 'a, "b"'}])
+    text = tidy.csv_of([{"seed": 0, "value": -1234.5}, {"seed": 1, "value": None, "note": 'a, "b"'}])
     assert text == 'seed,value,note\n0,-1234.5,\n1,,"a, ""b"""\n'
-    assert tidy.csv_text([]).strip() == ""
+    assert tidy.csv_of([]).strip() == ""
     found = frame([{"value": np.float32(0.5), "nan": float("nan"), "yes": True}])
     assert found["value"].tolist() == [0.5]
     assert found["nan"].isna().all()
     assert found["yes"].dtype == bool
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "-", "- a"])
+def test_no_text_of_a_csv_is_a_formula(text):
+    kept = "'" + text.replace("\r", "\n")
+    for written in (tidy.csv_of([{"run": text, "value": -1.5}]), Table("t", ["run", "value"], [[text, "-1.5"]]).csv()):
+        header, row = csv.reader(io.StringIO(written, newline=""))
+        assert (header, row) == (["run", "value"], [kept, "-1.5"])
+    assert next(csv.reader(io.StringIO(tidy.csv_of([{text: 1}]), newline=""))) == [kept]  # a column's name
+
+
+@pytest.mark.parametrize("plain", ["-1.5", "+0.5", "-1e-05", "a=1", "1-2", "'=1", "runs/-x", "", "–", "−1", "\ud800"])
+def test_numbers_and_other_texts_of_a_csv_are_as_they_are(plain):
+    written = tidy.csv_of([{"run": plain, "value": -1}])
+    row = list(csv.reader(io.StringIO(written)))[1]
+    assert row == [plain.encode("utf-8", "backslashreplace").decode(), "-1"]
+    values = [-2.5, -3, np.float32(-0.5), np.int64(-12345678901), True, -float("inf")]
+    assert [plain_cell(value) for value in values] == ["-2.5", "-3", "-0.5", "-12345678901", "True", "-inf"]
+
+
+def test_names_of_files_and_runs_go_through_the_one_writer():
+    users = [path for path in Path(tidy.__file__).parents[1].rglob("*.py") if "csv.writer(" in path.read_text()]
+    assert [path.name for path in users] == ["spreadsheet.py"]
 
 
 def test_latex_has_a_true_minus():

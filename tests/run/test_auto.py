@@ -136,6 +136,33 @@ def test_the_discount_follows_a_time_limit():
     assert chosen(lambda: Toy(length=10**9))["behavior.gamma"] == 0.99
 
 
+def limit(env, **given):
+    return auto.look_at(load_preset("auto", {"env.id": "custom:Toy", **given}), env).limit
+
+
+def test_the_limit_of_a_wrapper_is_known_for_an_environment_that_is_not_registered():
+    endless, cut = (lambda: Toy(length=10**9)), (lambda: gym.wrappers.TimeLimit(Toy(length=10**9), 40))
+    assert (limit(endless), limit(cut), limit(cut())) == (0, 40, 40)
+    assert chosen(endless)["behavior.gamma"] == 0.99
+    assert chosen(cut)["behavior.gamma"] == 0.95  # 20 steps ahead
+    reasons = {c.key: c.reason for c in auto.auto_config("auto", {"train.deterministic": True}, cut)[1]}
+    assert reasons["behavior.gamma"] == "20 steps ahead: episodes have 40 at most"
+
+
+@pytest.mark.parametrize(("own", "set_", "repeat", "steps"), [
+    (40, 0, 1, 40), (40, 0, 4, 10), (40, 0, 3, 14), (3, 0, 4, 1), (40, 30, 1, 30), (40, 50, 1, 40), (40, 30, 4, 10),
+    (40, 5, 4, 5), (0, 30, 4, 30), (0, 0, 4, 0),
+])  # fmt: skip
+def test_a_limit_is_in_agent_steps_and_the_earlier_one_counts(own, set_, repeat, steps):
+    endless = Toy(length=10**9)
+    env = gym.wrappers.TimeLimit(endless, own) if own else endless
+    found = auto.look_at(
+        load_preset("auto", {"env.id": "custom:Toy", "env.time_limit": set_, "env.action_repeat": repeat}), env
+    )
+    assert found.limit == steps
+    assert not steps or set(found.lengths) == {steps}
+
+
 def test_every_environment_plays_about_one_episode_before_learning():
     assert chosen(lambda: Toy(length=20))["train.prefill"] == 1000
     assert chosen(lambda: Toy(length=300))["train.prefill"] == 1300

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -22,9 +23,10 @@ from reverie.data.replay import Batch
 from reverie.distributions import Part, make_policy, stats_dim
 from reverie.envs.spaces import make_spec
 from reverie.errors import UserError
+from reverie.guard.lock import RunLock
 from reverie.rssm import State
 from reverie.run.data_set import episode_rows, read_data, write_data
-from reverie.share.offline import learn_offline, offline_config
+from reverie.share.offline import learn_offline, offline_config, require_place
 from reverie.train import DreamerV2, to_batch
 
 SPEC = make_spec(SpaceEnv(spaces.Box(-1, 1, (3,)), spaces.Discrete(3)))
@@ -263,6 +265,67 @@ def test_killed_from_outside_and_repeated(in_tmp):
     assert "continues at update" in done.stdout
     for name in ("metrics.jsonl", "agent/weights.safetensors", "cloning/weights.safetensors"):
         assert (in_tmp / "whole" / name).read_bytes() == (in_tmp / "parts" / name).read_bytes(), name
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_the_second_of_two_starts_is_refused_before_anything_is_written(in_tmp):
+    write_data(in_tmp / "data", SPEC, [steered(seed) for seed in range(4)], {"env": ""})
+    words = [sys.executable, "-m", "reverie", "train", "--data", "data", "--preset", "debug", "--run", "run"]
+    first = subprocess.Popen([*words, "--updates", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        ends = time.monotonic() + 60
+        while not (in_tmp / "run" / ".lock").exists() or not (in_tmp / "run" / ".lock").read_text():
+            assert first.poll() is None
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+        first.send_signal(signal.SIGSTOP)  # it writes nothing while the second one may
+        before = tree(in_tmp)
+        second = subprocess.run([*words, "--updates", "1000000"], capture_output=True, text=True, timeout=120)
+        assert second.returncode == 2
+        assert second.stdout == ""
+        assert f"process {first.pid} on" in second.stderr
+        assert "is using" in second.stderr
+        assert "Traceback" not in second.stderr
+        assert tree(in_tmp) == before
+    finally:
+        first.kill()
+        first.communicate()
+    done = subprocess.run([*words, "--updates", "3"], capture_output=True, text=True)  # of a dead one nothing is left
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("there", [(), ("metrics.jsonl",), ("resume-old",)])
+def test_nothing_changes_where_a_process_writes(data, tmp_path, monkeypatch, there):
+    run = tmp_path / "run"
+    lock = RunLock(run)
+    lock.acquire()
+    for name in there:  # as the process that holds it leaves them on its way
+        (run / name).mkdir() if name == "resume-old" else (run / name).write_text("{}\n")
+    monkeypatch.setattr("reverie.checkpoint.recover", lambda directory: pytest.fail("changed"))
+    before = tree(run)
+    for attempt in (lambda: require_place(run), lambda: learn(data, run)):
+        with pytest.raises(UserError, match="is using") as found:
+            attempt()
+        assert "not empty" not in str(found.value)
+    assert tree(run) == before
+    lock.release()
+
+
+def test_who_was_faster_is_noticed(data, tmp_path, monkeypatch):
+    """Another process learns there, and ends, between the first look and the lock."""
+    acquire = RunLock.acquire
+
+    def slowly(self):
+        monkeypatch.setattr(RunLock, "acquire", acquire)
+        learn(data, tmp_path / "run", updates=2, bc_scale=3.0)
+        acquire(self)
+
+    monkeypatch.setattr(RunLock, "acquire", slowly)
+    with pytest.raises(UserError, match="other settings"):
+        learn(data, tmp_path / "run", updates=2)
 
 
 def reached(run):

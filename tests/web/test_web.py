@@ -829,8 +829,21 @@ def test_every_asset_is_listed_and_there():
     from reverie.web.human import ASSETS as HUMAN
 
     there = {entry.name for entry in (files("reverie.web") / "static").iterdir()}
-    assert there == set(ASSETS) | set(HUMAN)
+    assert there == set(ASSETS) | set(HUMAN) | {"head.html"}  # which is a part of others
     assert "Permission is hereby granted" in (files("reverie.web") / "static" / "uplot-LICENSE.txt").read_text()
+
+
+@pytest.mark.parametrize(("name", "title"), [("play", "inside the dream"), ("human", "record by hand")])
+def test_pages_that_are_played_share_their_head(name, title):
+    from reverie.web.assets import page
+
+    text, index = page(f"{name}.html"), page("index.html")
+    assert text.startswith("<!doctype html>\n<html")
+    assert f"<title>Reverie: {title}</title>" in text
+    assert text.count("<head>") == text.count("</head>") == text.count("<body") == text.count('type="module"') == 1
+    assert f'src="/static/{name}.js"' in text
+    assert "$" not in text
+    assert index.startswith("<!doctype html>")  # a page with a head of its own is as it is
 
 
 # ------------------------------------------------------------------------------------------------- what others may send

@@ -3,11 +3,13 @@
 REVERIE_SHOTS=DIR keeps screenshots there. No browser is ever downloaded: CHROMIUM names one, or it is looked for.
 """
 
+import itertools
 import json
 import os
 import shutil
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from web_runs import TRUST, serving, train_square, train_vectors
@@ -358,7 +360,87 @@ def test_a_video_is_paused_and_charts_are_saved(served, runs, open_page):
     assert "return" in card.inner_text()
     page.goto(f"{served.url}#curves?runs=square")
     page.wait_for_selector(".returns .u-over")
-    for button, begins in (("PNG", b"\x89PNG"), ("CSV", b"run,task,seed,phase")):
-        with page.expect_download() as download:
-            page.locator(".returns button", has_text=button).click()
-        assert Path(download.value.path()).read_bytes().startswith(begins)
+    for button, begins in (("PNG", b"\x89PNG"), ("SVG", b"<?xml"), ("CSV", b"run,task,seed,phase")):
+        assert saved(page, page.locator(".returns"), button).startswith(begins)
+
+
+def saved(page, card, button):
+    """What a button of a chart saves."""
+    with page.expect_download() as download:
+        card.locator("button", has_text=button).click()
+    return Path(download.value.path()).read_bytes()
+
+
+def grow(run, rows=30):
+    """More lines of metrics: a curve that rises by 1e-4 in all, one that is constant, and one with a gap."""
+    with open(run / "metrics.jsonl", "a") as file:
+        for i in range(rows):
+            row = {"env_steps": 1000 + 100 * i, "updates": 100 + i, "seconds": 9.0 + i, "kl/below_free": 0.243}
+            row |= {"kl/grad_prior": 0.5421 + 1e-4 * i / rows} | ({"kl/raw": float(i)} if i != 7 else {})
+            file.write(json.dumps(row) + "\n")
+
+
+@pytest.fixture
+def grown(runs, tmp_path):
+    shutil.copytree(runs / "square", tmp_path / "<&> grown", ignore=shutil.ignore_patterns("replay"))
+    (tmp_path / "<&> grown" / "metrics.jsonl").write_text("")
+    grow(tmp_path / "<&> grown")
+    with serving(tmp_path) as server:
+        yield server
+
+
+@pytest.mark.parametrize("log", [0, 1])
+def test_a_chart_is_saved_as_a_drawing_with_the_curves_of_the_screen(grown, open_page, log):
+    page = open_page()
+    page.goto(f"{grown.url}#curves?smooth=0&log={log}")
+    card = page.locator("[data-chart^='KL']").first
+    card.locator(".u-over").wait_for()
+    drawing = ElementTree.fromstring(saved(page, card, "SVG"))  # XML, whatever the names hold
+    parts = [(part.tag.split("}")[1], part) for part in drawing.iter()]
+    texts = [part.text for tag, part in parts if tag == "text"]
+    assert texts[0] == card.get_attribute("data-chart")
+    assert {"environment steps", "<&> grown"} <= set(texts)
+    lines = [part.get("points").split() for tag, part in parts if tag == "polyline"]
+    drawn = [tuple(map(float, point.split(","))) for point in max(lines, key=len)]
+    assert len(drawn) == (28 if log else 29)  # without the gap; 0 has no place on a logarithmic axis
+    assert [x for x, _ in drawn] == sorted({x for x, _ in drawn})
+    assert [y for _, y in drawn] == sorted({y for _, y in drawn}, reverse=True)  # y counts from the top
+    steps = {round(a[1] - b[1], 0) for a, b in itertools.pairwise(drawn)}
+    assert (len(steps) > 4) == bool(log)
+    width, height = float(drawing.get("width")), float(drawing.get("height"))
+    assert all(0 < x < width and 0 < y < height for x, y in drawn)
+    assert all(0 < float(part.get("y")) < height for tag, part in parts if tag == "text")
+
+
+def test_ticks_of_a_chart_differ_and_a_constant_curve_has_some(grown, open_page):
+    page = open_page()
+    page.goto(f"{grown.url}#latents")
+    for title in ("Gradients of the KL's halves", "States under the free nats"):
+        card = page.locator(f'[data-chart="{title}"]')
+        card.locator(".u-over").wait_for()
+        drawing = ElementTree.fromstring(saved(page, card, "SVG"))
+        ticks = [part.text for part in drawing.iter() if part.get("text-anchor") == "end"]
+        assert len(set(ticks)) == len(ticks) > 1, title
+        assert all(float(tick) >= 0 for tick in ticks)  # of a share
+
+
+@pytest.mark.parametrize("width", [390, 800, 1280])
+def test_episodes_and_latents_fit_the_page(served, runs, open_page, width):
+    page = open_page(width, 844)
+    page.goto(f"{served.url}#latents?runs=square")
+    box = page.locator(".heat-axes")
+    box.wait_for()
+    assert box.inner_text().split() == ["categorical", "1", "2", "1", "class", "4"]
+    heat, text = box.locator("canvas").bounding_box(), page.locator(".heat-axes .across").bounding_box()
+    assert heat["width"] > 0.8 * box.bounding_box()["width"]
+    assert text["y"] >= heat["y"] + heat["height"]
+    shot(page, f"latents-{width}")
+    page.goto(f"{served.url}#episodes?runs=square")
+    page.locator("table.episodes").wait_for()
+    shot(page, f"episodes-{width}")
+    table, card = (page.locator(at).bounding_box() for at in ("table.episodes", ".card.scroll"))
+    assert table["x"] + table["width"] <= card["x"] + card["width"]
+    heights = page.locator("table.episodes tr").evaluate_all("rows => rows.slice(1).map((row) => row.clientHeight)")
+    assert max(heights) < 1.5 * min(heights)  # no word is broken
+    assert page.locator("table.episodes th").first.bounding_box()["height"] < 60
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

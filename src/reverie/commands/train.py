@@ -148,8 +148,9 @@ def _train_offline(args: argparse.Namespace, ranks: Ranks) -> None:
         raise UserError("--data is learnt from alone, --demonstrations beside an environment.", "Give one of them.")
     if args.env_steps or args.minutes or args.fresh or args.adapt:
         raise UserError("--data has no environment: it ends by --updates.", "Leave the other limits out.")
-    directory, data = absolute(args.run), read_data(absolute(args.data))
-    require_place(directory)
+    directory = absolute(args.run)
+    require_place(directory)  # before the data is read, which may take long
+    data = read_data(absolute(args.data))
     say = (lambda line: None) if args.quiet else print
     for finding in findings(data):
         say(f"check     {finding}")

@@ -17,7 +17,7 @@ import site
 import sysconfig
 import traceback
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from ..errors import Stopped, UserError
 LARGEST = float(np.finfo(np.float32).max)
 #: Notes of one environment that are kept.
 MAX_NOTES = 20
+#: Wrappers around one environment that are looked into: an `env` may lead in a circle, or make another each time.
+MAX_WRAPPERS = 100
 SIGNATURE = "Write def reset(self, *, seed=None, options=None) and call super().reset(seed=seed) in it."
 FIVE = "Return observation, reward, terminated, truncated, info."
 FIX = "Fix it there; `check_env` plays the environment alone and reports every mistake that it finds."
@@ -192,6 +194,34 @@ def core_of(env: gym.Env) -> Any:
         core = core.env
         core = attribute_of(core, "unwrapped") or core
     return core
+
+
+def limit_of(env: gym.Env) -> int:
+    """After how many of its steps an episode is cut, as far as the environment says so; 0: not known.
+
+    By the wrappers around it, also those of packages that only resemble Gymnasium's; where none has a limit, by the
+    spec that the task was registered with; and by its own counter.
+    """
+    around = list(_wrappers(env))
+    limit = _least(attribute_of(each, "_max_episode_steps") for each in around)
+    for each in around:  # the `spec` of a wrapper may raise
+        limit = limit or _least([attribute_of(attribute_of(each, "spec"), "max_episode_steps")])
+    return _least([limit, attribute_of(inside_of(env), "max_steps")])
+
+
+def _wrappers(env: Any) -> Iterator[Any]:
+    """The environment and what it holds as `env`, from the outside to the inside."""
+    seen: list[Any] = []
+    while env is not None and len(seen) < MAX_WRAPPERS and not any(env is each for each in seen):
+        seen.append(env)
+        yield env
+        env = attribute_of(env, "env")
+
+
+def _least(limits: Iterable[Any]) -> int:
+    """The least of those that are numbers of steps: 1 or more, and not the infinity that some write for none; or 0."""
+    known = (float(each) for each in limits if isinstance(each, numbers.Real) and not isinstance(each, bool))
+    return min((int(each) for each in known if 1 <= each < math.inf), default=0)
 
 
 def plain_metadata(env: gym.Env) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..insight.page import as_html, render
 from ..insight.plots import svg
 from .figures import save
 from .tables import Table
-from .tidy import csv_text, latex_text
+from .tidy import csv_of, latex_text
 
 
 def write_files(
@@ -39,7 +39,7 @@ def write_files(
         ".html": render("tables.html", title=title, words=words, figures=drawn, tables=tables),
         ".md": _markdown(title, words, tables, {key: f"{name}-{key}.png" for key in figures}),
         ".json": plain_json(facts, indent=1) + "\n",
-        ".csv": csv_text(rows),
+        ".csv": csv_of(rows),
         ".tex": latex_text(tables),
     }
     texts |= {f"-{_in_a_name(table.title)}.csv": table.csv() for table in tables}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..insight.spreadsheet import csv_text, plain_cell
 
 if TYPE_CHECKING:
     from .statistics import Interval
@@ -87,11 +88,9 @@ class Table:
 
     def csv(self) -> str:
         """For spreadsheets: a number per cell. An interval becomes three columns, a mean with a deviation two."""
-        text = io.StringIO()
         columns = [_csv_column(name, [row[i] for row in self.rows]) for i, name in enumerate(self.header)]
-        lines = zip(*(cells for column in columns for cells in column), strict=True)
-        csv.writer(text, lineterminator="\n").writerows(lines)
-        return text.getvalue()
+        header, *lines = zip(*(cells for column in columns for cells in column), strict=True)
+        return csv_text(header, lines)
 
     def latex(self) -> str:
         """With booktabs, first column left, the others right."""
@@ -134,13 +133,6 @@ def _csv_column(name: str, cells: Sequence[str]) -> list[list[str]]:
         for column, shown in zip(found, [*numbers, *[""] * len(parts)], strict=False):
             column.append(shown)
     return found
-
-
-def plain_cell(value: Any) -> str:
-    """A cell of a CSV file: a number in full, text as it is, nothing for what was not measured."""
-    if value is None or value != value:
-        return ""
-    return str(value) if isinstance(value, str | int) else f"{value:.10g}"
 
 
 def number(value: float | None) -> Cell:

@@ -1,4 +1,4 @@
-"""What was measured as rows of plain numbers, and the one writer of CSV and LaTeX files.
+"""What was measured as rows of plain numbers, and the writer of their CSV and LaTeX files.
 
 A row is one seed (or episode) at one point; a column is one thing, with its name in the first line and nothing but
 numbers below it: `pandas.read_csv(FILE)` and every spreadsheet read it as it is. Nothing measured: empty.
@@ -6,8 +6,6 @@ numbers below it: `pandas.read_csv(FILE)` and every spreadsheet read it as it is
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +14,13 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import reason, write_file
+from ..insight.spreadsheet import csv_text
 from ..insight.video import require_writable
 from .ablate import PARTS, Pairs, curve_of
 from .compare import SeedGroup, Verdict, final_score
 from .record import curve
 from .results import RunResult
-from .tables import Table, plain_cell
+from .tables import Table
 
 if TYPE_CHECKING:
     from ..insight.drift import Drift
@@ -42,14 +41,11 @@ def require_data_files(csv_file: Path | None = None, latex_file: Path | None = N
             require_writable(path, ending)
 
 
-def csv_text(rows: Iterable[Row]) -> str:
+def csv_of(rows: Iterable[Row]) -> str:
     """Rows as CSV; the columns are those of all rows in the order in which they first occur."""
-    found, text = list(rows), io.StringIO()
+    found = list(rows)
     names = list(dict.fromkeys(name for row in found for name in row))
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([plain_cell(row.get(name)) for name in names] for row in found)
-    return text.getvalue()
+    return csv_text(names, ([row.get(name) for name in names] for row in found))
 
 
 def latex_text(tables: Iterable[Table]) -> str:
@@ -66,7 +62,7 @@ def write_data_files(
 ) -> list[Path]:
     """Write what was asked for. -> the files. Raises UserError."""
     files = []
-    for path, text in ((csv_file, csv_text(rows)), (latex_file, latex_text(tables))):
+    for path, text in ((csv_file, csv_of(rows)), (latex_file, latex_text(tables))):
         if path is None:
             continue
         try:

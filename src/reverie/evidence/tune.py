@@ -327,11 +327,11 @@ class Search:
 
     def write(self) -> list[Path]:
         """OUT/best.yaml (if a trial has ended), trials.csv, .json and .png. -> the files. Raises UserError."""
-        from .tidy import csv_text
+        from .tidy import csv_of
 
         rows, best, files = self.rows(), self.best(), []
         keys = ["trial", "state", "score", *(each.key for each in self.problem.dimensions), "evaluations", "outcome"]
-        table = csv_text({key: row.get(key) for key in keys} for row in rows)
+        table = csv_of({key: row.get(key) for key in keys} for row in rows)
         texts = {"trials.csv": table, "trials.json": json.dumps(rows, indent=1) + "\n"}
         if best is not None:
             texts["best.yaml"] = self.preset(best)

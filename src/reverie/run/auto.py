@@ -14,18 +14,18 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import Wrapper
 
 from ..build import pick_device
 from ..config import Config, build
 from ..config.parsing import full_name
 from ..config.presets import AUTO, FILE, chooses, load_preset, origins
 from ..envs import AgentView, EnvLike, is_instance, make_env
-from ..envs.border import EnvironmentFailed, pass_on
+from ..envs.border import EnvironmentFailed, limit_of
 from ..envs.images import area_resize
 from ..envs.spaces import MASK, Spec, with_target_size
 from ..errors import digits
@@ -94,7 +94,7 @@ def look_at(config: Config, env: EnvLike | None) -> FirstExperience:
     """Play randomly in an environment made for it (of an instance: in a copy). Raises UserError for a broken task."""
     source = config.env.id if env is None else copy_env(env)
     view = AgentView(make_env(source or "", **options_of(config) | {"image_size": 0}), **view_of(config))
-    found = FirstExperience(view.agent_spec, config.env.time_limit or limit_of(view) // repeat_of(config))
+    found = FirstExperience(view.agent_spec, _limit(config, view))
     try:
         _play(view, config, found)
     except EnvironmentFailed:  # the run itself meets it, and reports it after saving what was learnt
@@ -105,14 +105,12 @@ def look_at(config: Config, env: EnvLike | None) -> FirstExperience:
     return found
 
 
-def limit_of(env: gym.Env) -> int:
-    """After how many steps an episode is cut: by Gymnasium's wrapper, or by the task's own counter; 0: not known."""
-    try:
-        limit = getattr(env.spec, "max_episode_steps", None) or getattr(env.unwrapped, "max_steps", None)
-    except BaseException as error:  # properties of the user's own
-        pass_on(error)
-        return 0
-    return int(limit) if isinstance(limit, int) else 0
+def _limit(config: Config, view: AgentView) -> int:
+    """Agent steps after which an episode is cut: by env.time_limit or by the environment; 0: not known."""
+    # env.time_limit is a wrapper of its own around all others
+    inside = cast(Wrapper, view.env).env if config.env.time_limit else view
+    own = -(-limit_of(inside) // repeat_of(config))  # an action may be cut short
+    return min((limit for limit in (config.env.time_limit, own) if limit), default=0)
 
 
 def _play(view: AgentView, config: Config, found: FirstExperience) -> None:

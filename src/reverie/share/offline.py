@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ..files import append_text, sound, truncate, writing
 from ..finite import NonFinite
 from ..guard.interrupts import Stopping, on_signals
 from ..guard.lock import NAME as LOCK
-from ..guard.lock import RunLock
+from ..guard.lock import RunLock, in_use
 from ..run.data_set import DataSet
 from ..train import DreamerV2, to_batch
 from .offline_state import holds_offline, require_same, restore, save, stored_config
@@ -65,7 +66,28 @@ def offline_config(
 
 
 def require_place(directory: Path) -> None:
-    """Raises UserError where another run, or anything else, is: only what learnt from data is continued."""
+    """Raises UserError where another run, or anything else, is, and where a process is writing.
+
+    Only what learnt from data is continued. Changes nothing while a process is writing there.
+    """
+    if in_use(directory):
+        with _locked(directory):
+            pass  # it has just ended
+    _require_ours(directory)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """The directory for this process alone. Raises UserError that names the process that has it."""
+    lock = RunLock(directory)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _require_ours(directory: Path) -> None:
     there = directory.exists() and any(item.name != LOCK for item in directory.iterdir())
     if there and not holds_offline(directory):
         raise UserError(
@@ -94,14 +116,11 @@ def learn_offline(
     if updates < 1:
         raise UserError(f"updates must be above 0, got {updates}.")
     require_place(directory)
-    if holds_offline(directory):
-        require_same(directory, config, data.identity, what)
-    lock = RunLock(directory)
-    lock.acquire()
-    try:
+    with _locked(directory):
+        _require_ours(directory)  # once more: another process may have been faster
+        if holds_offline(directory):
+            require_same(directory, config, data.identity, what)
         return _Learning(config, data, directory, updates=updates, what=what, say=say).run(stopping or Stopping())
-    finally:
-        lock.release()
 
 
 class _Learning:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from ..insight.spreadsheet import csv_text
 from .columns import AXES
 from .runs import WatchedRun
 
@@ -16,7 +15,7 @@ RUN, EPISODES = ("run", "task", "seed"), ("phase", "env_steps", "seconds", "retu
 def metrics_csv(runs: Sequence[WatchedRun], keys: Sequence[str]) -> str:
     """Columns run, task, seed, metric, env_steps, seconds, updates, value: all points that are held."""
     rows = ((*_of(run), key, *point) for run in runs for key in keys for point in run.points(key))
-    return text_of((*RUN, "metric", *AXES, "value"), rows)
+    return csv_text((*RUN, "metric", *AXES, "value"), rows)
 
 
 def episodes_csv(runs: Sequence[WatchedRun]) -> str:
@@ -26,24 +25,8 @@ def episodes_csv(runs: Sequence[WatchedRun]) -> str:
         for run in runs
         for episode in reversed(run.newest_episodes(len(run.episodes)))
     )
-    return text_of((*RUN, *EPISODES), rows)
-
-
-def text_of(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV. Names that a spreadsheet would take for a formula begin with an apostrophe."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    return out.getvalue()
+    return csv_text((*RUN, *EPISODES), rows)
 
 
 def _of(run: WatchedRun) -> tuple[str, str, Any]:
     return run.name, run.config.env.id if run.config else "", run.config.train.seed if run.config else ""
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str):
-        text = value.encode("utf-8", "backslashreplace").decode("utf-8")
-        return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-    return f"{value:.10g}" if isinstance(value, float) else value

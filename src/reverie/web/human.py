@@ -43,6 +43,7 @@ ASSETS = {
     "human.html": "text/html",
     "human.js": "text/javascript",
     "common.js": "text/javascript",
+    "session.js": "text/javascript",
     "style.css": "text/css",
     "icon.svg": "image/svg+xml",
 }

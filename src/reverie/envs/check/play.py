@@ -21,7 +21,7 @@ from gymnasium.wrappers import PassiveEnvChecker
 from ...errors import UserError
 from ..actions import MAX_CHOICES, ActionSpec, make_action_spec
 from ..adapters import DmEnv, OldGym
-from ..border import attribute_of, describe_error, inside_of, kind_of, pass_on
+from ..border import attribute_of, describe_error, inside_of, kind_of, limit_of, pass_on
 from ..make import EnvLike, make_env
 from ..repeatable import require_seed
 from ..spaces import MASK, leaves, make_spec, name_of, notes_on_image
@@ -281,8 +281,7 @@ def _play(env: gym.Env, steps: int, seed: int, report: CheckReport) -> None:
             if looking:
                 check_observation(space, obs, at, seen, report, first=True)
     check_pace(seen, report)
-    limit = attribute_of(attribute_of(env, "spec"), "max_episode_steps")
-    check_episodes(seen, limit if isinstance(limit, int) else 0, report)
+    check_episodes(seen, limit_of(env), report)
     for path, leaf in leaves(space):
         if name_of(path) in seen.values:
             check_ranges(name_of(path), leaf, seen, report)

@@ -1,6 +1,7 @@
 // Charts: uPlot with bands, legend, axis labels, smoothing, a logarithmic axis, zoom by dragging, a box that names the
 // point under the pointer, and both the chart and its numbers as files.
 import { cell, css, download, duration, el, onTheme, short, student } from "./common.js";
+import { legendRows, svgText } from "./svg.js";
 
 const charts = new Set();
 onTheme(() => charts.forEach((chart) => chart.rebuild()));
@@ -68,10 +69,22 @@ function joined(curves) {
   return { xs, column };
 }
 
-/** The y range: the values with a margin; a constant curve lies in the middle. */
+/** Ticks as text: of more than three digits where two of them would be the same. */
+function labels(values) {
+  const known = new Set(values.filter((y) => y !== null)).size;
+  for (let digits = 3; ; digits++) {
+    const texts = values.map((y) => (y === null ? "" : digits > 3 ? `${+y.toPrecision(digits)}` : short(y)));
+    if (digits > 8 || new Set(texts.filter(Boolean)).size === known) return texts;
+  }
+}
+
+/** The y range: the values with a margin; a constant curve does not lie on the edge. */
 function range(plot, low, high) {
   if (low === null || high === null) return [0, 1];
-  if (low === high) return [low - Math.max(0.5, Math.abs(low) / 10), high + Math.max(0.5, Math.abs(high) / 10)];
+  if (high - low <= 1e-9 * Math.max(Math.abs(low), Math.abs(high))) { // smoothing adds the last digits of floats
+    const half = Math.max(0.5, Math.abs(low) / 10);
+    return [low > 0 ? Math.max(0, low - half) : low - half, high + half];
+  }
   const margin = 0.06 * (high - low);
   return [low >= 0 && low - margin < 0 ? 0 : low - margin, high + margin];
 }
@@ -156,7 +169,7 @@ export class Chart {
     const xs = seconds ? (_, v) => v.map(duration) : (_, v) => v.map((x) => short(x));
     return [
       { ...axis, label: this.xlabel, values: xs, ...(this.options.axis ? {} : { incrs: [1, 2, 5, 10, 20, 50, 100] }), space: seconds ? 84 : 56, size: 28 },
-      { ...axis, label: this.options.unit || "value", size: 50, values: (_, v) => v.map((y) => (y === null ? "" : short(y))) },
+      { ...axis, label: this.options.unit || "value", size: 50, values: (_, v) => labels(v) },
     ];
   }
 
@@ -224,14 +237,7 @@ export class Chart {
     const drawn = this.plot.ctx.canvas, scale = drawn.width / this.plot.width, line = 18 * scale, out = el("canvas"), ink = out.getContext("2d");
     const font = (size, weight = "") => `${weight} ${size * scale}px system-ui, sans-serif`.trim();
     ink.font = font(12);
-    const rows = [[]];
-    let used = 0;
-    for (const curve of this.curves.filter((each) => !each.unlisted)) {
-      const width = ink.measureText(curve.label).width + 34 * scale;
-      if (used && used + width > drawn.width - 16 * scale) { rows.push([]); used = 0; }
-      rows.at(-1).push([curve, used]);
-      used += width;
-    }
+    const rows = legendRows(this.curves, this.plot.width, (label) => ink.measureText(label).width / scale);
     out.width = drawn.width; out.height = drawn.height + 30 * scale + line * rows.length + 8 * scale;
     ink.fillStyle = css("--panel"); ink.fillRect(0, 0, out.width, out.height);
     ink.fillStyle = css("--text"); ink.font = font(13, "600"); ink.fillText(title, 10 * scale, 20 * scale);
@@ -239,11 +245,14 @@ export class Chart {
     ink.font = font(12);
     rows.forEach((row, i) => row.forEach(([curve, x]) => {
       const y = drawn.height + 30 * scale + line * (i + 0.7);
-      ink.fillStyle = curve.colour; ink.fillRect(x + 10 * scale, y - 8 * scale, 10 * scale, 10 * scale);
-      ink.fillStyle = css("--text"); ink.fillText(curve.label, x + 25 * scale, y);
+      ink.fillStyle = curve.colour; ink.fillRect((x + 10) * scale, y - 8 * scale, 10 * scale, 10 * scale);
+      ink.fillStyle = css("--text"); ink.fillText(curve.label, (x + 25) * scale, y);
     }));
     out.toBlob((blob) => download(`${title}.png`, blob), "image/png");
   }
+
+  /** The same as lines and text, which stay sharp in a paper. */
+  svg(title) { download(`${title}.svg`, new Blob([svgText(this, title)], { type: "image/svg+xml" })); }
 
   /** What is drawn, as tidy CSV: curve, x, value, and the lower and upper end of a band. */
   csv(title) {
@@ -280,6 +289,7 @@ export function chartCard(title, { wide = false, about = null, csv = () => "", .
   const save = (what, hint, work) => el("button", { type: "button", className: "quiet", title: hint, on: { click: () => { if (chart.plot) work(); } } }, what);
   const head = el("div", { className: "head" }, el("h3", {}, title),
     save("PNG", "Save this chart as an image", () => chart.png(title)),
+    save("SVG", "Save this chart as a drawing, for a paper", () => chart.svg(title)),
     save("CSV", "Save the numbers of this chart", () => { const url = csv(); if (url) download(`${title}.csv`, url); else chart.csv(title); }),
     about && el("button", { type: "button", className: "quiet about", title: "What does this number mean?", on: { click: about } }, "?"));
   const card = el("div", { className: wide ? "card wide" : "card", data: { chart: title } }, head, box);

@@ -1,29 +1,16 @@
 // Playing the real environment: keys and buttons send messages over a websocket, each is answered with what is seen now.
 import { byId, el, short, startTheme } from "./common.js";
+import { controlRows, isSimple, keyList, noteAnswer, session, showMessage, stepOf } from "./session.js";
 
-let socket = null, info = null, moment = null, waiting = false, queue = [], running = false, timer = 0, over = false;
+let info = null, moment = null, running = false, timer = 0, over = false;
 let picked = []; // the selected index of each choice, and the values of each group of sliders
 const held = []; // codes of the keys that are down, the newest last
 
-function say(message) { queue.push(message); send(); }
-
-function send() {
-  if (waiting || !queue.length || !socket || socket.readyState !== WebSocket.OPEN) return;
-  waiting = true;
-  socket.send(JSON.stringify(queue.shift()));
-}
-
-function connect() {
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/human`);
-  socket.addEventListener("open", () => say({ do: "start" }));
-  socket.addEventListener("message", (event) => { waiting = false; take(JSON.parse(event.data)); send(); });
-  socket.addEventListener("close", () => {
-    stop();
-    if (!over && byId("message").hidden) showMessage("The connection is closed: reverie record has ended. Whole episodes are written.");
-  });
-}
-
-function showMessage(text) { byId("message").textContent = text; byId("message").hidden = !text; }
+const link = session("/api/human", {
+  opened: () => say({ do: "start" }), take,
+  closed: () => { stop(); return over ? "" : "The connection is closed: reverie record has ended. Whole episodes are written."; },
+});
+const { say } = link;
 
 function take(answer) {
   if (answer.type === "error") { stop(); showMessage([answer.message, answer.hint].filter(Boolean).join(" ")); return; }
@@ -33,8 +20,7 @@ function take(answer) {
   over = answer.done;
   if (moment.ended) stop();
   draw();
-  document.body.dataset.step = answer.step;
-  document.body.dataset.answers = +(document.body.dataset.answers || 0) + 1;
+  noteAnswer(answer.step);
 }
 
 function draw() {
@@ -56,25 +42,15 @@ function draw() {
 
 // ---------------------------------------------------------------------------------------------------------- controls
 
-const KEY_NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Space: "space", Enter: "enter" };
-const shown = (code) => KEY_NAMES[code] || code.replace(/^(Digit|Key)/, "");
-const simple = () => info.controls.length === 1 && info.controls[0].kind === "choice";
+const simple = () => isSimple(info.controls);
 
 function drawControls() {
   picked = info.controls.map((control, i) => (control.kind === "choice" ? info.rests[i] ?? 0 : control.names.map(() => 0)));
-  byId("controls").replaceChildren(...info.controls.map((control, part) => {
-    if (control.kind === "choice") {
-      const keys = (k) => Object.entries(control.keys).filter(([, index]) => index === k).map(([code]) => code).sort((a, b) => a.startsWith("Key") - b.startsWith("Key") || a.startsWith("Digit") - b.startsWith("Digit"));
-      return el("div", { className: "choices" }, ...control.names.map((name, k) => el("button", { type: "button", data: { part, k }, on: { click: () => choose(part, k) } }, name, ...keys(k).slice(0, 1).map((code) => el("kbd", {}, shown(code))))));
-    }
-    return el("div", { className: "stack" }, ...control.names.map((name, k) => {
-      const output = el("output", {}, "0.00"), slider = el("input", { type: "range", min: -1, max: 1, step: 0.05, value: 0, data: { part, k }, on: { input: () => { picked[part][k] = +slider.value; output.textContent = (+slider.value).toFixed(2); } } });
-      slider.setAttribute("aria-label", name);
-      return el("div", { className: "slider" }, el("span", {}, name), slider, output);
-    }));
-  }), simple() ? "" : el("div", { className: "bar" }, el("button", { type: "button", id: "go", on: { click: () => { stop(); act(); } } }, "step with this action", el("kbd", {}, "enter"))));
+  byId("controls").replaceChildren(...controlRows(info.controls, {
+    choose, slide: (part, k, value) => { picked[part][k] = value; }, step: () => { stop(); act(); }, main: false,
+  }));
   markPicked();
-  byId("help").replaceChildren(el("h3", {}, "Keys"), el("div", { className: "keys" }, ...[["arrows, WASD, 1–9", "act"], ["P", "by the clock"], ["N", "keep, next"], ["X", "discard"]].map(([key, what]) => el("span", {}, el("kbd", {}, key), what))),
+  byId("help").replaceChildren(...keyList([["arrows, WASD, 1–9", "act"], ["P", "by the clock"], ["N", "keep, next"], ["X", "discard"]]),
     el("p", { className: "dim" }, "Each key is one step. By the clock, the key that is held acts at every tick; without one, an action that does nothing where the task has it, else the last one. An episode counts when it has ended."));
 }
 
@@ -85,9 +61,9 @@ function markPicked() {
 function choose(part, k) { picked[part] = k; markPicked(); if (simple() && !running) act(); }
 
 function act() {
-  if (!info || over || queue.length > 2) return; // a held key must not fill the queue
+  if (!info || over || link.waits() > 2) return; // a held key must not fill the queue
   byId("action").textContent = info.controls.map((control, i) => (control.kind === "choice" ? control.names[picked[i]] : "")).filter(Boolean).join(", ");
-  say({ do: "step", choices: picked.filter((_, i) => info.controls[i].kind === "choice"), numbers: picked.filter((_, i) => info.controls[i].kind === "numbers").flat() });
+  say(stepOf(info.controls, picked));
 }
 
 const partOf = (code) => info.controls.findIndex((control) => control.kind === "choice" && code in control.keys);
@@ -97,7 +73,7 @@ function tick() {
   info.controls.forEach((control, i) => { if (control.kind === "choice" && info.rests[i] !== null) picked[i] = info.rests[i]; });
   if (part >= 0) picked[part] = info.controls[part].keys[code];
   markPicked();
-  if (!queue.length && !waiting) act();
+  if (link.idle()) act();
   timer = setTimeout(tick, 1000 / byId("fps").value);
 }
 function stop() { running = false; clearTimeout(timer); byId("run").textContent = "▶ by the clock"; if (info) markPicked(); }
@@ -127,4 +103,4 @@ byId("fps").addEventListener("change", () => byId("fps").blur()); // so that key
 addEventListener("keydown", down);
 addEventListener("keyup", (event) => { const at = held.indexOf(event.code); if (at >= 0) held.splice(at, 1); });
 addEventListener("blur", () => { held.length = 0; });
-connect();
+link.open();

@@ -318,7 +318,7 @@ const openLatents = single((body, state) => {
     const scale = el("canvas");
     drawHeat(scale, [Array.from({ length: 64 }, (_, i) => i / 63)]);
     const label = el("span");
-    canvas.addEventListener("mousemove", (event) => {
+    canvas.addEventListener("pointermove", (event) => {
       const i = Math.min(rows.length - 1, Math.floor(event.offsetY / canvas.clientHeight * rows.length)), j = Math.min(classes - 1, Math.floor(event.offsetX / canvas.clientWidth * classes));
       label.textContent = `categorical ${i + 1}, class ${j + 1}: ${(100 * rows[i][j]).toFixed(1)} %`;
     });
@@ -326,7 +326,8 @@ const openLatents = single((body, state) => {
     const dead = perplexity.filter((p) => p < 1.1).length, mean = perplexity.reduce((a, b) => a + b, 0) / rows.length;
     usage.replaceChildren(head,
       el("p", { className: "small" }, `${rows.length} categoricals (rows) of ${classes} classes (columns) at env step ${short(found.env_steps)}: perplexity ${mean.toFixed(1)} of ${classes} on average, ${dead} categorical${dead === 1 ? "" : "s"} dead.`),
-      canvas, el("div", { className: "scale" }, "never", scale, "always", el("span", { className: "grow" }), label));
+      el("div", { className: "heat-axes" }, el("span", { className: "up" }, "categorical"), el("span", { className: "ends" }, el("span", {}, "1"), el("span", {}, `${rows.length}`)), canvas, el("span", { className: "ends across" }, el("span", {}, "1"), el("span", {}, "class"), el("span", {}, `${classes}`))),
+      el("div", { className: "scale" }, "never", scale, "always", el("span", { className: "grow" }), label));
   }
 
   const update = queued(async () => {
@@ -542,9 +543,9 @@ const openEpisodes = single((body) => {
   const update = queued(async () => {
     const { episodes } = await ask(`/api/runs/${current.id}/episodes`);
     if (!episodes.length) { body.replaceChildren(nothing("No episode has ended yet.")); return; }
-    const names = ["phase", "env_steps", "return", "length", "seconds"], heads = ["phase", "env steps", "return", "length, steps", "training time"];
-    body.replaceChildren(el("div", { className: "card scroll tall" }, el("table", {},
-      el("thead", {}, el("tr", {}, ...heads.map((name, i) => el("th", { className: i ? "num" : "" }, name)))),
+    const names = ["phase", "env_steps", "return", "length", "seconds"], heads = [["phase"], ["env steps"], ["return"], ["length", ", steps"], ["time", " of training"]];
+    body.replaceChildren(el("div", { className: "card scroll tall" }, el("table", { className: "episodes" },
+      el("thead", {}, el("tr", {}, ...heads.map(([name, more], i) => el("th", { className: i ? "num" : "" }, name, more && el("span", { className: "hide-small" }, more))))),
       el("tbody", {}, ...episodes.map((episode) => el("tr", {}, ...names.map((name, i) => el("td", { className: i ? "num" : "dim" }, name === "seconds" ? duration(episode[name]) : name === "env_steps" ? episode[name].toLocaleString("en") : typeof episode[name] === "number" ? short(episode[name]) : episode[name]))))))));
   });
   return { update(run) { current = run; update(); }, lines(news) { if (current && news.id === current.id) update(); } };

@@ -1,34 +1,21 @@
 // The dream player: keys and buttons send messages over a websocket, and each is answered with one step of the dream.
 import { ask, byId, css, el, heat, onTheme, rare, short, startTheme } from "./common.js";
+import { controlRows, isSimple, keyList, noteAnswer, session, showMessage, stepOf } from "./session.js";
 
 const query = new URLSearchParams(location.search);
-let socket = null, info = null, moment = null, history = [], playing = false, waiting = false, queue = [], shape = "", frames = [], seed = /^\d{1,6}$/.test(query.get("seed") ?? "") ? +query.get("seed") : Math.floor(Math.random() * 1e6);
+let info = null, moment = null, history = [], playing = false, shape = "", frames = [], seed = /^\d{1,6}$/.test(query.get("seed") ?? "") ? +query.get("seed") : Math.floor(Math.random() * 1e6);
 let picked = []; // the selected index of each choice, and the values of each group of sliders
 const CONTEXT = 5;
 
 // --------------------------------------------------------------------------------------------------------- messages
 
-function say(message) { queue.push(message); send(); }
+const link = session("/api/play", {
+  opened: () => begin(seed), take,
+  closed: () => { stop(); return "The connection is closed: reverie watch has ended, or the page was idle for too long. Reload the page."; },
+});
+const { say } = link;
 
-function send() {
-  if (waiting || !queue.length || !socket || socket.readyState !== WebSocket.OPEN) return;
-  waiting = true;
-  socket.send(JSON.stringify(queue.shift()));
-}
-
-function connect() {
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/play`);
-  socket.addEventListener("open", () => begin(seed));
-  socket.addEventListener("message", (event) => { waiting = false; take(JSON.parse(event.data)); send(); });
-  socket.addEventListener("close", () => {
-    stop();
-    if (byId("message").hidden) showMessage("The connection is closed: reverie watch has ended, or the page was idle for too long. Reload the page.");
-  });
-}
-
-function begin(next) { seed = next; stop(); queue = []; byId("step").textContent = "loading the agent"; say({ do: "start", run: +byId("run").value, seed, context: CONTEXT }); }
-
-function showMessage(text) { byId("message").textContent = text; byId("message").hidden = !text; }
+function begin(next) { seed = next; stop(); link.clear(); byId("step").textContent = "loading the agent"; say({ do: "start", run: +byId("run").value, seed, context: CONTEXT }); }
 
 function take(answer) {
   if (answer.type === "error") {
@@ -48,8 +35,7 @@ function take(answer) {
   history[answer.step] = { images: answer.images, vectors: answer.vectors, reward: answer.reward[0], value: answer.value[0], go: answer.continue[0], lanes: answer.lanes, unknown: answer.uncertainty };
   draw();
   count(answer.ms);
-  document.body.dataset.step = answer.step;
-  document.body.dataset.answers = +(document.body.dataset.answers || 0) + 1;
+  noteAnswer(answer.step);
   if (playing) schedule();
 }
 
@@ -263,27 +249,17 @@ function nameOf(action) {
   return parts.join(", ");
 }
 
-const KEY_NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Space: "space", Enter: "enter" };
-const shown = (code) => KEY_NAMES[code] || code.replace(/^(Digit|Key)/, "");
-const simple = () => info.controls.length === 1 && info.controls[0].kind === "choice";
+const simple = () => isSimple(info.controls);
 
 function drawControls() {
   picked = info.controls.map((control) => (control.kind === "choice" ? 0 : control.names.map(() => 0)));
-  byId("controls").replaceChildren(...info.controls.map((control, part) => {
-    if (control.kind === "choice") {
-      const keys = (k) => Object.entries(control.keys).filter(([, index]) => index === k).map(([code]) => code).sort((a, b) => a.startsWith("Key") - b.startsWith("Key") || a.startsWith("Digit") - b.startsWith("Digit"));
-      return el("div", { className: "choices" }, ...control.names.map((name, k) => el("button", { type: "button", data: { part, k }, on: { click: () => choose(part, k) } }, name, ...keys(k).slice(0, 1).map((code) => el("kbd", {}, shown(code))))));
-    }
-    return el("div", { className: "stack" }, ...control.names.map((name, k) => {
-      const output = el("output", {}, "0.00"), slider = el("input", { type: "range", min: -1, max: 1, step: 0.05, value: 0, data: { part, k }, on: { input: () => { picked[part][k] = +slider.value; output.textContent = (+slider.value).toFixed(2); } } });
-      slider.setAttribute("aria-label", name);
-      return el("div", { className: "slider" }, el("span", {}, name), slider, output);
-    }));
-  }), simple() ? "" : el("div", { className: "bar" }, el("button", { type: "button", className: "main", id: "go", on: { click: () => { stop(); act(); } } }, "step with this action", el("kbd", {}, "enter"))));
+  byId("controls").replaceChildren(...controlRows(info.controls, {
+    choose, slide: (part, k, value) => { picked[part][k] = value; }, step: () => { stop(); act(); }, main: true,
+  }));
   markPicked();
   const videos = byId("videos");
   videos.replaceChildren(...info.videos.map((kind) => el("a", { href: `/api/dreams/${info.session}.${kind}`, download: `dream.${kind}`, title: "The dream up to this step" }, `save ${kind.toUpperCase()}`)));
-  byId("help").replaceChildren(el("h3", {}, "Keys"), el("div", { className: "keys" }, ...[["arrows, WASD, 1–9", "act"], ["P", "policy plays"], [".", "one policy step"], ["backspace", "back"], ["B", "branch"], ["R", "resample"], ["N", "new start"]].map(([key, what]) => el("span", {}, el("kbd", {}, key), what))),
+  byId("help").replaceChildren(...keyList([["arrows, WASD, 1–9", "act"], ["P", "policy plays"], [".", "one policy step"], ["backspace", "back"], ["B", "branch"], ["R", "resample"], ["N", "new start"]]),
     info.masked ? el("p", { className: "dim" }, "This task has an action mask. The dream accepts any action; the policy's probabilities respect the imagined mask.") : "");
 }
 
@@ -295,8 +271,8 @@ function markPicked() {
 function choose(part, k) { picked[part] = k; markPicked(); if (simple()) { stop(); act(); } }
 
 function act() {
-  if (queue.length > 2) return; // a held key must not fill the queue
-  say({ do: "step", choices: picked.filter((_, i) => info.controls[i].kind === "choice"), numbers: picked.filter((_, i) => info.controls[i].kind === "numbers").flat() });
+  if (link.waits() > 2) return; // a held key must not fill the queue
+  say(stepOf(info.controls, picked));
 }
 
 const ACTIONS = {
@@ -325,5 +301,5 @@ byId("run").addEventListener("change", () => { info = null; window.history.repla
 ask("/api/runs").then(({ runs }) => {
   byId("run").replaceChildren(...runs.map((run) => el("option", { value: run.id }, run.name)));
   if (runs.some((run) => `${run.id}` === query.get("run"))) byId("run").value = query.get("run");
-  if (runs.length) connect(); else showMessage("There is no run yet.");
+  if (runs.length) link.open(); else showMessage("There is no run yet.");
 }).catch((error) => showMessage(error.message));
