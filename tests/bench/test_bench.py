@@ -146,8 +146,8 @@ def test_repeating_until_it_is_enough():
     calls = []
     assert len(repeat(lambda: calls.append(1), Effort(0, 5)).wall) == 5 == len(calls)
     samples = repeat(lambda: time.sleep(0.01), Effort(0.1))
-    assert 3 <= len(samples.wall) <= 11
-    assert samples.median == pytest.approx(0.01, rel=0.5)
+    assert 1 <= len(samples.wall) <= 11
+    assert samples.median >= 0.01  # on a machine with other work a pause may be any longer
     assert sum(samples.cpu) < 0.5 * sum(samples.wall)
     assert Samples([1.0, 3.0, 2.0], [1.0, 1.0, 1.0]).to_dict()["wall_s"]["median"] == 2
 
