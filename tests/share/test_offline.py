@@ -249,6 +249,19 @@ def test_resuming_ends_where_not_stopping_does(data, tmp_path, monkeypatch, sett
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("died", [0, 7, 12])
+def test_killed_before_the_first_checkpoint_by_the_clock(data, tmp_path, monkeypatch, died):
+    """Before and after the first line of metrics: nothing but the beginning is on disk."""
+    monkeypatch.setattr("reverie.share.offline.LOG_EVERY", 10)
+    late = {"checkpoint_every": 1e6}
+    learn(data, tmp_path / "whole", updates=14, **late)
+    learn(data, tmp_path / "parts", updates=14, die_at=died, monkeypatch=monkeypatch, **late)
+    assert (tmp_path / "parts" / "metrics.jsonl").exists() == (died == 12)
+    learn(data, tmp_path / "parts", updates=14, **late)
+    for name in ("metrics.jsonl", "agent/weights.safetensors", "resume/run.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+
+
 def test_killed_from_outside_and_repeated(in_tmp):
     """SIGKILL at any time, three times; then the same command ends with the same files."""
     write_data(in_tmp / "data", SPEC, [steered(seed) for seed in range(4)], {"env": ""})

@@ -145,7 +145,6 @@ class _Learning:
             self.log.restore(*restore(directory, self.agent, self.replay))
             say(f"continues at update {self.log.count} of {updates}")
         else:
-            (directory / "metrics.jsonl").unlink(missing_ok=True)  # of an attempt that came to no checkpoint
             _measure(self.agent, data)
 
     def run(self, stopping: Stopping) -> DreamerV2:
@@ -154,8 +153,11 @@ class _Learning:
         def stop() -> None:
             stopping.requested = True
 
-        saved = time.monotonic()
         with on_signals(stopping, stop):
+            if self.log.count == 0:  # before the first line: what is killed from now on is continued
+                with stopping.held():
+                    self._save()
+            saved = time.monotonic()
             for count in range(self.log.count + 1, self.updates + 1):
                 self._update(count)
                 if stopping.requested:
