@@ -58,7 +58,8 @@ def _observe_images(env: gym.Env) -> gym.Env:
     if env.render_mode != "rgb_array":
         raise UserError(
             "env.pixels needs an environment with render_mode='rgb_array', which this one does not have.",
-            "Create the environment with gymnasium.make(id, render_mode='rgb_array').",
+            "If its observations hold images already, write env.pixels=false; otherwise create it with "
+            "render_mode='rgb_array'.",
         )
     try:
         return gym.wrappers.AddRenderObservation(env, render_only=True)
