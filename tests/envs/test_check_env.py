@@ -123,6 +123,14 @@ def test_options_are_those_of_make_env():
     assert "image 16x16x3" in check_env(lambda: DictEnv(), steps=20, image_size=16).facts["agent sees"]
 
 
+@pytest.mark.parametrize(("words", "size"), [([], 20), (["env.image_size=8"], 8), (["--env.image_size", "8"], 8)])
+def test_the_command_shows_images_as_python_does(tmp_path, capsys, words, size):
+    """In their own size, unless a size is asked for."""
+    (tmp_path / "mine.py").write_text("from toys import DictEnv\n\n\ndef make():\n    return DictEnv(size=20)\n")
+    assert cli.main(["check-env", f"{tmp_path}/mine.py:make", "--steps", "20", *words]) == 0
+    assert f"image {size}x{size}x3" in capsys.readouterr().out
+
+
 def test_an_exception_is_reported_with_its_place():
     (finding,) = report_of("step-raises").findings
     assert "IndexError" in finding.message

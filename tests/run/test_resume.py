@@ -187,6 +187,17 @@ def test_going_on_ends_where_not_stopping_does(make_run, tmp_path, settings, scr
     assert_same(left_behind(tmp_path / "whole"), left_behind(tmp_path / "parts"), whole, run)
 
 
+def test_a_run_that_died_before_its_first_checkpoint_says_that_it_begins_again(make_run, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        make_run(tmp_path / "run", Walk, **ALL | {"checkpoint_every": 300.0}).train(DieAt(100))
+    run = make_run(tmp_path / "run", Walk, **ALL | {"checkpoint_every": 300.0})
+    assert run.clock.env_steps == 0
+    assert any("has no checkpoint yet: the run begins again, at step 0" in note for note in run.state.notes)
+    assert any("One is written every 300 s (train.checkpoint_every)" in note for note in run.state.notes)
+    run.train()
+    assert make_run(tmp_path / "run", Walk, **ALL | {"checkpoint_every": 300.0}).state.notes == []
+
+
 def test_other_seeds_end_elsewhere(make_run, tmp_path):
     """Or the test above could not fail."""
     ends = []

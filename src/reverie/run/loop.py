@@ -30,7 +30,7 @@ from ..data.replay_log import ReplayLog
 from ..envs import EnvLike
 from ..envs.fingerprint import fingerprint
 from ..envs.spaces import Spec
-from ..errors import Stopped, UserError
+from ..errors import Stopped, UserError, digits
 from ..fast.modes import Precision, seed_everything, usual_switches
 from ..fast.products import Types
 from ..files import absolute, remove_drafts, writing
@@ -186,6 +186,12 @@ def _claim(config: Config, lock: RunLock) -> None:
 def _restore(run: RunState, weights: Path | None) -> None:
     """Continue from the newest checkpoint; without one, from `weights` if they are given."""
     saved = restore_newest(run)
+    if not run.resumed and run.ranks.first and _has_lines(run.root):
+        every = digits(run.config.train.checkpoint_every)
+        run.notes.append(
+            f"{run.root} has no checkpoint yet: the run begins again, at step 0. One is written every {every} s "
+            "(train.checkpoint_every)"
+        )
     if weights is not None and not run.resumed:
         try:
             with usual_switches():
@@ -197,6 +203,12 @@ def _restore(run: RunState, weights: Path | None) -> None:
     run.ranks.wait()  # for rank 0, which cuts the lines of what a crash undid
     if run.resumed:
         run.recall(read_lines(run.root / "episodes.jsonl"))
+
+
+def _has_lines(directory: Path) -> bool:
+    """Whether a run has written episodes or metrics there."""
+    files = [directory / name for name in ("episodes.jsonl", "metrics.jsonl")]
+    return any(file.is_file() and file.stat().st_size > 0 for file in files)
 
 
 def _connect(agent: DreamerV2, directory: Path, ranks: Ranks) -> None:
