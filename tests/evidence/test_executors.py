@@ -360,6 +360,7 @@ cluster.shutdown()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1600)
 def test_tasks_of_ray_on_two_nodes_one_of_which_dies(tmp_path):
     """The run of the node that dies gets its SIGTERM, writes a checkpoint, and continues on another node."""
     pytest.importorskip("ray")
@@ -367,8 +368,7 @@ def test_tasks_of_ray_on_two_nodes_one_of_which_dies(tmp_path):
         tmp_path, PLAN.replace("settings", "seeds = [0, 1]\nsettings", 1).replace("}", ', "env_steps" = 3000 }', 1)
     )
     done = subprocess.run(
-        [sys.executable, "-c", RAY, str(tmp_path)], capture_output=True, text=True, timeout=500,
-        env=os.environ | {"RAY_raylet_start_wait_time_s": "300"},
+        [sys.executable, "-c", RAY, str(tmp_path)], capture_output=True, text=True, timeout=1500, check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     first, last = done.stdout.strip().splitlines()[0], json.loads(done.stdout.strip().splitlines()[-1])

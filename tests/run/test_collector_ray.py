@@ -155,12 +155,12 @@ os._exit(0)  # the cluster of this process waits for its head
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1600)
 def test_a_cluster_of_two_nodes_that_loses_one_and_then_its_head(tmp_path):
     """The collector of the node that dies is replaced on another; the head's death ends the run with a checkpoint."""
     pytest.importorskip("ray")
     done = subprocess.run(
-        [sys.executable, "-c", CLUSTER, str(tmp_path)], capture_output=True, text=True, timeout=500,
-        env=os.environ | {"RAY_raylet_start_wait_time_s": "300"},
+        [sys.executable, "-c", CLUSTER, str(tmp_path)], capture_output=True, text=True, timeout=1500, check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.strip().splitlines()[-1])

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ..errors import UserError
 ANSWERS = 5.0
 #: Seconds that the end of a connection may take.
 SHUTDOWN = 10.0
+#: Attempts to start a cluster: Ray 2.58 gives its processes 30 seconds, which are too few where others compute.
+STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,26 @@ def join_cluster(asked: str, address: str = "") -> Joined:
         raise UserError(f"{asked} needs Ray.", "pip install 'reverie-rl[ray]'") from error
     if ray.is_initialized():
         return Joined(ray, ours=False)
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # 30 are too few for a busy machine
     there = _address(address or os.environ.get("RAY_ADDRESS", ""))
-    here = {"include_dashboard": False} if there == "local" else {}
-    try:
-        context = ray.init(address=there, log_to_driver=False, logging_level=logging.ERROR, **here)
-    except Exception as error:  # Ray raises plain ones, too, e.g. of a machine too busy to start it
-        why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        if there == "local":
-            hint = "`ray start --head` says more."
-            raise UserError(f"Ray could not be started on this machine: {why}.", hint) from error
-        raise UserError(f"there is no Ray cluster at {there}: {why}.", "Name another one in RAY_ADDRESS.") from error
-    return Joined(ray, ours=True, session=context.address_info["session_dir"] if here else "")
+    local = there == "local"
+    here = {"include_dashboard": False} if local else {}
+    for left in range(STARTS if local else 1, 0, -1):
+        try:
+            context = ray.init(address=there, log_to_driver=False, logging_level=logging.ERROR, **here)
+            break
+        except Exception as error:  # Ray raises plain ones, too
+            with suppress(Exception):
+                ray.shutdown()  # what it has started
+            if left == 1:
+                raise _not_joined(there, error) from error
+    return Joined(ray, ours=True, session=context.address_info["session_dir"] if local else "")
+
+
+def _not_joined(there: str, error: Exception) -> UserError:
+    why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    if there == "local":
+        return UserError(f"Ray could not be started on this machine: {why}.", "`ray start --head` says more.")
+    return UserError(f"there is no Ray cluster at {there}: {why}.", "Name another one in RAY_ADDRESS.")
 
 
 def _address(given: str) -> str:
