@@ -23,6 +23,7 @@ import gymnasium as gym
 import numpy as np
 
 from reverie.config.presets import load_preset
+from reverie.fast.choose import processor
 from reverie.run.directory import provenance
 from reverie.run.loop import Run
 
@@ -129,6 +130,7 @@ def main() -> None:
         for name in ("in_turns", "async_collect", *(f"collectors_{count}" for count in args.collectors))
     }
     found |= {
+        "processor": processor(),
         "cores": sorted(os.sched_getaffinity(0)),
         "load": os.getloadavg(),
         "provenance": provenance(load_preset(args.preset)),

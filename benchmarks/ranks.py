@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from reverie.bench.subject import Subject, make_subject
+from reverie.fast.choose import processor
 from reverie.ranks import ALONE, Ranks
 from reverie.run.directory import provenance
 from reverie.run.forecast import random_batch
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=29431)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    load_before = os.getloadavg()
     settings = {"batch_size": args.batch, "seq_len": args.length, "compute.threads": 1}
     subject = make_subject(args.preset, settings, shape=(64, 64, 1), actions=18)
     teams = {"one": Team(args.cores[-1:], args.port, subject), "two": Team(args.cores, args.port, subject)}
@@ -124,6 +126,8 @@ def main() -> None:
         "ratio": rate["two"] / rate["one"],
         "ratio_by_cpu_seconds": cpu["one"] / cpu["two"],
         "rounds": rounds,
+        "processor": processor(),
+        "load_before": load_before,
         "load": os.getloadavg(),
         "provenance": provenance(subject.config),
     }

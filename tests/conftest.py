@@ -29,7 +29,7 @@ MARKERS = {
         test_parity test_alignment""",
     "process": """test_corruption test_mutants test_newcomer commands/test_cli envs/test_workers
         evidence/test_executors evidence/test_queue evidence/test_sweep evidence/test_tune guard/test_faults
-        ranks/test_equal ranks/test_runs run/test_collector_ray run/test_collectors run/test_resume""",
+        ranks/test_equal ranks/test_runs run/test_collector_ray run/test_collectors run/test_ray run/test_resume""",
     "web": "web",
 }
 

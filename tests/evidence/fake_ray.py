@@ -54,6 +54,7 @@ def install(monkeypatch, *, cpus=(1, 1), crash=0):
 
     def init(**options):
         ray.open = options
+        return types.SimpleNamespace(address_info={"session_dir": ""})
 
     def shutdown():
         ray.open = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from toys import CountingEnv
 
 from reverie import checkpoint
 from reverie.config.presets import load_preset
+from reverie.data import replay_log
 from reverie.errors import UserError
 from reverie.ranks import ALONE, connected
 from reverie.run.loop import Run
@@ -149,6 +151,37 @@ def test_the_loss_of_a_rank_ends_the_run_with_a_checkpoint(tmp_path, dying, afte
     saved = json.loads((newest[-1] / "state.json").read_text())
     assert saved["clock"]["env_steps"] == 2 * after - 2
     more = worked(run_ranks(train, 2, run, 200, lambda: DyingEnv(10**9)))
+    assert [each["steps"] for each in more] in ([200, 200], [201, 201])
+    assert same(more[0]["weights"], more[1]["weights"])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_full_disk_of_one_rank_ends_all_and_leaves_the_last_checkpoint(tmp_path, rank):
+    """The disk is full after the first checkpoint, on one rank: its replay's log cannot be written."""
+    run = tmp_path / "run"
+
+    def work(ranks):
+        real, written = replay_log.save_file, []
+
+        def save_file(*arguments, **options):
+            if written and ranks.rank == rank:
+                (tmp_path / "when").write_text(str(time.monotonic()))
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written.append(True)
+            return real(*arguments, **options)
+
+        replay_log.save_file = save_file  # in this forked process alone
+        return train(ranks, run, 200)
+
+    found = run_ranks(work, 2)
+    assert time.monotonic() - float((tmp_path / "when").read_text()) < 20
+    assert isinstance(found[rank], UserError)
+    assert "No space left on device" in found[rank].message
+    assert "Free some space" in found[rank].hint
+    assert isinstance(found[1 - rank], UserError)
+    for each in checkpoint.checkpoints(run):
+        checkpoint.verify(each)
+    more = worked(run_ranks(train, 2, run, 200))
     assert [each["steps"] for each in more] in ([200, 200], [201, 201])
     assert same(more[0]["weights"], more[1]["weights"])
 

@@ -68,6 +68,7 @@ def install(monkeypatch, *, cores=(2, 2)):
 
     def init(**options):
         ray.open = options or True
+        return types.SimpleNamespace(address_info={"session_dir": ""})
 
     def shutdown():
         ray.open = False

@@ -261,7 +261,8 @@ class RayExecutor:
 
     def __init__(self, options: ClusterOptions) -> None:
         """Raises UserError where Ray is missing or not reached, or where no machine has what a run asks for."""
-        ray, self.ours = join_cluster("--on ray", options.address)
+        self.joined = join_cluster("--on ray", options.address)
+        ray = self.joined.ray
         needs = {"CPU": float(options.cpus or 1), "GPU": float(options.gpus or 0)}
         needs |= {"memory": options.memory * 2**30} if options.memory else {}
         try:
@@ -293,10 +294,7 @@ class RayExecutor:
 
     def close(self) -> None:
         """Leave the cluster, and end one that was started for the sweep."""
-        import ray
-
-        if self.ours:
-            ray.shutdown()
+        self.joined.leave()
 
 
 def _execute(job: ClusterJob) -> int:

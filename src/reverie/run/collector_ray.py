@@ -22,8 +22,8 @@ from ..errors import UserError
 from .collector_work import Block, Weights, Work, failed, task_of
 from .ray_cluster import join_cluster
 
-#: Seconds until a head that does not take a connection counts as dead, and until Ray's own end is no longer awaited.
-HEAD_ANSWERS, SHUTDOWN = 5.0, 10.0
+#: Seconds until a head that does not take a connection counts as dead.
+HEAD_ANSWERS = 5.0
 
 
 class RayCollector:
@@ -62,7 +62,7 @@ class RayCollector:
 class RayHandle:
     """An actor, as the learner sees it."""
 
-    where = "a machine of the cluster"
+    where = "waiting for a free core of the cluster"
 
     def __init__(self, ray: Any, actor: Any, deliver: Callable[[Any, Block | str], None]) -> None:
         self.ray, self.actor, self.deliver = ray, actor, deliver
@@ -120,11 +120,12 @@ def _first_line(error: Exception) -> str:
 
 
 class RayTransport:
-    """Where collectors are actors of a cluster: of RAY_ADDRESS, or of one that is started on this machine."""
+    """Where collectors are actors of a cluster, as `join_cluster` finds or starts it."""
 
     def __init__(self, count: int) -> None:
         """count: of collectors, one core each. Raises UserError where Ray, the cluster or the cores are missing."""
-        self.ray, self.ours = join_cluster("env.collectors=ray")
+        self.joined = join_cluster("env.collectors=ray")
+        self.ray = self.joined.ray
         try:
             cores = sum(node["Resources"].get("CPU", 0.0) for node in self.ray.nodes() if node["Alive"])
             if cores < count:
@@ -158,7 +159,4 @@ class RayTransport:
 
     def close(self) -> None:
         """Leave the cluster, and end one that was started for this run."""
-        if self.ours:  # in a thread: without a head it waits for a long time
-            end = threading.Thread(target=self.ray.shutdown, daemon=True)
-            end.start()
-            end.join(SHUTDOWN)
+        self.joined.leave()

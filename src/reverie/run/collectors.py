@@ -41,7 +41,7 @@ from .state import RunState
 MOST_FAULTS, FORGIVEN = 3, 100
 #: Seconds that a collector has for its first row, which waits for its process, libraries and environments.
 START = 300.0
-#: Seconds between two checks of the transport, while no row comes.
+#: Seconds between two checks of the transport. Rows still come when the head of a Ray cluster is gone, for a minute.
 LOOK = 5.0
 #: The longest wait in one go, after which the end of the run is looked for.
 WAIT = 0.2
@@ -204,7 +204,6 @@ class Collectors:
             slot = next((slot for slot in self.slots if slot.handle is handle and not slot.out), None)
             if slot is None:  # of one that was replaced
                 continue
-            self._looked = time.monotonic()
             if isinstance(answer, str):
                 self._replace(slot, answer)
             else:
