@@ -130,14 +130,17 @@ class Dreamer:
             given["replay.demos"] = str(absolute(demonstrations))
         if env_steps is not None and minutes is None:
             given["train.minutes"] = 0.0  # of an earlier call: it would end this one at once
-        if self._config is None:
-            self._asked[1].update(given)  # `auto` chooses for this budget
-        self._config = build(given, base=self.config, where="learn:")
         from .guard.interrupts import end_program
+        from .run.auto import CHOOSING, will_choose
         from .run.loop import Run
         from .run.progress import Progress
 
         progress = Progress(quiet=quiet)
+        if self._config is None:
+            self._asked[1].update(given)  # `auto` chooses for this budget
+            if will_choose(self._asked[0], self.run, fresh=self._fresh):
+                progress.say(CHOOSING)
+        self._config = build(given, base=self.config, where="learn:")
         run = Run(self.config, self.run, self.env, weights=self._weights, fresh=self._fresh, callback=callback)
         self._fresh = False
         while self._reasons:

@@ -311,9 +311,14 @@ def test_auto_is_the_default_and_says_what_it_chose(tmp_path, capsys):
     agent.learn(60)
     assert agent.config.train.env_steps == 60
     assert agent.config.behavior.entropy_decay == 10  # for this budget, not for the one it would have chosen
-    assert "model.reward_unit=1" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith(auto.CHOOSING + "\n")  # at once: choosing may take long
+    assert "model.reward_unit=1" in said
+    Dreamer(Toy, run=tmp_path / "other", deterministic=True, prefill=40, pretrain=1, train_ratio=0.02).learn(64)
+    assert auto.CHOOSING not in capsys.readouterr().err
     assert main(["presets", "auto", "--env", "CartPole-v1"]) == 0
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
+    assert said == auto.CHOOSING + "\n"
     assert printed.startswith("auto ")
     assert "steps ahead: episodes have 500 at most" in printed
     assert main(["presets", "auto", "--env", "CartPole-v1", "--json"]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import groupby
@@ -69,9 +70,10 @@ def _chosen(stack: str, env_id: str) -> tuple[Any, Callable[[], list[str]]]:
     """What `auto` chooses for a task: for JSON, and as lines."""
     if not chooses(stack):
         raise UserError(f"preset '{stack}' chooses nothing by the task.", "Write `reverie presets auto --env X`.")
-    from ..run.auto import auto_config
+    from ..run.auto import CHOOSING, auto_config
     from ..run.auto import lines as as_lines
 
+    print(CHOOSING, file=sys.stderr, flush=True)
     _, choices = auto_config(stack, {"env.id": env_id})
     return [choice._asdict() for choice in choices], lambda: as_lines(choices)
 

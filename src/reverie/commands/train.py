@@ -223,10 +223,12 @@ def config_of(args: argparse.Namespace, env: NamedMaker | None = None) -> tuple[
         if args.env_steps and not args.minutes:
             settings["train.minutes"] = "0"  # that of an earlier command would end this one at once
         return build(settings, base=stored_config(args.run, settings), where="setting"), args.run, []
-    from ..run.auto import config_for, default_run
+    from ..run.auto import CHOOSING, config_for, default_run, will_choose
 
     preset = args.preset or AUTO
     directory = args.run or absolute(default_run(load_preset(preset, settings), preset))
+    if will_choose(preset, directory, fresh=args.fresh) and not args.quiet:
+        print(CHOOSING, file=sys.stderr, flush=True)
     config, chosen = config_for(preset, settings, directory, env, fresh=args.fresh)
     return config, directory, chosen
 

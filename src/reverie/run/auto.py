@@ -430,6 +430,15 @@ def config_for(
     return config, lines(choices)
 
 
+#: Said before `auto` chooses, which takes seconds, or minutes on a busy machine.
+CHOOSING = "auto      plays the task and times some updates on this machine"
+
+
+def will_choose(stack: str, directory: Path, *, fresh: bool = False) -> bool:
+    """Whether `config_for` will look at the task and measure: not for a run that is there."""
+    return chooses(stack) and (fresh or not holds_run(directory))
+
+
 def default_run(config: Config, preset: str) -> Path:
     """The directory of a run without a given one: runs/TASK-PRESET-sSEED."""
     task = "".join(c if c.isalnum() or c in "-_." else "-" for c in config.env.id) or "custom"
