@@ -31,7 +31,7 @@ def test_rows_come_from_actors_and_weights_go_there(make_run, tmp_path, monkeypa
     run.train()
     run.replay.check_valid()
     assert run.clock.env_steps >= 120
-    assert run.clock.updates == 3 + int(0.25 * (run.clock.env_steps - run.clock.prefilled))
+    assert 0 <= run.clock.updates_due(0.25, 3) <= 1  # for the last row, with which the run ends
     assert (~run.replay.contents()["is_first"]).sum() == run.clock.env_steps
     assert all(actor.inside.work.version > 0 for actor in ray.actors)
     assert ray.calls.count("close") == 2

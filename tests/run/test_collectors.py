@@ -133,7 +133,7 @@ def test_the_ratio_is_exact_and_nobody_is_far_ahead(transport, make_run, tmp_pat
     run.train()
     assert 200 <= run.clock.env_steps <= 201
     assert max(owed) <= 0
-    assert run.clock.updates == 3 + int(0.25 * (run.clock.env_steps - run.clock.prefilled))
+    assert 0 <= run.clock.updates_due(0.25, 3) <= 1  # for the last row, with which the run ends
     assert most == 9
     assert max(ahead) <= most  # rows that were asked for and not taken: more cannot have been made
     assert all(handle.made <= handle.most_asked for handle in transport.handles)
