@@ -155,7 +155,7 @@ def test_the_loss_of_a_rank_ends_the_run_with_a_checkpoint(tmp_path, dying, afte
     assert same(more[0]["weights"], more[1]["weights"])
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_full_disk_of_one_rank_ends_all_and_leaves_the_last_checkpoint(tmp_path, rank):
     """The disk is full after the first checkpoint, on one rank: its replay's log cannot be written."""
     run = tmp_path / "run"
