@@ -185,8 +185,9 @@ def _claim(config: Config, lock: RunLock) -> None:
 
 def _restore(run: RunState, weights: Path | None) -> None:
     """Continue from the newest checkpoint; without one, from `weights` if they are given."""
+    began = run.ranks.first and _has_lines(run.root)  # before they are put aside
     saved = restore_newest(run)
-    if not run.resumed and run.ranks.first and _has_lines(run.root):
+    if began and not run.resumed:
         every = digits(run.config.train.checkpoint_every)
         run.notes.append(
             f"{run.root} has no checkpoint yet: the run begins again, at step 0. One is written every {every} s "
