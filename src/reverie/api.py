@@ -114,7 +114,6 @@ class Dreamer:
 
         data: learn from recorded data alone (docs/offline.md), with `updates` updates in all: offline "agent", or
         "world_model", which learns no policy in dreams. An imitating policy is always learnt beside it.
-
         demonstrations: a data set of which each batch has a share, less and less (`replay.demos`).
 
         Ctrl-C, SIGTERM and SIGHUP end the training with a checkpoint and then the program: KeyboardInterrupt for
