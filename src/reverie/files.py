@@ -246,12 +246,14 @@ def plain_number(value: Any) -> int | float | None:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def write_file(path: Path, content: str | bytes) -> Path:
+def write_file(path: Path, content: str | bytes, *, new_folder: bool = True) -> Path:
     """Replace a file as a whole: written beside it, then renamed. -> path. Raises OSError.
 
-    A link of that name is replaced, not followed.
+    A link of that name is replaced, not followed. new_folder: make its directory if there is none; a run that was moved
+    away must not be made again.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if new_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(path) and not (path.is_symlink() or path.is_file()):
         raise OSError(errno.EEXIST, "there is something else than a file")  # /dev/null is not to be replaced
     draft = path.with_name(f".{path.name}.tmp")

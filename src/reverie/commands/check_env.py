@@ -8,6 +8,7 @@ import json
 import sys
 
 from ..config import build
+from ..config.parsing import full_name
 from .command import Command, add_json, positive, seed
 from .envs import FITS, FITTING
 
@@ -38,7 +39,7 @@ def run_check_env(args: argparse.Namespace) -> int:
     from ..run.tasks import options_of
 
     options = options_of(build(args.settings, where="setting"))
-    if "image_size" not in {key.rpartition(".")[2] for key in args.settings}:
+    if "env.image_size" not in map(full_name, args.settings):
         options["image_size"] = 0  # as they are, as in Python: which size an agent will see, its preset says
     with contextlib.redirect_stdout(sys.stderr):  # the environment may print; stdout is for the report
         report = check_env(find_environment(args.env), steps=args.steps, seed=args.seed, **options)

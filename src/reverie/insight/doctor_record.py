@@ -17,11 +17,9 @@ MOST = 20  # findings that are read
 
 def write_findings(run: Path, findings: Sequence[Mapping[str, Any]], *, updates: int, env_steps: int) -> None:
     """Keep the findings in the run. findings: of `Finding.to_dict`; a run that cannot be written to keeps none."""
-    if not run.is_dir():  # it was moved away: another one of this name is not made
-        return
     record = {"updates": updates, "env_steps": env_steps, "findings": list(findings)}
     with suppress(OSError):
-        write_file(run / FILE, json.dumps(record))
+        write_file(run / FILE, json.dumps(record), new_folder=False)
 
 
 def read_findings(run: Path) -> dict[str, Any] | None:

@@ -421,7 +421,7 @@ def config_for(
     """
     if not chooses(stack):
         return load_preset(stack, given), []
-    if not fresh and holds_run(directory):
+    if not will_choose(stack, directory, fresh=fresh):
         load_preset(stack, given)  # its complaints first
         limits = {"train.minutes": 0.0} if {"train.env_steps", "env_steps"} & set(given) else {}
         config = build(beside_auto(stack) | limits | dict(given), base=stored_config(directory, given), where="setting")

@@ -20,10 +20,7 @@ import torch
 
 from ..errors import UserError
 from .collector_work import Block, Weights, Work, failed, task_of
-from .ray_cluster import join_cluster
-
-#: Seconds until a head that does not take a connection counts as dead.
-HEAD_ANSWERS = 5.0
+from .ray_cluster import join_cluster, silence
 
 
 class RayCollector:
@@ -151,11 +148,8 @@ class RayTransport:
 
     def trouble(self) -> str:
         """Why no collector can be reached any more; "" if that is not so."""
-        try:
-            socket.create_connection(self.head, timeout=HEAD_ANSWERS).close()
-        except OSError as error:
-            return f"the head of the Ray cluster at {self.head[0]}:{self.head[1]} is gone ({error.strerror or error})"
-        return ""
+        why = silence(*self.head)
+        return f"the head of the Ray cluster at {self.head[0]}:{self.head[1]} is gone ({why})" if why else ""
 
     def close(self) -> None:
         """Leave the cluster, and end one that was started for this run."""

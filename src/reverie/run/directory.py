@@ -91,13 +91,19 @@ def move_aside(directory: Path) -> Path | None:
     return aside
 
 
-def clear_leftovers(directory: Path) -> None:
-    """Start a run without a checkpoint from the beginning: delete its replay log, set its lines aside as *.lost."""
+def clear_leftovers(directory: Path) -> bool:
+    """Start a run without a checkpoint from the beginning: delete its replay log, set its lines aside as *.lost.
+
+    -> whether there were any lines.
+    """
+    began = False
     for path in (directory / "replay").glob("steps-*"):
         path.unlink()
     for name in ("metrics.jsonl", "episodes.jsonl"):
         if (directory / name).exists():
+            began = began or (directory / name).stat().st_size > 0
             os.replace(directory / name, directory / f"{name}.lost")
+    return began
 
 
 def prepare_directory(directory: Path, config: Config, protocol: str = "") -> None:

@@ -57,7 +57,6 @@ def recorded_end(run: RunState) -> Iterator[None]:
 
 
 def _write(run: RunState, end: End) -> None:
-    if run.root.is_dir():  # else it was moved away: another one of this name is not made
-        with suppress(OSError, UserError):
-            run.lock.check()  # nor is one written into that took its place
-            write_file(run.root / FILE, json.dumps(end._asdict()))
+    with suppress(OSError, UserError):
+        run.lock.check()  # another one may have taken its place
+        write_file(run.root / FILE, json.dumps(end._asdict()), new_folder=False)

@@ -30,7 +30,7 @@ from ..data.replay_log import ReplayLog
 from ..envs import EnvLike
 from ..envs.fingerprint import fingerprint
 from ..envs.spaces import Spec
-from ..errors import Stopped, UserError, digits
+from ..errors import Stopped, UserError
 from ..fast.modes import Precision, seed_everything, usual_switches
 from ..fast.products import Types
 from ..files import absolute, remove_drafts, writing
@@ -185,14 +185,7 @@ def _claim(config: Config, lock: RunLock) -> None:
 
 def _restore(run: RunState, weights: Path | None) -> None:
     """Continue from the newest checkpoint; without one, from `weights` if they are given."""
-    began = run.ranks.first and _has_lines(run.root)  # before they are put aside
     saved = restore_newest(run)
-    if began and not run.resumed:
-        every = digits(run.config.train.checkpoint_every)
-        run.notes.append(
-            f"{run.root} has no checkpoint yet: the run begins again, at step 0. One is written every {every} s "
-            "(train.checkpoint_every)"
-        )
     if weights is not None and not run.resumed:
         try:
             with usual_switches():
@@ -204,12 +197,6 @@ def _restore(run: RunState, weights: Path | None) -> None:
     run.ranks.wait()  # for rank 0, which cuts the lines of what a crash undid
     if run.resumed:
         run.recall(read_lines(run.root / "episodes.jsonl"))
-
-
-def _has_lines(directory: Path) -> bool:
-    """Whether a run has written episodes or metrics there."""
-    files = [directory / name for name in ("episodes.jsonl", "metrics.jsonl")]
-    return any(file.is_file() and file.stat().st_size > 0 for file in files)
 
 
 def _connect(agent: DreamerV2, directory: Path, ranks: Ranks) -> None:

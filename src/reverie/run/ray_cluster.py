@@ -97,15 +97,21 @@ def _address(given: str) -> str:
             f"'{there}' is not the address of a Ray cluster.",
             "It is HOST:PORT of the head (`ray start --head` prints it), for a machine that has joined the cluster.",
         )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS).close()
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
+    if why := silence(host.strip("[]"), int(port)):
         hint = "`ray stop --force` forgets it" if given in ("", "auto") else "Start it (`ray start --head`)"
         raise UserError(
             f"there is no Ray cluster at {there}: {why}.", f"{hint}; RAY_ADDRESS=local starts one for this run alone."
-        ) from error
+        )
     return there
+
+
+def silence(host: str, port: int) -> str:
+    """Why nothing takes a connection there; "" if something does."""
+    try:
+        socket.create_connection((host, port), timeout=ANSWERS).close()
+    except (OSError, OverflowError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    return ""
 
 
 def _running() -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import checkpoint
-from ..errors import UserError
+from ..errors import UserError, digits
 from ..fast.modes import usual_switches
 from ..fast.products import Types
 from ..files import Damaged, check, read_json, sound, writing
@@ -187,7 +187,12 @@ def restore_newest(run: RunState) -> dict[str, Any]:
         return saved
     if damage is not None:
         raise UserError(f"no checkpoint of {run.root} is whole: {damage.message}", _what_is_left(run.root))
-    clear_leftovers(run.directory)
+    if clear_leftovers(run.directory) and run.ranks.first:
+        every = digits(run.config.train.checkpoint_every)
+        run.notes.append(
+            f"{run.root} has no checkpoint yet: the run begins again, at step 0. One is written every {every} s "
+            "(train.checkpoint_every)"
+        )
     return {}
 
 

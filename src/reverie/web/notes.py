@@ -35,10 +35,10 @@ def read_notes(run: Path) -> Notes:
 def write_notes(run: Path, changes: Mapping[str, Any]) -> Notes:
     """Change some of `Notes` and keep them in the run. -> what is kept. Raises UserError for what cannot be one."""
     new = read_notes(run)._replace(**_checked(changes))
-    if not run.is_dir():  # else another one of this name would be made, in which no training could begin
-        raise UserError(f"{run} is no longer there.", "Load the page again.")
     try:
-        write_file(run / FILE, json.dumps(new._asdict()))
+        write_file(run / FILE, json.dumps(new._asdict()), new_folder=False)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{run} is no longer there.", "Load the page again.") from error
     except OSError as error:
         raise UserError(f"cannot write the note to {run} ({reason(error)}).", "Make the directory writable.") from error
     return new
